@@ -1,0 +1,31 @@
+"""A small reverse-mode automatic differentiation engine on NumPy and CuPy arrays.
+
+    loss, gradients = value_and_grad(function)(params, ...)
+
+`ops` holds the operations; models built from them compute on plain arrays, and record only while they are being
+differentiated. The backend (NumPy or CuPy) follows from the arrays.
+"""
+
+from . import backend, ops, tree
+from .backend import BackendError
+from .debug import NonFiniteError, detect_nonfinite
+from .engine import Op, Tensor, op, registry
+from .kernels import kernels
+from .transforms import checkpoint, value_and_grad, vjp
+
+__all__ = [
+    "BackendError",
+    "NonFiniteError",
+    "Op",
+    "Tensor",
+    "backend",
+    "checkpoint",
+    "detect_nonfinite",
+    "kernels",
+    "op",
+    "ops",
+    "registry",
+    "tree",
+    "value_and_grad",
+    "vjp",
+]

@@ -1,0 +1,109 @@
+"""Which array library an array belongs to, and the few calls that NumPy and CuPy spell differently.
+
+The backend is never a setting: it is read off the arrays themselves. CuPy is imported only once an array of
+its own turns up, or when it is asked for by name.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""An array of either library (`numpy.ndarray` or `cupy.ndarray`)."""
+
+BACKENDS = ("numpy", "cupy")
+
+
+class BackendError(RuntimeError):
+    """An array library or its device is missing, or arrays of two libraries were mixed."""
+
+
+def is_array(value: object) -> bool:
+    """True for an array of either library (NumPy scalars such as `np.float32(1)` are not arrays)."""
+    return isinstance(value, np.ndarray) or _is_cupy(value)
+
+
+def xp(array: Array) -> ModuleType:
+    """The library of an array: the module `numpy` or `cupy`."""
+    if isinstance(array, np.ndarray):
+        return np
+    if _is_cupy(array):
+        import cupy
+
+        return cupy  # type: ignore[no-any-return]
+    raise TypeError(f"expected an array, got {type(array).__name__}; convert it first, e.g. with numpy.asarray")
+
+
+def name(array: Array) -> str:
+    """`"numpy"` or `"cupy"`: the name of an array's library."""
+    return xp(array).__name__
+
+
+def module(backend: str) -> ModuleType:
+    """The array library called `backend`, ready to compute.
+
+    Raises `BackendError` with the line that installs it, or says that no device answers.
+    """
+    if backend == "numpy":
+        return np
+    if backend != "cupy":
+        raise BackendError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError(
+            "backend cupy needs CuPy, which is not installed; "
+            "install it with: python -m pip install 'perceiver-ref[cuda12]' (or [cuda13])"
+        ) from error
+    try:
+        devices = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CuPy raises its own error type per driver failure
+        raise BackendError(f"backend cupy found no usable GPU ({error}); use --backend numpy") from error
+    if devices == 0:
+        raise BackendError("backend cupy found no GPU; use --backend numpy")
+    return cupy  # type: ignore[no-any-return]
+
+
+def to_host(array: Array) -> np.ndarray:
+    """A NumPy array with the same contents (the array itself when it is one already)."""
+    return array if isinstance(array, np.ndarray) else np.asarray(array.get() if _is_cupy(array) else array)
+
+
+def to_backend(array: Array, backend: str) -> Array:
+    """The same contents as an array of the library called `backend`, copied only when it has to move."""
+    return to_host(array) if backend == "numpy" else module(backend).asarray(array)
+
+
+def special(function: str, array: Array) -> Array:
+    """`scipy.special.<function>` of an array (`erf`, `expit`), in its dtype; SciPy is imported on first use."""
+    if isinstance(array, np.ndarray):
+        import scipy.special as library
+    else:
+        import cupyx.scipy.special as library
+    return getattr(library, function)(array).astype(array.dtype, copy=False)
+
+
+def peak(array: Array, axis: int) -> Array:
+    """The largest element along `axis`, which stays as length 1; zeros when the axis is empty."""
+    if array.shape[axis]:
+        return array.max(axis, keepdims=True)
+    shape = list(array.shape)
+    shape[axis] = 1
+    return xp(array).zeros(shape, array.dtype)
+
+
+def scatter_add(target: Array, index: Any, values: Array) -> None:
+    """`target[index] += values` in place, where an element that `index` names twice is added to twice."""
+    if isinstance(target, np.ndarray):
+        np.add.at(target, index, values)
+    else:
+        import cupyx
+
+        cupyx.scatter_add(target, index, values)
+
+
+def _is_cupy(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "cupy" and hasattr(value, "__cuda_array_interface__")

@@ -1,0 +1,46 @@
+"""Faster pairs of rules for single ops on one backend: same signature and residuals as the definition in `ops/`.
+
+`table` lists them. They are used by default; `with kernels("plain"):`, `--kernels plain` on the command line or the
+environment variable PERCEIVER_REF_KERNELS=plain runs the definitions instead. Because residuals agree, forward and
+backward can be exchanged one by one, and the tests run all four combinations.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..engine import Rule, kernel_mode, registry
+from .attention import backward as attention_backward
+from .attention import forward as attention_forward
+
+MODES = ("fast", "plain")
+
+table: dict[tuple[str, str], Rule] = {
+    ("attention", "numpy"): Rule(attention_forward, attention_backward),
+    ("attention", "cupy"): Rule(attention_forward, attention_backward),
+}
+"""(op, backend) -> its kernel."""
+
+for (_op, _backend), _rule in table.items():
+    registry[_op].rules[_backend] = _rule
+
+
+@contextmanager
+def kernels(mode: str) -> Iterator[None]:
+    """Within this context use `"fast"` kernels where there are any, or only the `"plain"` definitions."""
+    token = kernel_mode.set(_known(mode))
+    try:
+        yield
+    finally:
+        kernel_mode.reset(token)
+
+
+def _known(mode: str) -> str:
+    if mode not in MODES:
+        raise ValueError(f"unknown kernels mode {mode!r}; known: {', '.join(MODES)}")
+    return mode
+
+
+kernel_mode.set(_known(os.environ.get("PERCEIVER_REF_KERNELS") or "fast"))

@@ -1,0 +1,104 @@
+"""The activations in use by Perceivers and their relatives.
+
+`activations` at the end names them as options do; the derivative at a kink is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..backend import Array, special, xp
+from ..engine import op
+
+_SQRT_HALF = 0.7071067811865476
+_SQRT_2_OVER_PI = 0.7978845608028654
+_1_OVER_SQRT_2PI = 0.3989422804014327
+
+
+@op
+def relu(x: Array) -> Any:
+    """max(x, 0)."""
+    return xp(x).maximum(x, 0), (x > 0,)
+
+
+@relu.backward
+def _(g: Array, positive: Array) -> Any:
+    return g * positive
+
+
+@op
+def squared_relu(x: Array) -> Any:
+    """max(x, 0)^2 (So et al. 2021, Primer; the feed-forward of Flamingo's resampler, arXiv 2204.14198, A.1)."""
+    positive = xp(x).maximum(x, 0)
+    return positive * positive, (positive,)
+
+
+@squared_relu.backward
+def _(g: Array, positive: Array) -> Any:
+    return 2 * g * positive
+
+
+@op
+def sigmoid(x: Array) -> Any:
+    """1 / (1 + exp(-x)), without overflow."""
+    y = special("expit", x)
+    return y, (y,)
+
+
+@sigmoid.backward
+def _(g: Array, y: Array) -> Any:
+    return g * y * (1 - y)
+
+
+@op
+def silu(x: Array) -> Any:
+    """x sigmoid(x) (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2)."""
+    s = special("expit", x)
+    return x * s, (x, s)
+
+
+@silu.backward
+def _(g: Array, x: Array, s: Array) -> Any:
+    return g * (s + x * s * (1 - s))
+
+
+@op
+def gelu_erf(x: Array) -> Any:
+    """x Phi(x), Phi the standard normal distribution function (arXiv 1606.08415, section 2).
+
+    y = x (1 + erf(x / sqrt 2)) / 2
+    """
+    phi = 0.5 * (1 + special("erf", x * _SQRT_HALF))
+    return x * phi, (x, phi)
+
+
+@gelu_erf.backward
+def _(g: Array, x: Array, phi: Array) -> Any:
+    return g * (phi + x * (_1_OVER_SQRT_2PI * xp(x).exp(-0.5 * x * x)))
+
+
+@op
+def gelu_tanh(x: Array) -> Any:
+    """The tanh approximation of GELU (arXiv 1606.08415, section 2); within 4.8e-4 of `gelu_erf`.
+
+    y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+    """
+    t = xp(x).tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
+    return 0.5 * x * (1 + t), (x, t)
+
+
+@gelu_tanh.backward
+def _(g: Array, x: Array, t: Array) -> Any:
+    slope = _SQRT_2_OVER_PI * (1 + 3 * 0.044715 * x * x)
+    return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope)
+
+
+activations: dict[str, Callable[[Any], Any]] = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "squared_relu": squared_relu,
+    "silu": silu,
+}
+"""Activation by the name that options use."""

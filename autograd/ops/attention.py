@@ -1,0 +1,160 @@
+"""Scaled dot-product attention, with masks whose effect is stated exactly.
+
+Masks are bool and True means "attend". What a query that may attend to nothing gets is an option:
+
+    "zero"      zeros (DeepMind's released Perceiver wipes the result; gradients are zero too)
+    "uniform"   the plain average of all values, masked ones included (what implementations get that add or fill in
+                a large negative number; constant in queries and keys, so those get zero gradient)
+
+A key that no query of its batch element and head attends to cannot leak: it is left out before any product, so it may
+hold NaN or infinity.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from ..backend import Array, peak, xp
+from ..engine import op
+
+MaskedRows = Literal["zero", "uniform"]
+
+
+@op
+def attention_weights(
+    q: Array,
+    k: Array,
+    bias: Array | None = None,
+    *,
+    mask: Array | None = None,
+    scale: float | None = None,
+    masked_rows: MaskedRows = "zero",
+) -> Any:
+    """p = softmax over keys of (scale q k^T + bias), 0 where masked (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
+
+    q (..., N, d), k (..., M, d), bias and mask broadcastable to (..., N, M); scale defaults to 1 / sqrt(d).
+    Returns (..., N, M).
+    """
+    p, _ = probabilities(q, k, bias, mask, scale, masked_rows)
+    return p, (p, q, k)
+
+
+@attention_weights.backward
+def _(
+    g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: float | None, masked_rows: MaskedRows
+) -> Any:
+    return _score_gradients(p * (g - (g * p).sum(-1, keepdims=True)), q, k, mask, scale, masked_rows)
+
+
+@op
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None = None,
+    *,
+    mask: Array | None = None,
+    scale: float | None = None,
+    masked_rows: MaskedRows = "zero",
+) -> Any:
+    """softmax over keys of (scale q k^T + bias), times v (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
+
+    q (..., N, d), k (..., M, d), v (..., M, e), bias and mask broadcastable to (..., N, M) -> (..., N, e).
+    Leading axes broadcast. The residuals hold no (N, M) array: the way back computes the weights again from the
+    log of each row's sum (Dao et al. 2022, arXiv 2205.14135, section 3.1).
+    """
+    p, log_sum = probabilities(q, k, bias, mask, scale, masked_rows)
+    out = p @ keep_used(v, mask, masked_rows)
+    return out, (q, k, v, bias, out, log_sum)
+
+
+@attention.backward
+def _(
+    g: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    out: Array,
+    log_sum: Array,
+    *,
+    mask: Array | None,
+    scale: float | None,
+    masked_rows: MaskedRows,
+) -> Any:
+    p = xp(q).exp(scores(q, k, bias, mask, scale, masked_rows) - log_sum)
+    p_g = g @ keep_used(v, mask, masked_rows).swapaxes(-1, -2)
+    ds = p * (p_g - (g * out).sum(-1, keepdims=True))
+    dq, dk, dbias = _score_gradients(ds, q, k, mask, scale, masked_rows)
+    return dq, dk, p.swapaxes(-1, -2) @ g, dbias
+
+
+def scores(
+    q: Array, k: Array, bias: Array | None, mask: Array | None, scale: float | None, masked_rows: MaskedRows
+) -> Array:
+    """scale q k^T + bias, -inf where masked; a row without any key is 0 if `masked_rows` is "uniform"."""
+    library = xp(q)
+    k = keep_used(k, mask, "zero")
+    s = q @ k.swapaxes(-1, -2)
+    s *= scale_factor(q, scale)
+    if bias is not None:
+        s = s + bias
+    if mask is not None:
+        _check_mask(mask, s.shape)
+        s = library.where(mask, s, library.asarray(-library.inf, s.dtype))
+        if masked_rows == "uniform":
+            s = library.where(mask.any(-1, keepdims=True), s, library.zeros((), s.dtype))
+    return s
+
+
+def probabilities(
+    q: Array, k: Array, bias: Array | None, mask: Array | None, scale: float | None, masked_rows: MaskedRows
+) -> tuple[Array, Array]:
+    """The attention weights (..., N, M) and the log of each row's sum (..., N, 1); +inf where a row has no key."""
+    library = xp(q)
+    s = scores(q, k, bias, mask, scale, masked_rows)
+    top = peak(s, -1)
+    top = library.where(top == -library.inf, library.zeros((), s.dtype), top)
+    p = library.exp(s - top)
+    total = p.sum(-1, keepdims=True)
+    empty = total == 0
+    p /= library.where(empty, library.ones((), s.dtype), total)
+    infinite = library.asarray(library.inf, s.dtype)
+    return p, library.where(empty, infinite, top + library.log(library.where(empty, 1, total)))
+
+
+def keep_used(x: Array, mask: Array | None, masked_rows: MaskedRows) -> Array:
+    """Keys or values (..., M, d) with zeros in the slots that no query uses."""
+    if mask is None:
+        return x
+    if masked_rows == "uniform":
+        mask = mask | ~mask.any(-1, keepdims=True)
+    used = mask.any(-2)[..., None] if mask.ndim > 1 else mask[:, None]  # (..., M, 1)
+    return xp(x).where(used, x, xp(x).zeros((), x.dtype))
+
+
+def _score_gradients(
+    ds: Array, q: Array, k: Array, mask: Array | None, scale: float | None, masked_rows: MaskedRows
+) -> tuple[Array, Array, Array]:
+    """Gradients of q, k and bias from those of the scores."""
+    library = xp(q)
+    if mask is not None and masked_rows == "uniform":
+        ds = library.where(mask, ds, library.zeros((), ds.dtype))
+    scaled = ds * scale_factor(q, scale)
+    return scaled @ keep_used(k, mask, "zero"), scaled.swapaxes(-1, -2) @ q, ds
+
+
+def scale_factor(q: Array, scale: float | None) -> float:
+    """The factor on q k^T: 1 / sqrt(d) unless given."""
+    return 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale
+
+
+def _check_mask(mask: Array, shape: tuple[int, ...]) -> None:
+    if mask.dtype != bool:
+        raise TypeError(f"mask must be bool (True = attend), got {mask.dtype}")
+    if any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1])) or mask.ndim > len(shape):
+        raise ValueError(f"mask {mask.shape} does not broadcast to (..., queries, keys) = {shape}")
+
+
+__all__ = ["MaskedRows", "attention", "attention_weights", "keep_used", "probabilities", "scores"]

@@ -1,0 +1,261 @@
+"""Elementwise arithmetic, comparisons and functions.
+
+Two-argument ops broadcast as NumPy does; a rule returns gradients of the broadcast shape and the engine sums them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import Array, special, xp
+from ..engine import op
+
+
+@op
+def add(x: Array, y: Array) -> Any:
+    """x + y, broadcast."""
+    return x + y, ()
+
+
+@add.backward
+def _(g: Array) -> Any:
+    return g, g
+
+
+@op
+def subtract(x: Array, y: Array) -> Any:
+    """x - y, broadcast."""
+    return x - y, ()
+
+
+@subtract.backward
+def _(g: Array, needs: tuple[bool, ...]) -> Any:
+    return g, -g if needs[1] else None
+
+
+@op
+def multiply(x: Array, y: Array, *, needs: tuple[bool, ...]) -> Any:
+    """x * y, broadcast."""
+    return x * y, (x if needs[1] else None, y if needs[0] else None)
+
+
+@multiply.backward
+def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
+    return g * y if needs[0] else None, g * x if needs[1] else None
+
+
+@op
+def divide(x: Array, y: Array, *, needs: tuple[bool, ...]) -> Any:
+    """x / y, broadcast."""
+    return x / y, (x if needs[1] else None, y)
+
+
+@divide.backward
+def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
+    return g / y if needs[0] else None, -g * x / (y * y) if needs[1] else None
+
+
+@op
+def negative(x: Array) -> Any:
+    """-x."""
+    return -x, ()
+
+
+@negative.backward
+def _(g: Array) -> Any:
+    return -g
+
+
+@op
+def absolute(x: Array) -> Any:
+    """|x|; the derivative at 0 is 0."""
+    return abs(x), (x,)
+
+
+@absolute.backward
+def _(g: Array, x: Array) -> Any:
+    return g * xp(x).sign(x)
+
+
+@op
+def power(x: Array, y: Array) -> Any:
+    """x ** y, broadcast. dx = y x^(y-1), dy = x^y log x, and 0 where y = 0 or x = 0 respectively."""
+    return x**y, (x, y)
+
+
+@power.backward
+def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
+    library = xp(g)
+    dx = dy = None
+    if needs[0]:
+        # Python exponents stay Python numbers, so that they take the dtype of x
+        dx = g * y * x ** (y - 1) if isinstance(y, (int, float)) and y != 0 else None
+        if dx is None:
+            still = y == 0
+            dx = library.where(still, 0, g * y * x ** library.where(still, 1, y - 1)).astype(g.dtype, copy=False)
+    if needs[1]:
+        zero = x == 0
+        dy = g * library.where(zero, 0, x**y * library.log(library.where(zero, 1, x)))
+        dy = dy.astype(g.dtype, copy=False)
+    return dx, dy
+
+
+@op
+def maximum(x: Array, y: Array) -> Any:
+    """The larger of x and y, broadcast; where they are equal each gets half of the gradient."""
+    library = xp(x) if hasattr(x, "dtype") else xp(y)
+    return library.maximum(x, y), (x, y)
+
+
+@maximum.backward
+def _(g: Array, x: Array, y: Array) -> Any:
+    half = g * (x == y) * 0.5
+    return g * (x > y) + half, g * (x < y) + half
+
+
+@op
+def minimum(x: Array, y: Array) -> Any:
+    """The smaller of x and y, broadcast; where they are equal each gets half of the gradient."""
+    library = xp(x) if hasattr(x, "dtype") else xp(y)
+    return library.minimum(x, y), (x, y)
+
+
+@minimum.backward
+def _(g: Array, x: Array, y: Array) -> Any:
+    half = g * (x == y) * 0.5
+    return g * (x < y) + half, g * (x > y) + half
+
+
+@op
+def where(condition: Array, x: Array, y: Array) -> Any:
+    """x where `condition` (bool) holds, else y; all three broadcast.
+
+    The side not taken gets an exact zero, whatever it holds.
+    """
+    return xp(condition).where(condition, x, y), (condition,)
+
+
+@where.backward
+def _(g: Array, condition: Array) -> Any:
+    library = xp(g)
+    zero = library.zeros((), g.dtype)
+    return None, library.where(condition, g, zero), library.where(condition, zero, g)
+
+
+@op
+def exp(x: Array) -> Any:
+    """e ** x."""
+    y = xp(x).exp(x)
+    return y, (y,)
+
+
+@exp.backward
+def _(g: Array, y: Array) -> Any:
+    return g * y
+
+
+@op
+def log(x: Array) -> Any:
+    """Natural logarithm."""
+    return xp(x).log(x), (x,)
+
+
+@log.backward
+def _(g: Array, x: Array) -> Any:
+    return g / x
+
+
+@op
+def sqrt(x: Array) -> Any:
+    """Square root; its derivative at 0 is infinite."""
+    y = xp(x).sqrt(x)
+    return y, (y,)
+
+
+@sqrt.backward
+def _(g: Array, y: Array) -> Any:
+    return g / (2 * y)
+
+
+@op
+def tanh(x: Array) -> Any:
+    """Hyperbolic tangent."""
+    y = xp(x).tanh(x)
+    return y, (y,)
+
+
+@tanh.backward
+def _(g: Array, y: Array) -> Any:
+    return g * (1 - y * y)
+
+
+@op
+def erf(x: Array) -> Any:
+    """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+    return special("erf", x), (x,)
+
+
+@erf.backward
+def _(g: Array, x: Array) -> Any:
+    return g * (1.1283791670955126 * xp(x).exp(-x * x))  # 2 / sqrt(pi)
+
+
+@op
+def sin(x: Array) -> Any:
+    """Sine of x in radians."""
+    return xp(x).sin(x), (x,)
+
+
+@sin.backward
+def _(g: Array, x: Array) -> Any:
+    return g * xp(x).cos(x)
+
+
+@op
+def cos(x: Array) -> Any:
+    """Cosine of x in radians."""
+    return xp(x).cos(x), (x,)
+
+
+@cos.backward
+def _(g: Array, x: Array) -> Any:
+    return -g * xp(x).sin(x)
+
+
+# Comparisons: plain bool arrays out, never recorded.
+
+
+@op(differentiable=False)
+def equal(x: Array, y: Array) -> Any:
+    """x == y, elementwise -> bool."""
+    return x == y
+
+
+@op(differentiable=False)
+def not_equal(x: Array, y: Array) -> Any:
+    """x != y, elementwise -> bool."""
+    return x != y
+
+
+@op(differentiable=False)
+def less(x: Array, y: Array) -> Any:
+    """x < y, elementwise -> bool."""
+    return x < y
+
+
+@op(differentiable=False)
+def less_equal(x: Array, y: Array) -> Any:
+    """x <= y, elementwise -> bool."""
+    return x <= y
+
+
+@op(differentiable=False)
+def greater(x: Array, y: Array) -> Any:
+    """x > y, elementwise -> bool."""
+    return x > y
+
+
+@op(differentiable=False)
+def greater_equal(x: Array, y: Array) -> Any:
+    """x >= y, elementwise -> bool."""
+    return x >= y

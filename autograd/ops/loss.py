@@ -1,0 +1,122 @@
+"""Losses. `reduction` is "mean", "sum" or "none"; targets are not differentiated."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ..backend import Array, peak, to_host, xp
+from ..engine import op
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+@op
+def cross_entropy(
+    logits: Array,
+    targets: Array,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Any:
+    """-log softmax(logits)[target], with smoothed targets (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+
+        loss = (1 - s) (-log p[target]) + s mean over classes (-log p)          s = label_smoothing
+
+    logits (..., K), targets (...) integers in [0, K) or equal to `ignore_index` -> 0-d, or (...) unreduced.
+    Ignored positions give 0 and no gradient; "mean" divides by the number of the others (NaN when there are none).
+    """
+    library = xp(logits)
+    targets = library.asarray(targets if library is xp(targets) else to_host(targets))
+    if targets.shape != logits.shape[:-1] or targets.dtype.kind not in "iu":
+        raise ValueError(f"targets must be integers of shape {logits.shape[:-1]}, got {targets.dtype}{targets.shape}")
+    valid = targets != ignore_index
+    safe = library.where(valid, targets, 0)
+    if safe.size and not 0 <= int(safe.min()) <= int(safe.max()) < logits.shape[-1]:
+        raise IndexError(f"targets must be in [0, {logits.shape[-1]}) or {ignore_index}")
+    shifted = logits - peak(logits, -1)
+    log_p = shifted - library.log(library.exp(shifted).sum(-1, keepdims=True))
+    losses = -library.take_along_axis(log_p, safe[..., None], -1)[..., 0]
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(-1)
+    losses = library.where(valid, losses, library.zeros((), logits.dtype))
+    return _reduce(losses, reduction, int(valid.sum())), (log_p, safe, valid)
+
+
+@cross_entropy.backward
+def _(g: Array, log_p: Array, safe: Array, valid: Array, label_smoothing: float, reduction: Reduction) -> Any:
+    library = xp(log_p)
+    weights = valid * _spread(g, reduction, int(valid.sum()))  # (...)
+    gradient = library.exp(log_p) - label_smoothing / log_p.shape[-1]
+    gradient -= (1 - label_smoothing) * (library.arange(log_p.shape[-1]) == safe[..., None])
+    return gradient * weights[..., None].astype(log_p.dtype), None
+
+
+@op
+def binary_cross_entropy(logits: Array, targets: Array, *, reduction: Reduction = "mean") -> Any:
+    """-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)), without overflow.
+
+    logits (...), targets (...) in [0, 1] -> 0-d, or (...) unreduced.
+    """
+    _same_shape(logits, targets)
+    library = xp(logits)
+    # max(x, 0) - x t + log(1 + exp(-|x|))
+    losses = library.maximum(logits, 0) - logits * targets + library.log1p(library.exp(-abs(logits)))
+    return _reduce(losses, reduction, losses.size), (logits, targets)
+
+
+@binary_cross_entropy.backward
+def _(g: Array, logits: Array, targets: Array, reduction: Reduction) -> Any:
+    library = xp(logits)
+    small = library.exp(-abs(logits))
+    p = library.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+    each = _spread(g, reduction, logits.size)
+    return (p - targets) * each, -logits * each
+
+
+@op
+def squared_error(x: Array, y: Array, *, reduction: Reduction = "mean") -> Any:
+    """(x - y)^2 for x and y of one shape."""
+    _same_shape(x, y)
+    difference = x - y
+    return _reduce(difference * difference, reduction, difference.size), (difference,)
+
+
+@squared_error.backward
+def _(g: Array, difference: Array, reduction: Reduction) -> Any:
+    dx = 2 * difference * _spread(g, reduction, difference.size)
+    return dx, -dx
+
+
+@op
+def absolute_error(x: Array, y: Array, *, reduction: Reduction = "mean") -> Any:
+    """|x - y| for x and y of one shape; the derivative where they are equal is 0."""
+    _same_shape(x, y)
+    difference = x - y
+    return _reduce(abs(difference), reduction, difference.size), (difference,)
+
+
+@absolute_error.backward
+def _(g: Array, difference: Array, reduction: Reduction) -> Any:
+    dx = xp(difference).sign(difference) * _spread(g, reduction, difference.size)
+    return dx, -dx
+
+
+def _same_shape(x: Array, y: Array) -> None:
+    if x.shape != y.shape:
+        raise ValueError(f"shapes must be equal, got {x.shape} and {y.shape}")
+
+
+def _reduce(losses: Array, reduction: str, count: int) -> Array:
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    if reduction == "mean":
+        return losses.sum() / count if count else xp(losses).full((), xp(losses).nan, losses.dtype)
+    raise ValueError(f"unknown reduction {reduction!r}; known: mean, sum, none")
+
+
+def _spread(g: Array, reduction: str, count: int) -> Array:
+    """The gradient of each unreduced loss."""
+    return g / max(count, 1) if reduction == "mean" else g

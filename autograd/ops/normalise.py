@@ -1,0 +1,58 @@
+"""Softmax, log-softmax and layer normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import Array, peak, xp
+from ..engine import op
+
+
+@op
+def softmax(x: Array, *, axis: int = -1) -> Any:
+    """exp(x) / sum exp(x) along `axis`, without overflow. -inf gives exactly 0; all -inf gives NaN."""
+    y = xp(x).exp(x - peak(x, axis))
+    y /= y.sum(axis, keepdims=True)
+    return y, (y,)
+
+
+@softmax.backward
+def _(g: Array, y: Array, axis: int) -> Any:
+    return y * (g - (g * y).sum(axis, keepdims=True))
+
+
+@op
+def log_softmax(x: Array, *, axis: int = -1) -> Any:
+    """x - logsumexp(x) along `axis`, without overflow."""
+    shifted = x - peak(x, axis)
+    y = shifted - xp(x).log(xp(x).exp(shifted).sum(axis, keepdims=True))
+    return y, (y,)
+
+
+@log_softmax.backward
+def _(g: Array, y: Array, axis: int) -> Any:
+    return g - xp(y).exp(y) * g.sum(axis, keepdims=True)
+
+
+@op
+def layer_norm(x: Array, scale: Array, offset: Array, *, eps: float = 1e-5) -> Any:
+    """Normalise the last axis, then scale and shift (Ba et al. 2016, arXiv 1607.06450, eq. 3 and 4).
+
+        y = (x - mean x) / sqrt(var x + eps) * scale + offset          var is the biased one
+
+    x (..., D), scale (D,), offset (D,) -> (..., D), in the dtype of x.
+    """
+    centred = x - x.mean(-1, keepdims=True)
+    inverse_std = 1 / xp(x).sqrt((centred * centred).mean(-1, keepdims=True) + eps)  # (..., 1)
+    unit = centred * inverse_std  # (..., D)
+    return unit * scale + offset, (unit, inverse_std, scale)
+
+
+@layer_norm.backward
+def _(g: Array, unit: Array, inverse_std: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
+    dx = None
+    if needs[0]:
+        g_unit = g * scale
+        projected = (g_unit * unit).mean(-1, keepdims=True)
+        dx = inverse_std * (g_unit - g_unit.mean(-1, keepdims=True) - unit * projected)
+    return dx, g * unit if needs[1] else None, g  # the engine sums over rows

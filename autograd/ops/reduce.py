@@ -1,0 +1,74 @@
+"""Reductions. `axis` is None (all axes), an int or a tuple of ints; `keepdims` as in NumPy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..backend import Array, xp
+from ..engine import op
+
+Axis = int | tuple[int, ...] | None
+
+
+@op
+def sum(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Sum over `axis`."""
+    return x.sum(axis, keepdims=keepdims), (x.shape,)
+
+
+@sum.backward
+def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
+    return xp(g).broadcast_to(_restored(g, shape, axis, keepdims), shape)
+
+
+@op
+def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Arithmetic mean over `axis`."""
+    return x.mean(axis, keepdims=keepdims), (x.shape,)
+
+
+@mean.backward
+def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
+    restored = _restored(g, shape, axis, keepdims)
+    count = math.prod(shape) / max(math.prod(restored.shape), 1)
+    return xp(g).broadcast_to(restored / count if count else restored, shape)
+
+
+@op
+def max(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Largest element over `axis`; elements that tie share the gradient equally."""
+    y = x.max(axis, keepdims=keepdims)
+    return y, (x, y)
+
+
+@max.backward
+def _(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Any:
+    ties = (x == _restored(y, x.shape, axis, keepdims)).astype(g.dtype)
+    return ties * (_restored(g, x.shape, axis, keepdims) / ties.sum(axis, keepdims=True))
+
+
+@op
+def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """log of the sum of exp(x) over `axis`, without overflow; -inf where all elements are -inf."""
+    library = xp(x)
+    peak = x.max(axis, keepdims=True)
+    peak = library.where(library.isfinite(peak), peak, library.zeros((), x.dtype))
+    with_axes = library.log(library.exp(x - peak).sum(axis, keepdims=True)) + peak
+    return with_axes if keepdims else with_axes.reshape(x.sum(axis).shape), (x, with_axes)
+
+
+@logsumexp.backward
+def _(g: Array, x: Array, total: Array, axis: Axis, keepdims: bool) -> Any:
+    library = xp(x)
+    finite = library.where(library.isfinite(total), total, library.zeros((), x.dtype))
+    return library.exp(x - finite) * _restored(g, x.shape, axis, keepdims)
+
+
+def _restored(reduced: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
+    """A reduced array with its axes of length 1 put back."""
+    if keepdims:
+        return reduced
+    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    gone = {a % len(shape) for a in axes} if shape else set()
+    return reduced.reshape(tuple(1 if i in gone else n for i, n in enumerate(shape)))

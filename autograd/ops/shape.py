@@ -1,0 +1,103 @@
+"""Ops that move elements without changing them: reshape, transpose, broadcast, join, split, pad."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import Array, xp
+from ..engine import op
+
+Shape = tuple[int, ...]
+
+
+@op
+def reshape(x: Array, *, shape: Shape) -> Any:
+    """The same elements, in row-major order, in another shape; one entry may be -1."""
+    return x.reshape(shape), (x.shape,)
+
+
+@reshape.backward
+def _(g: Array, original: Shape) -> Any:
+    return g.reshape(original)
+
+
+@op
+def transpose(x: Array, *, axes: tuple[int, ...] | None = None) -> Any:
+    """Axis i of the result is axis `axes[i]` of x; None reverses them."""
+    return x.transpose(axes), ()
+
+
+@transpose.backward
+def _(g: Array, axes: tuple[int, ...] | None) -> Any:
+    if axes is None:
+        return g.transpose()
+    inverse = [0] * len(axes)
+    for i, axis in enumerate(axes):
+        inverse[axis % len(axes)] = i
+    return g.transpose(inverse)
+
+
+@op
+def broadcast_to(x: Array, *, shape: Shape) -> Any:
+    """x repeated, as a read-only view, along the axes that broadcasting adds or stretches."""
+    return xp(x).broadcast_to(x, shape), ()
+
+
+@broadcast_to.backward
+def _(g: Array) -> Any:
+    return g  # the engine sums
+
+
+@op(variadic=True)
+def concatenate(*arrays: Array, axis: int = 0) -> Any:
+    """Join a sequence of arrays along an existing axis."""
+    return xp(arrays[0]).concatenate(arrays, axis=axis), tuple(a.shape[axis] for a in arrays)
+
+
+@concatenate.backward
+def _(g: Array, *sizes: int, axis: int) -> Any:
+    return _pieces(g, sizes, axis)
+
+
+@op(variadic=True)
+def stack(*arrays: Array, axis: int = 0) -> Any:
+    """Join a sequence of arrays of one shape along a new axis."""
+    return xp(arrays[0]).stack(arrays, axis=axis), ()
+
+
+@stack.backward
+def _(g: Array, axis: int) -> Any:
+    return list(xp(g).moveaxis(g, axis, 0))
+
+
+@op
+def split(x: Array, *, sizes: tuple[int, ...], axis: int = 0) -> Any:
+    """Cut x along `axis` into a tuple of pieces of the given sizes, which must add up to the axis."""
+    if sum(sizes) != x.shape[axis]:
+        raise ValueError(f"sizes {sizes} add up to {sum(sizes)}, but axis {axis} has {x.shape[axis]}")
+    return tuple(_pieces(x, sizes, axis)), ()
+
+
+@split.backward
+def _(g: Any, axis: int) -> Any:
+    pieces = g if isinstance(g, tuple) else (g,)
+    return xp(pieces[0]).concatenate(pieces, axis=axis)
+
+
+@op
+def pad(x: Array, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
+    """Add `widths[i] = (before, after)` elements equal to `value` around axis i."""
+    return xp(x).pad(x, widths, constant_values=value), (x.shape,)
+
+
+@pad.backward
+def _(g: Array, shape: Shape, widths: tuple[tuple[int, int], ...]) -> Any:
+    return g[tuple(slice(before, before + n) for n, (before, _) in zip(shape, widths))]
+
+
+def _pieces(x: Array, sizes: tuple[int, ...], axis: int) -> list[Array]:
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(x[(slice(None),) * (axis % x.ndim) + (slice(start, start + size),)])
+        start += size
+    return pieces
