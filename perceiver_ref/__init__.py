@@ -1,1 +1,44 @@
-"""x"""
+"""Golden reference of Perceiver, Perceiver IO and Flamingo's Perceiver Resampler on NumPy and CuPy.
+
+    import perceiver_ref as pr
+
+    model = pr.preset("perceiver-io/imagenet-fourier")
+    params = model.init(seed=0)
+    logits = model.apply(params, images)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .version import __version__
+
+# name -> module that defines it; imported on first use, so that `import perceiver_ref` costs next to nothing
+_PUBLIC = {
+    "Conventions": ".conventions",
+    "DIALECTS": ".conventions",
+    "InputError": ".errors",
+    "PerceiverIO": ".perceiver_io",
+    "load": ".checkpoints",
+    "preset": ".presets",
+    "presets": ".presets",
+    "trace": ".tracing",
+}
+_MODULES = ("autograd", "peers", "vectors", "crosscheck")
+
+__all__ = ["__version__", *_PUBLIC, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

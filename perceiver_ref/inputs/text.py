@@ -1,0 +1,42 @@
+"""Token ids -> embeddings plus trainable positions (Perceiver IO, section 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..autograd import ops
+from ..autograd.tree import Tree
+from ..errors import InputError
+from ..parameters import Module, Parameter, truncated_normal
+from ..position import TrainablePositions
+from ..tracing import point, scope
+
+
+@dataclass(frozen=True)
+class TextInput(Module):
+    """x_i = embedding[token_i] + position[i]."""
+
+    vocabulary: int
+    length: int
+    channels: int
+
+    def _positions(self) -> TrainablePositions:
+        return TrainablePositions(self.length, self.channels)
+
+    def parameters(self) -> Tree:
+        return {
+            "embedding": Parameter((self.vocabulary, self.channels), truncated_normal(1.0)),
+            "positions": self._positions().parameters(),
+        }
+
+    def apply(self, p: Tree, ids: Any) -> tuple[Any, Any]:
+        """ids (B, M) integers in [0, vocabulary), M <= length -> (B, M, channels), and the same without positions."""
+        if len(ids.shape) != 2 or ids.dtype.kind not in "iu":
+            raise InputError(f"token ids must be integers of shape (batch, length), got {ids.dtype} of {tuple(ids.shape)}")
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
+            raise InputError(f"token ids must be in [0, {self.vocabulary}), got {int(ids.min())} to {int(ids.max())}")
+        with scope("input"):
+            embedded = point("embedding", ops.take(p["embedding"], ids, axis=0))
+            positions = point("positions", self._positions().apply(p["positions"], ids.shape[1:], like=ids))
+            return point("", ops.add(embedded, positions)), embedded

@@ -1,0 +1,5 @@
+"""Postprocessors: decoder outputs -> what the task asks for."""
+
+from .embedding import TiedEmbedding
+
+__all__ = ["TiedEmbedding"]

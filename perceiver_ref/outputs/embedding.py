@@ -1,0 +1,24 @@
+"""Decoder outputs -> logits over a vocabulary, by the input embedding itself (Perceiver IO, section 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..autograd import ops
+from ..autograd.tree import Tree
+from ..parameters import Module, Parameter, zeros
+
+
+@dataclass(frozen=True)
+class TiedEmbedding(Module):
+    """logits = x E^T + b, with E the embedding table of the input."""
+
+    vocabulary: int
+
+    def parameters(self) -> Tree:
+        return {"bias": Parameter((self.vocabulary,), zeros)}
+
+    def apply(self, p: Tree, x: Any, embedding: Any) -> Any:
+        """x (B, O, C), embedding (vocabulary, C) -> (B, O, vocabulary)."""
+        return ops.linear(x, ops.transpose(embedding), p["bias"])

@@ -1,0 +1,103 @@
+"""What a model's parameters are (shape and initial distribution), before any exist; and the base class of all models."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .autograd import backend as backends
+from .autograd import tree
+from .autograd.tree import Tree
+from .errors import InputError
+
+Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One array of a model: its shape, and how it is drawn at the start."""
+
+    shape: tuple[int, ...]
+    initializer: Initializer
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """All 0: biases and norm offsets."""
+    return np.zeros(shape)
+
+
+def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """All 1: norm scales."""
+    return np.ones(shape)
+
+
+def truncated_normal(deviation: float) -> Initializer:
+    """Normal of this standard deviation, redrawn beyond two of them (as Haiku's TruncatedNormal, uncorrected)."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        values = rng.standard_normal(shape)
+        while (outside := np.flatnonzero(np.abs(values) > 2)).size:
+            values.flat[outside] = rng.standard_normal(outside.size)
+        return values * deviation
+
+    return draw
+
+
+def fan_in_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Truncated normal of standard deviation 1 / sqrt(inputs): Haiku's default for a linear layer."""
+    return truncated_normal(1 / math.sqrt(max(shape[0], 1)))(rng, shape)
+
+
+def fan_in_scaled(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """The same with the deviation corrected for the truncation (Haiku's VarianceScaling(1)): attention and MLP."""
+    return fan_in_normal(rng, shape) / 0.87962566103423978
+
+
+class Module:
+    """Base of all models: a frozen dataclass of hyper-parameters, a tree of `Parameter`s, and a pure `apply`."""
+
+    def parameters(self) -> Tree:
+        """The tree of `Parameter`s that `init` draws and `apply` expects."""
+        raise NotImplementedError(f"{type(self).__name__} defines no parameters")
+
+    def init(self, seed: int = 0, *, dtype: Any = np.float32, backend: str = "numpy") -> Tree:
+        """Fresh parameters in the structure of `parameters`.
+
+        Drawn on the host, each from its own stream of `seed` and its path, so that they are equal on every backend and
+        one parameter's values do not depend on which others there are. `dtype` is a floating-point dtype.
+        """
+
+        def draw(path: str, parameter: Parameter) -> Any:
+            rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
+            return backends.to_backend(parameter.initializer(rng, parameter.shape).astype(dtype), backend)
+
+        spec = self.parameters()
+        return tree.unflatten_like(spec, [draw(path, parameter) for path, parameter in tree.leaves(spec)])
+
+    def count(self) -> int:
+        """The number of scalar parameters."""
+        return sum(parameter.size for _, parameter in tree.leaves(self.parameters()))
+
+    def check(self, params: Tree) -> None:
+        """Raise `InputError`, listing the paths, unless `params` has exactly the expected arrays and shapes."""
+        want, have = tree.flatten(self.parameters()), tree.flatten(params)
+        missing, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
+        wrong = [
+            f"{path} is {tuple(have[path].shape)}, expected {want[path].shape}"
+            for path in want
+            if path in have and tuple(have[path].shape) != want[path].shape
+        ]
+        problems = [f"missing: {', '.join(missing)}"] if missing else []
+        problems += [f"unexpected: {', '.join(extra)}"] if extra else []
+        problems += [f"wrong shape: {', '.join(wrong)}"] if wrong else []
+        if problems:
+            raise InputError(f"parameters do not fit {type(self).__name__}; {'; '.join(problems)}")

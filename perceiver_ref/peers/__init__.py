@@ -1,0 +1,18 @@
+"""Other implementations, one file each: tables that rename their parameters and map their configurations to ours."""
+
+from ..errors import one_of
+from . import hf
+from .base import Peer, Rebuilt
+
+PEERS: dict[str, Peer] = {"hf": hf.PEER}
+"""Peers by name."""
+
+
+def peer(name: str) -> Peer:
+    """The peer of this name; `InputError` listing the known ones."""
+    if name not in PEERS:
+        raise one_of("peer", name, PEERS)
+    return PEERS[name]
+
+
+__all__ = ["PEERS", "Peer", "Rebuilt", "peer"]

@@ -1,0 +1,139 @@
+"""Position encodings: grids of positions in [-1, 1], their Fourier features, and trainable tables.
+
+Perceiver, section 3.2 and appendix D; Perceiver IO, section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .autograd import backend as backends
+from .autograd import engine, ops
+from .autograd.backend import Array
+from .autograd.tree import Tree
+from .conventions import DEEPMIND, Conventions, Grid
+from .errors import InputError
+from .parameters import Module, Parameter, truncated_normal
+
+
+def linspace(start: float, stop: float, n: int, dtype: Any, grid: Grid) -> np.ndarray:
+    """n evenly spaced numbers with both ends, (n,): one value, `start`, when n is 1.
+
+    The implementations agree in exact arithmetic and differ in the last bit, which sin(pi f x) multiplies by pi f:
+
+    - "float32": `jax.numpy.linspace` evaluated step by step, (1 - t) start + t stop with t = i (1 / (n - 1)), each
+      operation rounded to float32 whatever `dtype` is;
+    - "compute": `torch.linspace`, start + i step up to the middle and stop - (n - 1 - i) step beyond it, each value
+      rounded once to `dtype`.
+    """
+    i = np.arange(n)
+    if n == 1:
+        return np.full(1, start, dtype)
+    if grid == "float32":
+        t = i.astype(np.float32) * np.float32(1 / (n - 1))
+        values = np.float32(start) * (1 - t) + np.float32(stop) * t
+        values[-1] = stop
+        return values.astype(dtype)
+    # in float64 and rounded once: the fused multiply-add of float32
+    step = float(np.dtype(dtype).type((stop - start) / max(n - 1, 1)))
+    return np.where(i < n // 2, start + i * step, stop - (n - 1 - i) * step).astype(dtype)
+
+
+def linear_positions(index_dims: tuple[int, ...], dtype: Any = np.float64, grid: Grid = "compute") -> np.ndarray:
+    """Positions of every point of a grid, (*index_dims, len(index_dims)), each axis from -1 to 1 with both ends."""
+    axes = [linspace(-1.0, 1.0, n, dtype, grid) for n in index_dims]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def fourier_features(
+    positions: Any,
+    num_bands: int,
+    max_resolution: tuple[int, ...],
+    *,
+    concat_pos: bool = True,
+    sine_only: bool = False,
+) -> Any:
+    """[x, sin(pi f x), cos(pi f x)] for K frequencies f from 1 to half the resolution of each axis.
+
+    positions (..., d) in [-1, 1], max_resolution of d entries -> (..., C), where C = d K (1 or 2) plus d if
+    `concat_pos`; the order is x by axis, then all sines axis by axis, then all cosines (Perceiver, appendix D).
+    """
+    if len(max_resolution) != positions.shape[-1]:
+        raise InputError(f"max_resolution {max_resolution} must have an entry for each of {positions.shape[-1]} axes")
+    data = engine.data(positions)
+    bands = np.stack([linspace(1.0, r / 2, num_bands, data.dtype, "compute") for r in max_resolution])  # (d, K)
+    angles = ops.reshape(positions, shape=(*positions.shape, 1)) * backends.xp(data).asarray(bands)  # (..., d, K)
+    angles = ops.reshape(angles, shape=(*positions.shape[:-1], bands.size)) * math.pi
+    parts = [positions] if concat_pos else []
+    parts += [ops.sin(angles)] if sine_only else [ops.sin(angles), ops.cos(angles)]
+    return ops.concatenate(parts, axis=-1)
+
+
+@dataclass(frozen=True)
+class FourierPositions(Module):
+    """Fourier features of a grid: no parameters, any grid size."""
+
+    num_bands: int
+    max_resolution: tuple[int, ...]
+    concat_pos: bool = True
+    sine_only: bool = False
+    conventions: Conventions = DEEPMIND
+
+    @property
+    def channels(self) -> int:
+        """Width of the encoding."""
+        axes = len(self.max_resolution)
+        return axes * (self.num_bands * (1 if self.sine_only else 2) + (1 if self.concat_pos else 0))
+
+    def parameters(self) -> Tree:
+        return {}
+
+    def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array) -> Array:
+        """The encoding of a grid, (product of index_dims, channels), in the dtype and library of `like`."""
+        if len(index_dims) != len(self.max_resolution):
+            raise InputError(
+                f"positions have {len(self.max_resolution)} axes (max_resolution {self.max_resolution}), "
+                f"the input's grid is {index_dims}"
+            )
+        return backends.xp(like).asarray(_grid_features(self, index_dims, like.dtype))
+
+
+@lru_cache(maxsize=2)  # a table of the papers' sizes takes up to 200 MB
+def _grid_features(encoding: FourierPositions, index_dims: tuple[int, ...], dtype: Any) -> Array:
+    positions = linear_positions(index_dims, dtype, encoding.conventions.grid).reshape(-1, len(index_dims))
+    table = fourier_features(
+        positions,
+        encoding.num_bands,
+        encoding.max_resolution,
+        concat_pos=encoding.concat_pos,
+        sine_only=encoding.sine_only,
+    )
+    table.flags.writeable = False
+    return table
+
+
+@dataclass(frozen=True)
+class TrainablePositions(Module):
+    """A table with one trainable row for each position."""
+
+    size: int
+    channels: int
+    deviation: float = 0.02
+
+    def parameters(self) -> Tree:
+        return {"table": Parameter((self.size, self.channels), truncated_normal(self.deviation))}
+
+    def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array) -> Any:
+        """The first rows of the table, one for each point: (product of index_dims, channels)."""
+        n = math.prod(index_dims)
+        if n > self.size:
+            raise InputError(f"the input has {n} positions, but the model was made for at most {self.size}")
+        return p["table"] if n == self.size else p["table"][:n]
+
+
+Positions = FourierPositions | TrainablePositions

@@ -1,0 +1,93 @@
+"""Named intermediate values: `with trace() as t: model.apply(...)` fills `t` with name -> array, in order.
+
+Models call `point` where a value has a name and `scope` around a part; names are the scopes and the point joined by
+dots (`encoder.blocks.0.3.attention.query`). Outside a trace both do nothing. A name that occurs again gets `@1`, `@2`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from .autograd import engine
+
+_LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name
+
+
+class Trace(dict[str, Any]):
+    """Name -> array (or `Tensor`, for a trace that keeps them), in the order of computation."""
+
+    def __init__(self, only: Callable[[str], bool] | None, tensors: bool) -> None:
+        super().__init__()
+        self.only = only
+        self.tensors = tensors
+        self.scopes: list[str] = []
+
+    def name(self, point: str) -> str:
+        """The full name of a point within the current scopes."""
+        return ".".join([*self.scopes, point] if point else self.scopes)
+
+    def record(self, point: str, value: Any) -> None:
+        """Keep a value, unless `only` says otherwise."""
+        name = self.name(point)
+        if self.only is not None and not self.only(name):
+            return
+        times = 0
+        while (key := name if times == 0 else f"{name}@{times}") in self:
+            times += 1
+        self[key] = value if self.tensors else engine.data(value)
+
+
+_active: ContextVar[tuple[Trace, ...]] = ContextVar("_active", default=())
+
+
+@contextmanager
+def trace(only: Callable[[str], bool] | None = None, *, tensors: bool = False) -> Iterator[Trace]:
+    """Record the named values computed inside this context; traces may be nested, and each gets every value.
+
+    `only`: a predicate on names, to keep less. `tensors`: keep `Tensor`s, so that a traced value can be part of a loss.
+    """
+    made = Trace(only, tensors)
+    token = _active.set((*_active.get(), made))
+    try:
+        yield made
+    finally:
+        _active.reset(token)
+
+
+class scope:  # noqa: N801 - used as `with scope("encoder"):`
+    """A part of the model: its name goes before the names of the points inside."""
+
+    __slots__ = ("name", "traces")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.traces = _active.get()
+
+    def __enter__(self) -> None:
+        for active in self.traces:
+            active.scopes.append(self.name)
+
+    def __exit__(self, *exception: object) -> None:
+        for active in self.traces:
+            active.scopes.pop()
+
+
+def point(name: str, value: Any) -> Any:
+    """Record `value` under `name` within the current scopes ("" names the scope itself); returns the value."""
+    for active in _active.get():
+        active.record(name, value)
+    return value
+
+
+def lazy_point(name: str, shape: tuple[int, ...], compute: Callable[[], Any]) -> None:
+    """Record a value that is computed only for a trace: when it is small, or when `only` asks for it."""
+    small = math.prod(shape) <= _LARGEST_MAP
+    wanting = [t for t in _active.get() if (small if t.only is None else t.only(t.name(name)))]
+    if wanting:
+        value = compute()
+        for active in wanting:
+            active.record(name, value)

@@ -1,0 +1,134 @@
+"""One case of the vector format: what a peer was given and what it answered."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, one_of
+from .npz import read_npz, write_npz
+
+DTYPES = ("float64", "float32", "float16")
+
+# the part before the first slash of a key -> the field of `Case` that holds it
+_GROUPS = {
+    "param": "params",
+    "state": "state",
+    "input": "inputs",
+    "output": "outputs",
+    "cotangent": "cotangents",
+    "grad_param": "grad_params",
+    "grad_input": "grad_inputs",
+    "trace": "trace",
+    "state_out": "state_out",
+    "output_as_run": "outputs_as_run",
+}
+_REQUIRED = ("peer", "class", "config", "dtype")
+
+
+@dataclass
+class Case:
+    """The arrays of one case by the peer's names, and `meta`, which says how the peer was built and called.
+
+    | key in the file | field | what |
+    | --- | --- | --- |
+    | `meta` | `meta` | JSON: peer, peer_version, class, config, call, dtype, seed, notes, ... |
+    | `param/<name>`, `state/<name>` | `params`, `state` | every parameter and buffer |
+    | `input/<argument>` | `inputs` | arguments; dotted names are nested dicts |
+    | `output/<name>`, `cotangent/<name>` | `outputs`, `cotangents` | the loss is the sum of output * cotangent |
+    | `grad_param/<name>`, `grad_input/<name>` | `grad_params`, `grad_inputs` | gradients of that loss |
+    | `trace/<path>` | `trace` | intermediate arrays by the peer's module path |
+    | `state_out/<name>` | `state_out` | buffers after the call |
+    | `output_as_run/<name>` | `outputs_as_run` | what the unmodified peer returned |
+    """
+
+    meta: dict[str, Any]
+    params: dict[str, np.ndarray] = field(default_factory=dict)
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    cotangents: dict[str, np.ndarray] = field(default_factory=dict)
+    grad_params: dict[str, np.ndarray] = field(default_factory=dict)
+    grad_inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    trace: dict[str, np.ndarray] = field(default_factory=dict)
+    state_out: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs_as_run: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that the peer computed in."""
+        return np.dtype(self.meta["dtype"])
+
+
+def read_case(path: str | os.PathLike[str]) -> Case:
+    """Read and validate a case file; `InputError` with one line that names the file and the key otherwise."""
+    arrays = read_npz(path)
+    meta = _meta(path, arrays.pop("meta", None))
+    case = Case(meta)
+    for key, array in arrays.items():
+        group, _, name = key.partition("/")
+        if group not in _GROUPS or not name:
+            raise InputError(f"{path}: {one_of('key', key, [f'{g}/<name>' for g in _GROUPS] + ['meta'])}")
+        if array.dtype.kind == "U":
+            raise InputError(f"{path}: {key!r} holds text; only meta may")
+        getattr(case, _GROUPS[group])[name] = array
+    _validate(path, case)
+    return case
+
+
+def write_case(path: str | os.PathLike[str], case: Case) -> None:
+    """Write a case so that `read_case` gives it back; nothing is left behind when that fails."""
+    arrays: dict[str, np.ndarray] = {"meta": np.array(json.dumps(case.meta))}
+    for group, attribute in _GROUPS.items():
+        arrays.update({f"{group}/{name}": array for name, array in getattr(case, attribute).items()})
+    write_npz(path, arrays)
+
+
+def finite_parameters(params: Mapping[str, np.ndarray], where: object) -> None:
+    """Raise `InputError` naming the first parameter that holds a NaN or an infinity."""
+    for name, array in params.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            what = "a NaN" if np.isnan(array).any() else "an infinity"
+            raise InputError(f"{where}: parameter {name!r} holds {what}; expected finite weights")
+
+
+def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
+    if array is None:
+        raise InputError(f"{path} has no 'meta'; expected a case of the vector format, with meta as JSON text")
+    if array.dtype.kind != "U" or array.shape != ():
+        raise InputError(f"{path}: meta must be a 0-d text array of JSON, got {array.dtype} of shape {array.shape}")
+    try:
+        meta = json.loads(str(array))
+    except ValueError as error:
+        raise InputError(f"{path}: meta is not JSON ({error})") from None
+    missing = [key for key in _REQUIRED if not isinstance(meta, dict) or key not in meta]
+    if missing:
+        raise InputError(f"{path}: meta lacks {', '.join(missing)}")
+    if meta["dtype"] not in DTYPES:
+        raise InputError(f"{path}: {one_of('dtype', str(meta['dtype']), DTYPES)}")
+    meta.setdefault("call", {})
+    return dict(meta)
+
+
+def _validate(path: object, case: Case) -> None:
+    finite_parameters(case.params, path)
+    pairs = [
+        ("cotangent", case.cotangents, "output", case.outputs),
+        ("grad_param", case.grad_params, "param", case.params),
+        ("grad_input", case.grad_inputs, "input", case.inputs),
+    ]
+    for group, arrays, of_group, of in pairs:
+        for name, array in arrays.items():
+            if name not in of:
+                raise InputError(f"{path}: {group}/{name} has no {of_group}/{name} beside it")
+            if array.shape != of[name].shape:
+                raise InputError(
+                    f"{path}: {group}/{name} has shape {array.shape}, but {of_group}/{name} has {of[name].shape}"
+                )
+    if not case.outputs:
+        raise InputError(f"{path} has no output/<name>: there is nothing to compare")

@@ -1,0 +1,56 @@
+"""When two arrays agree: the largest difference against a tolerance, relative to the reference's largest value."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TOLERANCES: dict[str, dict[str, float]] = {
+    "float64": {"output": 1e-10, "gradient": 1e-8},
+    "float32": {"output": 1e-5, "gradient": 1e-4},
+    "float16": {"output": 3e-3, "gradient": 1e-2},
+}
+"""By dtype: about 1e5 units of float64 rounding (100 of float32, 3 of float16) for an output, which deep models lose to
+the order of summation, and a hundred (ten, three) times as much for gradients, which pass through twice as many ops."""
+
+
+class Agreement(NamedTuple):
+    """One compared array: its error in units of max(largest reference value, 1), and the tolerance it was held to."""
+
+    kind: str
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def agreement(kind: str, name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Agreement:
+    """Compare an array of ours with a peer's.
+
+    error = max |ours - theirs| / max(max |theirs|, 1). NaN and infinities agree with themselves; anything else that is
+    not finite, or another shape, is an infinite error.
+    """
+    return Agreement(kind, name, difference(ours, theirs), tolerance)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The error that `agreement` reports."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if not ours.size:
+        return 0.0
+    a, b = (_wide(x) for x in (ours, theirs))
+    finite = np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(b[finite]).max()), 1.0))
+
+
+def _wide(array: np.ndarray) -> Any:
+    return array.astype(np.float64)
