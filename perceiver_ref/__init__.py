@@ -1,10 +1,10 @@
 """Golden reference of Perceiver, Perceiver IO and Flamingo's Perceiver Resampler on NumPy and CuPy.
 
-    import perceiver_ref as pr
+import perceiver_ref as pr
 
-    model = pr.preset("perceiver-io/imagenet-fourier")
-    params = model.init(seed=0)
-    logits = model.apply(params, images)
+model = pr.preset("perceiver-io/imagenet-fourier")
+params = model.init(seed=0)
+logits = model.apply(params, images)
 """
 
 from __future__ import annotations

@@ -38,8 +38,9 @@ class Attention(Module):
 
     def __post_init__(self) -> None:
         for name in ("qk_channels", "v_channels"):
-            if self.heads < 1 or getattr(self, name) % self.heads:
-                raise InputError(f"{name} ({getattr(self, name)}) must be divisible by the number of heads ({self.heads})")
+            width = getattr(self, name)
+            if self.heads < 1 or width % self.heads:
+                raise InputError(f"{name} ({width}) must be divisible by the number of heads ({self.heads})")
 
     def _parts(self) -> dict[str, Linear]:
         return {
@@ -105,9 +106,7 @@ class CrossAttention(Module):
         return {
             "query_norm": LayerNorm(self.q_inputs, eps),
             "key_value_norm": LayerNorm(self.kv_inputs, eps),
-            "attention": Attention(
-                self.q_inputs, self.kv_inputs, qk, v, self.q_inputs, self.heads, self.conventions
-            ),
+            "attention": Attention(self.q_inputs, self.kv_inputs, qk, v, self.q_inputs, self.heads, self.conventions),
             "mlp_norm": LayerNorm(self.q_inputs, eps),
             "mlp": MLP(self.q_inputs, self.widening, self.conventions),
         }

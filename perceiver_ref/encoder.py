@@ -41,7 +41,7 @@ class Encoder(Module):
     def __post_init__(self) -> None:
         for heads in (self.cross_heads, self.self_heads):
             if heads < 1 or self.channels % heads:
-                raise InputError(f"latent channels ({self.channels}) must be divisible by the number of heads ({heads})")
+                raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({heads})")
 
     def _parts(self) -> tuple[CrossAttention, list[SelfAttention]]:
         cross = CrossAttention(
@@ -76,9 +76,7 @@ class Encoder(Module):
             "block": [layer.parameters() for layer in block],
         }
 
-    def apply(
-        self, p: Tree, inputs: Any, *, mask: Array | None = None, bias: Any = None, latents: Any = None
-    ) -> Any:
+    def apply(self, p: Tree, inputs: Any, *, mask: Array | None = None, bias: Any = None, latents: Any = None) -> Any:
         """inputs (B, M, C) -> latents (B, N, D).
 
         mask (B, M): True where an input is real. bias: added to the cross-attention's logits, broadcastable to
@@ -105,5 +103,6 @@ class Encoder(Module):
 def check_mask(mask: Array, shape: tuple[int, ...], name: str) -> Array:
     """A bool mask of exactly this shape, or an `InputError` that says what came."""
     if tuple(mask.shape) != shape or mask.dtype != bool:
-        raise InputError(f"{name} must be bool of shape {shape}, True = attend; got {mask.dtype} of {tuple(mask.shape)}")
+        came = f"{mask.dtype} of {tuple(mask.shape)}"
+        raise InputError(f"{name} must be bool of shape {shape}, True = attend; got {came}")
     return mask

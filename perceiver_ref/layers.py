@@ -49,7 +49,7 @@ class LayerNorm(Module):
 class MLP(Module):
     """Two linear maps with an activation between them (Perceiver, section 3.2; Perceiver IO, appendix E).
 
-        y = activation(x W1 + b1) W2 + b2          W1 (channels, widening * channels)
+    y = activation(x W1 + b1) W2 + b2          W1 (channels, widening * channels)
     """
 
     channels: int

@@ -1,4 +1,4 @@
-"""What a model's parameters are (shape and initial distribution), before any exist; and the base class of all models."""
+"""What a model's parameters are (shape and initial distribution), and the base class of all models."""
 
 from __future__ import annotations
 

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-
-from ..autograd import backend as backends
-from ..autograd import ops, tree, value_and_grad
-from ..autograd.backend import to_backend, to_host
+from ..autograd import BackendError
 from ..errors import InputError
-from ..peers import Rebuilt, peer
-from ..peers.names import load, store
-from ..tracing import trace
+from ..files import AnyPath
+from ..peers import peer
+from ..peers.names import load
 from ..vectors import TOLERANCES, Agreement, Case, agreement, read_case
-
-
-@dataclass
-class Run:
-    """What the reference computed, by the peer's names, on the host."""
-
-    outputs: dict[str, np.ndarray]
-    grad_params: dict[str, np.ndarray] = field(default_factory=dict)
-    grad_inputs: dict[str, np.ndarray] = field(default_factory=dict)
-    trace: dict[str, np.ndarray] = field(default_factory=dict)
+from .execution import run
 
 
 @dataclass
@@ -48,10 +33,12 @@ class Result:
         return max(self.agreements, key=lambda a: a.error / a.tolerance, default=None)
 
 
-def check_file(path: str | os.PathLike[str], *, backend: str = "numpy", dtype: str | None = None) -> Result:
+def check_file(path: AnyPath, *, backend: str = "numpy", dtype: str | None = None) -> Result:
     """`check_case` on a file; what is wrong with the file or its contents becomes a result with status "error"."""
     try:
         return check_case(read_case(path), str(path), backend=backend, dtype=dtype)
+    except BackendError:
+        raise  # concerns every file
     except InputError as error:
         text = str(error)
         return Result(str(path), "error", message=text if text.startswith(str(path)) else f"{path}: {text}")
@@ -63,88 +50,50 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
     `dtype` computes in another dtype than the case's; tolerances are those of the coarser of the two. Raises
     `InputError` when the case names a peer, class, option or parameter that the reference does not know.
     """
+    where = case.meta.get("case", case.meta["class"])
     rebuilt = peer(case.meta["peer"]).rebuild(case.meta["class"], case.meta["config"])
-    gradients = bool(case.cotangents) and case.meta.get("compare_gradients", True)
+    aliases: dict[str, str] = case.meta.get("tied", {})
+    own = {name: array for name, array in case.params.items() if name not in aliases}
     points = {name: rebuilt.point(name) for name in case.trace}
-    run = run_case(case, rebuilt, points, gradients=gradients, backend=backend, dtype=dtype)
+    gradients = bool(case.cotangents) and case.meta.get("compare_gradients", True)
+    ours = run(
+        rebuilt,
+        load(rebuilt.model, rebuilt.bindings, own, where),
+        case.inputs,
+        case.meta["call"],
+        cotangents=case.cotangents if gradients else None,
+        points=set(points.values()).__contains__,
+        backend=backend,
+        dtype=dtype or case.dtype,
+    )
+    _require("output", case.outputs, ours.outputs, where)
+    _require("point", points.values(), ours.trace, where)
     limit = _tolerances(case, dtype)
-    found = [agreement("output", name, run.outputs[name], case.outputs[name], limit["output"]) for name in case.outputs]
-    found += [agreement("trace", name, run.trace[name], case.trace[name], limit["output"]) for name in case.trace]
+    pairs = [("output", name, ours.outputs[name], case.outputs[name]) for name in case.outputs]
+    pairs += [("trace", name, ours.trace[points[name]], case.trace[name]) for name in case.trace]
     if gradients:
-        for kind, ours, theirs in (
-            ("grad_param", run.grad_params, case.grad_params),
-            ("grad_input", run.grad_inputs, case.grad_inputs),
-        ):
-            found += [agreement(kind, name, ours[name], theirs[name], limit["gradient"]) for name in theirs]
+        pairs += [
+            ("grad_param", name, ours.grad_params[aliases.get(name, name)], array)
+            for name, array in case.grad_params.items()
+        ]
+        pairs += [("grad_input", name, ours.grad_inputs[name], array) for name, array in case.grad_inputs.items()]
+    found = [
+        agreement(kind, name, a, b, limit["gradient" if kind.startswith("grad") else "output"])
+        for kind, name, a, b in pairs
+    ]
     return Result(path, "pass" if all(a.passed for a in found) else "fail", found)
 
 
-def run_case(
-    case: Case,
-    rebuilt: Rebuilt,
-    points: Mapping[str, str],
-    *,
-    gradients: bool,
-    backend: str = "numpy",
-    dtype: str | None = None,
-) -> Run:
-    """Run the reference on a case's parameters and inputs; `points` maps the peer's trace points to ours."""
-    where = case.meta.get("case", case.meta["class"])
-    aliases: dict[str, str] = case.meta.get("tied", {})
-    own = {name: array for name, array in case.params.items() if name not in aliases}
-    params = load(rebuilt.model, rebuilt.bindings, own, where)
-
-    def prepared(array: np.ndarray) -> Any:
-        wanted = array.astype(dtype or case.dtype, copy=False) if array.dtype.kind == "f" else array
-        return to_backend(wanted, backend)
-
-    backends.module(backend)
-    params = tree.map(prepared, params)
-    inputs = {name: prepared(array) for name, array in case.inputs.items()}
-    cotangents = {name: prepared(array) for name, array in case.cotangents.items()}
-    floats = {name: array for name, array in inputs.items() if array.dtype.kind == "f"}
-
-    def loss(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
-        arguments = {**inputs, **variables["inputs"]}
-        with trace(set(points.values()).__contains__) as traced:
-            outputs = rebuilt.call(variables["params"], arguments, case.meta["call"])
-        if absent := sorted((set(case.outputs) | set(cotangents)) - set(outputs)):
-            raise InputError(f"{where}: the reference gives no output {', '.join(absent)}; it gives {', '.join(outputs)}")
-        total = sum_products(outputs, cotangents) if gradients else None
-        return total, (outputs, dict(traced))
-
-    variables = {"params": params, "inputs": floats}
-    if gradients:
-        (_, (outputs, traced)), found = value_and_grad(loss, has_aux=True)(variables)
-    else:
-        _, (outputs, traced) = loss(variables)
-        found = None
-    if absent := sorted(set(points.values()) - set(traced)):
-        raise InputError(f"{where}: the reference has no trace point {', '.join(absent)}")
-    run = Run(tree.map(to_host, outputs), trace={name: to_host(traced[ours]) for name, ours in points.items()})
-    if found is not None:
-        shapes = {name: array.shape for name, array in own.items()}
-        run.grad_params = store(rebuilt.bindings, tree.map(to_host, found["params"]), shapes)
-        run.grad_params |= {alias: run.grad_params[name] for alias, name in aliases.items()}
-        run.grad_inputs = tree.map(to_host, found["inputs"])
-    return run
-
-
-def sum_products(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -> Any:
-    """The loss of the vector format: the sum of output * cotangent over all outputs that have one."""
-    total: Any = 0.0
-    for name, cotangent in cotangents.items():
-        if tuple(outputs[name].shape) != tuple(cotangent.shape):
-            got = tuple(outputs[name].shape)
-            raise InputError(f"cotangent/{name} has shape {tuple(cotangent.shape)}, but the output has {got}")
-        total = ops.add(ops.sum(ops.multiply(outputs[name], cotangent)), total)
-    return total
+def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str) -> None:
+    if absent := sorted(set(wanted) - set(given)):
+        raise InputError(f"{where}: the reference gives no {kind} {', '.join(absent)}; it gives {', '.join(given)}")
 
 
 def _tolerances(case: Case, dtype: str | None) -> dict[str, float]:
-    computed = max((case.meta["dtype"], dtype or case.meta["dtype"]), key=lambda name: TOLERANCES[name]["output"])
-    limits = TOLERANCES[computed]
-    own = case.meta.get("tolerance", {})
-    if computed == case.meta["dtype"]:
+    """By kind: the case's own, else those of the coarser of the case's dtype and the one computed in."""
+    given = case.meta["dtype"]
+    computed = max((given, dtype or given), key=lambda name: TOLERANCES[name]["output"])
+    limits, own = TOLERANCES[computed], case.meta.get("tolerance", {})
+    if computed == given:
         return {**limits, **own}
-    return {kind: max(limits[kind], own.get(kind, 0.0)) for kind in limits}
+    return {kind: max(limit, own.get(kind, 0.0)) for kind, limit in limits.items()}

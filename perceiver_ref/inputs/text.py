@@ -33,7 +33,8 @@ class TextInput(Module):
     def apply(self, p: Tree, ids: Any) -> tuple[Any, Any]:
         """ids (B, M) integers in [0, vocabulary), M <= length -> (B, M, channels), and the same without positions."""
         if len(ids.shape) != 2 or ids.dtype.kind not in "iu":
-            raise InputError(f"token ids must be integers of shape (batch, length), got {ids.dtype} of {tuple(ids.shape)}")
+            came = f"{ids.dtype} of {tuple(ids.shape)}"
+            raise InputError(f"token ids must be integers of shape (batch, length), got {came}")
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
             raise InputError(f"token ids must be in [0, {self.vocabulary}), got {int(ids.min())} to {int(ids.max())}")
         with scope("input"):

@@ -53,7 +53,9 @@ class Peer:
         return self.classes[short](config)
 
 
-def options(what: str, given: Mapping[str, Any], known: Mapping[str, Any], ignored: frozenset[str] = frozenset()) -> dict[str, Any]:
+def options(
+    what: str, given: Mapping[str, Any], known: Mapping[str, Any], ignored: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """`known` (names with defaults) updated by `given`; an unknown name is an `InputError` that lists the known."""
     for key in given:
         if key not in known and key not in ignored:

@@ -1,8 +1,7 @@
 """Renaming between a peer's parameters and ours, declared as nested tables and usable in both directions.
 
 A table maps a path of ours to `(name of theirs, table or view)`; `{i}` stands for an index. A view is a function from
-the peer's array to the part of it that is our parameter, without copying: the same function reads a weight out of the
-peer's array and writes a gradient into one.
+the peer's array to our parameter, without copying, and its own inverse: it also turns our gradients into the peer's.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ class Binding(NamedTuple):
 
 def bind(module: Module, table: Table, prefix: str = "") -> list[Binding]:
     """A binding for every parameter of a model; `LookupError` when the table has no row for one."""
-    return [Binding(path, *_resolve(path.split("/"), table, prefix, path)) for path, _ in tree.leaves(module.parameters())]
+    paths = tree.flatten(module.parameters())
+    return [Binding(path, *_resolve(path.split("/"), table, prefix, path)) for path in paths]
 
 
 def load(module: Module, bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray], where: object) -> Tree:
@@ -67,8 +67,9 @@ def load(module: Module, bindings: Iterable[Binding], arrays: Mapping[str, np.nd
             continue
         if array.dtype.kind != "f":
             wrong.append(f"{b.name} has dtype {array.dtype}, expected floating point")
-        elif (shape := _viewed_shape(b.view, array)) != spec[b.path].shape:
-            wrong.append(f"{b.name} has shape {array.shape}, expected {_peer_shape(b.view, array, spec[b.path].shape)}")
+        elif b.view(array).shape != spec[b.path].shape:
+            expected_shape = b.view(np.broadcast_to(np.zeros(()), spec[b.path].shape)).shape
+            wrong.append(f"{b.name} has shape {array.shape}, expected {expected_shape}")
     problems = [f"missing: {_listed(missing)}"] if missing else []
     problems += [f"unused: {_listed(unused)}"] if unused else []
     problems += wrong
@@ -78,17 +79,10 @@ def load(module: Module, bindings: Iterable[Binding], arrays: Mapping[str, np.nd
     return tree.unflatten_like(module.parameters(), values)
 
 
-def store(bindings: Iterable[Binding], values: Tree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The inverse for values or gradients: a peer's arrays, where parts that several bindings share add up."""
+def store(bindings: Iterable[Binding], values: Tree) -> dict[str, np.ndarray]:
+    """The inverse, for values or gradients: the peer's arrays."""
     flat = tree.flatten(values)
-    arrays: dict[str, np.ndarray] = {}
-    for b in bindings:
-        value = flat[b.path]
-        if b.name not in arrays:
-            arrays[b.name] = np.zeros(shapes[b.name], value.dtype)
-        part = b.view(arrays[b.name])
-        part += value
-    return arrays
+    return {b.name: b.view(flat[b.path]) for b in bindings}  # same and transposed are their own inverses
 
 
 def _resolve(path: list[str], table: Table, prefix: str, full: str) -> tuple[str, View]:
@@ -116,17 +110,6 @@ def _match(pattern: list[str], path: list[str]) -> str | None:
         elif want != have:
             return None
     return index
-
-
-def _viewed_shape(view: View, array: np.ndarray) -> tuple[int, ...]:
-    try:
-        return tuple(view(array).shape)
-    except (ValueError, IndexError):
-        return ()
-
-
-def _peer_shape(view: View, array: np.ndarray, ours: tuple[int, ...]) -> str:
-    return str(ours[::-1] if view is transposed else ours)
 
 
 def _listed(names: list[str]) -> str:

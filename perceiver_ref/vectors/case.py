@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, one_of
+from ..files import AnyPath
 from .npz import read_npz, write_npz
 
 DTYPES = ("float64", "float32", "float16")
@@ -62,10 +62,11 @@ class Case:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype that the peer computed in."""
-        return np.dtype(self.meta["dtype"])
+        made: np.dtype[Any] = np.dtype(self.meta["dtype"])
+        return made
 
 
-def read_case(path: str | os.PathLike[str]) -> Case:
+def read_case(path: AnyPath) -> Case:
     """Read and validate a case file; `InputError` with one line that names the file and the key otherwise."""
     arrays = read_npz(path)
     meta = _meta(path, arrays.pop("meta", None))
@@ -81,7 +82,7 @@ def read_case(path: str | os.PathLike[str]) -> Case:
     return case
 
 
-def write_case(path: str | os.PathLike[str], case: Case) -> None:
+def write_case(path: AnyPath, case: Case) -> None:
     """Write a case so that `read_case` gives it back; nothing is left behind when that fails."""
     arrays: dict[str, np.ndarray] = {"meta": np.array(json.dumps(case.meta))}
     for group, attribute in _GROUPS.items():
@@ -124,6 +125,8 @@ def _validate(path: object, case: Case) -> None:
     ]
     for group, arrays, of_group, of in pairs:
         for name, array in arrays.items():
+            if not of:  # a file of gradients alone
+                continue
             if name not in of:
                 raise InputError(f"{path}: {group}/{name} has no {of_group}/{name} beside it")
             if array.shape != of[name].shape:

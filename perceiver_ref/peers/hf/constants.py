@@ -1,6 +1,6 @@
 """Constants that transformers' task classes fix in code, and that a case may have replaced in the class's source.
 
-A case's `hard_coded_replacements` are pairs [old text, new text], such as `["\\"num_bands\\": 64", "\\"num_bands\\": 3"]`.
+A case's `hard_coded_replacements` are pairs [old text, new text], such as ["num_bands=64", "num_bands=3"].
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
 
 _PAIR = re.compile(r"""["']?(\w+)["']?\s*[:=]\s*(\([^)]*\)|[^,()]+)""")
 

@@ -1,0 +1,115 @@
+"""Weights and configurations in the files that people have them in.
+
+| what | files |
+| --- | --- |
+| a Hugging Face directory | `config.json` and `model.safetensors`, or `model.safetensors.index.json` and its shards |
+| safetensors | one `.safetensors` file (needs the extra `safetensors`) |
+| npz | one `.npz` file, arrays by parameter name, with or without a leading `param/` |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .autograd import backend as backends
+from .autograd import tree
+from .autograd.tree import Tree
+from .errors import InputError
+from .files import AnyPath, existing_file, read_json
+from .peers import Rebuilt, peer
+from .peers.names import load as load_names
+from .vectors.case import finite_parameters
+from .vectors.npz import read_npz
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+def load(
+    peer_name: str, path: AnyPath, cls: str | None = None, *, dtype: Any = None, backend: str = "numpy"
+) -> tuple[Any, Tree]:
+    """`(model, params)` from another implementation's checkpoint directory.
+
+    `peer_name` is the implementation ("hf"), `path` a directory with its configuration and weights, `cls` its class
+    (default: what the configuration names). Parameters keep the file's dtype unless `dtype` is given. Raises
+    `InputError` for anything missing, unused or of the wrong shape.
+    """
+    config = read_config(path)
+    rebuilt = rebuild(peer_name, cls, config, path)
+    params = load_params(rebuilt, path)
+
+    def prepared(array: np.ndarray) -> Any:
+        return backends.to_backend(array if dtype is None else array.astype(dtype, copy=False), backend)
+
+    return rebuilt.model, tree.map(prepared, params)
+
+
+def rebuild(peer_name: str, cls: str | None, config: dict[str, Any], where: AnyPath) -> Rebuilt:
+    """A peer's class from its configuration; without `cls`, the one that the configuration names."""
+    known = peer(peer_name)
+    if cls is None:
+        named = config.get("architectures")
+        if not (isinstance(named, list) and len(named) == 1):
+            raise InputError(f"{where}: the configuration names no architecture; say which class it is (--class)")
+        cls = str(named[0])
+    return known.rebuild(cls, config)
+
+
+def load_params(rebuilt: Rebuilt, weights: AnyPath) -> Tree:
+    """A rebuilt class's parameters from a weights file or directory, as views of the arrays read."""
+    arrays = read_weights(weights)
+    finite_parameters(arrays, weights)
+    return load_names(rebuilt.model, rebuilt.bindings, arrays, weights)
+
+
+def read_config(path: AnyPath) -> dict[str, Any]:
+    """A configuration: a JSON file, or the `config.json` of a directory."""
+    path = Path(path)
+    return read_json(path / CONFIG if path.is_dir() else path, "a configuration in JSON")
+
+
+def read_weights(path: AnyPath) -> dict[str, np.ndarray]:
+    """Every array of a weights file or directory, by the name that it has there."""
+    path = Path(path)
+    if path.is_dir():
+        return _read_directory(path)
+    existing_file(path, "a .npz or .safetensors file, or a checkpoint directory")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        named = {name.removeprefix("param/"): a for name, a in arrays.items() if name.startswith("param/")}
+        return named or arrays
+    raise InputError(f"{path}: weights must be a .npz or .safetensors file, or a checkpoint directory")
+
+
+def _read_directory(folder: Path) -> dict[str, np.ndarray]:
+    if (folder / SINGLE).exists():
+        return _read_safetensors(folder / SINGLE)
+    if (folder / INDEX).exists():
+        shards = read_json(folder / INDEX, "a safetensors index").get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
+            raise InputError(f"{folder / INDEX}: weight_map must map names to files of the same directory")
+        arrays: dict[str, np.ndarray] = {}
+        for shard in sorted(set(shards.values())):
+            arrays.update(_read_safetensors(folder / shard))
+        return arrays
+    raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}; give a checkpoint directory or a weights file")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    existing_file(path, "a .safetensors file")
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise InputError(
+            f"reading {path.name} needs the package safetensors; "
+            "install it with: python -m pip install 'perceiver-ref[safetensors]'"
+        ) from None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a readable safetensors file ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,90 @@
+"""Files that come from anywhere and files that must never be half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import InputError
+
+AnyPath = str | os.PathLike[str]
+
+
+def existing_file(path: AnyPath, what: str) -> Path:
+    """The path, or an `InputError` unless it is a file that can be read; `what` describes the file expected."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; expected {what}")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; expected {what}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read (permission denied); expected {what}")
+    return path
+
+
+def read_json(path: AnyPath, what: str) -> dict[str, Any]:
+    """The object in a JSON file."""
+    path = existing_file(path, what)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({str(error).splitlines()[0]}); expected {what}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a JSON {type(value).__name__}; expected {what}, an object")
+    return value
+
+
+def check_writable(path: AnyPath) -> Path:
+    """The path, or an `InputError` unless a file can be written there: worth asking before long work."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; give the name of the file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write to the folder {path.parent} (permission denied); choose another")
+    return path
+
+
+def write_whole(path: AnyPath, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file or, on any error, nothing: a temporary file beside it is flushed and renamed at the end."""
+    path = check_writable(path)
+    with _temporary(path) as temporary:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def write_json(path: AnyPath, value: Any) -> None:
+    """Write JSON text, whole or not at all."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda file: _write_bytes(file, text.encode()))
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_bytes(file: BinaryIO, data: bytes) -> None:
+    file.write(data)

@@ -1,0 +1,121 @@
+"""PerceiverConfig, and the parts of a model that it determines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...conventions import DIALECTS, Conventions
+from ...encoder import Encoder
+from ...errors import one_of
+from ..base import options
+
+# The configuration: PerceiverConfig's fields and defaults that shape a model.
+_CONFIG: dict[str, Any] = {
+    "num_latents": 256,
+    "d_latents": 1280,
+    "d_model": 768,
+    "num_blocks": 1,
+    "num_self_attends_per_block": 26,
+    "num_self_attention_heads": 8,
+    "num_cross_attention_heads": 8,
+    "qk_channels": None,
+    "v_channels": None,
+    "cross_attention_shape_for_attention": "kv",
+    "self_attention_widening_factor": 1,
+    "cross_attention_widening_factor": 1,
+    "hidden_act": "gelu",
+    "use_query_residual": True,
+    "vocab_size": 262,
+    "max_position_embeddings": 2048,
+    "num_labels": None,
+    "id2label": None,
+    "problem_type": None,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
+# Fields that change nothing at inference, or that only other task classes read.
+_IGNORED = frozenset(
+    [
+        "architectures",
+        "model_type",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "label2id",
+        "return_dict",
+        "use_cache",
+        "is_decoder",
+        "tie_word_embeddings",
+        "attention_probs_dropout_prob",
+        "initializer_range",
+        "layer_norm_eps",
+        "chunk_size_feed_forward",
+        "is_encoder_decoder",
+        "add_cross_attention",
+        "image_size",
+        "train_size",
+        "num_frames",
+        "audio_samples_per_frame",
+        "samples_per_patch",
+        "output_shape",
+        "output_num_channels",
+        "_label_trainable_num_channels",
+        "_name_or_path",
+        "name_or_path",
+        "_attn_implementation",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "decoder_start_token_id",
+        "tokenizer_class",
+    ]
+)
+_ACTIVATIONS = {
+    "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "squared_relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def read_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A PerceiverConfig, from a case's {"config": ...} or from a config.json."""
+    config = options("PerceiverConfig", given.get("config", given), _CONFIG, _IGNORED)
+    if config["num_labels"] is None:
+        config["num_labels"] = len(config["id2label"]) if config["id2label"] else 2
+    return config
+
+
+def conventions(config: Mapping[str, Any]) -> Conventions:
+    if config["hidden_act"] not in _ACTIVATIONS:
+        raise one_of("hidden_act", config["hidden_act"], _ACTIVATIONS)
+    return replace(DIALECTS["hf"], activation=_ACTIVATIONS[config["hidden_act"]])  # type: ignore[arg-type]
+
+
+def encoder(config: Mapping[str, Any], inputs: int) -> Encoder:
+    if config["cross_attention_shape_for_attention"] not in ("kv", "q"):
+        raise one_of("cross_attention_shape_for_attention", config["cross_attention_shape_for_attention"], ("kv", "q"))
+    return Encoder(
+        inputs=inputs,
+        latents=config["num_latents"],
+        channels=config["d_latents"],
+        blocks=config["num_blocks"],
+        layers=config["num_self_attends_per_block"],
+        cross_heads=config["num_cross_attention_heads"],
+        self_heads=config["num_self_attention_heads"],
+        qk_channels=config["qk_channels"],
+        v_channels=config["v_channels"],
+        attend_in=config["cross_attention_shape_for_attention"],
+        cross_widening=config["cross_attention_widening_factor"],
+        self_widening=config["self_attention_widening_factor"],
+        query_residual=config["use_query_residual"],
+        conventions=conventions(config),
+    )
