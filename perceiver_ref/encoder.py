@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .attention import CrossAttention, SelfAttention
-from .autograd import ops
-from .autograd.backend import Array
+from .autograd import engine, ops
+from .autograd.backend import Array, xp
+from .autograd.ops.attention import MaskedRows
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
@@ -85,7 +86,9 @@ class Encoder(Module):
         if len(inputs.shape) != 3 or inputs.shape[-1] != self.inputs:
             raise InputError(f"inputs must be (batch, positions, {self.inputs}), got {tuple(inputs.shape)}")
         if mask is not None:
-            mask = check_mask(mask, tuple(inputs.shape[:2]), "mask")[:, None, :]  # (B, 1, M)
+            mask = check_mask(mask, tuple(inputs.shape[:2]), "mask")
+            inputs = _finite_where_unused(inputs, mask, self.conventions.masked_rows)
+            mask = mask[:, None, :]  # (B, 1, M)
         cross, block = self._parts()
         with scope("encoder"):
             if latents is None:
@@ -98,6 +101,17 @@ class Encoder(Module):
                     with scope(f"blocks.{b}.{i}"):
                         x = layer.apply(p_layer, x)
             return point("", x)
+
+
+def _finite_where_unused(inputs: Any, mask: Array, masked_rows: MaskedRows) -> Any:
+    """The inputs, zero where they are NaN or infinite in a slot that nothing attends to.
+
+    Attention leaves such slots out, but gradients of the layers before it are products with them, and 0 * NaN is NaN.
+    """
+    data = engine.data(inputs)
+    library = xp(data)
+    used = mask | ~mask.any(-1, keepdims=True) if masked_rows == "uniform" else mask
+    return ops.where(used[..., None] | library.isfinite(data), inputs, library.zeros((), data.dtype))
 
 
 def check_mask(mask: Array, shape: tuple[int, ...], name: str) -> Array:

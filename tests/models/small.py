@@ -1,0 +1,84 @@
+"""Small models of every kind, drawn by hypothesis."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from perceiver_ref.conventions import DEEPMIND, DIALECTS
+from perceiver_ref.decoder import ClassificationDecoder, Decoder, classification_decoder
+from perceiver_ref.encoder import Encoder
+from perceiver_ref.inputs import PixelInput, TextInput
+from perceiver_ref.outputs import TiedEmbedding
+from perceiver_ref.perceiver_io import PerceiverIO
+from perceiver_ref.position import FourierPositions, TrainablePositions
+
+dialects = st.sampled_from(sorted(DIALECTS)).map(DIALECTS.__getitem__)
+
+
+@st.composite
+def encoders(draw: st.DrawFn) -> Encoder:
+    cross, own = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    channels = cross * own * draw(st.integers(1, 3))
+    widths = draw(st.booleans())
+    return Encoder(
+        inputs=cross * draw(st.integers(1, 3)),
+        latents=draw(st.integers(1, 4)),
+        channels=channels,
+        blocks=draw(st.integers(1, 2)),
+        layers=draw(st.integers(0, 2)),
+        cross_heads=cross,
+        self_heads=own,
+        qk_channels=cross * own * draw(st.integers(1, 3)) if widths else None,
+        v_channels=channels if widths else None,
+        attend_in=draw(st.sampled_from(["kv", "q"])),
+        cross_widening=draw(st.integers(1, 2)),
+        self_widening=draw(st.integers(1, 2)),
+        query_residual=draw(st.booleans()),
+        conventions=draw(dialects),
+    )
+
+
+@st.composite
+def decoders(draw: st.DrawFn, *, outputs: bool = True) -> Decoder:
+    """Decoders that are given their queries."""
+    heads = draw(st.integers(1, 2))
+    return Decoder(
+        latent_channels=heads * draw(st.integers(1, 3)),
+        query_channels=heads * draw(st.integers(1, 3)),
+        outputs=draw(st.none() | st.integers(1, 3)) if outputs else None,
+        heads=heads,
+        widening=draw(st.integers(1, 2)),
+        query_residual=draw(st.booleans()),
+        conventions=draw(dialects),
+    )
+
+
+def encoder(conventions=DEEPMIND, *, inputs: int = 6, blocks: int = 2, layers: int = 2) -> Encoder:  # noqa: ANN001
+    """One small encoder with several heads and shared blocks."""
+    return Encoder(inputs, 4, 8, blocks, layers, cross_heads=2, self_heads=4, conventions=conventions)
+
+
+def language_model(conventions=DEEPMIND) -> PerceiverIO:  # noqa: ANN001
+    """Tokens in [0, 11), up to 7 of them -> logits (B, 7, 11)."""
+    return PerceiverIO(
+        encoder(conventions),
+        TextInput(11, 7, 6),
+        Decoder(
+            8,
+            6,
+            TrainablePositions(7, 6),
+            (7,),
+            heads=2,
+            qk_channels=4,
+            v_channels=6,
+            conventions=conventions,
+        ),
+        TiedEmbedding(11),
+    )
+
+
+def image_classifier(conventions=DEEPMIND) -> PerceiverIO:  # noqa: ANN001
+    """Images (B, H, W, 2) of any size -> logits (B, 5)."""
+    pixels = PixelInput(2, FourierPositions(3, (6, 5), conventions=conventions))
+    decoder = classification_decoder(8, 5, query_residual=True, conventions=conventions)
+    assert isinstance(decoder, ClassificationDecoder)
+    return PerceiverIO(encoder(conventions, inputs=pixels.channels), pixels, decoder)

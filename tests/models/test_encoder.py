@@ -1,0 +1,62 @@
+"""The encoder equals the loops of `plain` for any sizes and options, and refuses what it cannot use."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import plain, small
+from perceiver_ref import InputError
+from perceiver_ref.encoder import Encoder
+from support import assert_close, normal, on, random_parameters
+
+
+@settings(max_examples=25)
+@given(encoder=small.encoders(), data=st.data())
+def test_encoder_is_one_cross_attention_then_the_block_again_and_again(
+    backend: str, encoder: Encoder, data: st.DataObject
+) -> None:
+    batch, m = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5))
+    p, inputs = random_parameters(encoder), normal(1, batch, m, encoder.inputs)
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=batch * m, max_size=batch * m))).reshape(batch, m)
+    bias = normal(2, batch, encoder.cross_heads, encoder.latents, m)
+    for arguments in ({}, {"mask": mask}, {"bias": bias}, {"mask": mask, "bias": bias}):
+        ours = encoder.apply(*on(backend, [p, inputs]), **on(backend, arguments))
+        assert_close(ours, plain.encoder(p, inputs, like=encoder, **arguments))
+
+
+def test_given_latents_replace_the_trained_ones(backend: str) -> None:
+    encoder = small.encoder()
+    p, inputs, latents = random_parameters(encoder), normal(1, 2, 5, 6), normal(2, 4, 8)
+    ours = encoder.apply(*on(backend, [p, inputs]), latents=on(backend, np.stack([latents] * 2)))
+    assert_close(ours, plain.encoder({**p, "latents": latents}, inputs, like=encoder))
+
+
+def test_the_number_of_parameters_does_not_depend_on_the_number_of_blocks() -> None:
+    counts = {blocks: small.encoder(blocks=blocks).count() for blocks in (1, 2, 8)}
+    assert len(set(counts.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": np.zeros((2, 5, 7))}, "inputs must be (batch, positions, 6), got (2, 5, 7)"),
+        ({"inputs": np.zeros((5, 6))}, "inputs must be (batch, positions, 6), got (5, 6)"),
+        ({"mask": np.ones((2, 4), bool)}, "mask must be bool of shape (2, 5), True = attend; got bool of (2, 4)"),
+        ({"mask": np.ones((2, 5))}, "mask must be bool of shape (2, 5), True = attend; got float64 of (2, 5)"),
+    ],
+)
+def test_wrong_arguments_are_named(backend: str, arguments: dict[str, np.ndarray], message: str) -> None:
+    encoder = small.encoder()
+    p = on(backend, random_parameters(encoder))
+    with pytest.raises(InputError, match=re.escape(message)):
+        encoder.apply(p, **on(backend, {"inputs": np.zeros((2, 5, 6)), **arguments}))
+
+
+@pytest.mark.parametrize("heads", [{"cross_heads": 3}, {"self_heads": 3}, {"self_heads": 0}])
+def test_heads_must_divide_the_channels(heads: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"channels \(8\) must be divisible by the number of heads"):
+        Encoder(6, 4, 8, **heads)
