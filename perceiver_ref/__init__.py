@@ -21,8 +21,8 @@ _PUBLIC = {
     "InputError": ".errors",
     "PerceiverIO": ".perceiver_io",
     "load": ".checkpoints",
-    "preset": ".presets",
-    "presets": ".presets",
+    "preset": ".published",
+    "presets": ".published",
     "trace": ".tracing",
 }
 _MODULES = ("autograd", "peers", "vectors", "crosscheck")

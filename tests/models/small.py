@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from perceiver_ref.conventions import DEEPMIND, DIALECTS
+
+from perceiver_ref.conventions import DEEPMIND, DIALECTS, Conventions
 from perceiver_ref.decoder import ClassificationDecoder, Decoder, classification_decoder
 from perceiver_ref.encoder import Encoder
 from perceiver_ref.inputs import PixelInput, TextInput
@@ -52,12 +53,12 @@ def decoders(draw: st.DrawFn, *, outputs: bool = True) -> Decoder:
     )
 
 
-def encoder(conventions=DEEPMIND, *, inputs: int = 6, blocks: int = 2, layers: int = 2) -> Encoder:  # noqa: ANN001
+def encoder(conventions: Conventions = DEEPMIND, *, inputs: int = 6, blocks: int = 2, layers: int = 2) -> Encoder:
     """One small encoder with several heads and shared blocks."""
     return Encoder(inputs, 4, 8, blocks, layers, cross_heads=2, self_heads=4, conventions=conventions)
 
 
-def language_model(conventions=DEEPMIND) -> PerceiverIO:  # noqa: ANN001
+def language_model(conventions: Conventions = DEEPMIND) -> PerceiverIO:
     """Tokens in [0, 11), up to 7 of them -> logits (B, 7, 11)."""
     return PerceiverIO(
         encoder(conventions),
@@ -76,7 +77,7 @@ def language_model(conventions=DEEPMIND) -> PerceiverIO:  # noqa: ANN001
     )
 
 
-def image_classifier(conventions=DEEPMIND) -> PerceiverIO:  # noqa: ANN001
+def image_classifier(conventions: Conventions = DEEPMIND) -> PerceiverIO:
     """Images (B, H, W, 2) of any size -> logits (B, 5)."""
     pixels = PixelInput(2, FourierPositions(3, (6, 5), conventions=conventions))
     decoder = classification_decoder(8, 5, query_residual=True, conventions=conventions)

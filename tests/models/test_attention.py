@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import plain
+from support import assert_close, normal, on, random_parameters
+
 from perceiver_ref import InputError
 from perceiver_ref.attention import Attention, CrossAttention, SelfAttention
 from perceiver_ref.conventions import DIALECTS, Conventions
-from support import assert_close, normal, on, random_parameters
 
 sizes = st.integers(1, 4)
 dialects = st.sampled_from(sorted(DIALECTS)).map(DIALECTS.__getitem__)

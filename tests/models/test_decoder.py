@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import plain, small
+from support import assert_close, normal, on, random_parameters
+
 from perceiver_ref import InputError
 from perceiver_ref.decoder import Decoder, classification_decoder
 from perceiver_ref.position import FourierPositions, TrainablePositions
-from support import assert_close, normal, on, random_parameters
 
 
 @given(decoder=small.decoders(), data=st.data())
@@ -23,7 +24,9 @@ def test_decoder_is_a_cross_attention_and_a_linear_map(backend: str, decoder: De
     query_mask = np.array(data.draw(st.lists(st.booleans(), min_size=batch * o, max_size=batch * o))).reshape(batch, o)
     for mask in (None, query_mask):
         ours = decoder.apply(
-            *on(backend, [p, latents]), queries=on(backend, queries), query_mask=None if mask is None else on(backend, mask)
+            *on(backend, [p, latents]),
+            queries=on(backend, queries),
+            query_mask=None if mask is None else on(backend, mask),
         )
         assert_close(ours, plain.decoder(p, latents, queries, like=decoder, query_mask=mask))
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import plain, small
+from support import assert_close, normal, on, random_parameters
+
 from perceiver_ref import InputError
 from perceiver_ref.encoder import Encoder
-from support import assert_close, normal, on, random_parameters
 
 
 @settings(max_examples=25)

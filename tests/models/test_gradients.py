@@ -13,10 +13,11 @@ from models import small
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import engine, kernels, ops, tree, value_and_grad, vjp
 from perceiver_ref.autograd.testing import check_grads
+from support import assert_close, normal, on, random_parameters
+
 from perceiver_ref.conventions import DIALECTS, Conventions
 from perceiver_ref.decoder import Decoder
 from perceiver_ref.encoder import Encoder
-from support import assert_close, normal, on, random_parameters
 
 every_dialect = pytest.mark.parametrize("conventions", DIALECTS.values(), ids=DIALECTS)
 both_kernels = pytest.mark.parametrize("mode", ["plain", "fast"])

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import plain
+from support import assert_close, difference, normal, on, random_parameters
+
 from perceiver_ref.conventions import DEEPMIND, Activation
 from perceiver_ref.layers import MLP, LayerNorm, Linear
-from support import assert_close, difference, normal, on, random_parameters
 
 leads = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 widths = st.integers(1, 5)

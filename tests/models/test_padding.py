@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from models import small
 from models.test_gradients import weighted_sum
 from perceiver_ref.autograd import kernels, tree, value_and_grad
+from support import assert_close, host, normal, on, random_parameters
+
 from perceiver_ref.conventions import DIALECTS, Conventions
 from perceiver_ref.encoder import Encoder
-from support import assert_close, host, normal, on, random_parameters
 
 every_dialect = pytest.mark.parametrize("conventions", DIALECTS.values(), ids=DIALECTS)
 both_kernels = pytest.mark.parametrize("mode", ["plain", "fast"])
@@ -105,8 +106,6 @@ def test_padded_tokens_do_not_matter(backend: str, conventions: Conventions) -> 
     p = on(backend, random_parameters(model))
     ids = np.array([[1, 2, 3, 4, 0, 0, 0]])
     mask = ids > 0
-    logits = [
-        model.apply(p, on(backend, np.where(mask, ids, other)), mask=on(backend, mask)) for other in (0, 5, 10)
-    ]
+    logits = [model.apply(p, on(backend, np.where(mask, ids, other)), mask=on(backend, mask)) for other in (0, 5, 10)]
     assert_close(logits[1:], [logits[0]] * 2, tolerance=0)
     assert_close(model.apply(p, on(backend, ids[:, :4])), logits[0])

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from models import plain, small
 from models.test_positions import direct_fourier_features
 from perceiver_ref.autograd import kernels, tree
+from support import assert_close, difference, normal, on, random_parameters
+
 from perceiver_ref.conventions import DIALECTS, Conventions
 from perceiver_ref.perceiver_io import PerceiverIO
-from support import assert_close, difference, normal, on, random_parameters
 
 every_dialect = pytest.mark.parametrize("conventions", DIALECTS.values(), ids=DIALECTS)
 LOGITS = 1e-4

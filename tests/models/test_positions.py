@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from perceiver_ref import InputError
 from perceiver_ref.autograd.testing import check_grads
+from support import assert_close, normal, on, random_parameters
+
+from perceiver_ref import InputError
 from perceiver_ref.conventions import DIALECTS
 from perceiver_ref.position import (
     FourierPositions,
@@ -19,16 +21,13 @@ from perceiver_ref.position import (
     linear_positions,
     linspace,
 )
-from support import assert_close, normal, on, random_parameters
 
 both_grids = pytest.mark.parametrize("grid", ["float32", "compute"])
 UNITS = 4
 """Units of rounding between two evaluations of one grid point: each takes at most three roundings of values up to 1."""
 
 
-def direct_fourier_features(
-    index_dims: tuple[int, ...], num_bands: int, max_resolution: tuple[int, ...]
-) -> np.ndarray:
+def direct_fourier_features(index_dims: tuple[int, ...], num_bands: int, max_resolution: tuple[int, ...]) -> np.ndarray:
     """[x, sin(pi f x), cos(pi f x)] for every point of a grid, rows first, by the paper's formula (points, d(2K+1))."""
     rows = []
     for index in np.ndindex(*index_dims):
@@ -84,7 +83,9 @@ def test_linear_positions_of_an_image_are_row_then_column() -> None:
     bands=st.integers(1, 5),
     data=st.data(),
 )
-def test_fourier_features_are_the_papers_formula(backend: str, dims: tuple[int, ...], bands: int, data: st.DataObject) -> None:
+def test_fourier_features_are_the_papers_formula(
+    backend: str, dims: tuple[int, ...], bands: int, data: st.DataObject
+) -> None:
     resolution = tuple(data.draw(st.integers(1, 300)) for _ in dims)
     direct = direct_fourier_features(dims, bands, resolution)
     positions = on(backend, linear_positions(dims).reshape(-1, len(dims)))
@@ -98,7 +99,9 @@ def test_fourier_features_are_the_papers_formula(backend: str, dims: tuple[int, 
 
 
 @given(axes=st.integers(1, 3), bands=st.integers(1, 6), concat_pos=st.booleans(), sine_only=st.booleans())
-def test_the_declared_width_is_the_width(backend: str, axes: int, bands: int, concat_pos: bool, sine_only: bool) -> None:
+def test_the_declared_width_is_the_width(
+    backend: str, axes: int, bands: int, concat_pos: bool, sine_only: bool
+) -> None:
     encoding = FourierPositions(bands, (4,) * axes, concat_pos, sine_only)
     table = encoding.apply({}, (2,) * axes, like=on(backend, np.zeros(0)))
     assert table.shape == (2**axes, encoding.channels)
@@ -148,7 +151,9 @@ def test_trainable_positions_are_the_first_rows(backend: str, used: int) -> None
 
 
 def test_a_grid_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match=re.escape("positions have 2 axes (max_resolution (4, 4)), the input's grid is (4,)")):
+    with pytest.raises(
+        InputError, match=re.escape("positions have 2 axes (max_resolution (4, 4)), the input's grid is (4,)")
+    ):
         FourierPositions(2, (4, 4)).apply({}, (4,), like=np.zeros(0))
     with pytest.raises(InputError, match="must have an entry for each of 1 axes"):
         fourier_features(np.zeros((3, 1)), 2, (4, 4))

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...inputs import PixelInput
 from ...perceiver_io import PerceiverIO
 from ...position import FourierPositions
-from ...presets import language_model
+from ...published import language_model
 from ..base import Peer, Rebuilt
 from ..names import bind
 from .call import call, sequence_loss, token_loss
