@@ -1,11 +1,27 @@
 """The one error that means "your input", as opposed to a mistake in this package."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """What was given cannot be used. The message says what was expected, what came, and what to do.
 
     The command line prints it as one line and exits with 2.
     """
+
+
+@contextmanager
+def input_errors(what: str) -> Iterator[None]:
+    """Around computing with values that were given: what Python and the operations raise becomes an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def one_of(what: str, name: str, known: object) -> InputError:

@@ -68,6 +68,9 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
     )
     _require("output", case.outputs, ours.outputs, where)
     _require("point", points.values(), ours.trace, where)
+    if gradients:
+        _require("grad_param", (aliases.get(name, name) for name in case.grad_params), ours.grad_params, where)
+        _require("grad_input", case.grad_inputs, ours.grad_inputs, where)
     limit = _tolerances(case, dtype)
     pairs = [("output", name, ours.outputs[name], case.outputs[name]) for name in case.outputs]
     pairs += [("trace", name, ours.trace[points[name]], case.trace[name]) for name in case.trace]

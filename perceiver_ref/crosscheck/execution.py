@@ -12,7 +12,7 @@ from ..autograd import backend as backends
 from ..autograd import ops, tree, value_and_grad
 from ..autograd.backend import to_backend, to_host
 from ..autograd.tree import Tree
-from ..errors import InputError
+from ..errors import InputError, input_errors
 from ..peers import Rebuilt
 from ..peers.names import store
 from ..tracing import trace
@@ -60,7 +60,7 @@ def run(
     }
 
     def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
-        with trace(points or (lambda name: False)) as traced:
+        with trace(points or (lambda name: False)) as traced, input_errors("the inputs do not fit the model"):
             outputs = rebuilt.call(variables["params"], {**arguments, **variables["inputs"]}, call)
         loss = None if weights is None else sum_of_products(outputs, weights)
         return loss, (outputs, dict(traced))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..autograd.tree import Tree
-from ..errors import InputError, one_of
+from ..errors import InputError, input_errors, one_of
 from ..parameters import Module
 from .names import Binding
 
@@ -50,14 +50,33 @@ class Peer:
         short = cls.rpartition(".")[2]
         if short not in self.classes:
             raise one_of(f"class of peer {self.name}", short, self.classes)
-        return self.classes[short](config)
+        with input_errors(f"the configuration of {short} cannot be used"):
+            return self.classes[short](config)
 
 
 def options(
     what: str, given: Mapping[str, Any], known: Mapping[str, Any], ignored: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """`known` (names with defaults) updated by `given`; an unknown name is an `InputError` that lists the known."""
-    for key in given:
-        if key not in known and key not in ignored:
+    """`known` (names with defaults) updated by `given`.
+
+    Raises `InputError` for an unknown name, listing the known, and for a value that is not of its default's type or is
+    a negative number. A default of None says nothing about the type.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"the options of {what} must be an object, got {given!r}")
+    for key, value in given.items():
+        if key in known:
+            _check_type(f"option {key!r} of {what}", value, known[key])
+        elif key not in ignored:
             raise one_of(f"option of {what}", key, known)
     return {key: given.get(key, default) for key, default in known.items()}
+
+
+def _check_type(what: str, value: Any, default: Any) -> None:
+    for kind, name in ((bool, "true or false"), (int, "a whole number"), (str, "text"), (Mapping, "an object")):
+        if isinstance(default, kind):
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise InputError(f"{what} must be {name}, got {value!r}")
+            break
+    if isinstance(default, int) and value < 0:
+        raise InputError(f"{what} must not be negative, got {value!r}")
