@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,14 +24,16 @@ def read_npz(path: AnyPath) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     name = ""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} holds a single array, not an .npz archive; write it with numpy.savez")
-            for name in archive.files:
-                arrays[name] = archive[name]
+            with archive:
+                for name in archive.files:
+                    arrays[name] = archive[name]
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged files make zipfile, its decompressors and NumPy raise almost anything
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "allow_pickle=False" in text and name:
             raise InputError(f"{path}: {name!r} is an object array; store plain numbers instead") from None
@@ -46,4 +48,12 @@ def read_npz(path: AnyPath) -> dict[str, np.ndarray]:
 
 def write_npz(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:
     """Write all arrays, or nothing when that fails."""
-    write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    write_whole(path, lambda file: _write_archive(file, arrays))
+
+
+def _write_archive(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    """`numpy.savez`, with any names: its own parameters are names of arrays that it cannot write."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
