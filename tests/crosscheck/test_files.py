@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, contents: dict[str, np.nda
     for name, array in contents.items():
         assert back[name].dtype == array.dtype
         np.testing.assert_array_equal(back[name], array)
-    assert os.listdir(tmp_path) == ["arrays.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["arrays.npz"]
 
 
 @pytest.mark.parametrize("name", ["file", "allow_pickle", "arr_0", "a/b/c", "param/weight", "meta"])
@@ -130,7 +130,7 @@ def test_every_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
 @settings(max_examples=300)
 @given(flips=st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(1, 255)), min_size=1, max_size=4))
 def test_a_damaged_file_is_read_or_refused(tmp_path: Path, flips: list[tuple[int, int]]) -> None:
-    """Damage to array data that a checksum covers is found; elsewhere it may be harmless, but nothing else is raised."""
+    """A checksum covers the data of arrays; damage elsewhere may be harmless, but nothing else is raised."""
     content = bytearray(SMALL)
     for position, bits in flips:
         content[position] ^= bits
@@ -154,7 +154,7 @@ def fails_halfway(file: BinaryIO) -> None:
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "new", fails_halfway)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_keeps_the_file_that_was_there(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_failed_write_keeps_the_file_that_was_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "old", fails_halfway)
     assert (tmp_path / "old").read_text() == "before"
-    assert os.listdir(tmp_path) == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -173,7 +173,7 @@ def test_nothing_is_left_when_the_last_steps_fail(tmp_path: Path, step: str, mon
     monkeypatch.setattr(os if step == "fsync" else Path, step, refuse)
     with pytest.raises(OSError, match="Input/output error"):
         write_npz(tmp_path / "arrays.npz", {"a": np.zeros(3)})
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arrays_that_cannot_be_stored_leave_nothing(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_arrays_that_cannot_be_stored_leave_nothing(tmp_path: Path) -> None:
         write_npz(tmp_path / "arrays.npz", {"a": np.zeros(3), "b": np.array([{}])})
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "value.json", {"error": float("nan")})
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_new_files_have_ordinary_permissions(tmp_path: Path) -> None:
