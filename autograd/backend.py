@@ -22,13 +22,16 @@ class BackendError(RuntimeError):
 
 
 def is_array(value: object) -> bool:
-    """True for an array of either library (NumPy scalars such as `np.float32(1)` are not arrays)."""
+    """True for an array of either library (NumPy scalars such as `np.float32(1)` are not)."""
     return isinstance(value, np.ndarray) or _is_cupy(value)
 
 
 def xp(array: Array) -> ModuleType:
-    """The library of an array: the module `numpy` or `cupy`."""
-    if isinstance(array, np.ndarray):
+    """The library of an array: the module `numpy` or `cupy`.
+
+    NumPy scalars count here, since arithmetic on 0-d NumPy arrays returns them.
+    """
+    if isinstance(array, (np.ndarray, np.generic)):
         return np
     if _is_cupy(array):
         import cupy
@@ -79,10 +82,10 @@ def to_backend(array: Array, backend: str) -> Array:
 
 def special(function: str, array: Array) -> Array:
     """`scipy.special.<function>` of an array (`erf`, `expit`), in its dtype; SciPy is imported on first use."""
-    if isinstance(array, np.ndarray):
-        import scipy.special as library
-    else:
+    if _is_cupy(array):
         import cupyx.scipy.special as library
+    else:
+        import scipy.special as library
     return getattr(library, function)(array).astype(array.dtype, copy=False)
 
 
@@ -97,12 +100,7 @@ def peak(array: Array, axis: int) -> Array:
 
 def scatter_add(target: Array, index: Any, values: Array) -> None:
     """`target[index] += values` in place, where an element that `index` names twice is added to twice."""
-    if isinstance(target, np.ndarray):
-        np.add.at(target, index, values)
-    else:
-        import cupyx
-
-        cupyx.scatter_add(target, index, values)
+    xp(target).add.at(target, index, values)
 
 
 def _is_cupy(value: object) -> bool:

@@ -20,7 +20,7 @@ from .backend import Array, is_array, xp
 
 _enabled: ContextVar[bool] = ContextVar("_enabled", default=os.environ.get("PERCEIVER_REF_DEBUG", "0") not in ("", "0"))
 enabled = _enabled.get
-_HERE = str(Path(__file__).parent)
+_HERE = str(Path(__file__).parent) + os.sep
 
 
 class NonFiniteError(FloatingPointError):

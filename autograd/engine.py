@@ -14,23 +14,27 @@ from __future__ import annotations
 import heapq
 import inspect
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, overload
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from . import debug
 from .backend import Array, BackendError, is_array, name, xp
 
-kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default="fast")
+kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get("PERCEIVER_REF_KERNELS") or "fast")
 """`"fast"`: kernels of the table are used where there is one; `"plain"`: the definitions in `ops/` are."""
 
 registry: dict[str, Op] = {}
 """Every op by name."""
 
+FIRST_ORDER = "only first-order gradients are supported, so value_and_grad and vjp do not nest"
 _serial = itertools.count()
 _NUMBERS = (bool, int, float)
+_BLOCK = 512  # rows that are summed in the gradient's own dtype
 
 
 class Tape:
@@ -192,6 +196,8 @@ class Op:
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """Compute; record when a `Tensor` is among the arguments. Returns arrays or `Tensor`s accordingly."""
         if self.variadic:
+            if len(arguments) != 1:
+                raise TypeError(f"{self.name} takes one sequence of arrays, got {len(arguments)} arguments")
             arguments = tuple(arguments[0])
         if static:
             arguments = self._bind(arguments, static)
@@ -206,10 +212,7 @@ class Op:
             return self._forward(plain, static, (False,) * len(plain), backend)[0]
         tape = edges[0].node.tape
         if any(edge.node.tape is not tape for edge in edges):
-            raise TypeError(
-                f"{self.name} mixes values of two differentiations: only first-order gradients are supported, "
-                "so value_and_grad and vjp do not nest"
-            )
+            raise TypeError(f"{self.name} mixes values of two differentiations: {FIRST_ORDER}")
         positions = {edge.position for edge in edges}
         needs = tuple(position in positions for position in range(len(plain)))
         out, residuals = self._forward(plain, static, needs, backend)
@@ -267,8 +270,9 @@ class Op:
         forward = self.rule(backend).forward
         try:
             result = forward(*plain, **(static if needs is None else _accepted(forward, static, needs)))
-        except (ValueError, TypeError, IndexError) as error:
-            kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            # AttributeError: a number or None where the op needs an array
+            kind = next((k for k in (IndexError, ValueError) if isinstance(error, k)), TypeError)
             raise kind(f"{self._signature(plain)}: {error}") from error
         out, residuals = result if self.differentiable else (result, ())
         if isinstance(out, tuple):
@@ -372,6 +376,8 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
         result = (result,)
     sent = []
     for edge in node.edges:
+        if edge.position >= len(result):
+            raise ValueError(f"backward of {node.op.name} gave argument {edge.position + 1} no gradient, not even None")
         gradient = result[edge.position]
         if gradient is None:
             continue
@@ -398,8 +404,8 @@ def _fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum `gradient` over the axes that broadcasting added to `shape`; None when it is no broadcast of `shape`.
 
-    Leading axes are summed by a matrix product, whose error stays small where a running float32 sum over 200,000
-    rows loses three digits.
+    A running float32 sum over 200,000 rows loses two or three digits. Here blocks of rows of a contiguous array are
+    summed by matrix products, which is fast, and their sums in float64; anything else is summed in float64.
     """
     extra = gradient.ndim - len(shape)
     if extra < 0 or any(want not in (1, got) for want, got in zip(shape, gradient.shape[extra:])):
@@ -407,9 +413,12 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1)
     if extra and not stretched and gradient.flags.c_contiguous and gradient.size:
         rows = gradient.reshape(-1, int(np.prod(shape)))
-        return (xp(gradient).ones((1, len(rows)), gradient.dtype) @ rows).reshape(shape)
-    axes = (*range(extra), *(extra + i for i in stretched))
-    return gradient.sum(axes, keepdims=True).reshape(shape)
+        whole = len(rows) // _BLOCK * _BLOCK
+        blocks = xp(gradient).ones((1, _BLOCK), gradient.dtype) @ rows[:whole].reshape(-1, _BLOCK, rows.shape[1])
+        total = blocks.sum((0, 1), dtype=np.float64) + rows[whole:].sum(0, dtype=np.float64)
+    else:
+        total = gradient.sum((*range(extra), *(extra + i for i in stretched)), dtype=np.float64)
+    return total.reshape(shape).astype(gradient.dtype, copy=False)
 
 
 def _accepted(function: Callable[..., Any], static: dict[str, Any], needs: tuple[bool, ...]) -> dict[str, Any]:
@@ -423,7 +432,8 @@ def _accepted(function: Callable[..., Any], static: dict[str, Any], needs: tuple
     return chosen
 
 
-_parameters: dict[Callable[..., Any], frozenset[str]] = {}
+# weak: the rules of a checkpointed call live only as long as its node
+_parameters: WeakKeyDictionary[Callable[..., Any], frozenset[str]] = WeakKeyDictionary()
 
 
 def _array(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import tree
 from .backend import is_array, xp
-from .engine import Op, Rule, Tape, Tensor, backward, data, leaf
+from .engine import FIRST_ORDER, Op, Rule, Tape, Tensor, backward, data, leaf
 from .tree import Tree
 
 
@@ -34,12 +34,12 @@ def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Ca
         if getattr(loss, "shape", None) != ():
             got = getattr(loss, "shape", type(loss).__name__)
             raise ValueError(f"the function must return a 0-d loss to differentiate, got {got}; sum or average it")
+        value, aux = _finished(loss, tape), _finished(aux, tape)
         wrt = [tensor for _, tensor in tree.leaves(traced)]
         outputs = [loss] if type(loss) is Tensor else []
         ones = [xp(o.data).ones((), o.dtype) for o in outputs]
         gradients = tree.unflatten_like(params, backward(outputs, ones, wrt))
-        value = data(loss)
-        return ((value, tree.map(data, aux)), gradients) if has_aux else (value, gradients)
+        return ((value, aux), gradients) if has_aux else (value, gradients)
 
     return wrapped
 
@@ -55,7 +55,7 @@ def vjp(function: Callable[..., Any], *arguments: Tree) -> tuple[Tree, Callable[
 
     def differentiable(value: Any) -> bool:
         if type(value) is Tensor:
-            raise TypeError("vjp of values that are being differentiated: only first-order gradients are supported")
+            raise TypeError(f"vjp of values that are being differentiated: {FIRST_ORDER}")
         return is_array(value) and value.dtype.kind == "f"
 
     traced = tree.map(lambda value: leaf(value, tape) if differentiable(value) else value, list(arguments))
@@ -63,12 +63,12 @@ def vjp(function: Callable[..., Any], *arguments: Tree) -> tuple[Tree, Callable[
     wrt = [value for _, value in tree.leaves(traced) if type(value) is Tensor]
 
     def pull(cotangents: Tree) -> tuple[Tree, ...]:
-        pairs = [(o, c) for (_, o), (_, c) in zip(tree.leaves(out), tree.leaves(cotangents), strict=True)]
-        pairs = [(o, c) for o, c in pairs if type(o) is Tensor]
+        pairs: list[tuple[Any, Any]] = []
+        tree.map(lambda o, c: pairs.append((o, c)) if type(o) is Tensor else None, out, cotangents)
         gradients = iter(backward([o for o, _ in pairs], [c for _, c in pairs], wrt))
         return tuple(tree.map(lambda value: next(gradients) if type(value) is Tensor else None, traced))
 
-    return tree.map(data, out), pull
+    return _finished(out, tape), pull
 
 
 def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,13 +85,14 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
         if not positions:
             return function(*arguments)
         constants = [None if type(value) is Tensor else value for value in flat]
+        structure = tree.map(lambda _: 0, list(arguments))  # not the arguments: the graph must not hold Tensors
         template: list[Tree] = []
 
         def call(*traced: Any) -> Any:
             values = list(constants)
             for position, value in zip(positions, traced):
                 values[position] = value
-            return function(*tree.unflatten_like(list(arguments), values))
+            return function(*tree.unflatten_like(structure, values))
 
         def forward(*arrays: Any) -> Any:
             out = call(*arrays)
@@ -118,11 +119,20 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _finished(out: Tree, tape: Tape) -> Tree:
+    """The plain arrays of what a function returned; `TypeError` for a value of a differentiation around this one."""
+
+    def plain(value: Any) -> Any:
+        if type(value) is Tensor and value.node.tape is not tape:
+            raise TypeError(f"the result belongs to another differentiation: {FIRST_ORDER}")
+        return data(value)
+
+    return tree.map(plain, out)
+
+
 def _leaf(path: str, array: Any, tape: Tape) -> Tensor:
     if type(array) is Tensor:
-        raise TypeError(
-            "value_and_grad of values that are being differentiated: only first-order gradients are supported"
-        )
+        raise TypeError(f"value_and_grad of values that are being differentiated: {FIRST_ORDER}")
     if not is_array(array) or array.dtype.kind != "f":
         came = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"parameter {path or '(the root)'!r} is a {came}; only floating-point arrays have gradients")

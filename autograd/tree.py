@@ -24,19 +24,34 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:
-    """The inverse of `flatten`, with lists where all of a level's keys are 0 to n - 1."""
+    """The inverse of `flatten`, with lists where all of a level's keys are 0 to n - 1, in whatever order.
+
+    Raises `ValueError` when a path is that of a leaf and of a level. Leaves may not be dicts.
+    """
+    if list(flat) == [""]:
+        return flat[""]
     root: dict[str, Any] = {}
     for path, leaf in flat.items():
         *parents, last = path.split("/")
         node = root
-        for key in parents:
+        for depth, key in enumerate(parents, 1):
             node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{'/'.join(parents[:depth])!r} is both a leaf and a level")
+        if last in node:
+            raise ValueError(f"{path!r} is both a leaf and a level")
         node[last] = leaf
     return _listed(root)
 
 
 def unflatten_like(tree: Tree, values: Sequence[Any]) -> Tree:
-    """A tree of the structure of `tree` with these leaves, in the order of `leaves`."""
+    """A tree of the structure of `tree` with these leaves, in the order of `leaves`.
+
+    Raises `ValueError` when there are more or fewer values than leaves.
+    """
+    count = sum(1 for _ in leaves(tree))
+    if count != len(values):
+        raise ValueError(f"the tree has {count} leaves, but {len(values)} values were given")
     remaining = iter(values)
     return map(lambda _: next(remaining), tree)
 
@@ -57,7 +72,11 @@ def _walk(tree: Tree, path: str) -> Iterator[tuple[str, Any]]:
         return
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, child in items:
-        yield from _walk(child, f"{path}/{key}" if path else str(key))
+        yield from _walk(child, _join(path, key))
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}/{key}" if path else str(key)
 
 
 def _map(function: Callable[..., Any], path: str, tree: Tree, *others: Tree) -> Tree:
@@ -67,9 +86,9 @@ def _map(function: Callable[..., Any], path: str, tree: Tree, *others: Tree) -> 
     if tree is None:
         return None
     if isinstance(tree, dict):
-        return {k: _map(function, f"{path}/{k}", v, *(o[k] for o in others)) for k, v in tree.items()}
+        return {k: _map(function, _join(path, k), v, *(o[k] for o in others)) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
-        children = [_map(function, f"{path}/{i}", *column) for i, column in enumerate(zip(tree, *others))]
+        children = [_map(function, _join(path, i), *column) for i, column in enumerate(zip(tree, *others))]
         return type(tree)(children)
     return function(tree, *others)
 
@@ -86,6 +105,7 @@ def _listed(node: Any) -> Tree:
     if not isinstance(node, dict):
         return node
     children = {key: _listed(child) for key, child in node.items()}
-    if children and list(children) == [str(i) for i in range(len(children))]:
-        return list(children.values())
+    indices = [str(i) for i in range(len(children))]
+    if children and set(children) == set(indices):  # names sorted as text have 10 before 2
+        return [children[i] for i in indices]
     return children

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, xp
-from ..ops.attention import MaskedRows, attention, keep_used, scale_factor, scores
+from ..ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, scores
 
 _TILE = {"numpy": (512, 2048), "cupy": (4096, 16384)}
 """Queries and keys of one tile: 4 MiB of float32 scores a head fit the caches of a CPU core; a GPU wants more."""
@@ -35,6 +35,7 @@ def forward(
     n, m = q.shape[-2], k.shape[-2]
     if n <= rows and m <= columns:
         return attention.rules["plain"].forward(q, k, v, bias, mask=mask, scale=scale, masked_rows=masked_rows)
+    check_shapes(q, k, bias, mask)
     v_used = keep_used(v, mask, masked_rows)
     lead = np.broadcast_shapes(
         q.shape[:-2], k.shape[:-2], v.shape[:-2], *(x.shape[:-2] for x in (bias, mask) if x is not None)

@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import numpy as np
+
 from ..backend import Array, peak, xp
 from ..engine import op
 
@@ -101,7 +103,6 @@ def scores(
     if bias is not None:
         s = s + bias
     if mask is not None:
-        _check_mask(mask, s.shape)
         s = library.where(mask, s, library.asarray(-library.inf, s.dtype))
         if masked_rows == "uniform":
             s = library.where(mask.any(-1, keepdims=True), s, library.zeros((), s.dtype))
@@ -113,6 +114,7 @@ def probabilities(
 ) -> tuple[Array, Array]:
     """The attention weights (..., N, M) and the log of each row's sum (..., N, 1); +inf where a row has no key."""
     library = xp(q)
+    check_shapes(q, k, bias, mask)
     s = scores(q, k, bias, mask, scale, masked_rows)
     top = peak(s, -1)
     top = library.where(top == -library.inf, library.zeros((), s.dtype), top)
@@ -150,11 +152,17 @@ def scale_factor(q: Array, scale: float | None) -> float:
     return 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale
 
 
-def _check_mask(mask: Array, shape: tuple[int, ...]) -> None:
-    if mask.dtype != bool:
+def check_shapes(q: Array, k: Array, bias: Array | None, mask: Array | None) -> None:
+    """Raise unless bias and mask broadcast to the scores and the mask is bool."""
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], () if bias is None else bias.shape[:-2])
+    shape = (*lead, q.shape[-2], k.shape[-2])
+    for what, x in (("bias", bias), ("mask", mask)):
+        if x is None:
+            continue
+        if not 0 < x.ndim <= len(shape) or any(m not in (1, n) for m, n in zip(x.shape[::-1], shape[::-1])):
+            raise ValueError(f"{what} {x.shape} does not broadcast to (..., queries, keys) = {shape}")
+    if mask is not None and mask.dtype != bool:
         raise TypeError(f"mask must be bool (True = attend), got {mask.dtype}")
-    if any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1])) or mask.ndim > len(shape):
-        raise ValueError(f"mask {mask.shape} does not broadcast to (..., queries, keys) = {shape}")
 
 
-__all__ = ["MaskedRows", "attention", "attention_weights", "keep_used", "probabilities", "scores"]
+__all__ = ["MaskedRows", "attention", "attention_weights", "check_shapes", "keep_used", "probabilities", "scores"]

@@ -87,16 +87,16 @@ def power(x: Array, y: Array) -> Any:
 def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
     library = xp(g)
     dx = dy = None
-    if needs[0]:
-        # Python exponents stay Python numbers, so that they take the dtype of x
-        dx = g * y * x ** (y - 1) if isinstance(y, (int, float)) and y != 0 else None
-        if dx is None:
-            still = y == 0
-            dx = library.where(still, 0, g * y * x ** library.where(still, 1, y - 1)).astype(g.dtype, copy=False)
+    if needs[0] and isinstance(y, (int, float)):  # stays a Python number, so that it takes the dtype of x
+        dx = g * y * x ** (y - 1) if y != 0 else None
+    elif needs[0]:
+        still = y == 0
+        dx = library.where(still, 0, g * y * x ** library.where(still, 1, y - 1))
     if needs[1]:
-        zero = x == 0
-        dy = g * library.where(zero, 0, x**y * library.log(library.where(zero, 1, x)))
-        dy = dy.astype(g.dtype, copy=False)
+        base = library.asarray(x, g.dtype)
+        zero = base == 0
+        safe = library.where(zero, 1, base)
+        dy = library.where(zero, 0, g * safe**y * library.log(safe))
     return dx, dy
 
 

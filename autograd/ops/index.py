@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array, is_array, scatter_add, to_host, xp
 from ..engine import op
+
+_BASIC = (int, np.integer, slice)
 
 
 @op
 def getitem(x: Array, *, index: Any) -> Any:
     """x[index] for integers, slices, None and Ellipsis; use `take` or `take_along_axis` for arrays of indices."""
     for part in index if isinstance(index, tuple) else (index,):
-        if is_array(part) or isinstance(part, (list, bool)):
+        if isinstance(part, bool) or not (part is None or part is ... or isinstance(part, _BASIC)):
             raise TypeError("index with integers, slices, None or ...; use take or take_along_axis for arrays")
     return x[index], (x.shape,)
 

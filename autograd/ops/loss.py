@@ -1,4 +1,4 @@
-"""Losses. `reduction` is "mean", "sum" or "none"; targets are not differentiated."""
+"""Losses. `reduction` is "mean", "sum" or "none"; integer targets are not differentiated."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def cross_entropy(
 @cross_entropy.backward
 def _(g: Array, log_p: Array, safe: Array, valid: Array, label_smoothing: float, reduction: Reduction) -> Any:
     library = xp(log_p)
-    weights = valid * _spread(g, reduction, int(valid.sum()))  # (...)
-    gradient = library.exp(log_p) - label_smoothing / log_p.shape[-1]
+    each = _spread(g, reduction, int(valid.sum()))  # () or (...)
+    gradient = library.exp(log_p) - label_smoothing / max(log_p.shape[-1], 1)
     gradient -= (1 - label_smoothing) * (library.arange(log_p.shape[-1]) == safe[..., None])
-    return gradient * weights[..., None].astype(log_p.dtype), None
+    return library.where(valid[..., None], gradient * each[..., None], library.zeros((), log_p.dtype)), None
 
 
 @op

@@ -25,7 +25,8 @@ def _(g: Array, y: Array, axis: int) -> Any:
 def log_softmax(x: Array, *, axis: int = -1) -> Any:
     """x - logsumexp(x) along `axis`, without overflow."""
     shifted = x - peak(x, axis)
-    y = shifted - xp(x).log(xp(x).exp(shifted).sum(axis, keepdims=True))
+    sums = xp(x).exp(shifted).sum(axis, keepdims=True)
+    y = shifted - xp(x).log(xp(x).maximum(sums, 1))  # the largest adds 1, so that only an empty axis has less
     return y, (y,)
 
 

@@ -31,7 +31,7 @@ def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
 @mean.backward
 def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
     restored = _restored(g, shape, axis, keepdims)
-    count = math.prod(shape) / max(math.prod(restored.shape), 1)
+    count = math.prod(n for n, kept in zip(shape, restored.shape) if kept == 1)  # an axis of length 1 counts for 1
     return xp(g).broadcast_to(restored / count if count else restored, shape)
 
 
@@ -52,17 +52,17 @@ def _(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Any:
 def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """log of the sum of exp(x) over `axis`, without overflow; -inf where all elements are -inf."""
     library = xp(x)
-    peak = x.max(axis, keepdims=True)
-    peak = library.where(library.isfinite(peak), peak, library.zeros((), x.dtype))
-    with_axes = library.log(library.exp(x - peak).sum(axis, keepdims=True)) + peak
-    return with_axes if keepdims else with_axes.reshape(x.sum(axis).shape), (x, with_axes)
+    top = x.max(axis, keepdims=True)
+    sums = library.exp(x - library.where(library.isinf(top), 0, top)).sum(axis, keepdims=True)
+    total = library.where(library.isinf(top), top, library.log(library.where(sums == 0, 1, sums)) + top)
+    return total if keepdims else total.squeeze(axis), (x, total)
 
 
 @logsumexp.backward
 def _(g: Array, x: Array, total: Array, axis: Axis, keepdims: bool) -> Any:
     library = xp(x)
-    finite = library.where(library.isfinite(total), total, library.zeros((), x.dtype))
-    return library.exp(x - finite) * _restored(g, x.shape, axis, keepdims)
+    nothing = total == -library.inf  # all elements are -inf
+    return library.exp(x - library.where(nothing, 0, total)) * _restored(g, x.shape, axis, keepdims)
 
 
 def _restored(reduced: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:

@@ -87,12 +87,20 @@ def _(g: Any, axis: int) -> Any:
 @op
 def pad(x: Array, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
     """Add `widths[i] = (before, after)` elements equal to `value` around axis i."""
-    return xp(x).pad(x, widths, constant_values=value), (x.shape,)
+    if len(widths) != x.ndim:
+        raise ValueError(f"widths must hold one pair for each of {x.ndim} axes, got {widths}")
+    out = xp(x).full([before + n + after for n, (before, after) in zip(x.shape, widths)], value, x.dtype)
+    out[_inside(x.shape, widths)] = x
+    return out, (x.shape,)
 
 
 @pad.backward
 def _(g: Array, shape: Shape, widths: tuple[tuple[int, int], ...]) -> Any:
-    return g[tuple(slice(before, before + n) for n, (before, _) in zip(shape, widths))]
+    return g[_inside(shape, widths)]
+
+
+def _inside(shape: Shape, widths: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
+    return tuple(slice(before, before + n) for n, (before, _) in zip(shape, widths))
 
 
 def _pieces(x: Array, sizes: tuple[int, ...], axis: int) -> list[Array]:
