@@ -1,13 +1,15 @@
-"""The parts of a layer that are not attention: linear map, layer norm, MLP."""
+"""The parts of a layer that are not attention: linear map, layer norm, MLP; batch norm for convolutional stems."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from .autograd import ops
+from .autograd import engine, ops
 from .autograd.tree import Tree
+from .call import Call
 from .conventions import DEEPMIND, Conventions
+from .errors import InputError
 from .parameters import Initializer, Module, Parameter, fan_in_normal, fan_in_scaled, ones, zeros
 from .tracing import point, scope
 
@@ -75,3 +77,57 @@ class MLP(Module):
             h = point("hidden", hidden.apply(p["hidden"], x))  # (..., widening * channels)
             h = point("activation", activation(h))
             return point("", output.apply(p["output"], h))
+
+
+@dataclass(frozen=True)
+class BatchNorm(Module):
+    """Normalise each channel over batch and grid (Ioffe and Szegedy 2015, arXiv 1502.03167, algorithms 1 and 2).
+
+    In training by the batch's mean and biased variance, which also update the running averages; otherwise by those:
+    zero-debiased exponential averages as Haiku keeps them, mean = mean_hidden / (1 - decay^count).
+    """
+
+    channels: int
+    eps: float = 1e-5
+    decay: float = 0.9
+
+    def parameters(self) -> Tree:
+        return {"scale": Parameter((self.channels,), ones), "offset": Parameter((self.channels,), zeros)}
+
+    def state(self) -> Tree:
+        zero, one = Parameter((self.channels,), zeros), Parameter((self.channels,), ones)
+        return {
+            "mean": zero,
+            "variance": one,
+            "mean_hidden": zero,
+            "variance_hidden": zero,
+            "count": Parameter((), zeros),
+        }
+
+    def apply(self, p: Tree, x: Any, call: Call, *, batch_statistics: bool = False) -> Any:
+        """x (B, *grid, channels) -> the same shape. `batch_statistics`: use the batch's without updating."""
+        if call.training or batch_statistics:
+            axes = tuple(range(len(x.shape) - 1))
+            mean = ops.mean(x, axis=axes)
+            variance = ops.subtract(ops.mean(ops.multiply(x, x), axis=axes), ops.multiply(mean, mean))
+            if call.training and call.state is not None:
+                call.updates.update(self._updated(call.state, engine.data(mean), engine.data(variance)))
+        else:
+            if call.state is None:
+                raise InputError("batch norm needs running statistics at inference: give the call a state")
+            mean, variance = call.state["mean"], call.state["variance"]
+        inverse = ops.divide(p["scale"], ops.sqrt(ops.add(variance, self.eps)))
+        return ops.add(ops.multiply(ops.subtract(x, mean), inverse), p["offset"])
+
+    def _updated(self, state: Tree, mean: Any, variance: Any) -> Tree:
+        count = state["count"] + 1
+        debias = 1 - self.decay**count
+        hidden = {
+            name: state[f"{name}_hidden"] * self.decay + value * (1 - self.decay)
+            for name, value in (("mean", mean), ("variance", variance))
+        }
+        return {
+            "count": count,
+            **{f"{name}_hidden": value for name, value in hidden.items()},
+            **{name: value / debias for name, value in hidden.items()},
+        }

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .conventions import DIALECTS, Conventions
-from .decoder import Decoder, classification_decoder
+from .decoder import Decoder, classification_decoder, trainable_queries
 from .encoder import Encoder
 from .errors import one_of
-from .inputs import PixelInput, TextInput
+from .inputs import GridInput, Pixels, TextInput
 from .outputs import TiedEmbedding
 from .perceiver_io import PerceiverIO
-from .position import FourierPositions, TrainablePositions
+from .position import FourierPositions
 
 
 def language_model(
@@ -32,8 +32,7 @@ def language_model(
         decoder=Decoder(
             encoder.channels,
             channels,
-            queries=TrainablePositions(length, channels),
-            index_dims=(length,),
+            queries=trainable_queries(length, channels),
             heads=decoder_heads,
             qk_channels=decoder_qk_channels,
             v_channels=channels,
@@ -61,7 +60,7 @@ def _language(conventions: Conventions) -> PerceiverIO:
 
 
 def _imagenet_fourier(conventions: Conventions) -> PerceiverIO:
-    preprocessor = PixelInput(3, FourierPositions(64, (224, 224), conventions=conventions))
+    preprocessor = GridInput(Pixels(3), FourierPositions(64, (224, 224), conventions=conventions))
     encoder = Encoder(
         inputs=preprocessor.channels,
         latents=512,

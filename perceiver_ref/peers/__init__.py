@@ -2,7 +2,7 @@
 
 from ..errors import one_of
 from . import hf
-from .base import Peer, Rebuilt
+from .base import Given, Peer, Rebuilt
 
 PEERS: dict[str, Peer] = {"hf": hf.PEER}
 """Peers by name."""
@@ -15,4 +15,4 @@ def peer(name: str) -> Peer:
     return PEERS[name]
 
 
-__all__ = ["PEERS", "Peer", "Rebuilt", "peer"]
+__all__ = ["PEERS", "Given", "Peer", "Rebuilt", "peer"]

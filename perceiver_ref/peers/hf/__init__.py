@@ -13,11 +13,11 @@ from typing import Any
 
 from ...decoder import classification_decoder
 from ...errors import InputError
-from ...inputs import PixelInput
+from ...inputs import GridInput, Pixels
 from ...perceiver_io import PerceiverIO
 from ...position import FourierPositions
 from ...presets import language_model
-from ..base import Peer, Rebuilt
+from ..base import Given, Peer, Rebuilt
 from ..names import bind
 from .call import call, sequence_loss, token_loss
 from .components import DECODERS, PREPROCESSORS, component, text_preprocessor
@@ -26,19 +26,19 @@ from .constants import Constants
 from .names import names, points
 
 
-def _perceiver_model(given: Mapping[str, Any]) -> Rebuilt:
-    config = read_config(given)
-    preprocessor = component("input_preprocessor", PREPROCESSORS, config, given.get("input_preprocessor"))
-    decoder = component("decoder", DECODERS, config, given.get("decoder"))
-    if given.get("output_postprocessor") is not None:
+def _perceiver_model(given: Given) -> Rebuilt:
+    config = read_config(given.config)
+    preprocessor = component("input_preprocessor", PREPROCESSORS, config, given.config.get("input_preprocessor"))
+    decoder = component("decoder", DECODERS, config, given.config.get("decoder"))
+    if given.config.get("output_postprocessor") is not None:
         raise InputError("PerceiverModel with an output_postprocessor is not supported")
     inputs = config["d_model"] if preprocessor is None else preprocessor.channels
     return _rebuilt(PerceiverIO(encoder(config, inputs), preprocessor, decoder), config, "", None)
 
 
-def _masked_lm(given: Mapping[str, Any]) -> Rebuilt:
-    config = read_config(given)
-    constants = Constants(given)
+def _masked_lm(given: Given) -> Rebuilt:
+    config = read_config(given.config)
+    constants = Constants(given.config)
     model = language_model(
         conventions(config),
         encoder=encoder(config, config["d_model"]),
@@ -50,21 +50,21 @@ def _masked_lm(given: Mapping[str, Any]) -> Rebuilt:
     return _rebuilt(model, config, "perceiver", token_loss)
 
 
-def _sequence_classification(given: Mapping[str, Any]) -> Rebuilt:
-    config = read_config(given)
+def _sequence_classification(given: Given) -> Rebuilt:
+    config = read_config(given.config)
     preprocessor = text_preprocessor(config, {})
     return _classifier(config, preprocessor, config["d_model"], sequence_loss)
 
 
-def _image_fourier(given: Mapping[str, Any]) -> Rebuilt:
-    config = read_config(given)
-    constants = Constants(given)
+def _image_fourier(given: Given) -> Rebuilt:
+    config = read_config(given.config)
+    constants = Constants(given.config)
     positions = FourierPositions(
         constants("num_bands", 64),
         tuple(constants("max_resolution", (224, 224))),
         conventions=conventions(config),
     )
-    preprocessor = PixelInput(constants("in_channels", 3), positions)
+    preprocessor = GridInput(Pixels(constants("in_channels", 3)), positions)
     return _classifier(config, preprocessor, preprocessor.channels, sequence_loss)
 
 
@@ -78,7 +78,7 @@ def _classifier(config: Mapping[str, Any], preprocessor: Any, inputs: int, loss:
 def _rebuilt(model: PerceiverIO, config: Mapping[str, Any], prefix: str, loss: Any) -> Rebuilt:
     return Rebuilt(
         model,
-        bind(model, names(model.decoder, prefix)),
+        bind(model.parameters(), names(model.decoder, prefix)),
         partial(call, model, config, loss),
         points(model.decoder, prefix),
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 from ...autograd import engine, ops
 from ...autograd.tree import Tree
+from ...call import Call
 from ...errors import InputError, one_of
-from ...inputs import PixelInput
+from ...inputs import GridInput
 from ...perceiver_io import PerceiverIO
 from ...tracing import trace
 from ..base import Arguments, Outputs, options
@@ -24,6 +25,7 @@ def call(
     params: Tree,
     arguments: Arguments,
     given: Mapping[str, Any],
+    ours: Call,
 ) -> Outputs:
     """The peer's forward: outputs by the names of its output classes."""
     for name in arguments:
@@ -34,7 +36,7 @@ def call(
     if len(names) != 1:
         raise InputError("give exactly one of the arguments inputs, input_ids and pixel_values")
     inputs = arguments[names[0]]
-    if isinstance(model.preprocessor, PixelInput):
+    if isinstance(model.preprocessor, GridInput):
         if len(inputs.shape) != 4:
             raise InputError(f"images must be (batch, channels, height, width), got {tuple(inputs.shape)}")
         inputs = ops.transpose(inputs, axes=(0, 2, 3, 1))
@@ -46,7 +48,7 @@ def call(
     if wants_maps:
         keep |= {f"{layer}.attention.weights" for layer in (*layers, *crosses)}
     with trace(keep.__contains__, tensors=True) as traced:
-        out = model.apply(params, inputs, mask=mask, bias=bias)
+        out = model.apply(params, inputs, mask=mask, bias=bias, call=ours)
     results: Outputs = {"last_hidden_state": traced["encoder"]}
     if model.decoder is not None:
         results["logits"] = out

@@ -9,8 +9,9 @@ from typing import Any
 from ...conventions import Conventions
 from ...decoder import ClassificationDecoder, Decoder
 from ...errors import InputError, one_of
-from ...inputs import PixelInput, TextInput
-from ...position import FourierPositions, Positions, TrainablePositions
+from ...inputs import GridInput, Pixels, TextInput
+from ...position import FourierPositions, TrainablePositions
+from ...queries import PositionQueries
 from ..base import options
 from .config import conventions
 
@@ -34,7 +35,7 @@ def _trainable(kwargs: Mapping[str, Any]) -> TrainablePositions:
     return TrainablePositions(size, chosen["num_channels"])
 
 
-def _image_preprocessor(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> PixelInput:
+def _image_preprocessor(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> GridInput:
     known = {
         "prep_type": "conv",
         "spatial_downsample": 4,
@@ -55,7 +56,8 @@ def _image_preprocessor(config: Mapping[str, Any], kwargs: Mapping[str, Any]) ->
             raise InputError(
                 f"PerceiverImagePreprocessor with {key} {chosen[key]!r} is not supported; only {value!r} is"
             )
-    return PixelInput(chosen["in_channels"], _fourier(chosen["fourier_position_encoding_kwargs"], conventions(config)))
+    positions = _fourier(chosen["fourier_position_encoding_kwargs"], conventions(config))
+    return GridInput(Pixels(chosen["in_channels"]), positions)
 
 
 def text_preprocessor(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TextInput:
@@ -82,11 +84,10 @@ _BASIC_DECODER = {
 
 def _basic_decoder(config: Mapping[str, Any], kwargs: Mapping[str, Any], cls: type[Decoder] = Decoder) -> Decoder:
     chosen = options("PerceiverBasicDecoder", kwargs, _BASIC_DECODER)
-    queries: Positions | None = None
-    dims: tuple[int, ...] = ()
+    queries: PositionQueries | None = None
     if chosen["position_encoding_type"] == "trainable":
-        queries = _trainable(chosen["trainable_position_encoding_kwargs"] or {})
-        dims = (queries.size,)
+        positions = _trainable(chosen["trainable_position_encoding_kwargs"] or {})
+        queries = PositionQueries(positions, (positions.size,), chosen["concat_preprocessed_input"])
     elif chosen["position_encoding_type"] != "none":
         raise InputError(
             f"PerceiverBasicDecoder with position_encoding_type {chosen['position_encoding_type']!r} is not supported; "
@@ -96,14 +97,12 @@ def _basic_decoder(config: Mapping[str, Any], kwargs: Mapping[str, Any], cls: ty
         config["d_latents"],
         chosen["num_channels"],
         queries=queries,
-        index_dims=dims,
         outputs=chosen["output_num_channels"] if chosen["final_project"] else None,
         heads=chosen["num_heads"],
         qk_channels=chosen["qk_channels"],
         v_channels=chosen["v_channels"],
         widening=chosen["widening_factor"],
         query_residual=chosen["use_query_residual"],
-        concat_inputs=chosen["concat_preprocessed_input"],
         conventions=conventions(config),
     )
 
