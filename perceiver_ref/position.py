@@ -90,7 +90,8 @@ def subsampled_positions(indices: Array, index_dims: tuple[int, ...], rule: Subs
         raise InputError(f"points must be in [0, {size}), got {indices.min()} to {indices.max()}")
     along = np.stack(np.unravel_index(indices, index_dims), axis=-1)  # (n, axes)
     if rule == "half_open":
-        return (-1 + 2 * along / np.array(index_dims)).astype(dtype)
+        half_open: np.ndarray = (-1 + 2 * along / np.array(index_dims)).astype(dtype)
+        return half_open
     axes = [linspace(-1.0, 1.0, n, dtype, "compute") for n in index_dims]
     return np.stack([axis[i] for axis, i in zip(axes, along.T)], axis=-1)
 

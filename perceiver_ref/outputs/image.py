@@ -34,13 +34,15 @@ class ImageOutput(Module):
         """(window, strides, inputs, outputs) of each transposed convolution."""
         in_time, in_space = round(math.log2(self.time)), 2 if self.time == 1 else round(math.log2(self.space))
         count = max(in_time, in_space)
-        layers, inputs = [], self.inputs
+        layers: list[tuple[tuple[int, ...], tuple[int, ...], int, int]] = []
+        inputs = self.inputs
         for i in range(count):
             outputs = self.outputs * 2 ** (count - 1 - i)
-            strides = (2 if i < in_space else 1,) * 2
+            strides: tuple[int, ...] = (2 if i < in_space else 1,) * 2
             if self.time > 1:
                 strides = (2 if i < in_time else 1, *strides)
-            layers.append(((4,) * len(strides), strides, inputs, outputs))
+            window: tuple[int, ...] = (4,) * len(strides)
+            layers.append((window, strides, inputs, outputs))
             inputs = outputs
         return layers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...decoder import ClassificationDecoder, Decoder
+from ...decoder import ClassificationDecoder, Decoder, ProjectionDecoder
 from ..names import LINEAR, NORM, Table, same
 
 _ATTENTION: Table = {
@@ -37,7 +37,7 @@ _PERCEIVER: Table = {
 }
 
 
-def names(decoder: Decoder | None, prefix: str) -> Table:
+def names(decoder: Decoder | ProjectionDecoder | None, prefix: str) -> Table:
     """The renaming of a PerceiverModel below `prefix`, whose decoder sits one level deeper when it classifies."""
     inner = "decoder.decoder" if isinstance(decoder, ClassificationDecoder) else "decoder"
     table: Table = {**_PERCEIVER, "decoder": (inner, _DECODER)}
@@ -49,7 +49,7 @@ def names(decoder: Decoder | None, prefix: str) -> Table:
     }
 
 
-def points(decoder: Decoder | None, prefix: str) -> list[tuple[str, str]]:
+def points(decoder: Decoder | ProjectionDecoder | None, prefix: str) -> list[tuple[str, str]]:
     """The trace points of such a PerceiverModel: (regular expression of theirs, ours)."""
     dot = f"{prefix}.".replace(".", r"\.") if prefix else ""
     inner = r"decoder\.decoder" if isinstance(decoder, ClassificationDecoder) else "decoder"
@@ -62,7 +62,7 @@ def points(decoder: Decoder | None, prefix: str) -> list[tuple[str, str]]:
         (r"encoder\.cross_attention", "encoder.cross_attention"),
         (r"encoder\.self_attends\.(\d+)", r"encoder.blocks.0.\1"),
         (r"encoder\.self_attends\.(\d+)@(\d+)", r"encoder.blocks.\2.\1"),
-        (rf"{inner}\.output_position_encodings", "decoder.queries"),
+        (rf"{inner}\.output_position_encodings", "decoder.queries.positions"),
         (rf"{inner}\.decoding_cross_attention", "decoder.cross_attention"),
         (rf"{inner}\.final_layer", "decoder.output"),
         (r"decoder", "decoder"),
