@@ -4,6 +4,7 @@
 | --- | --- |
 | a Hugging Face directory | `config.json` and `model.safetensors`, or `model.safetensors.index.json` and its shards |
 | safetensors | one `.safetensors` file (needs the extra `safetensors`) |
+| Haiku pickle | one `.pickle`, `.pkl` or `.pystate` file: `{module: {name: array}}`, or params and state of such |
 | npz | one `.npz` file, arrays by parameter name, with or without a leading `param/` |
 """
 
@@ -21,6 +22,7 @@ from .autograd.tree import Tree
 from .errors import InputError
 from .files import AnyPath, existing_file, read_json
 from .peers import Given, Rebuilt, peer
+from .pickles import read_pickle
 from .vectors.case import finite_parameters
 from .vectors.npz import read_npz
 
@@ -83,14 +85,26 @@ def read_weights(path: AnyPath) -> dict[str, np.ndarray]:
     path = Path(path)
     if path.is_dir():
         return _read_directory(path)
-    existing_file(path, "a .npz or .safetensors file, or a checkpoint directory")
+    existing_file(path, "a .npz, .safetensors or .pystate file, or a checkpoint directory")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".npz":
         arrays = read_npz(path)
         named = {name.removeprefix("param/"): a for name, a in arrays.items() if name.startswith("param/")}
         return named or arrays
-    raise InputError(f"{path}: weights must be a .npz or .safetensors file, or a checkpoint directory")
+    if path.suffix in (".pickle", ".pkl", ".pystate"):
+        return _haiku_names(path, read_pickle(path))
+    raise InputError(f"{path}: weights must be a .pystate, .npz or .safetensors file, or a checkpoint directory")
+
+
+def _haiku_names(path: Path, content: Any) -> dict[str, np.ndarray]:
+    """Arrays by module path and name, from {module: {name: array}} or {"params": ..., "state": ...} of such."""
+    if isinstance(content, dict) and set(content) <= {"params", "state"} and content:
+        content = {name: array for part in content.values() for name, array in (part or {}).items()}
+    arrays = tree.flatten(content) if isinstance(content, dict) else {}
+    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
+    return arrays
 
 
 def _read_directory(folder: Path) -> dict[str, np.ndarray]:
