@@ -40,7 +40,7 @@ def convolution(x: Array, weight: Array, *, strides: Sizes, padding: Padding, di
     outputs = tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(padded.shape[1:-1], window, strides, dilation))
     if min(outputs) < 1:
         raise ValueError(f"window {window} does not fit the padded grid {padded.shape[1:-1]}")
-    y = xp(x).zeros((x.shape[0], *outputs, weight.shape[-1]), x.dtype)
+    y = xp(x).zeros_like(x, order="C", shape=(x.shape[0], *outputs, weight.shape[-1]))
     for offset in _offsets(window):
         y += _touched(padded, offset, outputs, strides, dilation) @ weight[offset]
     return y, (padded, weight, x.shape, dilation)
@@ -80,7 +80,7 @@ def transposed_convolution(x: Array, weight: Array, *, strides: Sizes, padding: 
     _check(x, weight.shape[-2], strides, padding, window)
     whole = tuple((n - 1) * s + k for n, k, s in zip(x.shape[1:-1], window, strides))
     ones = (1,) * len(strides)
-    y = xp(x).zeros((x.shape[0], *whole, weight.shape[-1]), x.dtype)
+    y = xp(x).zeros_like(x, order="C", shape=(x.shape[0], *whole, weight.shape[-1]))
     for offset in _offsets(window):
         _touched(y, offset, x.shape[1:-1], strides, ones)[...] += x @ weight[offset]
     kept = tuple(n - before - after for n, (before, after) in zip(whole, padding))
@@ -114,8 +114,8 @@ def max_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding) -> An
     padded = _padded(x, padding, value=-library.inf)
     outputs = tuple((n - k) // s + 1 for n, k, s in zip(padded.shape[1:-1], window, strides))
     ones = (1,) * len(strides)
-    best = library.full((x.shape[0], *outputs, x.shape[-1]), -library.inf, x.dtype)
-    winner = library.zeros(best.shape, library.int32)
+    best = library.full_like(x, -library.inf, order="C", shape=(x.shape[0], *outputs, x.shape[-1]))
+    winner = library.zeros_like(best, library.int32)
     for number, offset in enumerate(_offsets(window)):
         touched = _touched(padded, offset, outputs, strides, ones)
         better = (touched > best) | library.isnan(touched)
