@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .attention import CrossAttention
 from .autograd import engine, ops
@@ -27,7 +27,8 @@ Progress = Callable[[int, int], None]
 class Decoder(Module):
     """Queries cross-attend to the latents; an optional linear map gives the outputs.
 
-    `queries` makes the queries, `query_channels` wide; without it, `apply` is given them.
+    `queries` makes the queries, `query_channels` wide; without it, `apply` is given them. Channel options are the
+    layer's.
     """
 
     latent_channels: int
@@ -40,6 +41,7 @@ class Decoder(Module):
     widening: int = 1
     query_residual: bool = False
     conventions: Conventions = DEEPMIND
+    attend_in: Literal["kv", "q"] = "kv"
 
     def _cross_attention(self) -> CrossAttention:
         return CrossAttention(
@@ -48,6 +50,7 @@ class Decoder(Module):
             heads=self.heads,
             qk_channels=self.qk_channels,
             v_channels=self.v_channels,
+            attend_in=self.attend_in,
             widening=self.widening,
             query_residual=self.query_residual,
             conventions=self.conventions,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .autograd import engine, ops
 from .autograd.tree import Tree
@@ -79,23 +80,33 @@ class MLP(Module):
             return point("", output.apply(p["output"], h))
 
 
+Running = Literal["debiased", "plain"]
+
+
 @dataclass(frozen=True)
 class BatchNorm(Module):
     """Normalise each channel over batch and grid (Ioffe and Szegedy 2015, arXiv 1502.03167, algorithms 1 and 2).
 
-    In training by the batch's mean and biased variance, which also update the running averages; otherwise by those:
-    zero-debiased exponential averages as Haiku keeps them, mean = mean_hidden / (1 - decay^count).
+    In training by the batch's mean and biased variance, which also update the running averages; otherwise by those.
+    `running` says how they are kept: "debiased", as Haiku does, mean = mean_hidden / (1 - decay^count); or "plain", as
+    PyTorch does, from 0 and 1 without correction and with the unbiased variance.
     """
 
     channels: int
     eps: float = 1e-5
     decay: float = 0.9
+    running: Running = "debiased"
+    scale: bool = True
+    offset: bool = True
 
     def parameters(self) -> Tree:
-        return {"scale": Parameter((self.channels,), ones), "offset": Parameter((self.channels,), zeros)}
+        scale = {"scale": Parameter((self.channels,), ones)} if self.scale else {}
+        return {**scale, **({"offset": Parameter((self.channels,), zeros)} if self.offset else {})}
 
     def state(self) -> Tree:
         zero, one = Parameter((self.channels,), zeros), Parameter((self.channels,), ones)
+        if self.running == "plain":
+            return {"mean": zero, "variance": one}
         return {
             "mean": zero,
             "variance": one,
@@ -111,15 +122,20 @@ class BatchNorm(Module):
             mean = ops.mean(x, axis=axes)
             variance = ops.subtract(ops.mean(ops.multiply(x, x), axis=axes), ops.multiply(mean, mean))
             if call.training and call.state is not None:
-                call.updates.update(self._updated(call.state, engine.data(mean), engine.data(variance)))
+                n = math.prod(x.shape[:-1])
+                call.updates.update(self._updated(call.state, engine.data(mean), engine.data(variance), n))
         else:
             if call.state is None:
                 raise InputError("batch norm needs running statistics at inference: give the call a state")
             mean, variance = call.state["mean"], call.state["variance"]
-        inverse = ops.divide(p["scale"], ops.sqrt(ops.add(variance, self.eps)))
-        return ops.add(ops.multiply(ops.subtract(x, mean), inverse), p["offset"])
+        inverse = ops.divide(p["scale"] if self.scale else 1.0, ops.sqrt(ops.add(variance, self.eps)))
+        unit = ops.multiply(ops.subtract(x, mean), inverse)
+        return ops.add(unit, p["offset"]) if self.offset else unit
 
-    def _updated(self, state: Tree, mean: Any, variance: Any) -> Tree:
+    def _updated(self, state: Tree, mean: Any, variance: Any, n: int) -> Tree:
+        if self.running == "plain":
+            seen = {"mean": mean, "variance": variance * (n / max(n - 1, 1))}
+            return {name: state[name] * self.decay + value * (1 - self.decay) for name, value in seen.items()}
         count = state["count"] + 1
         debias = 1 - self.decay**count
         hidden = {

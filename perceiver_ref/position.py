@@ -20,7 +20,8 @@ from .conventions import DEEPMIND, Conventions, Grid, Subsampling
 from .errors import InputError
 from .layers import Linear
 from .parameters import Module, Parameter, truncated_normal
-from .tracing import point
+from .resize import resize_bicubic
+from .tracing import lazy_point, point
 
 
 def linspace(start: float, stop: float, n: int, dtype: Any, grid: Grid) -> np.ndarray:
@@ -46,9 +47,14 @@ def linspace(start: float, stop: float, n: int, dtype: Any, grid: Grid) -> np.nd
     return np.where(i < n // 2, start + i * step, stop - (n - 1 - i) * step).astype(dtype)
 
 
-def linear_positions(index_dims: tuple[int, ...], dtype: Any = np.float64, grid: Grid = "compute") -> np.ndarray:
-    """Positions of every point of a grid, (*index_dims, len(index_dims)), each axis from -1 to 1 with both ends."""
-    axes = [linspace(-1.0, 1.0, n, dtype, grid) for n in index_dims]
+def linear_positions(
+    index_dims: tuple[int, ...],
+    dtype: Any = np.float64,
+    grid: Grid = "compute",
+    ends: tuple[float, float] = (-1.0, 1.0),
+) -> np.ndarray:
+    """Positions of every point of a grid, (*index_dims, len(index_dims)), each axis from -1 to 1 with both `ends`."""
+    axes = [linspace(*ends, n, dtype, grid) for n in index_dims]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
@@ -131,6 +137,9 @@ class FourierPositions(Module):
             raise InputError(
                 f"positions have {axes} axes (max_resolution {self.max_resolution}), the input's grid is {index_dims}"
             )
+        grid = self.conventions.grid
+        shape = (*index_dims, axes)
+        lazy_point("grid", shape, lambda: backends.xp(like).asarray(linear_positions(index_dims, like.dtype, grid)))
         return point("positions", backends.xp(like).asarray(_grid_features(self, index_dims, like.dtype)))
 
 
@@ -154,18 +163,31 @@ def _grid_features(encoding: FourierPositions, index_dims: tuple[int, ...], dtyp
 
 @dataclass(frozen=True)
 class TrainablePositions(Module):
-    """A table with one trainable row for each position."""
+    """A table with one trainable row for each position.
+
+    `resize` is the table's own grid (height, width): inputs on another grid get the table resized bicubically to
+    theirs. Without it they get the first rows.
+    """
 
     size: int
     channels: int
     deviation: float = 0.02
+    resize: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and math.prod(self.resize) != self.size:
+            raise InputError(f"a table of {self.size} positions cannot be resized as a grid {self.resize}")
 
     def parameters(self) -> Tree:
         return {"table": Parameter((self.size, self.channels), truncated_normal(self.deviation))}
 
     def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array, pos: Any = None) -> Any:
-        """The first rows of the table, one for each point: (product of index_dims, channels). `pos` is ignored."""
+        """The rows of the table, one for each point: (product of index_dims, channels). `pos` is ignored."""
         n = math.prod(index_dims)
+        if self.resize is not None and index_dims != self.resize:
+            if len(index_dims) != 2:
+                raise InputError(f"positions are resized for images of (height, width), not for a grid {index_dims}")
+            return point("positions", resize_bicubic(p["table"], self.resize, index_dims))
         if n > self.size:
             raise InputError(f"the input has {n} positions, but the model was made for at most {self.size}")
         return point("positions", p["table"] if n == self.size else p["table"][:n])
