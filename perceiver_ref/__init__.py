@@ -21,11 +21,12 @@ _PUBLIC = {
     "InputError": ".errors",
     "PerceiverIO": ".perceiver_io",
     "load": ".checkpoints",
-    "preset": ".presets",
-    "presets": ".presets",
+    "preset": ".published",
+    "presets": ".published",
     "trace": ".tracing",
+    "variants": ".published",
 }
-_MODULES = ("autograd", "peers", "vectors", "crosscheck")
+_MODULES = ("autograd", "peers", "vectors", "crosscheck", "ledger")
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

@@ -60,7 +60,9 @@ def sketched(model: Module, inputs: Tree, dtype: Any, *, training: bool) -> Run:
     def drawn(spec: Tree) -> Tree:
         return tree.map(lambda parameter: sketch(parameter.shape, dtype), spec)
 
-    return record(_with_sketched_grids(model), inputs, drawn(model.parameters()), drawn(model.state()), training=training)
+    return record(
+        _with_sketched_grids(model), inputs, drawn(model.parameters()), drawn(model.state()), training=training
+    )
 
 
 def residuals(run: Run) -> dict[Node, list[Any]]:
