@@ -11,13 +11,15 @@ from typing import Any
 
 from ..conventions import DIALECTS, Conventions
 from ..errors import one_of
-from . import audioset, imagenet, language, perceiver, starcraft
+from . import audioset, flow, imagenet, language, perceiver, starcraft, video
 from .language import language_model
 
 PRESETS: dict[str, Callable[[Conventions], Any]] = {
     **perceiver.PRESETS,
     **imagenet.PRESETS,
     **language.PRESETS,
+    **flow.PRESETS,
+    **video.PRESETS,
     **audioset.PRESETS,
     **starcraft.PRESETS,
 }
