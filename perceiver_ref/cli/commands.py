@@ -23,6 +23,7 @@ from ..files import check_writable, existing_file, write_json
 from ..vectors import TOLERANCES
 from ..vectors.npz import read_npz, write_npz
 from ..version import __version__
+from .explain import explain as explain
 from .main import BAD_INPUT, MISMATCH, OK
 
 PACKAGED = "vectors/packaged"

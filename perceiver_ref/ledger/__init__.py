@@ -9,7 +9,7 @@ costs       the papers' rule for FLOPs; attention's working memory
 memory      what is kept for the way back, and what is alive at once
 table       rows, totals: `ledger(model, inputs)`
 sizes       the inputs of a model from the shape of one example
-published   what the papers print, and where they contradict themselves
+printed     what the papers print, and why it may differ
 """
 
 from .costs import RULE

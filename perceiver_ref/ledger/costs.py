@@ -25,7 +25,8 @@ def linear_flops(event: Event) -> int:
     if event.op.name != "linear":
         return 0
     x, weight = event.arguments[:2]
-    return 2 * math.prod(x.shape[:-1]) * int(weight.shape[0]) * int(weight.shape[1])
+    inputs, outputs = weight.shape
+    return 2 * math.prod(map(int, x.shape[:-1])) * int(inputs) * int(outputs)
 
 
 def weights_flops(event: Event) -> int:

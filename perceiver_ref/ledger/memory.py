@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd.engine import data
 from .costs import scores_bytes
-from .record import Run, buffer, data, residuals
+from .record import Run, residuals
+from .sketch import buffer
 
 
 def kept(run: Run) -> dict[str, int]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autograd import tree
-from ..autograd.engine import Event, Node, Tape, Tensor, data, leaf, observe
+from ..autograd.engine import Event, Node, Tape, Tensor, leaf, observe
 from ..autograd.kernels import kernels
 from ..autograd.tree import Tree
 from ..call import Call
-from ..errors import InputError
 from ..parameters import Module
 from ..position import FourierPositions
 from ..tracing import point, trace
-from .sketch import buffer, sketch
+from .sketch import sketch
 
 
 class Step(NamedTuple):
@@ -106,6 +104,3 @@ def _with_sketched_grids(value: Any) -> Any:
     if not (is_dataclass(value) and isinstance(value, Module)):
         return value
     return replace(value, **{f.name: _with_sketched_grids(getattr(value, f.name)) for f in fields(value) if f.init})
-
-
-__all__ = ["Run", "Step", "buffer", "data", "record", "residuals", "sketched"]

@@ -48,7 +48,7 @@ def default_sizes(model: Any) -> Sizes:
 
 
 def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32) -> Tree:
-    """Inputs of these sizes without elements, as `model.apply` takes them. Raises `InputError` where they do not fit."""
+    """Inputs of these sizes without elements, as `model.apply` takes them; `InputError` where they do not fit."""
     if batch < 1:
         raise InputError(f"the batch must be at least 1, got {batch}")
     preprocessor = getattr(model, "preprocessor", None)

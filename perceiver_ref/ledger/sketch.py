@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class Sketch(np.ndarray):
     def copy(self, order: Any = "C") -> Any:
         return sketch(self.shape, self.dtype)
 
-    def astype(self, dtype: Any, *_: Any, copy: bool = True, **__: Any) -> Any:
+    def astype(self, dtype: Any, *_: Any, copy: bool = True, **__: Any) -> Any:  # type: ignore[override]
         return self if np.dtype(dtype) == self.dtype and not copy else sketch(self.shape, dtype)
 
     def take(self, indices: Any, axis: Any = None, *_: Any, **__: Any) -> Any:
@@ -101,7 +102,7 @@ class Sketch(np.ndarray):
         kept = [(1 if a in gone else n) for a, n in enumerate(self.shape) if keepdims or a not in gone]
         return sketch(tuple(kept), self.dtype)
 
-    sum = mean = max = min = _reduced
+    sum = mean = max = min = _reduced  # type: ignore[assignment]
 
     def any(self, axis: Any = None, *_: Any, keepdims: Any = False, **__: Any) -> Any:
         return sketch(self._reduced(axis, keepdims=keepdims).shape, bool)
@@ -150,7 +151,7 @@ def _steps_as(shape: Shape, steps: Shape, wanted: Shape) -> Shape | None:
         while size < seen * n or size % (seen * n):
             group.append(old.pop(0))
             size *= group[-1][0]
-        if any(s != m * t for (_, s), (m, t) in zip(group, group[1:])):
+        if any(s != m * t for (_, s), (m, t) in pairwise(group)):
             return None
         seen *= n
         made.append(size // seen * group[-1][1])

@@ -13,7 +13,8 @@ from ..autograd.tree import Tree
 from ..parameters import Module
 from .costs import linear_flops, mixed_flops, weights_flops, weights_shape
 from .memory import kept, peak
-from .record import Run, buffer, sketched
+from .record import Run, sketched
+from .sketch import buffer
 
 
 @dataclass(frozen=True)

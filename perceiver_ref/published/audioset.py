@@ -10,6 +10,7 @@ holds (one value here); parameters and FLOPs other than the padding's depend on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from ..conventions import Conventions
@@ -72,8 +73,11 @@ def _perceiver_io(conventions: Conventions, *, mel: bool = False) -> PerceiverIO
     return PerceiverIO(encoder, preprocessor, decoder)
 
 
-PRESETS = {"perceiver/audioset": _perceiver, "perceiver-io/audioset": _perceiver_io}
-VARIANTS = {
+PRESETS: dict[str, Callable[[Conventions], PerceiverIO]] = {
+    "perceiver/audioset": _perceiver,
+    "perceiver-io/audioset": _perceiver_io,
+}
+VARIANTS: dict[str, Callable[[Conventions], PerceiverIO]] = {
     "perceiver/audioset-mel": partial(_perceiver, mel=True),
     "perceiver/audioset-2-cross": partial(_perceiver, cross_attends=2, blocks=2, layers=8),
     "perceiver/audioset-mel-2-cross": partial(_perceiver, mel=True, cross_attends=2, blocks=2, layers=8),

@@ -6,6 +6,7 @@ tokens; the code has 6, so that the bytes' vocabulary is 262.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from ..conventions import Conventions
@@ -62,7 +63,7 @@ def _published(
     return language_model(conventions, encoder=encoder, vocabulary=vocabulary, length=length)
 
 
-PRESETS = {
+PRESETS: dict[str, Callable[[Conventions], PerceiverIO]] = {
     "perceiver-io/language": _published,
     "perceiver-io/language-sp": partial(_published, vocabulary=32_000, length=512),
     "perceiver-io/language-plus": partial(_published, channels=1536, layers=40),

@@ -1,10 +1,11 @@
-"""Perceiver (Jaegle et al. 2021, arXiv 2103.03206): cross-attentions again and again, the mean of the latents at the end.
+"""Perceiver (Jaegle et al. 2021, arXiv 2103.03206): repeated cross-attentions, and the mean of the latents at the end.
 
 The repeated cross-attentions were never released as code: the released encoder attends to the inputs once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -66,9 +67,12 @@ def _modelnet40(conventions: Conventions) -> PerceiverIO:
     return perceiver(PointInput(positions), 40, conventions, cross_attends=2)
 
 
-PRESETS = {"perceiver/imagenet": _imagenet, "perceiver/modelnet40": _modelnet40}
+PRESETS: dict[str, Callable[[Conventions], PerceiverIO]] = {
+    "perceiver/imagenet": _imagenet,
+    "perceiver/modelnet40": _modelnet40,
+}
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[[Conventions], PerceiverIO]] = {
     "perceiver/imagenet-unshared": partial(_imagenet, shared_cross="none", shared_blocks="none"),
     # table 6: the number of cross-attentions, with 48 self-attentions
     "perceiver/imagenet-1-cross": partial(_imagenet, cross_attends=1, blocks=8),

@@ -7,6 +7,8 @@ it prints entities 256 wide in one place and 128 in another (256 here, AlphaStar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..conventions import Conventions
 from ..decoder import Decoder
 from ..encoder import Encoder
@@ -23,4 +25,4 @@ def _starcraft(conventions: Conventions) -> PerceiverIO:
     return PerceiverIO(encoder, VectorInput(256), decoder)
 
 
-PRESETS = {"perceiver-io/starcraft": _starcraft}
+PRESETS: dict[str, Callable[[Conventions], PerceiverIO]] = {"perceiver-io/starcraft": _starcraft}
