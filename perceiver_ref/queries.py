@@ -42,11 +42,12 @@ class PositionQueries(Module):
     index_dims: tuple[int, ...]
     concat_inputs: bool = False
     conventions: Conventions = DEEPMIND
+    input_channels: int = 0
 
     @property
     def channels(self) -> int:
-        """Width of the encoding, without concatenated inputs."""
-        return self.positions.channels
+        """Width of a query: the encoding and `input_channels`, the features concatenated to it."""
+        return self.positions.channels + self.input_channels
 
     def parameters(self) -> Tree:
         return self.positions.parameters()
@@ -155,7 +156,9 @@ class MultimodalQueries(Module):
                 own = Preprocessed(given.inputs, features)
                 chosen = points.get(name) if isinstance(points, Mapping) else None
                 made = self.modalities[name].apply(p["modalities"][name], own, like=like, points=chosen, rows=part_rows)
-                padding = ops.broadcast_to(p["padding"][name], shape=(*made.shape[:2], self.channels - made.shape[-1]))
+                padding = point("padding", p["padding"][name])
+                padding = ops.broadcast_to(padding, shape=(*made.shape[:2], self.channels - made.shape[-1]))
+                point("own", made)
                 parts.append(point("", ops.concatenate([made, padding], axis=-1)))
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
 

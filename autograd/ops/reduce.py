@@ -31,7 +31,7 @@ def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
 @mean.backward
 def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
     restored = _restored(g, shape, axis, keepdims)
-    count = math.prod(shape) / max(math.prod(restored.shape), 1)
+    count = math.prod(shape) / (math.prod(restored.shape) or 1)  # `max` is an op here
     return xp(g).broadcast_to(restored / count if count else restored, shape)
 
 

@@ -134,7 +134,7 @@ class Patches(Module):
         x = space_to_depth(x, space=self.space, time=self.time)
         if len(x.shape) == 5 and x.shape[1] == 1:
             x = ops.reshape(x, shape=(x.shape[0], *x.shape[2:]))
-        return x if self.linear is None else Linear(self._depth, self.linear).apply(p["linear"], x)
+        return x if self.linear is None else point("linear", Linear(self._depth, self.linear).apply(p["linear"], x))
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ class ConvStem(Module):
     """Layers of 7x7 convolution (stride 2, no bias), batch norm, ReLU and 3x3 max-pool (stride 2): 1/4 of the size each
     (Perceiver IO, section 4.5).
 
-    Paddings are ((before, after), ...) of the two axes; None is SAME. Video goes through frame by frame.
+    Paddings are ((before, after), ...) of the two axes; None is SAME. `norm` in
+    place of the default one. Video goes through frame by frame.
     """
 
     image_channels: int
@@ -171,9 +172,10 @@ class ConvStem(Module):
     batch_norm: bool = True
     convolution_padding: tuple[tuple[int, int], tuple[int, int]] | None = None
     pool_padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+    norm: BatchNorm | None = None
 
     def _norm(self) -> BatchNorm:
-        return BatchNorm(self.channels)
+        return self.norm or BatchNorm(self.channels)
 
     def parameters(self) -> Tree:
         widths = [self.image_channels, *[self.channels] * self.layers]
@@ -188,8 +190,11 @@ class ConvStem(Module):
     def state(self) -> Tree:
         return {str(i): self._norm().state() for i in range(self.layers)} if self.batch_norm else {}
 
-    def apply(self, p: Tree, x: Any, call: Call) -> Any:
-        """images (B, H, W, image_channels) -> (B, ~H / 4^layers, ~W / 4^layers, channels); video likewise."""
+    def apply(self, p: Tree, x: Any, call: Call, *, batch_statistics: bool = False) -> Any:
+        """images (B, H, W, image_channels) -> (B, ~H / 4^layers, ~W / 4^layers, channels); video likewise.
+
+        Values are traced with all frames along the batch axis. `batch_statistics`: as in `BatchNorm.apply`.
+        """
         check_grid(x, self.image_channels)
         frames = x.shape[:-3]
         x = ops.reshape(x, shape=(math.prod(frames), *x.shape[-3:]))
@@ -198,11 +203,13 @@ class ConvStem(Module):
             x = ops.convolution(
                 x, layer["convolution"], strides=(2, 2), padding=self.convolution_padding or _same(x, 7)
             )
+            point(f"{i}.convolution", x)
             if self.batch_norm:
-                x = self._norm().apply(layer["norm"], x, call.at(str(i)))
+                x = self._norm().apply(layer["norm"], x, call.at(str(i)), batch_statistics=batch_statistics)
+                point(f"{i}.norm", x)
             x = ops.relu(x)
             x = ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=self.pool_padding or _same(x, 3))
-        return point("stem", ops.reshape(x, shape=(*frames, *x.shape[1:])))
+        return ops.reshape(point("stem", x), shape=(*frames, *x.shape[1:]))
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,15 @@ from .features import GridFeatures
 class GridInput(Module):
     """Each element: its features with the encoding of its position concatenated or added.
 
-    `position_layers` residual linear maps refine the encoding first, with ReLU between them.
+    `position_layers` residual linear maps refine the encoding first, with ReLU between them. Elements are laid out on
+    one axis, or left on their grid without `flatten`.
     """
 
     features: GridFeatures
     positions: Positions
     combine: Literal["concat", "add"] = "concat"
     position_layers: int = 0
+    flatten: bool = True
 
     def __post_init__(self) -> None:
         if self.combine == "add" and self.features.channels != self.positions.channels:
@@ -57,7 +59,7 @@ class GridInput(Module):
         return {"features": self.features.state()}
 
     def apply(self, p: Tree, x: Any, call: Call | None = None, *, pos: Any = None) -> Preprocessed:
-        """x as the features take it -> elements (B, M, channels), row-major over the grid.
+        """x as the features take it -> elements (B, M, channels), row-major over the grid, or (B, *grid, channels).
 
         pos (B, M, axes): positions in place of the grid's, one set for each batch element.
         """
@@ -69,9 +71,12 @@ class GridInput(Module):
             raise InputError(f"pos must be (batch, elements, axes) = (*{expected}, axes), got {tuple(pos.shape)}")
         encoded = self.positions.apply(p["positions"], tuple(grid), like=engine.data(features), pos=pos)
         for i in range(self.position_layers):
-            encoded = ops.add(encoded, self._layer().apply(p["position_layers"][str(i)], encoded))
+            refined = point(f"position_layers.{i}", self._layer().apply(p["position_layers"][str(i)], encoded))
+            encoded = ops.add(encoded, refined)
             encoded = ops.relu(encoded) if i < self.position_layers - 1 else encoded
         encoded = ops.broadcast_to(encoded, shape=(batch, math.prod(grid), self.positions.channels))
+        if not self.flatten:
+            features, encoded = (ops.reshape(a, shape=(batch, *grid, a.shape[-1])) for a in (features, encoded))
         if self.combine == "add":
             return Preprocessed(point("", ops.add(features, encoded)), features)
         return Preprocessed(point("", ops.concatenate([features, encoded], axis=-1)), features)

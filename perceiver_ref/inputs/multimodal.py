@@ -73,16 +73,21 @@ class MultimodalInput(Module):
                     p["modalities"][name], x[name], call.at(name), pos=None if pos is None else pos.get(name)
                 )
                 batch, elements, width = part.inputs.shape
-                padding = ops.broadcast_to(p["padding"][name], shape=(batch, elements, self.channels - width))
-                padded.append(self._masked(p, name, ops.concatenate([part.inputs, padding], axis=-1), call))
+                padding = point("padding", p["padding"][name])
+                padding = ops.broadcast_to(padding, shape=(batch, elements, self.channels - width))
+                whole = ops.concatenate([part.inputs, padding], axis=-1)
+                padded.append(point("padded", self._masked(p, name, whole, call)))
             features[name], sizes[name] = part.features, elements
         return Preprocessed(point("", ops.concatenate(padded, axis=1)), features, sizes)
 
     def _masked(self, p: Tree, name: str, x: Any, call: Call) -> Any:
-        probability = (self.mask_probabilities or {}).get(name, 0.0)
+        probability = (self.mask_probabilities or {}).get(name)
+        if probability is None:
+            return x
+        mask = point("mask", p["mask"][name])
         if probability == 0.0:
             return x
-        mask = ops.broadcast_to(p["mask"][name], shape=tuple(x.shape))
+        mask = ops.broadcast_to(mask, shape=tuple(x.shape))
         if probability == 1.0:
             return mask
         key = call.at(name).key

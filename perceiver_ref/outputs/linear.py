@@ -39,7 +39,7 @@ class ProjectionOutput(Module):
 
     def apply(self, p: Tree, x: Any, *, params: Tree = None, sizes: dict[str, int] | None = None) -> Any:
         """x (B, O, inputs) -> (B, O, outputs)."""
-        return point("", self._finish(self._linear().apply(p["linear"], x)))
+        return point("", self._finish(point("linear", self._linear().apply(p["linear"], x))))
 
     def _finish(self, x: Any) -> Any:
         return x

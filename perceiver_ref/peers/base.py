@@ -36,6 +36,20 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Function(Module):
+    """A function without parameters, as a model."""
+
+    function: Callable[..., Any]
+
+    def parameters(self) -> Tree:
+        return {}
+
+    def apply(self, p: Tree, *arguments: Any, **options: Any) -> Any:
+        """What the function gives."""
+        return self.function(*arguments, **options)
+
+
+@dataclass(frozen=True)
 class Rebuilt:
     """One of a peer's classes, rebuilt from its configuration.
 

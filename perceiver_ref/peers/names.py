@@ -62,7 +62,8 @@ def bind(spec: Tree, table: Table, separator: str = ".") -> list[Binding]:
 
 def load(spec: Tree, bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray]) -> Tree:
     """Our arrays, in the structure of `spec`, as views of a peer's; see `check` for what must hold before."""
-    return tree.unflatten_like(spec, [b.view(arrays[b.name]) for b in bindings])
+    values = {b.path: b.view(arrays[b.name]) for b in bindings}
+    return tree.unflatten_like(spec, [values[path] for path, _ in tree.leaves(spec)])
 
 
 def check(bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray], ignored: Iterable[str], where: object) -> None:
