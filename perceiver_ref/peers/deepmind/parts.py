@@ -331,7 +331,7 @@ PARTS: dict[str, Callable[[Given], Rebuilt]] = {
     "MLP": mlp,
     "layer_norm": layer_norm,
     "PerceiverEncoder": perceiver_encoder,
-    **dict.fromkeys(decoders.DECODERS, decoder),
+    **dict.fromkeys((name for name in decoders.DECODERS if name != "MultimodalDecoder"), decoder),
     **dict.fromkeys(preprocessors.PREPROCESSORS, preprocessor),
     **dict.fromkeys(postprocessors.POSTPROCESSORS, postprocessor),
     "EmbeddingDecoder": embedding_decoder,
