@@ -15,7 +15,8 @@ import heapq
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, overload
 from weakref import WeakKeyDictionary
@@ -203,13 +204,13 @@ class Op:
             arguments = self._bind(arguments, static)
         plain, backend = self._plain(arguments)
         if not self.differentiable:
-            return self._forward(plain, static, None, backend)[0]
+            return self._seen(plain, static, self._forward(plain, static, None, backend)[0])
         edges = []
         for position, argument in enumerate(arguments):
             if type(argument) is Tensor:
                 edges.append(Edge(position, argument.node, argument.output))
         if not edges:
-            return self._forward(plain, static, (False,) * len(plain), backend)[0]
+            return self._seen(plain, static, self._forward(plain, static, (False,) * len(plain), backend)[0])
         tape = edges[0].node.tape
         if any(edge.node.tape is not tape for edge in edges):
             raise TypeError(f"{self.name} mixes values of two differentiations: {FIRST_ORDER}")
@@ -221,8 +222,15 @@ class Op:
         node.edges, node.residuals, node.static = tuple(edges), residuals, {**static, "needs": needs}
         if debug.enabled():
             node.site = debug.call_site()
+        self._seen(plain, static, out, node)
         tensors = tuple(Tensor(o, node, i) for i, o in enumerate(outputs))
         return tensors if isinstance(out, tuple) else tensors[0]
+
+    def _seen(self, plain: list[Any], static: dict[str, Any], out: Any, node: Node | None = None) -> Any:
+        """Tell whoever is observing; returns `out`."""
+        for watch in _observers.get():
+            watch(Event(self, tuple(plain), static, out if isinstance(out, tuple) else (out,), node))
+        return out
 
     def _bind(self, arguments: tuple[Any, ...], static: dict[str, Any]) -> tuple[Any, ...]:
         """Move arrays given by keyword to their positions, and refuse unknown names."""
@@ -293,6 +301,29 @@ class Op:
 
     def _signature(self, plain: Sequence[Any]) -> str:
         return f"{self.name}({', '.join(debug.describe(value) for value in plain)})"
+
+
+class Event(NamedTuple):
+    """One op as it ran: plain arrays in and out, and its node where it was recorded."""
+
+    op: Op
+    arguments: tuple[Any, ...]
+    static: dict[str, Any]
+    outputs: tuple[Any, ...]
+    node: Node | None
+
+
+_observers: ContextVar[tuple[Callable[[Event], None], ...]] = ContextVar("_observers", default=())
+
+
+@contextmanager
+def observe(watch: Callable[[Event], None]) -> Iterator[None]:
+    """Within this context, call `watch` after every op, recorded or not."""
+    token = _observers.set((*_observers.get(), watch))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
 
 
 @overload

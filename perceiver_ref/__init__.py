@@ -24,8 +24,9 @@ _PUBLIC = {
     "preset": ".published",
     "presets": ".published",
     "trace": ".tracing",
+    "variants": ".published",
 }
-_MODULES = ("autograd", "peers", "vectors", "crosscheck")
+_MODULES = ("autograd", "peers", "vectors", "crosscheck", "ledger")
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

@@ -35,6 +35,7 @@ class Attention(Module):
     outputs: int
     heads: int = 1
     conventions: Conventions = DEEPMIND
+    output_bias: bool = True
 
     def __post_init__(self) -> None:
         for name in ("qk_channels", "v_channels"):
@@ -47,7 +48,7 @@ class Attention(Module):
             "query": Linear(self.q_inputs, self.qk_channels, initializer=fan_in_scaled),
             "key": Linear(self.kv_inputs, self.qk_channels, initializer=fan_in_scaled),
             "value": Linear(self.kv_inputs, self.v_channels, initializer=fan_in_scaled),
-            "output": Linear(self.v_channels, self.outputs, initializer=fan_in_scaled),
+            "output": Linear(self.v_channels, self.outputs, self.output_bias, fan_in_scaled),
         }
 
     def parameters(self) -> Tree:
@@ -57,6 +58,7 @@ class Attention(Module):
         """x (B, N, D), z (B, M, C) -> (B, N, outputs).
 
         mask: bool, broadcastable to (B, N, M). bias: added to the logits, broadcastable to (B, H, N, M).
+        Traced as `weights` (what multiplies the values) and `softmax` (the same, but uniform in a row without any key).
         """
         parts = self._parts()
         with scope("attention"):
@@ -68,6 +70,7 @@ class Attention(Module):
             options = {"mask": mask, "masked_rows": self.conventions.masked_rows}
             shape = (*q.shape[:-1], k.shape[-2])
             lazy_point("weights", shape, lambda: ops.attention_weights(q, k, bias, **options))
+            lazy_point("softmax", shape, lambda: ops.attention_weights(q, k, bias, mask=mask, masked_rows="uniform"))
             mixed = point("mixed", _join(ops.attention(q, k, v, bias, **options)))  # (B, N, v_channels)
             return point("", parts["output"].apply(p["output"], mixed))
 
@@ -130,8 +133,8 @@ class SelfAttention(Module):
 
         x = x + attention(norm(x), norm(x)); x = x + mlp(norm(x))
 
-    `qk_channels` defaults to `channels`, `v_channels` to `qk_channels`; v_channels must equal `channels`, since the
-    result is added to x.
+    Without `query_residual` the first sum leaves x out. `qk_channels` defaults to `channels`, `v_channels` to
+    `qk_channels`; v_channels must equal `channels`, since the result is added to x.
     """
 
     channels: int
@@ -140,6 +143,7 @@ class SelfAttention(Module):
     v_channels: int | None = None
     widening: int = 1
     conventions: Conventions = DEEPMIND
+    query_residual: bool = True
 
     def __post_init__(self) -> None:
         if self._widths()[1] != self.channels:
@@ -169,7 +173,7 @@ class SelfAttention(Module):
         parts = self._parts()
         normed = point("norm", parts["norm"].apply(p["norm"], x))
         attended = parts["attention"].apply(p["attention"], normed, normed, mask=mask, bias=bias)
-        x = point("attention_residual", ops.add(x, attended))
+        x = point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
         return _mlp(parts, p, x)
 
 

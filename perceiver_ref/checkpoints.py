@@ -4,11 +4,13 @@
 | --- | --- |
 | a Hugging Face directory | `config.json` and `model.safetensors`, or `model.safetensors.index.json` and its shards |
 | safetensors | one `.safetensors` file (needs the extra `safetensors`) |
+| Haiku pickle | one `.pickle`, `.pkl` or `.pystate` file: `{module: {name: array}}`, or params and state of such |
 | npz | one `.npz` file, arrays by parameter name, with or without a leading `param/` |
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ from .autograd import tree
 from .autograd.tree import Tree
 from .errors import InputError
 from .files import AnyPath, existing_file, read_json
-from .peers import Rebuilt, peer
-from .peers.names import load as load_names
+from .peers import Given, Rebuilt, peer
+from .pickles import read_pickle
 from .vectors.case import finite_parameters
 from .vectors.npz import read_npz
 
@@ -36,9 +38,9 @@ def load(
     (default: what the configuration names). Parameters keep the file's dtype unless `dtype` is given. Raises
     `InputError` for anything missing, unused or of the wrong shape.
     """
-    config = read_config(path)
-    rebuilt = rebuild(peer_name, cls, config, path)
-    params = load_params(rebuilt, path)
+    arrays = read_finite(path)
+    rebuilt = rebuild(peer_name, cls, read_config(path), path, arrays)
+    params, _ = rebuilt.load(arrays, path)
 
     def prepared(array: np.ndarray) -> Any:
         return backends.to_backend(array if dtype is None else array.astype(dtype, copy=False), backend)
@@ -46,7 +48,14 @@ def load(
     return rebuilt.model, tree.map(prepared, params)
 
 
-def rebuild(peer_name: str, cls: str | None, config: dict[str, Any], where: AnyPath) -> Rebuilt:
+def rebuild(
+    peer_name: str,
+    cls: str | None,
+    config: dict[str, Any],
+    where: AnyPath,
+    arrays: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray] | None = None,
+) -> Rebuilt:
     """A peer's class from its configuration; without `cls`, the one that the configuration names."""
     known = peer(peer_name)
     if cls is None:
@@ -54,14 +63,15 @@ def rebuild(peer_name: str, cls: str | None, config: dict[str, Any], where: AnyP
         if not (isinstance(named, list) and len(named) == 1):
             raise InputError(f"{where}: the configuration names no architecture; say which class it is (--class)")
         cls = str(named[0])
-    return known.rebuild(cls, config)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    return known.rebuild(cls, Given(config, {n: a.shape for n, a in (inputs or {}).items()}, shapes))
 
 
-def load_params(rebuilt: Rebuilt, weights: AnyPath) -> Tree:
-    """A rebuilt class's parameters from a weights file or directory, as views of the arrays read."""
+def read_finite(weights: AnyPath) -> dict[str, np.ndarray]:
+    """As `read_weights`; `InputError` when one holds a NaN or an infinity."""
     arrays = read_weights(weights)
     finite_parameters(arrays, weights)
-    return load_names(rebuilt.model, rebuilt.bindings, arrays, weights)
+    return arrays
 
 
 def read_config(path: AnyPath) -> dict[str, Any]:
@@ -75,14 +85,26 @@ def read_weights(path: AnyPath) -> dict[str, np.ndarray]:
     path = Path(path)
     if path.is_dir():
         return _read_directory(path)
-    existing_file(path, "a .npz or .safetensors file, or a checkpoint directory")
+    existing_file(path, "a .npz, .safetensors or .pystate file, or a checkpoint directory")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".npz":
         arrays = read_npz(path)
         named = {name.removeprefix("param/"): a for name, a in arrays.items() if name.startswith("param/")}
         return named or arrays
-    raise InputError(f"{path}: weights must be a .npz or .safetensors file, or a checkpoint directory")
+    if path.suffix in (".pickle", ".pkl", ".pystate"):
+        return _haiku_names(path, read_pickle(path))
+    raise InputError(f"{path}: weights must be a .pystate, .npz or .safetensors file, or a checkpoint directory")
+
+
+def _haiku_names(path: Path, content: Any) -> dict[str, np.ndarray]:
+    """Arrays by module path and name, from {module: {name: array}} or {"params": ..., "state": ...} of such."""
+    if isinstance(content, dict) and set(content) <= {"params", "state"} and content:
+        content = {name: array for part in content.values() for name, array in (part or {}).items()}
+    arrays = tree.flatten(content) if isinstance(content, dict) else {}
+    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
+    return arrays
 
 
 def _read_directory(folder: Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Perceiver IO's encoder: inputs of any size -> a fixed number of latents."""
+"""The encoder of Perceiver and Perceiver IO: inputs of any size -> a fixed number of latents."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from .errors import InputError
 from .parameters import Module, Parameter, truncated_normal
 from .tracing import point, scope
 
+Sharing = Literal["all", "later", "none"]
+
 
 @dataclass(frozen=True)
 class Encoder(Module):
-    """One cross-attention from latents to inputs, then the same block of self-attentions again and again
-    (Perceiver IO, section 3.1; the repetition shares its weights, Perceiver, section 3.1).
+    """A cross-attention from latents to inputs and a block of self-attentions, again and again.
 
-    `layers` self-attentions make a block, which runs `blocks` times. Channel options are those of the layers.
+    Perceiver IO (section 3.1) attends to the inputs once and then repeats one block. Perceiver (section 3.1) repeats
+    both: the first `cross_attends` of the `blocks` blocks have a cross-attention before them.
+
+    `shared_cross` and `shared_blocks` say whose weights are one: of "all" repetitions, of the "later" ones (all but the
+    first; Perceiver shares its cross-attentions so), or of "none".
     """
 
     inputs: int
@@ -37,15 +42,23 @@ class Encoder(Module):
     cross_widening: int = 1
     self_widening: int = 1
     query_residual: bool = True
+    cross_attends: int = 1
+    shared_cross: Sharing = "later"
+    shared_blocks: Sharing = "all"
     conventions: Conventions = DEEPMIND
 
     def __post_init__(self) -> None:
         for heads in (self.cross_heads, self.self_heads):
             if heads < 1 or self.channels % heads:
                 raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({heads})")
+        if not 1 <= self.cross_attends <= self.blocks:
+            raise InputError(
+                f"cross_attends ({self.cross_attends}) must be at least 1 and at most blocks ({self.blocks})"
+            )
 
-    def _parts(self) -> tuple[CrossAttention, list[SelfAttention]]:
-        cross = CrossAttention(
+    def cross_attention(self) -> CrossAttention:
+        """The layer in which latents attend to inputs."""
+        return CrossAttention(
             q_inputs=self.channels,
             kv_inputs=self.inputs,
             heads=self.cross_heads,
@@ -56,31 +69,35 @@ class Encoder(Module):
             query_residual=self.query_residual,
             conventions=self.conventions,
         )
-        block = [
-            SelfAttention(
-                self.channels,
-                self.self_heads,
-                self.qk_channels,
-                self.v_channels,
-                self.self_widening,
-                self.conventions,
-            )
-            for _ in range(self.layers)
-        ]
-        return cross, block
+
+    def self_attention(self) -> SelfAttention:
+        """The layer in which latents attend to each other."""
+        return SelfAttention(
+            self.channels,
+            self.self_heads,
+            self.qk_channels,
+            self.v_channels,
+            self.self_widening,
+            self.conventions,
+        )
 
     def parameters(self) -> Tree:
-        cross, block = self._parts()
+        cross = self.cross_attention().parameters()
+        block = [self.self_attention().parameters() for _ in range(self.layers)]
+        later_crosses = _own(self.cross_attends, self.shared_cross) - 1
+        later_blocks = _own(self.blocks, self.shared_blocks) - 1
         return {
             "latents": Parameter((self.latents, self.channels), truncated_normal(0.02)),
-            "cross_attention": cross.parameters(),
-            "block": [layer.parameters() for layer in block],
+            "cross_attention": cross,
+            "block": block,
+            "later_cross_attentions": [cross] * later_crosses,
+            "later_blocks": [block] * later_blocks,
         }
 
     def apply(self, p: Tree, inputs: Any, *, mask: Array | None = None, bias: Any = None, latents: Any = None) -> Any:
         """inputs (B, M, C) -> latents (B, N, D).
 
-        mask (B, M): True where an input is real. bias: added to the cross-attention's logits, broadcastable to
+        mask (B, M): True where an input is real. bias: added to the cross-attentions' logits, broadcastable to
         (B, heads, N, M). latents (B, N, D): used in place of the trained initial ones.
         """
         if len(inputs.shape) != 3 or inputs.shape[-1] != self.inputs:
@@ -89,18 +106,32 @@ class Encoder(Module):
             mask = check_mask(mask, tuple(inputs.shape[:2]), "mask")
             inputs = _finite_where_unused(inputs, mask, self.conventions.masked_rows)
             mask = mask[:, None, :]  # (B, 1, M)
-        cross, block = self._parts()
+        crosses = [p["cross_attention"], *p["later_cross_attentions"]]
+        blocks = [p["block"], *p["later_blocks"]]
+        cross, layer = self.cross_attention(), self.self_attention() if self.layers else None
         with scope("encoder"):
             if latents is None:
                 latents = ops.broadcast_to(p["latents"], shape=(inputs.shape[0], self.latents, self.channels))
             x = point("latents", latents)
-            with scope("cross_attention"):
-                x = cross.apply(p["cross_attention"], x, inputs, mask=mask, bias=bias)
             for b in range(self.blocks):
-                for i, (layer, p_layer) in enumerate(zip(block, p["block"])):  # the same p_layer in every block
+                if b < self.cross_attends:
+                    with scope("cross_attention" if self.cross_attends == 1 else f"cross_attention.{b}"):
+                        x = cross.apply(crosses[_which(b, self.shared_cross)], x, inputs, mask=mask, bias=bias)
+                for i, p_layer in enumerate(blocks[_which(b, self.shared_blocks)]):
+                    assert layer is not None
                     with scope(f"blocks.{b}.{i}"):
                         x = layer.apply(p_layer, x)
             return point("", x)
+
+
+def _own(repetitions: int, shared: Sharing) -> int:
+    """The number of different weights among so many repetitions."""
+    return {"all": 1, "later": min(repetitions, 2), "none": repetitions}[shared]
+
+
+def _which(repetition: int, shared: Sharing) -> int:
+    """The weights that a repetition uses."""
+    return {"all": 0, "later": min(repetition, 1), "none": repetition}[shared]
 
 
 def _finite_where_unused(inputs: Any, mask: Array, masked_rows: MaskedRows) -> Any:

@@ -1,13 +1,16 @@
-"""The parts of a layer that are not attention: linear map, layer norm, MLP."""
+"""The parts of a layer that are not attention: linear map, layer norm, MLP; batch norm for convolutional stems."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from .autograd import ops
+from .autograd import engine, ops
 from .autograd.tree import Tree
+from .call import Call
 from .conventions import DEEPMIND, Conventions
+from .errors import InputError
 from .parameters import Initializer, Module, Parameter, fan_in_normal, fan_in_scaled, ones, zeros
 from .tracing import point, scope
 
@@ -75,3 +78,72 @@ class MLP(Module):
             h = point("hidden", hidden.apply(p["hidden"], x))  # (..., widening * channels)
             h = point("activation", activation(h))
             return point("", output.apply(p["output"], h))
+
+
+Running = Literal["debiased", "plain"]
+
+
+@dataclass(frozen=True)
+class BatchNorm(Module):
+    """Normalise each channel over batch and grid (Ioffe and Szegedy 2015, arXiv 1502.03167, algorithms 1 and 2).
+
+    In training by the batch's mean and biased variance, which also update the running averages; otherwise by those.
+    `running` says how they are kept: "debiased", as Haiku does, mean = mean_hidden / (1 - decay^count); or "plain", as
+    PyTorch does, from 0 and 1 without correction and with the unbiased variance.
+    """
+
+    channels: int
+    eps: float = 1e-5
+    decay: float = 0.9
+    running: Running = "debiased"
+    scale: bool = True
+    offset: bool = True
+
+    def parameters(self) -> Tree:
+        scale = {"scale": Parameter((self.channels,), ones)} if self.scale else {}
+        return {**scale, **({"offset": Parameter((self.channels,), zeros)} if self.offset else {})}
+
+    def state(self) -> Tree:
+        zero, one = Parameter((self.channels,), zeros), Parameter((self.channels,), ones)
+        if self.running == "plain":
+            return {"mean": zero, "variance": one}
+        return {
+            "mean": zero,
+            "variance": one,
+            "mean_hidden": zero,
+            "variance_hidden": zero,
+            "count": Parameter((), zeros),
+        }
+
+    def apply(self, p: Tree, x: Any, call: Call, *, batch_statistics: bool = False) -> Any:
+        """x (B, *grid, channels) -> the same shape. `batch_statistics`: use the batch's without updating."""
+        if call.training or batch_statistics:
+            axes = tuple(range(len(x.shape) - 1))
+            mean = ops.mean(x, axis=axes)
+            variance = ops.subtract(ops.mean(ops.multiply(x, x), axis=axes), ops.multiply(mean, mean))
+            if call.training and call.state is not None:
+                n = math.prod(x.shape[:-1])
+                call.updates.update(self._updated(call.state, engine.data(mean), engine.data(variance), n))
+        else:
+            if call.state is None:
+                raise InputError("batch norm needs running statistics at inference: give the call a state")
+            mean, variance = call.state["mean"], call.state["variance"]
+        inverse = ops.divide(p["scale"] if self.scale else 1.0, ops.sqrt(ops.add(variance, self.eps)))
+        unit = ops.multiply(ops.subtract(x, mean), inverse)
+        return ops.add(unit, p["offset"]) if self.offset else unit
+
+    def _updated(self, state: Tree, mean: Any, variance: Any, n: int) -> Tree:
+        if self.running == "plain":
+            seen = {"mean": mean, "variance": variance * (n / max(n - 1, 1))}
+            return {name: state[name] * self.decay + value * (1 - self.decay) for name, value in seen.items()}
+        count = state["count"] + 1
+        debias = 1 - self.decay**count
+        hidden = {
+            name: state[f"{name}_hidden"] * self.decay + value * (1 - self.decay)
+            for name, value in (("mean", mean), ("variance", variance))
+        }
+        return {
+            "count": count,
+            **{f"{name}_hidden": value for name, value in hidden.items()},
+            **{name: value / debias for name, value in hidden.items()},
+        }

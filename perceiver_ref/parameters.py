@@ -69,6 +69,10 @@ class Module:
         """The tree of `Parameter`s that `init` draws and `apply` expects."""
         raise NotImplementedError(f"{type(self).__name__} defines no parameters")
 
+    def state(self) -> Tree:
+        """The tree of running statistics, as `Parameter`s with their starting values; empty for most models."""
+        return {}
+
     def init(self, seed: int = 0, *, dtype: Any = np.float32, backend: str = "numpy") -> Tree:
         """Fresh parameters in the structure of `parameters`.
 

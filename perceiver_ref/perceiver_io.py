@@ -7,12 +7,14 @@ from typing import Any
 
 from .autograd.backend import Array
 from .autograd.tree import Tree
-from .decoder import Decoder
+from .call import Call
+from .decoder import Decoder, Progress, ProjectionDecoder
 from .encoder import Encoder
-from .inputs import Preprocessor
-from .outputs import TiedEmbedding
+from .inputs import Preprocessed, Preprocessor
+from .outputs import Postprocessor
 from .parameters import Module
-from .tracing import point
+from .queries import Points
+from .tracing import scope
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,23 @@ class PerceiverIO(Module):
 
     encoder: Encoder
     preprocessor: Preprocessor | None = None
-    decoder: Decoder | None = None
-    postprocessor: TiedEmbedding | None = None
+    decoder: Decoder | ProjectionDecoder | None = None
+    postprocessor: Postprocessor | None = None
 
-    def parameters(self) -> Tree:
+    def _parts(self) -> dict[str, Module]:
         parts = {
             "input": self.preprocessor,
             "encoder": self.encoder,
             "decoder": self.decoder,
             "output": self.postprocessor,
         }
-        return {name: part.parameters() for name, part in parts.items() if part is not None}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def parameters(self) -> Tree:
+        return {name: part.parameters() for name, part in self._parts().items()}
+
+    def state(self) -> Tree:
+        return {name: part.state() for name, part in self._parts().items()}
 
     def apply(
         self,
@@ -44,20 +52,40 @@ class PerceiverIO(Module):
         mask: Array | None = None,
         bias: Any = None,
         latents: Any = None,
+        pos: Any = None,
         queries: Any = None,
         query_mask: Array | None = None,
+        points: Points | None = None,
+        chunk: int | None = None,
+        progress: Progress | None = None,
+        call: Call | None = None,
     ) -> Any:
-        """Outputs of the last part present; see the parts for shapes.
+        """Outputs of the last part present; see the parts for shapes. Several modalities are dicts by name.
 
         mask (B, M): True where an input is real. bias: added to the logits of the encoder's cross-attention.
-        latents, queries, query_mask: as in `Encoder.apply` and `Decoder.apply`.
+        latents, as in `Encoder.apply`; queries, query_mask, points, chunk, progress, as in `Decoder.apply`. pos: the
+        inputs' positions, where they are not a grid's. call: training, random key and running statistics.
         """
-        features = None
+        call = call or Call()
+        given = Preprocessed(inputs, inputs)
         if self.preprocessor is not None:
-            inputs, features = self.preprocessor.apply(params["input"], inputs)
-        x = self.encoder.apply(params["encoder"], inputs, mask=mask, bias=bias, latents=latents)
+            with scope("input"):
+                given = self.preprocessor.apply(params["input"], inputs, call.at("input"), pos=pos)
+        x = self.encoder.apply(params["encoder"], given.inputs, mask=mask, bias=bias, latents=latents)
+        sizes = given.sizes
         if self.decoder is not None:
-            x = self.decoder.apply(params["decoder"], x, queries=queries, features=features, query_mask=query_mask)
+            x = self.decoder.apply(
+                params["decoder"],
+                x,
+                given=given,
+                queries=queries,
+                query_mask=query_mask,
+                points=points,
+                chunk=chunk,
+                progress=progress,
+            )
+            sizes = self.decoder.sizes(points) or sizes
         if self.postprocessor is not None:
-            x = point("output", self.postprocessor.apply(params["output"], x, params["input"]["embedding"]))
+            with scope("output"):
+                x = self.postprocessor.apply(params["output"], x, params=params, sizes=sizes)
         return x

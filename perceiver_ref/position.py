@@ -16,9 +16,12 @@ from .autograd import backend as backends
 from .autograd import engine, ops
 from .autograd.backend import Array
 from .autograd.tree import Tree
-from .conventions import DEEPMIND, Conventions, Grid
+from .conventions import DEEPMIND, Conventions, Grid, Subsampling
 from .errors import InputError
+from .layers import Linear
 from .parameters import Module, Parameter, truncated_normal
+from .resize import resize_bicubic
+from .tracing import lazy_point, point
 
 
 def linspace(start: float, stop: float, n: int, dtype: Any, grid: Grid) -> np.ndarray:
@@ -44,9 +47,14 @@ def linspace(start: float, stop: float, n: int, dtype: Any, grid: Grid) -> np.nd
     return np.where(i < n // 2, start + i * step, stop - (n - 1 - i) * step).astype(dtype)
 
 
-def linear_positions(index_dims: tuple[int, ...], dtype: Any = np.float64, grid: Grid = "compute") -> np.ndarray:
-    """Positions of every point of a grid, (*index_dims, len(index_dims)), each axis from -1 to 1 with both ends."""
-    axes = [linspace(-1.0, 1.0, n, dtype, grid) for n in index_dims]
+def linear_positions(
+    index_dims: tuple[int, ...],
+    dtype: Any = np.float64,
+    grid: Grid = "compute",
+    ends: tuple[float, float] = (-1.0, 1.0),
+) -> np.ndarray:
+    """Positions of every point of a grid, (*index_dims, len(index_dims)), each axis from -1 to 1 with both `ends`."""
+    axes = [linspace(*ends, n, dtype, grid) for n in index_dims]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
@@ -74,9 +82,29 @@ def fourier_features(
     return ops.concatenate(parts, axis=-1)
 
 
+def subsampled_positions(indices: Array, index_dims: tuple[int, ...], rule: Subsampling, dtype: Any) -> np.ndarray:
+    """Positions of the grid points with these flat, row-major indices: (n,) -> (n, axes).
+
+    "half_open": -1 + 2 i / n, which never reaches 1 and is not the position that the full grid gives that point (what
+    DeepMind's released decoder does); "grid": the full grid's own.
+    """
+    indices = backends.to_host(indices)
+    size = math.prod(index_dims)
+    if indices.ndim != 1 or indices.dtype.kind not in "iu":
+        raise InputError(f"points must be a 1-D integer array, got {indices.dtype} of {indices.shape}")
+    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < size:
+        raise InputError(f"points must be in [0, {size}), got {indices.min()} to {indices.max()}")
+    along = np.stack(np.unravel_index(indices, index_dims), axis=-1)  # (n, axes)
+    if rule == "half_open":
+        half_open: np.ndarray = (-1 + 2 * along / np.array(index_dims)).astype(dtype)
+        return half_open
+    axes = [linspace(-1.0, 1.0, n, dtype, "compute") for n in index_dims]
+    return np.stack([axis[i] for axis, i in zip(axes, along.T)], axis=-1)
+
+
 @dataclass(frozen=True)
 class FourierPositions(Module):
-    """Fourier features of a grid: no parameters, any grid size."""
+    """Fourier features of a grid, or of positions given by the caller: no parameters, any size."""
 
     num_bands: int
     max_resolution: tuple[int, ...]
@@ -93,47 +121,95 @@ class FourierPositions(Module):
     def parameters(self) -> Tree:
         return {}
 
-    def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array) -> Array:
-        """The encoding of a grid, (product of index_dims, channels), in the dtype and library of `like`."""
-        if len(index_dims) != len(self.max_resolution):
+    def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array, pos: Any = None) -> Any:
+        """The encoding of a grid, (product of index_dims, channels), in the dtype and library of `like`.
+
+        pos (..., axes): positions in [-1, 1] to encode in place of the grid's -> (..., channels).
+        """
+        axes = len(self.max_resolution)
+        if pos is not None:
+            if pos.shape[-1] != axes:
+                raise InputError(
+                    f"positions must have {axes} coordinates, as {self.max_resolution}, got {pos.shape[-1]}"
+                )
+            return point("positions", _features(self, pos))
+        if len(index_dims) != axes:
             raise InputError(
-                f"positions have {len(self.max_resolution)} axes (max_resolution {self.max_resolution}), "
-                f"the input's grid is {index_dims}"
+                f"positions have {axes} axes (max_resolution {self.max_resolution}), the input's grid is {index_dims}"
             )
-        return backends.xp(like).asarray(_grid_features(self, index_dims, like.dtype))
+        grid = self.conventions.grid
+        shape = (*index_dims, axes)
+        lazy_point("grid", shape, lambda: backends.xp(like).asarray(linear_positions(index_dims, like.dtype, grid)))
+        return point("positions", backends.xp(like).asarray(_grid_features(self, index_dims, like.dtype)))
 
 
-@lru_cache(maxsize=2)  # a table of the papers' sizes takes up to 200 MB
-def _grid_features(encoding: FourierPositions, index_dims: tuple[int, ...], dtype: Any) -> Array:
-    positions = linear_positions(index_dims, dtype, encoding.conventions.grid).reshape(-1, len(index_dims))
-    table = fourier_features(
+def _features(encoding: FourierPositions, positions: Any) -> Any:
+    return fourier_features(
         positions,
         encoding.num_bands,
         encoding.max_resolution,
         concat_pos=encoding.concat_pos,
         sine_only=encoding.sine_only,
     )
+
+
+@lru_cache(maxsize=2)  # a table of the papers' sizes takes up to 200 MB
+def _grid_features(encoding: FourierPositions, index_dims: tuple[int, ...], dtype: Any) -> Array:
+    positions = linear_positions(index_dims, dtype, encoding.conventions.grid).reshape(-1, len(index_dims))
+    table = _features(encoding, positions)
     table.flags.writeable = False
     return table
 
 
 @dataclass(frozen=True)
 class TrainablePositions(Module):
-    """A table with one trainable row for each position."""
+    """A table with one trainable row for each position.
+
+    `resize` is the table's own grid (height, width): inputs on another grid get the table resized bicubically to
+    theirs. Without it they get the first rows.
+    """
 
     size: int
     channels: int
     deviation: float = 0.02
+    resize: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and math.prod(self.resize) != self.size:
+            raise InputError(f"a table of {self.size} positions cannot be resized as a grid {self.resize}")
 
     def parameters(self) -> Tree:
         return {"table": Parameter((self.size, self.channels), truncated_normal(self.deviation))}
 
-    def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array) -> Any:
-        """The first rows of the table, one for each point: (product of index_dims, channels)."""
+    def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array, pos: Any = None) -> Any:
+        """The rows of the table, one for each point: (product of index_dims, channels). `pos` is ignored."""
         n = math.prod(index_dims)
+        if self.resize is not None and index_dims != self.resize:
+            if len(index_dims) != 2:
+                raise InputError(f"positions are resized for images of (height, width), not for a grid {index_dims}")
+            return point("positions", resize_bicubic(p["table"], self.resize, index_dims))
         if n > self.size:
             raise InputError(f"the input has {n} positions, but the model was made for at most {self.size}")
-        return p["table"] if n == self.size else p["table"][:n]
+        return point("positions", p["table"] if n == self.size else p["table"][:n])
 
 
-Positions = FourierPositions | TrainablePositions
+@dataclass(frozen=True)
+class ProjectedPositions(Module):
+    """An encoding, then a linear map to another width."""
+
+    encoding: FourierPositions | TrainablePositions
+    channels: int
+
+    def _projection(self) -> Linear:
+        return Linear(self.encoding.channels, self.channels)
+
+    def parameters(self) -> Tree:
+        return {"encoding": self.encoding.parameters(), "projection": self._projection().parameters()}
+
+    def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array, pos: Any = None) -> Any:
+        """As the encoding, (..., channels)."""
+        encoded = self.encoding.apply(p["encoding"], index_dims, like=like, pos=pos)
+        return point("projected_positions", self._projection().apply(p["projection"], encoded))
+
+
+Positions = FourierPositions | TrainablePositions | ProjectedPositions

@@ -15,7 +15,7 @@ import numpy as np
 from ..backend import Array, xp
 from ..ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, scores
 
-_TILE = {"numpy": (512, 2048), "cupy": (4096, 16384)}
+TILE = {"numpy": (512, 2048), "cupy": (4096, 16384)}
 """Queries and keys of one tile: 4 MiB of float32 scores a head fit the caches of a CPU core; a GPU wants more."""
 
 
@@ -31,7 +31,7 @@ def forward(
 ) -> Any:
     """As `ops.attention.attention`."""
     library = xp(q)
-    rows, columns = _TILE[library.__name__]
+    rows, columns = TILE[library.__name__]
     n, m = q.shape[-2], k.shape[-2]
     if n <= rows and m <= columns:
         return attention.rules["plain"].forward(q, k, v, bias, mask=mask, scale=scale, masked_rows=masked_rows)
@@ -79,7 +79,7 @@ def backward(
 ) -> Any:
     """As the backward rule of `ops.attention.attention`."""
     library = xp(q)
-    rows, columns = _TILE[library.__name__]
+    rows, columns = TILE[library.__name__]
     n, m = q.shape[-2], k.shape[-2]
     if n <= rows and m <= columns:
         return attention.rules["plain"].pull(

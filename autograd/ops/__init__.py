@@ -8,6 +8,7 @@
     linear        matmul, linear
     normalise     softmax, log_softmax, layer_norm
     attention     attention, attention_weights
+    convolution   convolution, transposed_convolution, max_pool, same_padding
     dropout       dropout
     loss          cross_entropy, binary_cross_entropy, squared_error, absolute_error
 
@@ -16,6 +17,7 @@ Positional arguments are arrays (`Tensor`s when they are being differentiated), 
 
 from .activation import activations, gelu_erf, gelu_tanh, relu, sigmoid, silu, squared_relu
 from .attention import attention, attention_weights
+from .convolution import convolution, max_pool, same_padding, transposed_convolution
 from .dropout import dropout
 from .elementwise import (
     absolute,
@@ -59,6 +61,7 @@ __all__ = [
     "binary_cross_entropy",
     "broadcast_to",
     "concatenate",
+    "convolution",
     "cos",
     "cross_entropy",
     "divide",
@@ -80,6 +83,7 @@ __all__ = [
     "logsumexp",
     "matmul",
     "max",
+    "max_pool",
     "maximum",
     "mean",
     "minimum",
@@ -90,6 +94,7 @@ __all__ = [
     "power",
     "relu",
     "reshape",
+    "same_padding",
     "sigmoid",
     "silu",
     "sin",
@@ -105,5 +110,6 @@ __all__ = [
     "take_along_axis",
     "tanh",
     "transpose",
+    "transposed_convolution",
     "where",
 ]

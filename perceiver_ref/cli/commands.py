@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.backend import BackendError, module
-from ..checkpoints import load_params, read_config, rebuild
+from ..checkpoints import read_config, read_finite, rebuild
 from ..crosscheck import Result, check_file
 from ..crosscheck import run as execute
 from ..errors import InputError
@@ -23,6 +23,7 @@ from ..files import check_writable, existing_file, write_json
 from ..vectors import TOLERANCES
 from ..vectors.npz import read_npz, write_npz
 from ..version import __version__
+from .explain import explain as explain
 from .main import BAD_INPUT, MISMATCH, OK
 
 PACKAGED = "vectors/packaged"
@@ -40,7 +41,7 @@ def check(options: argparse.Namespace) -> int:
     for path, name in files:
         result = check_file(path, backend=options.backend, dtype=options.dtype)
         results.append(result)
-        outputs, gradients = result.error("output", "trace"), result.error("grad_param", "grad_input")
+        outputs, gradients = result.error("output", "trace", "state"), result.error("grad_param", "grad_input")
         print(f"{name:<{width}}  {result.status:<6}  {_error(outputs):<8}  {_error(gradients)}", flush=True)
         if result.status == "error":
             print(f"perceiver-ref check: error: {' '.join(result.message.split())}", file=sys.stderr)
@@ -63,23 +64,25 @@ def run(options: argparse.Namespace) -> int:
         check_writable(options.json)
     module(options.backend)
     inputs = _inputs(options.inputs)
-    config = read_config(options.config or options.weights)
-    rebuilt = rebuild(options.peer, options.cls, config, options.config or options.weights)
-    params = load_params(rebuilt, options.weights)
-    dtype = options.dtype or _dtype_of(params)
+    source = options.config or options.weights
+    config = read_config(source)
+    arrays = read_finite(options.weights)
+    dtype = options.dtype or _dtype_of(arrays)
     arguments = {name: array for name, array in inputs.items() if not name.startswith("cotangent/")}
     cotangents = {n.removeprefix("cotangent/"): a for n, a in inputs.items() if n.startswith("cotangent/")}
     if options.grad and not cotangents:
         raise InputError(f"{options.inputs}: --grad needs cotangent/<output>, an array of the shape of that output")
+    rebuilt = rebuild(options.peer, options.cls, config, source, arrays, arguments)
     result = execute(
         rebuilt,
-        params,
+        arrays,
         arguments,
         {},
         cotangents=cotangents if options.grad else None,
         points=(lambda name: True) if options.trace else None,
         backend=options.backend,
         dtype=dtype,
+        where=options.weights,
     )
     groups = {
         "output": result.outputs,
@@ -150,7 +153,7 @@ def _check_json(results: list[Result]) -> dict[str, Any]:
         return {
             "path": result.path,
             "status": result.status,
-            "output_error": number(result.error("output", "trace")),
+            "output_error": number(result.error("output", "trace", "state")),
             "gradient_error": number(result.error("grad_param", "grad_input")),
             "worst": f"{worst.kind}/{worst.name}" if worst else None,
             "message": result.message,
@@ -170,10 +173,8 @@ def _inputs(path: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _dtype_of(params: Any) -> str:
-    from ..autograd import tree
-
-    dtypes = {str(array.dtype) for _, array in tree.leaves(params)}
+def _dtype_of(arrays: dict[str, np.ndarray]) -> str:
+    dtypes = {str(array.dtype) for array in arrays.values() if array.dtype.kind == "f"}
     if len(dtypes) != 1:
         raise InputError(f"the weights mix {', '.join(sorted(dtypes))}; choose one with --dtype")
     return dtypes.pop()

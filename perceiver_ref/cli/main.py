@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"perceiver-ref {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
+    from . import explain
+
     check = _command(commands, "check", "rebuild cases in the reference and compare outputs, gradients and traces")
     check.add_argument("paths", nargs="*", metavar="PATH", help="case files or folders (default: the packaged vectors)")
     _computing(check, "the case's own")
@@ -71,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--trace", action="store_true", help="also write every named intermediate value")
     run.add_argument("--grad", action="store_true", help="also write gradients, of the sum of output * cotangent")
     _computing(run, "the weights'")
+
+    explain.options(_command(commands, "explain", "parameters, FLOPs and memory of a model, layer by layer"))
 
     _command(commands, "info", "versions, BLAS, threads and GPU")
     return parser

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..autograd import BackendError
 from ..errors import InputError
 from ..files import AnyPath
 from ..peers import peer
-from ..peers.names import load
+from ..peers.base import Given
 from ..vectors import TOLERANCES, Agreement, Case, agreement, read_case
 from .execution import run
 
@@ -51,29 +53,40 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
     `InputError` when the case names a peer, class, option or parameter that the reference does not know.
     """
     where = case.meta.get("case", case.meta["class"])
-    rebuilt = peer(case.meta["peer"]).rebuild(case.meta["class"], case.meta["config"])
     aliases: dict[str, str] = case.meta.get("tied", {})
-    own = {name: array for name, array in case.params.items() if name not in aliases}
+    arrays = {name: array for name, array in (case.params | case.state).items() if name not in aliases}
+    rebuilt = peer(case.meta["peer"]).rebuild(
+        case.meta["class"],
+        Given(
+            case.meta["config"],
+            inputs={name: array.shape for name, array in case.inputs.items()},
+            params={name: array.shape for name, array in arrays.items()},
+            call=case.meta["call"],
+        ),
+    )
     points = {name: rebuilt.point(name) for name in case.trace}
     gradients = bool(case.cotangents) and case.meta.get("compare_gradients", True)
     ours = run(
         rebuilt,
-        load(rebuilt.model, rebuilt.bindings, own, where),
+        arrays,
         case.inputs,
         case.meta["call"],
         cotangents=case.cotangents if gradients else None,
         points=set(points.values()).__contains__,
         backend=backend,
         dtype=dtype or case.dtype,
+        where=where,
     )
     _require("output", case.outputs, ours.outputs, where)
     _require("point", points.values(), ours.trace, where)
+    _require("state", case.state_out, ours.state, where)
     if gradients:
         _require("grad_param", (aliases.get(name, name) for name in case.grad_params), ours.grad_params, where)
         _require("grad_input", case.grad_inputs, ours.grad_inputs, where)
     limit = _tolerances(case, dtype)
     pairs = [("output", name, ours.outputs[name], case.outputs[name]) for name in case.outputs]
-    pairs += [("trace", name, ours.trace[points[name]], case.trace[name]) for name in case.trace]
+    pairs += [("trace", name, _spread(ours.trace[points[name]], array), array) for name, array in case.trace.items()]
+    pairs += [("state", name, ours.state[name], array) for name, array in case.state_out.items()]
     if gradients:
         pairs += [
             ("grad_param", name, ours.grad_params[aliases.get(name, name)], array)
@@ -90,6 +103,11 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
 def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str) -> None:
     if absent := sorted(set(wanted) - set(given)):
         raise InputError(f"{where}: the reference gives no {kind} {', '.join(absent)}; it gives {', '.join(given)}")
+
+
+def _spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """A value that we compute once for the whole batch, where the peer repeats it."""
+    return np.broadcast_to(ours, theirs.shape) if ours.shape == theirs.shape[1:] else ours
 
 
 def _tolerances(case: Case, dtype: str | None) -> dict[str, float]:

@@ -11,10 +11,9 @@ import numpy as np
 from ..autograd import backend as backends
 from ..autograd import ops, tree, value_and_grad
 from ..autograd.backend import to_backend, to_host
-from ..autograd.tree import Tree
+from ..call import Call
 from ..errors import InputError, input_errors
 from ..peers import Rebuilt
-from ..peers.names import store
 from ..tracing import trace
 
 Arrays = dict[str, np.ndarray]
@@ -27,54 +26,64 @@ class Run:
     outputs: Arrays
     grad_params: Arrays = field(default_factory=dict)
     grad_inputs: Arrays = field(default_factory=dict)
+    state: Arrays = field(default_factory=dict)
     trace: Arrays = field(default_factory=dict)
 
 
 def run(
     rebuilt: Rebuilt,
-    params: Tree,
+    arrays: Mapping[str, np.ndarray],
     inputs: Mapping[str, np.ndarray],
-    call: Mapping[str, Any],
+    options: Mapping[str, Any],
     *,
     cotangents: Mapping[str, np.ndarray] | None = None,
     points: Callable[[str], bool] | None = None,
     backend: str = "numpy",
     dtype: Any = np.float64,
+    where: object = "the weights",
 ) -> Run:
-    """Outputs of `rebuilt` on these parameters and inputs, computed in `dtype` on `backend`.
+    """Outputs of `rebuilt` with these parameters and buffers and on these inputs, computed in `dtype` on `backend`.
 
     With `cotangents` also the gradients of the sum of output * cotangent, for every parameter and floating-point
-    input. `points` says which of our trace points to keep (None: none). Raises `InputError` for an output that has a
-    cotangent but does not exist, or another shape.
+    input. `options` are the peer's other arguments. `points` says which of our trace points to keep (None: none).
+    Raises `InputError`, naming `where` the arrays come from, when they do not fit; and for an output that has a
+    cotangent but does not exist, or has another shape.
     """
     backends.module(backend)
 
     def prepared(array: np.ndarray) -> Any:
         return to_backend(array.astype(dtype, copy=False) if array.dtype.kind == "f" else array, backend)
 
+    params, state = (tree.map(prepared, part) for part in rebuilt.load(arrays, where))
     arguments = tree.map(prepared, dict(inputs))
     weights = None if cotangents is None else tree.map(prepared, dict(cotangents))
     variables = {
-        "params": tree.map(prepared, params),
+        "params": params,
         "inputs": {name: array for name, array in arguments.items() if array.dtype.kind == "f"},
     }
+    call = Call(training=bool(options.get("is_training", False)), state=state)
 
     def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
         with trace(points or (lambda name: False)) as traced, input_errors("the inputs do not fit the model"):
-            outputs = rebuilt.call(variables["params"], {**arguments, **variables["inputs"]}, call)
+            outputs = rebuilt.run(variables["params"], {**arguments, **variables["inputs"]}, options, call)
         loss = None if weights is None else sum_of_products(outputs, weights)
         return loss, (outputs, dict(traced))
 
+    gradients = None
     if weights is None:
         _, (outputs, traced) = forward(variables)
-        return Run(tree.map(to_host, outputs), trace=tree.map(to_host, traced))
-    (_, (outputs, traced)), gradients = value_and_grad(forward, has_aux=True)(variables)
-    return Run(
+    else:
+        (_, (outputs, traced)), gradients = value_and_grad(forward, has_aux=True)(variables)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    made = Run(
         outputs=tree.map(to_host, outputs),
-        grad_params=store(rebuilt.bindings, tree.map(to_host, gradients["params"])),
-        grad_inputs=tree.map(to_host, gradients["inputs"]),
+        state=rebuilt.store_state(tree.map(to_host, call.updates), shapes),
         trace=tree.map(to_host, traced),
     )
+    if gradients is not None:
+        made.grad_params = rebuilt.store(tree.map(to_host, gradients["params"]), shapes)
+        made.grad_inputs = tree.map(to_host, gradients["inputs"])
+    return made
 
 
 def sum_of_products(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -> Any:

@@ -9,13 +9,14 @@ OFFSET = 6
 VOCABULARY = 256 + OFFSET
 
 
-def encode(text: str) -> np.ndarray:
-    """The token ids of a text, (bytes,) int64, without any special token."""
-    return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64) + OFFSET
+def encode(text: str | bytes) -> np.ndarray:
+    """The token ids of a text, or of bytes that need not be UTF-8: (bytes,) int64, without any special token."""
+    data = text.encode("utf-8") if isinstance(text, str) else text
+    return np.frombuffer(data, np.uint8).astype(np.int64) + OFFSET
 
 
 def decode(ids: np.ndarray) -> str:
-    """The text of token ids, special tokens left out; bytes that are not UTF-8 become U+FFFD."""
+    """The text of token ids, special tokens left out; bytes that are not UTF-8 become U+FFFD, ids above 261 wrap."""
     ids = np.asarray(ids)
     return (ids[ids >= OFFSET] - OFFSET).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from ..autograd import ops
 from ..autograd.tree import Tree
+from ..call import Call
 from ..errors import InputError
 from ..parameters import Module, Parameter, truncated_normal
 from ..position import TrainablePositions
-from ..tracing import point, scope
+from ..tracing import point
+from .base import Preprocessed
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,15 @@ class TextInput(Module):
             "positions": self._positions().parameters(),
         }
 
-    def apply(self, p: Tree, ids: Any) -> tuple[Any, Any]:
-        """ids (B, M) integers in [0, vocabulary), M <= length -> (B, M, channels), and the same without positions."""
+    def apply(self, p: Tree, ids: Any, call: Call | None = None, *, pos: Any = None) -> Preprocessed:
+        """ids (B, M) integers in [0, vocabulary), M <= length -> elements (B, M, channels)."""
+        if pos is not None:
+            raise InputError("text has trainable positions; it takes no pos")
         if len(ids.shape) != 2 or ids.dtype.kind not in "iu":
             came = f"{ids.dtype} of {tuple(ids.shape)}"
             raise InputError(f"token ids must be integers of shape (batch, length), got {came}")
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
             raise InputError(f"token ids must be in [0, {self.vocabulary}), got {int(ids.min())} to {int(ids.max())}")
-        with scope("input"):
-            embedded = point("embedding", ops.take(p["embedding"], ids, axis=0))
-            positions = point("positions", self._positions().apply(p["positions"], ids.shape[1:], like=ids))
-            return point("", ops.add(embedded, positions)), embedded
+        embedded = point("embedding", ops.take(p["embedding"], ids, axis=0))
+        positions = self._positions().apply(p["positions"], ids.shape[1:], like=ids)
+        return Preprocessed(point("", ops.add(embedded, positions)), embedded)

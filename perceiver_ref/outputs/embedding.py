@@ -8,6 +8,7 @@ from typing import Any
 from ..autograd import ops
 from ..autograd.tree import Tree
 from ..parameters import Module, Parameter, zeros
+from ..tracing import point
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class TiedEmbedding(Module):
     def parameters(self) -> Tree:
         return {"bias": Parameter((self.vocabulary,), zeros)}
 
-    def apply(self, p: Tree, x: Any, embedding: Any) -> Any:
-        """x (B, O, C), embedding (vocabulary, C) -> (B, O, vocabulary)."""
-        return ops.linear(x, ops.transpose(embedding), p["bias"])
+    def apply(self, p: Tree, x: Any, *, params: Tree, sizes: dict[str, int] | None = None) -> Any:
+        """x (B, O, C), params the whole model's, with an embedding (vocabulary, C) -> (B, O, vocabulary)."""
+        table = params["input"]["embedding"]
+        return point("", ops.linear(x, ops.transpose(table), p["bias"]))

@@ -1,10 +1,10 @@
 """Other implementations, one file each: tables that rename their parameters and map their configurations to ours."""
 
 from ..errors import one_of
-from . import hf
-from .base import Peer, Rebuilt
+from . import deepmind, hf
+from .base import Given, Peer, Rebuilt
 
-PEERS: dict[str, Peer] = {"hf": hf.PEER}
+PEERS: dict[str, Peer] = {"deepmind": deepmind.PEER, "hf": hf.PEER}
 """Peers by name."""
 
 
@@ -15,4 +15,4 @@ def peer(name: str) -> Peer:
     return PEERS[name]
 
 
-__all__ = ["PEERS", "Peer", "Rebuilt", "peer"]
+__all__ = ["PEERS", "Given", "Peer", "Rebuilt", "peer"]

@@ -4,31 +4,84 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from ..autograd import tree
 from ..autograd.tree import Tree
+from ..call import Call
 from ..errors import InputError, input_errors, one_of
 from ..parameters import Module
-from .names import Binding
+from .names import Binding, check, load, store
 
 Arguments = dict[str, Any]
 Outputs = dict[str, Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a class is rebuilt from: its configuration, in the peer's own keys, and the shapes that it is used with.
+
+    `inputs` are the arguments' shapes, `params` those of parameters and buffers: frameworks that infer a width from the
+    first input leave it out of the configuration.
+    """
+
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Shape] = field(default_factory=dict)
+    params: Mapping[str, Shape] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Function(Module):
+    """A function without parameters, as a model."""
+
+    function: Callable[..., Any]
+
+    def parameters(self) -> Tree:
+        return {}
+
+    def apply(self, p: Tree, *arguments: Any, **options: Any) -> Any:
+        """What the function gives."""
+        return self.function(*arguments, **options)
 
 
 @dataclass(frozen=True)
 class Rebuilt:
     """One of a peer's classes, rebuilt from its configuration.
 
-    `call(params, arguments, options)` takes the peer's arguments by the peer's names (arrays or `Tensor`s) and returns
-    outputs by the peer's names. `points` are rows (regular expression of a peer's trace point, our name with \\1 for
-    its groups).
+    `run(params, arguments, options, call)` takes the peer's arguments by the peer's names (arrays or `Tensor`s), its
+    other options and our `Call`, and returns outputs by the peer's names. `bindings` rename parameters and `state`
+    running statistics; `ignored` are endings of names that the peer stores and never needs. `points` are rows
+    (regular expression of a peer's trace point, our name with \\1 for its groups).
     """
 
     model: Module
     bindings: list[Binding]
-    call: Callable[[Tree, Arguments, Mapping[str, Any]], Outputs]
+    run: Callable[[Tree, Arguments, Mapping[str, Any], Call], Outputs]
     points: Sequence[tuple[str, str]] = ()
+    state: Sequence[Binding] = ()
+    ignored: tuple[str, ...] = ()
+
+    def load(self, arrays: Mapping[str, np.ndarray], where: object) -> tuple[Tree, Tree]:
+        """(params, state) as views of the peer's arrays; `InputError` for any missing, unused or unfit one."""
+        check([*self.bindings, *self.state], arrays, self.ignored, where)
+        return (
+            load(self.model.parameters(), self.bindings, arrays),
+            load(self.model.state(), self.state, arrays) if self.state else None,
+        )
+
+    def store(self, gradients: Tree, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+        """Parameters or their gradients by the peer's names."""
+        return store(self.bindings, gradients, shapes)
+
+    def store_state(self, state: Tree, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+        """Running statistics by the peer's names; those that a call did not update are left out."""
+        ours = tree.flatten(state)
+        return store([b for b in self.state if b.path in ours], state, shapes)
 
     def point(self, name: str) -> str:
         """Our name for a peer's trace point; `InputError` when the table has no row for it."""
@@ -43,15 +96,15 @@ class Peer:
     """An implementation: how its classes are rebuilt, by class name (without the module path)."""
 
     name: str
-    classes: Mapping[str, Callable[[Mapping[str, Any]], Rebuilt]]
+    classes: Mapping[str, Callable[[Given], Rebuilt]]
 
-    def rebuild(self, cls: str, config: Mapping[str, Any]) -> Rebuilt:
-        """The class `cls` (a module path before the name is ignored) with a configuration of the peer's own keys."""
-        short = cls.rpartition(".")[2]
+    def rebuild(self, cls: str, given: Given) -> Rebuilt:
+        """The class `cls`; a module path before the name is ignored."""
+        short = cls if cls in self.classes else cls.rpartition(".")[2]
         if short not in self.classes:
             raise one_of(f"class of peer {self.name}", short, self.classes)
         with input_errors(f"the configuration of {short} cannot be used"):
-            return self.classes[short](config)
+            return self.classes[short](given)
 
 
 def options(
@@ -60,7 +113,7 @@ def options(
     """`known` (names with defaults) updated by `given`.
 
     Raises `InputError` for an unknown name, listing the known, and for a value that is not of its default's type or is
-    a negative number. A default of None says nothing about the type.
+    a negative number where the default is none. A default of None says nothing about the type.
     """
     if not isinstance(given, Mapping):
         raise InputError(f"the options of {what} must be an object, got {given!r}")
@@ -78,5 +131,5 @@ def _check_type(what: str, value: Any, default: Any) -> None:
             if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 raise InputError(f"{what} must be {name}, got {value!r}")
             break
-    if isinstance(default, int) and value < 0:
+    if isinstance(default, int) and value < min(default, 0):
         raise InputError(f"{what} must not be negative, got {value!r}")

@@ -1,7 +1,9 @@
-"""Renaming between a peer's parameters and ours, declared as nested tables and usable in both directions.
+"""Renaming between a peer's arrays and ours, declared as nested tables and used in both directions.
 
-A table maps a path of ours to `(name of theirs, table or view)`; `{i}` stands for an index. A view is a function from
-the peer's array to our parameter, without copying, and its own inverse: it also turns our gradients into the peer's.
+A table maps a path of ours to `(name of theirs, table or view)`. `{i}` in a path stands for an index; in a name `{i}`
+is that index and `{_i}` is Haiku's suffix for it ("" for 0, then "_1", "_2"). A view is a function from the peer's
+array to the part of it that is ours, without copying: the same function reads a weight out of the peer's array and
+writes a gradient into one.
 """
 
 from __future__ import annotations
@@ -14,20 +16,25 @@ import numpy as np
 from ..autograd import tree
 from ..autograd.tree import Tree
 from ..errors import InputError
-from ..parameters import Module
+from ..parameters import Parameter
 
 View = Callable[[Any], Any]
 Table = Mapping[str, tuple[str, Any]]
 
 
 def same(array: Any) -> Any:
-    """The peer's array is our parameter."""
+    """The peer's array is ours."""
     return array
 
 
 def transposed(array: Any) -> Any:
     """PyTorch keeps a linear map's weight as (outputs, inputs)."""
     return array.T
+
+
+def flat(array: Any) -> Any:
+    """One axis, where the peer keeps axes of length 1 for broadcasting."""
+    return array.reshape(-1)
 
 
 LINEAR: Table = {"weight": ("weight", transposed), "bias": ("bias", same)}
@@ -37,65 +44,84 @@ NORM: Table = {"scale": ("weight", same), "offset": ("bias", same)}
 
 
 class Binding(NamedTuple):
-    """Our parameter at `path` is `view` of the peer's array `name`."""
+    """Our array at `path`, of this shape, is `view` of the peer's array `name`."""
 
     path: str
+    shape: tuple[int, ...]
     name: str
     view: View
 
 
-def bind(module: Module, table: Table, prefix: str = "") -> list[Binding]:
-    """A binding for every parameter of a model; `LookupError` when the table has no row for one."""
-    paths = tree.flatten(module.parameters())
-    return [Binding(path, *_resolve(path.split("/"), table, prefix, path)) for path in paths]
+def bind(spec: Tree, table: Table, separator: str = ".") -> list[Binding]:
+    """A binding for every `Parameter` of a tree; `LookupError` when the table has no row for one."""
+    return [
+        Binding(path, parameter.shape, *_resolve(path.split("/"), table, "", separator, path))
+        for path, parameter in _parameters(spec)
+    ]
 
 
-def load(module: Module, bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray], where: object) -> Tree:
-    """Our parameters as views of a peer's arrays.
+def load(spec: Tree, bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray]) -> Tree:
+    """Our arrays, in the structure of `spec`, as views of a peer's; see `check` for what must hold before."""
+    values = {b.path: b.view(arrays[b.name]) for b in bindings}
+    return tree.unflatten_like(spec, [values[path] for path, _ in tree.leaves(spec)])
 
-    Raises `InputError` listing every missing, unused, wrongly shaped or non-floating-point array.
+
+def check(bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray], ignored: Iterable[str], where: object) -> None:
+    """Raise `InputError` listing every missing, unused, wrongly shaped or non-floating-point array of a peer's.
+
+    `ignored` are endings of names that may be there unused.
     """
     bindings = list(bindings)
-    spec = tree.flatten(module.parameters())
-    expected = {b.name: b for b in bindings}
-    missing = sorted(name for name in expected if name not in arrays)
-    unused = sorted(name for name in arrays if name not in expected)
+    expected = {b.name for b in bindings}
+    missing = sorted(expected - set(arrays))
+    endings = tuple(ignored)
+    unused = sorted(name for name in set(arrays) - expected if not (endings and name.endswith(endings)))
     wrong = []
     for b in bindings:
         array = arrays.get(b.name)
         if array is None:
             continue
-        if array.dtype.kind != "f":
+        if array.dtype.kind != "f" and array.shape:
             wrong.append(f"{b.name} has dtype {array.dtype}, expected floating point")
-        elif b.view(array).shape != spec[b.path].shape:
-            expected_shape = b.view(np.broadcast_to(np.zeros(()), spec[b.path].shape)).shape
-            wrong.append(f"{b.name} has shape {array.shape}, expected {expected_shape}")
+        elif b.view(array).shape != b.shape:
+            wrong.append(f"{b.name} has shape {array.shape}, which does not give {b.shape} for our {b.path}")
     problems = [f"missing: {_listed(missing)}"] if missing else []
     problems += [f"unused: {_listed(unused)}"] if unused else []
     problems += wrong
     if problems:
         raise InputError(f"{where}: the parameters do not fit the configuration; {'; '.join(problems)}")
-    values = [b.view(arrays[b.name]) for b in bindings]
-    return tree.unflatten_like(module.parameters(), values)
 
 
-def store(bindings: Iterable[Binding], values: Tree) -> dict[str, np.ndarray]:
-    """The inverse, for values or gradients: the peer's arrays."""
-    flat = tree.flatten(values)
-    return {b.name: b.view(flat[b.path]) for b in bindings}  # same and transposed are their own inverses
+def store(bindings: Iterable[Binding], values: Tree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The inverse, for values or gradients: the peer's arrays, of these shapes. Parts that are used twice add up."""
+    ours = tree.flatten(values)
+    arrays: dict[str, np.ndarray] = {}
+    for b in bindings:
+        value = np.asarray(ours[b.path])
+        if b.name not in arrays:
+            arrays[b.name] = np.zeros(shapes[b.name], value.dtype)
+        part = b.view(arrays[b.name])
+        part[...] += value
+    return arrays
 
 
-def _resolve(path: list[str], table: Table, prefix: str, full: str) -> tuple[str, View]:
+def _parameters(spec: Tree) -> Iterable[tuple[str, Parameter]]:
+    return tree.leaves(spec)
+
+
+def _resolve(path: list[str], table: Table, prefix: str, separator: str, full: str) -> tuple[str, View]:
     for pattern, (name, rest) in table.items():
         index = _match(pattern.split("/"), path)
         if index is None:
             continue
-        theirs = ".".join(part for part in (prefix, name.replace("{i}", index)) if part)
+        suffix = "" if index in ("", "0") else f"_{index}"
+        name = name.replace("{i}", index).replace("{_i}", suffix)
+        theirs = separator.join(part for part in (prefix, name) if part)
         remainder = path[pattern.count("/") + 1 :]
         if callable(rest) and not remainder:
             return theirs, rest
         if not callable(rest) and remainder:
-            return _resolve(remainder, rest, theirs, full)
+            return _resolve(remainder, rest, theirs, separator, full)
     raise LookupError(f"no row of the peer's table names our parameter {full!r}")
 
 

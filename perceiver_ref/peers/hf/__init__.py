@@ -2,7 +2,8 @@
 
 Read off its source: linear weights are (outputs, inputs); images are channels-first; a fully masked row averages all
 values, since `finfo.min` is added to its logits; `layer_norm_eps` of the configuration is never used (1e-5 is);
-`query_mask` is ignored; sizes that the task classes fix in code are constants here.
+`query_mask` is ignored. Sizes that the task classes fix in code are in `tasks`, what only this implementation does is
+in `quirks`.
 """
 
 from __future__ import annotations
@@ -11,85 +12,89 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from ...decoder import classification_decoder
 from ...errors import InputError
-from ...inputs import PixelInput
+from ...outputs import TiedEmbedding
 from ...perceiver_io import PerceiverIO
-from ...position import FourierPositions
-from ...published import language_model
-from ..base import Peer, Rebuilt
-from ..names import bind
+from ..base import Given, Peer, Rebuilt
+from ..names import Table, bind, same
 from .call import call, sequence_loss, token_loss
-from .components import DECODERS, PREPROCESSORS, component, text_preprocessor
-from .config import conventions, encoder, read_config
-from .constants import Constants
-from .names import names, points
+from .config import encoder, read_config
+from .decoders import DECODERS, POSTPROCESSORS
+from .names import ENCODER, ENCODER_POINTS, IGNORED, Component, Rows, below, renamed
+from .parts import PARTS, shapes_of
+from .preprocessors import PREPROCESSORS, component
+from .tasks import parts
+
+_LOSSES: dict[str, Any] = {
+    "PerceiverForMaskedLM": token_loss,
+    "PerceiverForSequenceClassification": sequence_loss,
+    "PerceiverForImageClassificationLearned": sequence_loss,
+    "PerceiverForImageClassificationFourier": sequence_loss,
+    "PerceiverForImageClassificationConvProcessing": sequence_loss,
+    "PerceiverForOpticalFlow": None,
+    "PerceiverForMultimodalAutoencoding": None,
+}
+_PARTS = (
+    ("input", "input_preprocessor", PREPROCESSORS),
+    ("decoder", "decoder", DECODERS),
+    ("output", "output_postprocessor", POSTPROCESSORS),
+)
 
 
-def _perceiver_model(given: Mapping[str, Any]) -> Rebuilt:
-    config = read_config(given)
-    preprocessor = component("input_preprocessor", PREPROCESSORS, config, given.get("input_preprocessor"))
-    decoder = component("decoder", DECODERS, config, given.get("decoder"))
-    if given.get("output_postprocessor") is not None:
-        raise InputError("PerceiverModel with an output_postprocessor is not supported")
-    inputs = config["d_model"] if preprocessor is None else preprocessor.channels
-    return _rebuilt(PerceiverIO(encoder(config, inputs), preprocessor, decoder), config, "", None)
+def _perceiver_model(given: Given) -> Rebuilt:
+    return _rebuilt(given, read_config(given.config), given.config)
 
 
-def _masked_lm(given: Mapping[str, Any]) -> Rebuilt:
-    config = read_config(given)
-    constants = Constants(given)
-    model = language_model(
-        conventions(config),
-        encoder=encoder(config, config["d_model"]),
-        vocabulary=config["vocab_size"],
-        length=config["max_position_embeddings"],
-        decoder_qk_channels=constants("qk_channels", 256),
-        decoder_heads=constants("num_heads", 8),
-    )
-    return _rebuilt(model, config, "perceiver", token_loss)
+def _task(name: str, given: Given) -> Rebuilt:
+    """A task class: a PerceiverModel below `perceiver`, and for language the tied output embedding beside it."""
+    config = read_config(given.config)
+
+    def width(part: Any) -> int:
+        channels: int = component("input_preprocessor", PREPROCESSORS, config, part).module.channels
+        return channels
+
+    specs = parts(name, config, given.config.get("hard_coded_replacements"), width)
+    return _rebuilt(given, config, specs, "perceiver", name == "PerceiverForMaskedLM", _LOSSES[name])
 
 
-def _sequence_classification(given: Mapping[str, Any]) -> Rebuilt:
-    config = read_config(given)
-    preprocessor = text_preprocessor(config, {})
-    return _classifier(config, preprocessor, config["d_model"], sequence_loss)
-
-
-def _image_fourier(given: Mapping[str, Any]) -> Rebuilt:
-    config = read_config(given)
-    constants = Constants(given)
-    positions = FourierPositions(
-        constants("num_bands", 64),
-        tuple(constants("max_resolution", (224, 224))),
-        conventions=conventions(config),
-    )
-    preprocessor = PixelInput(constants("in_channels", 3), positions)
-    return _classifier(config, preprocessor, preprocessor.channels, sequence_loss)
-
-
-def _classifier(config: Mapping[str, Any], preprocessor: Any, inputs: int, loss: Any) -> Rebuilt:
-    decoder = classification_decoder(
-        config["d_latents"], config["num_labels"], query_residual=True, conventions=conventions(config)
-    )
-    return _rebuilt(PerceiverIO(encoder(config, inputs), preprocessor, decoder), config, "perceiver", loss)
-
-
-def _rebuilt(model: PerceiverIO, config: Mapping[str, Any], prefix: str, loss: Any) -> Rebuilt:
+def _rebuilt(
+    given: Given,
+    config: Mapping[str, Any],
+    specs: Mapping[str, Any],
+    prefix: str = "",
+    tied: bool = False,
+    loss: Any = None,
+) -> Rebuilt:
+    shape = shapes_of(given.inputs, ("inputs", "pixel_values", "input_ids"))
+    made: dict[str, Component] = {
+        ours: component(theirs, builders, config, specs[theirs], shape if ours == "input" else None)
+        for ours, theirs, builders in _PARTS
+        if specs.get(theirs) is not None
+    }
+    if "output" in made and "decoder" not in made:
+        raise InputError("an output_postprocessor needs a decoder: without one it is never called")
+    modules = {name: part.module for name, part in made.items()}
+    table: dict[str, Any] = {"encoder": ("", ENCODER)}
+    state: dict[str, Any] = {}
+    points: Rows = below("", "encoder", ENCODER_POINTS)
+    for ours, theirs, _ in _PARTS:
+        if ours in made:
+            table[ours], state[ours] = (theirs, made[ours].table), (theirs, made[ours].state)
+            points += below(theirs, ours, made[ours].points)
+    bindings: Table = renamed(prefix, table) if prefix else table
+    if tied:
+        modules["output"] = TiedEmbedding(config["vocab_size"])
+        bindings = {**bindings, "output/bias": ("embedding_decoder.bias", same)}
+    inputs = modules["input"].channels if "input" in modules else config["d_model"]
+    model = PerceiverIO(encoder(config, inputs), modules.get("input"), modules.get("decoder"), modules.get("output"))
     return Rebuilt(
         model,
-        bind(model, names(model.decoder, prefix)),
+        bind(model.parameters(), bindings),
         partial(call, model, config, loss),
-        points(model.decoder, prefix),
+        below(prefix, "", points),
+        bind(model.state(), renamed(prefix, state) if prefix else state),
+        IGNORED,
     )
 
 
-PEER = Peer(
-    "hf",
-    {
-        "PerceiverModel": _perceiver_model,
-        "PerceiverForMaskedLM": _masked_lm,
-        "PerceiverForSequenceClassification": _sequence_classification,
-        "PerceiverForImageClassificationFourier": _image_fourier,
-    },
-)
+PEER = Peer("hf", {"PerceiverModel": _perceiver_model, **{name: partial(_task, name) for name in _LOSSES}, **PARTS})

@@ -1,20 +1,30 @@
-"""The forward passes of transformers' classes, by the names of their arguments and outputs."""
+"""The forward passes of transformers' models, by the names of their arguments and outputs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...autograd import engine, ops
 from ...autograd.tree import Tree
+from ...call import Call
 from ...errors import InputError, one_of
-from ...inputs import PixelInput
+from ...inputs import AudioPatches, GridInput, MultimodalInput
 from ...perceiver_io import PerceiverIO
-from ...tracing import trace
+from ...position import ProjectedPositions, TrainablePositions
+from ...tracing import point, trace
 from ..base import Arguments, Outputs, options
 
-_ARGUMENTS = {"inputs", "input_ids", "pixel_values", "attention_mask", "labels"}
-_OPTIONS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+_INPUTS = ("inputs", "input_ids", "pixel_values")
+_ARGUMENTS = {*_INPUTS, "attention_mask", "labels", "subsampled_output_points"}
+_OPTIONS = {
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+    "interpolate_pos_encoding": False,
+}
 
 
 def call(
@@ -24,34 +34,37 @@ def call(
     params: Tree,
     arguments: Arguments,
     given: Mapping[str, Any],
+    ours: Call,
 ) -> Outputs:
     """The peer's forward: outputs by the names of its output classes."""
-    for name in arguments:
-        if name not in _ARGUMENTS:
-            raise one_of("argument", name, _ARGUMENTS)
-    wanted = options("forward", given, _OPTIONS)
-    names = [name for name in ("inputs", "input_ids", "pixel_values") if name in arguments]
-    if len(names) != 1:
-        raise InputError("give exactly one of the arguments inputs, input_ids and pixel_values")
-    inputs = arguments[names[0]]
-    if isinstance(model.preprocessor, PixelInput):
-        if len(inputs.shape) != 4:
-            raise InputError(f"images must be (batch, channels, height, width), got {tuple(inputs.shape)}")
-        inputs = ops.transpose(inputs, axes=(0, 2, 3, 1))
-    mask, bias = _masks(arguments.get("attention_mask"))
+    values, wanted = read_call("forward", arguments, given, _ARGUMENTS, _OPTIONS)
+    inputs = values[single(values, _INPUTS)]
+    if wanted["interpolate_pos_encoding"]:
+        model = replace(model, preprocessor=interpolating(model.preprocessor))
+    mask, bias = _masks(values.get("attention_mask"))
     wants_maps = wanted["output_attentions"] or config["output_attentions"]
     layers = [f"encoder.blocks.{b}.{i}" for b in range(model.encoder.blocks) for i in range(model.encoder.layers)]
     crosses = ["encoder.cross_attention", *(["decoder.cross_attention"] if model.decoder else [])]
     keep = {"encoder", "encoder.cross_attention", *layers}
     if wants_maps:
         keep |= {f"{layer}.attention.weights" for layer in (*layers, *crosses)}
-    with trace(keep.__contains__, tensors=True) as traced:
-        out = model.apply(params, inputs, mask=mask, bias=bias)
+    with trace(lambda name: name in keep or is_stem(name), tensors=True) as traced:
+        out = model.apply(
+            params,
+            channels_last(model.preprocessor, inputs),
+            mask=mask,
+            bias=bias,
+            points=values.get("subsampled_output_points"),
+            call=ours,
+        )
+    channels_first_stems(traced)
     results: Outputs = {"last_hidden_state": traced["encoder"]}
     if model.decoder is not None:
-        results["logits"] = out
-        if loss is not None and "labels" in arguments:
-            results["loss"] = loss(config, out, arguments["labels"])
+        results |= by_name("logits", out)
+    if "labels" in values:
+        if loss is None:
+            raise InputError("this class computes no loss: leave out labels")
+        results["loss"] = loss(config, out, values["labels"])
     if wanted["output_hidden_states"] or config["output_hidden_states"]:
         states = _hidden_states(model, traced)
         results |= {f"hidden_states.{i}": state for i, state in enumerate(states)}
@@ -60,6 +73,86 @@ def call(
             maps = [traced[f"{layer}.attention.weights"] for layer in layer_names]
             results |= {f"{kind}.{i}": weights for i, weights in enumerate(maps)}
     return results
+
+
+def read_call(
+    what: str, arguments: Arguments, given: Mapping[str, Any], known: set[str], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arguments, options) of a call: dotted names become dicts, None is as good as absent, the rest must be known."""
+    values: dict[str, Any] = {}
+    for name, value in arguments.items():
+        outer, _, inner = name.partition(".")
+        if outer not in known:
+            raise one_of(f"argument of {what}", outer, known)
+        if inner:
+            values.setdefault(outer, {})[inner] = value
+        else:
+            values[name] = value
+    present = {name: value for name, value in given.items() if value is not None}
+    return values, options(what, present, defaults, frozenset({"positional"}))
+
+
+def single(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The only one of these arguments that was given."""
+    found = [name for name in names if name in values]
+    if len(found) != 1:
+        raise InputError(f"give exactly one of the arguments {', '.join(names)}")
+    return found[0]
+
+
+def by_name(name: str, value: Any) -> Outputs:
+    """An output, or one for each modality of it."""
+    return {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {name: value}
+
+
+def channels_last(preprocessor: Any, x: Any) -> Any:
+    """The peer's inputs as ours: channels of images and video last, audio as samples, the same for each modality."""
+    if isinstance(preprocessor, MultimodalInput):
+        if not isinstance(x, Mapping):
+            raise InputError(f"inputs must be given by modality: {', '.join(preprocessor.names)}")
+        parts = preprocessor.modalities
+        return {name: channels_last(parts.get(name), part) for name, part in x.items()}
+    if isinstance(x, Mapping):
+        raise InputError(f"inputs were given by modality ({', '.join(sorted(x))}), but there is only one")
+    if not isinstance(preprocessor, GridInput):
+        return x
+    if isinstance(preprocessor.features, AudioPatches):
+        return ops.reshape(x, shape=(x.shape[0], math.prod(x.shape[1:]), 1))
+    axes = len(x.shape)
+    if axes not in (4, 5):
+        shapes = "(batch, channels, height, width) or (batch, time, channels, height, width)"
+        raise InputError(f"images must be {shapes}, got {tuple(x.shape)}")
+    return ops.transpose(x, axes=(*range(axes - 3), axes - 2, axes - 1, axes - 3))
+
+
+def interpolating(preprocessor: Any) -> Any:
+    """The preprocessor of one image with its trainable positions resized to the image; any other as it is."""
+    if not isinstance(preprocessor, GridInput) or isinstance(preprocessor.features, AudioPatches):
+        return preprocessor
+    positions = preprocessor.positions
+    if isinstance(positions, TrainablePositions):
+        return replace(preprocessor, positions=square(positions))
+    if isinstance(positions, ProjectedPositions) and isinstance(positions.encoding, TrainablePositions):
+        return replace(preprocessor, positions=replace(positions, encoding=square(positions.encoding)))
+    return preprocessor
+
+
+def square(positions: TrainablePositions) -> TrainablePositions:
+    """The same table to be resized; the peer takes every table to be that of a square grid."""
+    side = int(positions.size**0.5)
+    return replace(positions, resize=(side, side))
+
+
+def is_stem(name: str) -> bool:
+    """Whether this trace point is the output of a convolutional stem."""
+    return name.rpartition(".")[2] == "stem"
+
+
+def channels_first_stems(traced: Mapping[str, Any]) -> None:
+    """Trace those once more as the peer lays them out, under the peer's name."""
+    for name, value in traced.items():
+        if is_stem(name):
+            point(name.removesuffix("stem") + "convnet", ops.transpose(value, axes=(0, 3, 1, 2)))
 
 
 def _hidden_states(model: PerceiverIO, traced: Mapping[str, Any]) -> list[Any]:

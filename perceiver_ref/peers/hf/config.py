@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ...conventions import DIALECTS, Conventions
 from ...encoder import Encoder
@@ -32,10 +32,18 @@ _CONFIG: dict[str, Any] = {
     "num_labels": None,
     "id2label": None,
     "problem_type": None,
+    "image_size": 56,
+    "train_size": (368, 496),
+    "num_frames": 16,
+    "audio_samples_per_frame": 1920,
+    "samples_per_patch": 16,
+    "output_shape": (1, 16, 224, 224),
+    "output_num_channels": 512,
+    "_label_trainable_num_channels": 1024,
     "output_attentions": False,
     "output_hidden_states": False,
 }
-# Fields that change nothing at inference, or that only other task classes read.
+# Fields that change nothing at inference.
 _IGNORED = frozenset(
     [
         "architectures",
@@ -54,14 +62,6 @@ _IGNORED = frozenset(
         "chunk_size_feed_forward",
         "is_encoder_decoder",
         "add_cross_attention",
-        "image_size",
-        "train_size",
-        "num_frames",
-        "audio_samples_per_frame",
-        "samples_per_patch",
-        "output_shape",
-        "output_num_channels",
-        "_label_trainable_num_channels",
         "_name_or_path",
         "name_or_path",
         "_attn_implementation",
@@ -100,9 +100,15 @@ def conventions(config: Mapping[str, Any]) -> Conventions:
     return replace(DIALECTS["hf"], activation=_ACTIVATIONS[config["hidden_act"]])  # type: ignore[arg-type]
 
 
+def attend_in(config: Mapping[str, Any]) -> Literal["kv", "q"]:
+    """Whose width cross-attention takes, in the encoder and in decoders."""
+    side = config["cross_attention_shape_for_attention"]
+    if side not in ("kv", "q"):
+        raise one_of("cross_attention_shape_for_attention", side, ("kv", "q"))
+    return side  # type: ignore[no-any-return]
+
+
 def encoder(config: Mapping[str, Any], inputs: int) -> Encoder:
-    if config["cross_attention_shape_for_attention"] not in ("kv", "q"):
-        raise one_of("cross_attention_shape_for_attention", config["cross_attention_shape_for_attention"], ("kv", "q"))
     return Encoder(
         inputs=inputs,
         latents=config["num_latents"],
@@ -113,7 +119,7 @@ def encoder(config: Mapping[str, Any], inputs: int) -> Encoder:
         self_heads=config["num_self_attention_heads"],
         qk_channels=config["qk_channels"],
         v_channels=config["v_channels"],
-        attend_in=config["cross_attention_shape_for_attention"],
+        attend_in=attend_in(config),
         cross_widening=config["cross_attention_widening_factor"],
         self_widening=config["self_attention_widening_factor"],
         query_residual=config["use_query_residual"],

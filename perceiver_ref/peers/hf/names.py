@@ -1,9 +1,52 @@
-"""How transformers' Perceiver names its parameters and modules."""
+"""How transformers' Perceiver names its parameters and modules: one table for each kind of part."""
 
 from __future__ import annotations
 
-from ...decoder import ClassificationDecoder, Decoder
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 from ..names import LINEAR, NORM, Table, same
+
+Rows = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a model with its names below the part's own: of parameters, running statistics and trace points.
+
+    A row of `points` is (regular expression of the peer's module path, our name), both "" for the part itself.
+    """
+
+    module: Any
+    table: Table = field(default_factory=dict)
+    points: Rows = field(default_factory=list)
+    state: Table = field(default_factory=dict)
+
+
+def below(theirs: str, ours: str, rows: Iterable[tuple[str, str]]) -> Rows:
+    """The rows of a part inside a larger one, where it is called `theirs` and `ours`."""
+    escaped = theirs.replace(".", r"\.")
+    return [
+        (r"\.".join(part for part in (escaped, a) if part), ".".join(part for part in (ours, b) if part))
+        for a, b in rows
+    ]
+
+
+def renamed(prefix: str, table: Table) -> Table:
+    """A table with the peer's names below `prefix`."""
+    return {path: (f"{prefix}.{name}" if name else prefix, rest) for path, (name, rest) in table.items()}
+
+
+def _window(array: Any) -> Any:
+    """PyTorch keeps a convolution's weight as (outputs, inputs, height, width)."""
+    return array.transpose(2, 3, 1, 0)
+
+
+def _pointwise(array: Any) -> Any:
+    """A 1x1 convolution as a linear map."""
+    return array[:, :, 0, 0].T
+
 
 _ATTENTION: Table = {
     "query": ("self.query", LINEAR),
@@ -11,62 +54,66 @@ _ATTENTION: Table = {
     "value": ("self.value", LINEAR),
     "output": ("output.dense", LINEAR),
 }
-_MLP: Table = {"hidden": ("dense1", LINEAR), "output": ("dense2", LINEAR)}
-_LAYER: Table = {
+LAYER: Table = {
     "query_norm": ("attention.self.layernorm1", NORM),
     "norm": ("attention.self.layernorm1", NORM),
     "key_value_norm": ("attention.self.layernorm2", NORM),
     "attention": ("attention", _ATTENTION),
     "mlp_norm": ("layernorm", NORM),
-    "mlp": ("mlp", _MLP),
+    "mlp": ("mlp", {"hidden": ("dense1", LINEAR), "output": ("dense2", LINEAR)}),
 }
-_DECODER: Table = {
-    "queries/table": ("output_position_encodings.position_embeddings", same),
-    "cross_attention": ("decoding_cross_attention", _LAYER),
-    "output": ("final_layer", LINEAR),
+TEXT: Table = {"embedding": ("embeddings.weight", same), "positions/table": ("position_embeddings.weight", same)}
+GRID: Table = {
+    "features/0/convolution": ("convnet.conv.weight", _window),
+    "features/0/norm": ("convnet.batchnorm", NORM),
+    "features/convolution/weight": ("convnet_1x1.weight", _pointwise),
+    "features/convolution/bias": ("convnet_1x1.bias", same),
+    "features/linear": ("conv_after_patches", LINEAR),
+    "positions/table": ("position_embeddings.position_embeddings", same),
+    "positions/encoding/table": ("position_embeddings.position_embeddings", same),
+    "positions/projection": ("positions_projection", LINEAR),
 }
-_INPUT: Table = {
-    "embedding": ("embeddings.weight", same),
-    "positions/table": ("position_embeddings.weight", same),
+GRID_STATE: Table = {
+    "features/0/mean": ("convnet.batchnorm.running_mean", same),
+    "features/0/variance": ("convnet.batchnorm.running_var", same),
 }
-_PERCEIVER: Table = {
-    "input": ("input_preprocessor", _INPUT),
-    "encoder/latents": ("embeddings.latents", same),
-    "encoder/cross_attention": ("encoder.cross_attention", _LAYER),
-    "encoder/block/{i}": ("encoder.self_attends.{i}", _LAYER),
+IGNORED = ("num_batches_tracked",)
+CROSS_ATTENTION: Table = {"cross_attention": ("decoding_cross_attention", LAYER), "output": ("final_layer", LINEAR)}
+QUERIES: Table = {
+    "table": ("output_position_encodings.position_embeddings", same),
+    "encoding/table": ("output_position_encodings.position_embeddings", same),
+    "projection": ("positions_projection", LINEAR),
+    "unused": ("", CROSS_ATTENTION),
+}
+DECODER: Table = {"queries": ("", QUERIES), **CROSS_ATTENTION}
+PROJECTION: Table = {"output": ("classifier", LINEAR)}
+CLASSIFIER: Table = {"linear": ("classifier", LINEAR)}
+ENCODER: Table = {
+    "latents": ("embeddings.latents", same),
+    "cross_attention": ("encoder.cross_attention", LAYER),
+    "block/{i}": ("encoder.self_attends.{i}", LAYER),
 }
 
+TEXT_POINTS: Rows = [("", ""), ("embeddings", "embedding"), ("position_embeddings", "positions")]
+QUERIES_POINTS: Rows = [("output_position_encodings", "positions"), ("positions_projection", "projected_positions")]
+DECODER_POINTS: Rows = [("decoding_cross_attention", "cross_attention"), ("final_layer", "output")]
+ENCODER_POINTS: Rows = [
+    ("embeddings", "latents"),
+    ("encoder", ""),
+    (r"encoder\.cross_attention", "cross_attention"),
+    (r"encoder\.self_attends\.(\d+)", r"blocks.0.\1"),
+    (r"encoder\.self_attends\.(\d+)@(\d+)", r"blocks.\2.\1"),
+]
 
-def names(decoder: Decoder | None, prefix: str) -> Table:
-    """The renaming of a PerceiverModel below `prefix`, whose decoder sits one level deeper when it classifies."""
-    inner = "decoder.decoder" if isinstance(decoder, ClassificationDecoder) else "decoder"
-    table: Table = {**_PERCEIVER, "decoder": (inner, _DECODER)}
-    if not prefix:
-        return table
-    return {
-        **{path: (f"{prefix}.{name}", rest) for path, (name, rest) in table.items()},
-        "output/bias": ("embedding_decoder.bias", same),
-    }
 
-
-def points(decoder: Decoder | None, prefix: str) -> list[tuple[str, str]]:
-    """The trace points of such a PerceiverModel: (regular expression of theirs, ours)."""
-    dot = f"{prefix}.".replace(".", r"\.") if prefix else ""
-    inner = r"decoder\.decoder" if isinstance(decoder, ClassificationDecoder) else "decoder"
-    rows = [
-        (r"input_preprocessor", "input"),
-        (r"input_preprocessor\.position_embeddings", "input.positions"),
-        (r"input_preprocessor\.embeddings", "input.embedding"),
-        (r"embeddings", "encoder.latents"),
-        (r"encoder", "encoder"),
-        (r"encoder\.cross_attention", "encoder.cross_attention"),
-        (r"encoder\.self_attends\.(\d+)", r"encoder.blocks.0.\1"),
-        (r"encoder\.self_attends\.(\d+)@(\d+)", r"encoder.blocks.\2.\1"),
-        (rf"{inner}\.output_position_encodings", "decoder.queries"),
-        (rf"{inner}\.decoding_cross_attention", "decoder.cross_attention"),
-        (rf"{inner}\.final_layer", "decoder.output"),
-        (r"decoder", "decoder"),
-    ]
-    if isinstance(decoder, ClassificationDecoder):
-        rows.append((inner, "decoder.output"))
-    return [(dot + pattern, ours) for pattern, ours in rows]
+def by_modality(parts: Mapping[str, Component], names: Iterable[str], ours: str = "") -> tuple[Table, Rows, Table]:
+    """Tables, points and state of parts side by side, which the peer calls modalities.<name>."""
+    table: dict[str, Any] = {}
+    state: dict[str, Any] = {}
+    rows: Rows = []
+    for name in names:
+        part = parts[name]
+        table[f"{ours}/{name}" if ours else name] = (f"modalities.{name}", part.table)
+        state[name] = (f"modalities.{name}", part.state)
+        rows += below(f"modalities.{name}", name, part.points)
+    return table, rows, state

@@ -1,0 +1,162 @@
+"""Convolution, transposed convolution and max-pooling over 1, 2 or 3 grid axes, channels last.
+
+Each is a sum (or maximum) over the offsets of the window, written as that loop: the elements that an offset touches
+are a strided slice, so forward and backward are products of slices with one (C, E) matrix an offset. Padding is
+explicit, `((before, after), ...)`; `same_padding` gives TensorFlow's and JAX's `SAME`, the odd element at the end.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from ..backend import Array, xp
+from ..engine import op
+
+Sizes = tuple[int, ...]
+Padding = tuple[tuple[int, int], ...]
+
+
+def same_padding(sizes: Sizes, window: Sizes, strides: Sizes, dilation: Sizes | None = None) -> Padding:
+    """Padding for ceil(size / stride) outputs an axis, the odd element at the end (TensorFlow's and JAX's `SAME`)."""
+    padding = []
+    for n, k, s, d in zip(sizes, window, strides, dilation or (1,) * len(sizes)):
+        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        padding.append((total // 2, total - total // 2))
+    return tuple(padding)
+
+
+@op
+def convolution(x: Array, weight: Array, *, strides: Sizes, padding: Padding, dilation: Sizes | None = None) -> Any:
+    """y[i] = sum over offsets o of x[stride i + dilation o - before] W[o]: cross-correlation, as networks have it.
+
+    x (B, *grid, C), weight (*window, C, E) -> (B, *outputs, E), outputs = (n + before + after - reach) // stride + 1
+    with reach = dilation (k - 1) + 1.
+    """
+    window, dilation = weight.shape[:-2], dilation or (1,) * len(strides)
+    _check(x, weight.shape[-2], strides, padding, window)
+    padded = _padded(x, padding)
+    outputs = tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(padded.shape[1:-1], window, strides, dilation))
+    if min(outputs) < 1:
+        raise ValueError(f"window {window} does not fit the padded grid {padded.shape[1:-1]}")
+    y = xp(x).zeros_like(x, order="C", shape=(x.shape[0], *outputs, weight.shape[-1]))
+    for offset in _offsets(window):
+        y += _touched(padded, offset, outputs, strides, dilation) @ weight[offset]
+    return y, (padded, weight, x.shape, dilation)
+
+
+@convolution.backward
+def _(
+    g: Array,
+    padded: Array,
+    weight: Array,
+    shape: Sizes,
+    steps: Sizes,
+    *,
+    strides: Sizes,
+    padding: Padding,
+    needs: tuple[bool, ...],
+) -> Any:
+    outputs = g.shape[1:-1]
+    dx = xp(g).zeros(padded.shape, g.dtype) if needs[0] else None
+    dw = xp(g).empty(weight.shape, g.dtype) if needs[1] else None
+    rows = g.reshape(-1, g.shape[-1])
+    for offset in _offsets(weight.shape[:-2]):
+        if dx is not None:
+            _touched(dx, offset, outputs, strides, steps)[...] += g @ weight[offset].T
+        if dw is not None:
+            dw[offset] = _touched(padded, offset, outputs, strides, steps).reshape(-1, padded.shape[-1]).T @ rows
+    return None if dx is None else _cropped(dx, padding, shape), dw
+
+
+@op
+def transposed_convolution(x: Array, weight: Array, *, strides: Sizes, padding: Padding) -> Any:
+    """y[stride i + o - before] = sum of x[i] W[o]: what `convolution` does to gradients (Zeiler et al. 2010).
+
+    x (B, *grid, C), weight (*window, C, E) -> (B, *outputs, E), outputs = (n - 1) stride + k - before - after.
+    """
+    window = weight.shape[:-2]
+    _check(x, weight.shape[-2], strides, padding, window)
+    whole = tuple((n - 1) * s + k for n, k, s in zip(x.shape[1:-1], window, strides))
+    ones = (1,) * len(strides)
+    y = xp(x).zeros_like(x, order="C", shape=(x.shape[0], *whole, weight.shape[-1]))
+    for offset in _offsets(window):
+        _touched(y, offset, x.shape[1:-1], strides, ones)[...] += x @ weight[offset]
+    kept = tuple(n - before - after for n, (before, after) in zip(whole, padding))
+    return _cropped(y, padding, (x.shape[0], *kept, weight.shape[-1])), (x, weight)
+
+
+@transposed_convolution.backward
+def _(g: Array, x: Array, weight: Array, *, strides: Sizes, padding: Padding, needs: tuple[bool, ...]) -> Any:
+    ones = (1,) * len(strides)
+    whole = _padded(g, padding)
+    dx = xp(g).zeros(x.shape, g.dtype) if needs[0] else None
+    dw = xp(g).empty(weight.shape, g.dtype) if needs[1] else None
+    rows = x.reshape(-1, x.shape[-1])
+    for offset in _offsets(weight.shape[:-2]):
+        touched = _touched(whole, offset, x.shape[1:-1], strides, ones)
+        if dx is not None:
+            dx += touched @ weight[offset].T
+        if dw is not None:
+            dw[offset] = rows.T @ touched.reshape(-1, g.shape[-1])
+    return dx, dw
+
+
+@op
+def max_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding) -> Any:
+    """Largest element of each window; padding never wins. Of elements that tie the first, row-major, gets the gradient.
+
+    x (B, *grid, C) -> (B, *outputs, C), outputs = (n + before + after - k) // stride + 1.
+    """
+    _check(x, x.shape[-1], strides, padding, window)
+    library = xp(x)
+    padded = _padded(x, padding, value=-library.inf)
+    outputs = tuple((n - k) // s + 1 for n, k, s in zip(padded.shape[1:-1], window, strides))
+    ones = (1,) * len(strides)
+    best = library.full_like(x, -library.inf, order="C", shape=(x.shape[0], *outputs, x.shape[-1]))
+    winner = library.zeros_like(best, library.int32)
+    for number, offset in enumerate(_offsets(window)):
+        touched = _touched(padded, offset, outputs, strides, ones)
+        better = (touched > best) | library.isnan(touched)
+        best = library.where(better, touched, best)
+        winner = library.where(better, number, winner)
+    return best, (winner, padded.shape, x.shape)
+
+
+@max_pool.backward
+def _(g: Array, winner: Array, padded: Sizes, shape: Sizes, *, window: Sizes, strides: Sizes, padding: Padding) -> Any:
+    dx = xp(g).zeros(padded, g.dtype)
+    ones = (1,) * len(strides)
+    for number, offset in enumerate(_offsets(window)):
+        _touched(dx, offset, g.shape[1:-1], strides, ones)[...] += g * (winner == number)
+    return _cropped(dx, padding, shape)
+
+
+def _offsets(window: Sizes) -> Iterator[Sizes]:
+    return itertools.product(*(range(k) for k in window))
+
+
+def _touched(x: Array, offset: Sizes, outputs: Sizes, strides: Sizes, dilation: Sizes) -> Array:
+    """The elements of x (B, *grid, C) that this offset of every window touches: (B, *outputs, C), a view."""
+    slices = [slice(o * d, o * d + (n - 1) * s + 1, s) for o, n, s, d in zip(offset, outputs, strides, dilation)]
+    return x[(slice(None), *slices)]
+
+
+def _padded(x: Array, padding: Padding, value: float = 0.0) -> Array:
+    if not any(before or after for before, after in padding):
+        return x
+    return xp(x).pad(x, ((0, 0), *padding, (0, 0)), constant_values=value)
+
+
+def _cropped(x: Array, padding: Padding, shape: Sizes) -> Array:
+    return x[(slice(None), *(slice(before, before + n) for (before, _), n in zip(padding, shape[1:-1])))]
+
+
+def _check(x: Array, channels: int, strides: Sizes, padding: Padding, window: Sizes) -> None:
+    axes = len(window)
+    if x.ndim != axes + 2 or x.shape[-1] != channels or len(strides) != axes or len(padding) != axes:
+        raise ValueError(
+            f"x must be (batch, {axes} grid axes, {channels}) with {axes} strides and paddings, got {x.shape}, "
+            f"{len(strides)} strides and {len(padding)} paddings"
+        )

@@ -1,0 +1,58 @@
+"""The published configurations, by name (Perceiver; Perceiver IO, table 9 and appendices; DeepMind's notebooks).
+
+`presets()` are the models that the papers present, `variants()` those of their ablations and other rows of their
+tables; `preset` makes either. One file for each task; every file states what its source leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..conventions import DIALECTS, Conventions
+from ..errors import one_of
+from . import audioset, flow, imagenet, language, perceiver, starcraft, video
+from .language import language_model
+
+PRESETS: dict[str, Callable[[Conventions], Any]] = {
+    **perceiver.PRESETS,
+    **imagenet.PRESETS,
+    **language.PRESETS,
+    **flow.PRESETS,
+    **video.PRESETS,
+    **audioset.PRESETS,
+    **starcraft.PRESETS,
+}
+VARIANTS: dict[str, Callable[[Conventions], Any]] = {**perceiver.VARIANTS, **imagenet.VARIANTS, **audioset.VARIANTS}
+
+INPUTS: dict[str, Any] = {
+    "perceiver/modelnet40": (2048, 3),
+    "perceiver-io/starcraft": (512, 256),
+}
+"""The shape of one example where the model's own positions do not give it."""
+
+
+def presets() -> list[str]:
+    """The names of the papers' models."""
+    return sorted(PRESETS)
+
+
+def variants() -> list[str]:
+    """The further names that `preset` knows: ablations, and other rows of the papers' tables."""
+    return sorted(VARIANTS)
+
+
+def preset(name: str, *, dialect: str = "deepmind") -> Any:
+    """The model of a published configuration, without parameters: call its `init` or load some.
+
+    `dialect` names the implementation whose conventions it follows. Raises `InputError` listing the known names.
+    """
+    known = {**PRESETS, **VARIANTS}
+    if name not in known:
+        raise one_of("preset", name, known)
+    if dialect not in DIALECTS:
+        raise one_of("dialect", dialect, DIALECTS)
+    return known[name](DIALECTS[dialect])
+
+
+__all__ = ["INPUTS", "PRESETS", "VARIANTS", "language_model", "preset", "presets", "variants"]
