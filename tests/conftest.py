@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from perceiver_ref.autograd import BackendError
 from perceiver_ref.autograd import backend as backends
 

@@ -6,10 +6,10 @@ import zlib
 from typing import Any
 
 import numpy as np
+
 from perceiver_ref.autograd import tree
 from perceiver_ref.autograd.backend import to_backend, to_host
 from perceiver_ref.autograd.tree import Tree
-
 from perceiver_ref.parameters import Module, Parameter
 
 ROUNDING = 1e-12

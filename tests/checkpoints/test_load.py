@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from cli.command import CONFIG, invoke, rebuilt, weights
-from perceiver_ref.autograd import backend as backends
-from perceiver_ref.autograd import tree
 from support import assert_close, on
 
 import perceiver_ref as pr
+from perceiver_ref.autograd import backend as backends
+from perceiver_ref.autograd import tree
 from perceiver_ref.checkpoints import read_weights
-from perceiver_ref.peers.names import load as load_names
 from perceiver_ref.vectors.npz import read_npz, write_npz
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs the extra: perceiver-ref[safetensors]")
@@ -53,7 +52,7 @@ def edit_index(folder: Path, change: Any) -> None:
 
 def expected(dtype: Any = np.float32) -> Any:
     model = rebuilt()
-    return load_names(model.model, model.bindings, weights(CONFIG, dtype), "here")
+    return model.load(weights(CONFIG, dtype), "here")[0]
 
 
 @pytest.mark.parametrize("layout", [single, sharded])

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from support import random_parameters
 
+from perceiver_ref.autograd import tree
 from perceiver_ref.cli import main
-from perceiver_ref.peers import Rebuilt, peer
-from perceiver_ref.peers.names import store
+from perceiver_ref.peers import Given, Rebuilt, peer
 from perceiver_ref.vectors.npz import write_npz
 
 CONFIG = {
@@ -82,14 +82,20 @@ def execute(*arguments: object, **options: Any) -> Finished:
 
 
 def rebuilt(config: dict[str, Any] = CONFIG) -> Rebuilt:
-    return peer("hf").rebuild(config["architectures"][0], config)
+    return peer("hf").rebuild(config["architectures"][0], Given(config))
 
 
 def weights(config: dict[str, Any] = CONFIG, dtype: Any = np.float64) -> dict[str, np.ndarray]:
     """Random parameters by transformers' names."""
     model = rebuilt(config)
-    arrays = store(model.bindings, random_parameters(model.model))
+    arrays = by_their_names(model, random_parameters(model.model))
     return {name: np.ascontiguousarray(array, dtype) for name, array in arrays.items()}
+
+
+def by_their_names(model: Rebuilt, values: Any) -> dict[str, np.ndarray]:
+    """Parameters or gradients of a model without shared or cut arrays, in transformers' layout."""
+    flat = tree.flatten(values)
+    return {b.name: b.view(flat[b.path]) for b in model.bindings}  # a transposition is its own inverse
 
 
 @dataclass

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from cli.command import CONFIG, IMAGE_CONFIG, Files, execute, invoke, prepare, weights
 from crosscheck.cases import case_of, path_of
+
 from perceiver_ref.autograd import BackendError
 from perceiver_ref.autograd import backend as backends
-
 from perceiver_ref.vectors import write_case
 from perceiver_ref.vectors.npz import write_npz
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli.command import CONFIG, IMAGE_CONFIG, invoke, prepare, rebuilt, weights
-from perceiver_ref.autograd import backend as backends
-from perceiver_ref.autograd import ops, tree, value_and_grad
+from cli.command import CONFIG, IMAGE_CONFIG, by_their_names, invoke, prepare, rebuilt, weights
 from support import difference, host, normal, on
 
 from perceiver_ref import trace
-from perceiver_ref.peers.names import load, store
+from perceiver_ref.autograd import backend as backends
+from perceiver_ref.autograd import ops, tree, value_and_grad
 from perceiver_ref.vectors import Case, write_case
 from perceiver_ref.vectors.npz import read_npz, write_npz
 
@@ -26,7 +25,7 @@ SAME = 1e-14
 
 def params() -> Any:
     model = rebuilt()
-    return load(model.model, model.bindings, weights(), "here")
+    return model.load(weights(), "here")[0]
 
 
 def test_outputs_gradients_and_traces_are_those_of_the_model(
@@ -47,7 +46,7 @@ def test_outputs_gradients_and_traces_are_those_of_the_model(
         "output/last_hidden_state": traced["encoder"],
         "cotangent/logits": cotangent,
         **{f"trace/{name}": value for name, value in traced.items()},
-        **{f"grad_param/{name}": g for name, g in store(model.bindings, host(gradients)).items()},
+        **{f"grad_param/{name}": g for name, g in by_their_names(model, host(gradients)).items()},
     }
     assert sorted(written) == sorted(expected)
     errors = {name: difference(written[name], value) for name, value in expected.items()}
@@ -62,7 +61,7 @@ def test_images_and_their_gradient(tmp_path: Path, capsys: pytest.CaptureFixture
     assert invoke(capsys, *files.arguments, "--grad", "--backend", backend).code == 0
     written = read_npz(tmp_path / "out.npz")
     model = rebuilt(IMAGE_CONFIG)
-    p = load(model.model, model.bindings, weights(IMAGE_CONFIG), "here")
+    p = model.load(weights(IMAGE_CONFIG), "here")[0]
     p, channels_last, cotangent = on(backend, [p, np.ascontiguousarray(images.transpose(0, 2, 3, 1)), cotangent])
     loss = value_and_grad(lambda x: ops.sum(ops.multiply(model.model.apply(p, x), cotangent)))
     _, gradient = loss(channels_last)

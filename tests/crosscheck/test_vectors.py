@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from crosscheck.cases import FILES, PACKAGED, label
-from perceiver_ref.autograd import kernels
 
+from perceiver_ref.autograd import kernels
 from perceiver_ref.crosscheck import check_file
 from perceiver_ref.vectors import TOLERANCES, read_case
 

@@ -12,10 +12,10 @@ _KERNEL = "perceiver_ref.autograd.kernels.attention"
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 2 queries by 3 keys."""
-    monkeypatch.setattr(sys.modules[_KERNEL], "_TILE", {"numpy": (2, 3), "cupy": (2, 3)})
+    monkeypatch.setattr(sys.modules[_KERNEL], "TILE", {"numpy": (2, 3), "cupy": (2, 3)})
 
 
 @pytest.fixture
 def whole_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles larger than any test."""
-    monkeypatch.setattr(sys.modules[_KERNEL], "_TILE", {"numpy": (512, 2048), "cupy": (512, 2048)})
+    monkeypatch.setattr(sys.modules[_KERNEL], "TILE", {"numpy": (512, 2048), "cupy": (512, 2048)})

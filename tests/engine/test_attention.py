@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine import definitions as define
+
 from perceiver_ref.autograd import kernels, ops, vjp
 from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.autograd.testing import check_grads

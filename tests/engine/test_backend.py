@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from perceiver_ref.autograd import BackendError, ops
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd.backend import to_host

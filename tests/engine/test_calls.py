@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from perceiver_ref.autograd import Op, Tensor, op, ops, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
 

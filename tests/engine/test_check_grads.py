@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from perceiver_ref.autograd import Op, ops, registry
 from perceiver_ref.autograd.testing import check_grads
 

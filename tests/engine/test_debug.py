@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from perceiver_ref.autograd import NonFiniteError, Op, checkpoint, detect_nonfinite, ops, value_and_grad, vjp
 from perceiver_ref.autograd.debug import describe
 

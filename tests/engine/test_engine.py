@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from perceiver_ref.autograd import Op, Tensor, ops, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.autograd.engine import Edge, Node, Slot, Tape, backward, leaf, unbroadcast

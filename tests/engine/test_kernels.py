@@ -15,6 +15,7 @@ import pytest
 from engine.op_cases import CASES
 from hypothesis import given
 from hypothesis import strategies as st
+
 from perceiver_ref.autograd import kernels, ops, registry, vjp
 from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.autograd.engine import kernel_mode
@@ -131,7 +132,7 @@ def test_attention_memory_does_not_grow_with_queries_times_keys(backend: str, mo
     """Peak bytes of forward and backward at 8 times the length grow 8 times, not 64 times."""
     if backend == "cupy":
         pytest.skip("tracemalloc sees the memory of NumPy arrays only")
-    monkeypatch.setattr(sys.modules["perceiver_ref.autograd.kernels.attention"], "_TILE", {"numpy": (16, 16)})
+    monkeypatch.setattr(sys.modules["perceiver_ref.autograd.kernels.attention"], "TILE", {"numpy": (16, 16)})
 
     def peak(n: int, mode: str) -> int:
         q, k, v = np.random.default_rng(0).standard_normal((3, n, 4))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from perceiver_ref.autograd import ops, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.autograd.backend import xp as library

@@ -14,6 +14,7 @@ import pytest
 from engine.op_cases import CASES, LAYOUTS, Example
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+
 from perceiver_ref.autograd import Tensor, registry, tree, vjp
 from perceiver_ref.autograd.backend import is_array, to_host
 from perceiver_ref.autograd.testing import check_grads

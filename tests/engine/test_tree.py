@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from perceiver_ref.autograd import tree
 
 keys = st.text("abxyz_", min_size=1, max_size=3)

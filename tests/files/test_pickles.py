@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from perceiver_ref.autograd import tree
 
 from perceiver_ref import InputError
+from perceiver_ref.autograd import tree
 from perceiver_ref.pickles import read_pickle
 
 DTYPES = ["<f8", "<f4", "<f2", ">f4", "<i4", ">i8", "|b1", "|u1"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from perceiver_ref.conventions import DEEPMIND, DIALECTS, Conventions
-from perceiver_ref.decoder import ClassificationDecoder, Decoder, classification_decoder
+from perceiver_ref.decoder import ClassificationDecoder, Decoder, classification_decoder, trainable_queries
 from perceiver_ref.encoder import Encoder
-from perceiver_ref.inputs import PixelInput, TextInput
+from perceiver_ref.inputs import GridInput, Pixels, TextInput
 from perceiver_ref.outputs import TiedEmbedding
 from perceiver_ref.perceiver_io import PerceiverIO
-from perceiver_ref.position import FourierPositions, TrainablePositions
+from perceiver_ref.position import FourierPositions
 
 dialects = st.sampled_from(sorted(DIALECTS)).map(DIALECTS.__getitem__)
 
@@ -66,8 +66,7 @@ def language_model(conventions: Conventions = DEEPMIND) -> PerceiverIO:
         Decoder(
             8,
             6,
-            TrainablePositions(7, 6),
-            (7,),
+            trainable_queries(7, 6),
             heads=2,
             qk_channels=4,
             v_channels=6,
@@ -79,7 +78,7 @@ def language_model(conventions: Conventions = DEEPMIND) -> PerceiverIO:
 
 def image_classifier(conventions: Conventions = DEEPMIND) -> PerceiverIO:
     """Images (B, H, W, 2) of any size -> logits (B, 5)."""
-    pixels = PixelInput(2, FourierPositions(3, (6, 5), conventions=conventions))
+    pixels = GridInput(Pixels(2), FourierPositions(3, (6, 5), conventions=conventions))
     decoder = classification_decoder(8, 5, query_residual=True, conventions=conventions)
     assert isinstance(decoder, ClassificationDecoder)
     return PerceiverIO(encoder(conventions, inputs=pixels.channels), pixels, decoder)

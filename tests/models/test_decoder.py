@@ -12,8 +12,10 @@ from models import plain, small
 from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import InputError
-from perceiver_ref.decoder import Decoder, classification_decoder
-from perceiver_ref.position import FourierPositions, TrainablePositions
+from perceiver_ref.decoder import Decoder, classification_decoder, trainable_queries
+from perceiver_ref.inputs import Preprocessed
+from perceiver_ref.position import FourierPositions
+from perceiver_ref.queries import PositionQueries
 
 
 @given(decoder=small.decoders(), data=st.data())
@@ -32,18 +34,19 @@ def test_decoder_is_a_cross_attention_and_a_linear_map(backend: str, decoder: De
 
 
 def test_trainable_queries_are_the_rows_of_the_table(backend: str) -> None:
-    decoder = Decoder(8, 6, TrainablePositions(5, 6), (5,), outputs=3, heads=2)
+    decoder = Decoder(8, 6, trainable_queries(5, 6), outputs=3, heads=2)
     p, latents = random_parameters(decoder), normal(1, 2, 4, 8)
     queries = np.stack([p["queries"]["table"]] * 2)
     assert_close(decoder.apply(*on(backend, [p, latents])), plain.decoder(p, latents, queries, like=decoder))
 
 
 def test_concatenated_inputs_precede_each_query(backend: str) -> None:
-    decoder = Decoder(8, 3 + 2 * (2 * 2 + 1), FourierPositions(2, (3, 2)), (3, 2), outputs=3, concat_inputs=True)
+    positions = FourierPositions(2, (3, 2))
+    decoder = Decoder(8, 3 + 2 * (2 * 2 + 1), PositionQueries(positions, (3, 2), concat_inputs=True), outputs=3)
     p, latents, features = random_parameters(decoder), normal(1, 2, 4, 8), normal(2, 2, 6, 3)
-    table = decoder.queries.apply({}, (3, 2), like=latents)  # the formula of the table is tested in test_positions
+    table = positions.apply({}, (3, 2), like=latents)  # the formula of the table is tested in test_positions
     queries = np.concatenate([features, np.stack([table] * 2)], axis=-1)
-    ours = decoder.apply(*on(backend, [p, latents]), features=on(backend, features))
+    ours = decoder.apply(*on(backend, [p, latents]), given=Preprocessed(*on(backend, [features, features])))
     assert_close(ours, plain.decoder(p, latents, queries, like=decoder))
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import small
+from support import assert_close, normal, on, random_parameters
+
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import engine, kernels, ops, tree, value_and_grad, vjp
 from perceiver_ref.autograd.testing import check_grads
-from support import assert_close, normal, on, random_parameters
-
 from perceiver_ref.conventions import DIALECTS, Conventions
 from perceiver_ref.decoder import Decoder
 from perceiver_ref.encoder import Encoder
@@ -86,7 +86,9 @@ def test_the_tied_embedding_has_the_sum_of_its_gradients_as_input_and_as_output(
 
     def untied(p: Any, output_embedding: Any) -> Any:
         x = body.apply(p, ids)
-        return weighted_sum(model.postprocessor.apply(p["output"], x, output_embedding))
+        return weighted_sum(
+            model.postprocessor.apply(p["output"], x, params={"input": {"embedding": output_embedding}})
+        )
 
     _, tied = value_and_grad(lambda p: weighted_sum(model.apply(p, ids)))(p)
     _, (own, other) = value_and_grad(lambda both: untied(*both))([p, p["input"]["embedding"].copy()])

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import small
 from models.test_gradients import weighted_sum
-from perceiver_ref.autograd import kernels, tree, value_and_grad
 from support import assert_close, host, normal, on, random_parameters
 
+from perceiver_ref.autograd import kernels, tree, value_and_grad
 from perceiver_ref.conventions import DIALECTS, Conventions
 from perceiver_ref.encoder import Encoder
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import small
-from perceiver_ref.autograd import backend as backends
-from perceiver_ref.autograd import tree
 from support import assert_close, host
 
 from perceiver_ref import InputError
+from perceiver_ref.autograd import backend as backends
+from perceiver_ref.autograd import tree
 from perceiver_ref.layers import Linear
 from perceiver_ref.parameters import Module, Parameter, fan_in_normal, fan_in_scaled, truncated_normal
 from perceiver_ref.position import TrainablePositions

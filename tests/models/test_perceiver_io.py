@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import plain, small
 from models.test_positions import direct_fourier_features
-from perceiver_ref.autograd import kernels, tree
 from support import assert_close, difference, normal, on, random_parameters
 
+from perceiver_ref.autograd import kernels, tree
 from perceiver_ref.conventions import DIALECTS, Conventions
 from perceiver_ref.perceiver_io import PerceiverIO
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from perceiver_ref.autograd.testing import check_grads
 from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import InputError
+from perceiver_ref.autograd.testing import check_grads
 from perceiver_ref.conventions import DIALECTS
 from perceiver_ref.position import (
     FourierPositions,

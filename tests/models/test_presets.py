@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 from models import small
-from perceiver_ref.autograd import tree
 from support import difference, normal, on, random_parameters
 
 import perceiver_ref as pr
+from perceiver_ref.autograd import tree
 from perceiver_ref.conventions import DIALECTS
 from perceiver_ref.perceiver_io import PerceiverIO
 from perceiver_ref.published import PRESETS

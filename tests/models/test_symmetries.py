@@ -42,7 +42,7 @@ def test_pixels_may_be_shuffled_with_their_positions_but_not_without(backend: st
     model = small.image_classifier()
     p, images = random_parameters(model), normal(seed, 1, 3, 4, 2)
     order = permutation(seed, 12)
-    pixels, _ = model.preprocessor.apply(p["input"], on(backend, images))
+    pixels = model.preprocessor.apply(p["input"], on(backend, images)).inputs
     logits = model.apply(*on(backend, [p, images]))
     body = PerceiverIO(model.encoder, None, model.decoder)
     assert_close(body.apply(on(backend, p), on(backend, np.asarray(on("numpy", pixels))[:, order])), logits)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from models import small
-from perceiver_ref.autograd import Tensor, ops, value_and_grad
 from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import trace
+from perceiver_ref.autograd import Tensor, ops, value_and_grad
 from perceiver_ref.perceiver_io import PerceiverIO
 from perceiver_ref.tracing import lazy_point, point, scope
 
@@ -58,6 +58,7 @@ def test_every_named_value_in_the_order_of_computation(backend: str) -> None:
         "input.positions",
         "input",
         *encoder_names(2, 2),
+        "decoder.queries.positions",
         "decoder.queries",
         *(f"decoder.cross_attention.{name}" for name in CROSS_ATTENTION if name != "attention_residual"),
         "decoder.cross_attention",

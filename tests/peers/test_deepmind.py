@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from perceiver_ref.autograd import ops
 
 from perceiver_ref import DIALECTS, InputError
 from perceiver_ref.attention import Attention
+from perceiver_ref.autograd import ops
 from perceiver_ref.call import Call
 from perceiver_ref.classification import soft_cross_entropy, soft_labels
 from perceiver_ref.crosscheck import check_case
