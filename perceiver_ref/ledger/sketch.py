@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 Shape = tuple[int, ...]
+_ZERO = bytes(16)  # the one element, of any dtype
 
 
 class Buffer:
@@ -39,8 +41,7 @@ class Sketch(np.ndarray):
             raise TypeError(f"{ufunc.__name__}.{method} of arrays without elements")
         if out is not None:  # in place
             return out[0]
-        tiny = [np.ones((1,) * x.ndim, x.dtype) if isinstance(x, np.ndarray) else x for x in inputs]
-        dtype = ufunc(*tiny, **keywords).dtype
+        dtype = _result_dtype(ufunc, *(x.dtype if isinstance(x, np.ndarray) else type(x) for x in inputs))
         shapes = [np.shape(x) for x in inputs]
         shape = _product(*shapes) if ufunc is np.matmul else np.broadcast_shapes(*shapes)
         return sketch(shape, dtype)
@@ -110,7 +111,7 @@ class Sketch(np.ndarray):
 
 def sketch(shape: Sequence[int], dtype: Any) -> Sketch:
     """A new array of this shape with memory of its own, and no elements."""
-    return _empty(tuple(shape), dtype).view(Sketch)
+    return np.ndarray.__new__(Sketch, tuple(shape), dtype, _ZERO, strides=(0,) * len(shape))
 
 
 def buffer(array: np.ndarray) -> Any:
@@ -123,7 +124,14 @@ def buffer(array: np.ndarray) -> Any:
 
 
 def _empty(shape: Shape, dtype: Any) -> np.ndarray:
-    return np.broadcast_to(np.zeros((), dtype), shape)
+    return np.ndarray(shape, dtype, _ZERO, strides=(0,) * len(shape))
+
+
+@lru_cache
+def _result_dtype(function: Any, *kinds: Any) -> np.dtype:
+    """The dtype that a NumPy function gives for arrays of these dtypes and numbers of these types."""
+    one = [np.ones((1, 1), kind) if isinstance(kind, np.dtype) else kind(1) for kind in kinds]
+    return np.asarray(function(*one)).dtype
 
 
 def _contiguous(shape: Shape) -> Shape:
@@ -183,9 +191,9 @@ def _stack(arrays: Any, axis: int = 0, **_: Any) -> Any:
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
-    tiny = [np.ones((1,) * v.ndim, v.dtype) if isinstance(v, np.ndarray) else v for v in (x, y)]
+    kinds = (v.dtype if isinstance(v, np.ndarray) else type(v) for v in (condition, x, y))
     shape = np.broadcast_shapes(*(np.shape(v) for v in (condition, x, y)))
-    return sketch(shape, np.where(True, *tiny).dtype)
+    return sketch(shape, _result_dtype(np.where, *kinds))
 
 
 def _pad(x: Any, widths: Any, *_: Any, **__: Any) -> Any:
