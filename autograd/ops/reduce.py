@@ -31,7 +31,7 @@ def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
 @mean.backward
 def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
     restored = _restored(g, shape, axis, keepdims)
-    count = math.prod(shape) / (math.prod(restored.shape) or 1)  # `max` is an op here
+    count = math.prod(n for n, kept in zip(shape, restored.shape) if kept == 1)  # an axis of length 1 counts for 1
     return xp(g).broadcast_to(restored / count if count else restored, shape)
 
 
