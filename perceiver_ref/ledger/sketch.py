@@ -41,7 +41,7 @@ class Sketch(np.ndarray):
             raise TypeError(f"{ufunc.__name__}.{method} of arrays without elements")
         if out is not None:  # in place
             return out[0]
-        dtype = _result_dtype(ufunc, *(x.dtype if isinstance(x, np.ndarray) else type(x) for x in inputs))
+        dtype = _result_dtype(ufunc, *map(_kind, inputs))
         shapes = [np.shape(x) for x in inputs]
         shape = _product(*shapes) if ufunc is np.matmul else np.broadcast_shapes(*shapes)
         return sketch(shape, dtype)
@@ -62,7 +62,7 @@ class Sketch(np.ndarray):
         if any(isinstance(i, (np.ndarray, list)) for i in (index if isinstance(index, tuple) else (index,))):
             return sketch(picked.shape, self.dtype)
         if not isinstance(picked, np.ndarray):
-            return self.view_of((), ())
+            return sketch((), self.dtype)
         # a basic index is linear in the position, so that NumPy's own strides say how it steps
         probe = np.lib.stride_tricks.as_strided(np.zeros((), np.int8), self.shape, self.steps)[index]
         return self.view_of(picked.shape, tuple(probe.strides))
@@ -125,6 +125,11 @@ def buffer(array: np.ndarray) -> Any:
 
 def _empty(shape: Shape, dtype: Any) -> np.ndarray:
     return np.ndarray(shape, dtype, _ZERO, strides=(0,) * len(shape))
+
+
+def _kind(value: Any) -> Any:
+    """An array's dtype, a number's type."""
+    return value.dtype if isinstance(value, np.ndarray) else type(value)
 
 
 @lru_cache
@@ -191,9 +196,8 @@ def _stack(arrays: Any, axis: int = 0, **_: Any) -> Any:
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
-    kinds = (v.dtype if isinstance(v, np.ndarray) else type(v) for v in (condition, x, y))
     shape = np.broadcast_shapes(*(np.shape(v) for v in (condition, x, y)))
-    return sketch(shape, _result_dtype(np.where, *kinds))
+    return sketch(shape, _result_dtype(np.where, *map(_kind, (condition, x, y))))
 
 
 def _pad(x: Any, widths: Any, *_: Any, **__: Any) -> Any:

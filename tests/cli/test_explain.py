@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-import perceiver_ref as pr
 import pytest
+
 from perceiver_ref.cli import main
 
 CONFIG = {
@@ -123,8 +123,3 @@ def test_unknown_options_are_usage_errors(option, capsys):
         main(["explain", "perceiver/imagenet", *option])
     assert error.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_every_preset_and_variant_is_explained(tmp_path, capsys):
-    for name in [*pr.presets(), *pr.variants()]:
-        assert explained(tmp_path, name)["parameters"] == pr.preset(name).count()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from perceiver_ref.autograd import tree
+
 from perceiver_ref.conventions import DIALECTS
 from perceiver_ref.decoder import Decoder, GridDecoder, ProjectionDecoder, classification_decoder
 from perceiver_ref.encoder import Encoder
@@ -19,7 +20,6 @@ from perceiver_ref.inputs import (
     Patches,
     Pixels,
     PointInput,
-    TextInput,
     VectorInput,
 )
 from perceiver_ref.ledger import example

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-import perceiver_ref as pr
 import pytest
+
+import perceiver_ref as pr
 from perceiver_ref.ledger import Ledger, default_sizes, example, ledger
 from perceiver_ref.ledger.printed import PRINTED, agrees
 from perceiver_ref.published import INPUTS
