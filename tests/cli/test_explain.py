@@ -96,6 +96,7 @@ def test_a_peers_configuration(tmp_path, config, capsys):
         (["perceiver/imagenet", "--inputs", "9999999999x9999999999x3"], "too large"),
         (["perceiver/imagenet", "--json", "missing/out.json"], "does not exist"),
         (["perceiver-io/language", "--inputs", "4096"], "at most 2048"),
+        (["perceiver-io/optical-flow", "--inputs", "2x8x8x27"], "do not fit the model"),
         (["perceiver-io/audioset", "--inputs", "2048"], "several inputs"),
         (["perceiver-io/audioset", "--inputs", "audio=5x1,audio=5x1"], "each modality once"),
         (["perceiver-io/audioset", "--inputs", "audio=100x1,video=32x224x224x3"], "patch size 128"),
