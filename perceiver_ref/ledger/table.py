@@ -56,7 +56,7 @@ def ledger(model: Module, inputs: Tree, *, dtype: Any = np.float32) -> Ledger:
         inference = sketched(model, inputs, dtype, training=False)
     except InputError:
         raise
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise InputError(f"the inputs do not fit the model: {error}") from error
     lines = _lines(run)
     rows = _merged(lines)
