@@ -30,5 +30,5 @@ def one_of(what: str, name: str, known: object) -> InputError:
 
     names = sorted(map(str, known))  # type: ignore[call-overload]
     close = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     return InputError(f"unknown {what} {name!r}{hint} Known: {', '.join(names)}")

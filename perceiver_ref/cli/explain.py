@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..files import check_writable, write_json
 from ..ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
 from ..ledger.printed import PRINTED, agrees
 from ..ledger.sizes import Shape, Sizes
-from ..parameters import Module
+from ..perceiver_io import PerceiverIO
 from ..published import INPUTS, PRESETS, VARIANTS, preset
 from .main import OK
 
@@ -51,17 +52,20 @@ def explain(given: argparse.Namespace) -> int:
     return OK
 
 
-def _model(given: argparse.Namespace) -> Module:
+def _model(given: argparse.Namespace) -> PerceiverIO:
     if given.model in PRESETS or given.model in VARIANTS:
         if given.peer or given.cls:
             raise InputError(f"{given.model} is a preset; --peer and --class go with a configuration file")
-        made: Module = preset(given.model)
+        made: PerceiverIO = preset(given.model)
         return made
     if not (given.peer or given.model.endswith(".json") or Path(given.model).exists()):
         raise one_of("preset", given.model, {**PRESETS, **VARIANTS})
     if not given.peer:
         raise InputError(f"{given.model}: say which implementation the configuration is of, such as --peer hf")
-    return rebuild(given.peer, given.cls, read_config(given.model), given.model, {}).model
+    model = rebuild(given.peer, given.cls, read_config(given.model), given.model, {}).model
+    if not isinstance(model, PerceiverIO):
+        raise InputError(f"{given.model} configures a part, {type(model).__name__}; explain takes whole models")
+    return model
 
 
 def _print_rows(result: Ledger) -> None:
@@ -118,7 +122,7 @@ def _json(given: argparse.Namespace, sizes: Sizes, result: Ledger) -> dict[str, 
         "version": 1,
         "model": given.model,
         "batch": given.batch,
-        "inputs": {name: list(s) for name, s in sizes.items()} if isinstance(sizes, dict) else list(sizes),
+        "inputs": {name: list(s) for name, s in sizes.items()} if isinstance(sizes, Mapping) else list(sizes),
         "dtype": given.dtype,
         "parameters": result.parameters,
         "flops": result.flops,
@@ -144,9 +148,9 @@ def _json(given: argparse.Namespace, sizes: Sizes, result: Ledger) -> dict[str, 
 
 
 def _written(sizes: Sizes) -> str:
-    if isinstance(sizes, dict):
+    if isinstance(sizes, Mapping):
         return ", ".join(f"{name} {_shape(shape)}" for name, shape in sizes.items())
-    return _shape(tuple(sizes))
+    return _shape(sizes)
 
 
 def _shape(shape: Shape) -> str:

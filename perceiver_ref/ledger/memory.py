@@ -5,11 +5,11 @@ array held by several ops counts once, a view counts as the whole of what it is 
 running statistics do not count. Gradients with respect to all parameters, none with respect to inputs; attention's
 scores are computed again on the way back and not kept.
 
-Inference: an array is alive from the op that makes it (a position table: from the op that first reads it) to the last
-op that reads it; the outputs stay. The result is the largest sum of bytes alive during one op, again without
-parameters, inputs and running statistics. Attention adds the scores that it holds while it runs: batch x heads x
-queries x keys of them when computed as defined, at most 512 x 2,048 for each batch element and head when computed in
-tiles. Other temporaries inside an op do not count.
+Inference: an array is alive from the op that makes it (a position table, anew for each use: from the op that first
+reads it) to the last op that reads it; the outputs stay. The result is the largest sum of bytes alive during one op,
+again without parameters, inputs and running statistics. Attention adds the scores that it holds while it runs: batch x
+heads x queries x keys of them when computed as defined, at most 512 x 2,048 for each batch element and head when
+computed in tiles. Other temporaries inside an op do not count.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ PRINTED: dict[str, Printed] = {
     "perceiver-io/multimodal": Printed(
         _TABLE,
         "20.0M",
-        "310B",
-        "the released model has 1,920 elements of sound (52,097 in, 804,737 out), the table implies 480; "
-        "310B is a training step that decodes 512 pixels and 512 samples, 6.85T all outputs",
+        "6.85T",
+        "the released model has 1,920 elements of sound (52,097 in, 804,737 out), the table implies 480 and prints "
+        "other bands' parameters; 310B is printed for a training step, which decodes 512 pixels and 512 sounds",
     ),
     "perceiver-io/audioset": Printed(_TABLE, "25.0M", "52.9B", "printed figures are 0.3 % and 0.2 % larger"),
     "perceiver-io/audioset-mel": Printed(_TABLE, "88.2M", "129.5B", "printed figures are 1.9 % and 0.1 % larger"),

@@ -24,6 +24,8 @@ from ..inputs import (
 from ..position import FourierPositions, ProjectedPositions
 from .sketch import sketch
 
+_LARGEST = 1 << 40  # elements: sizes in bytes then stay within 64 bits
+
 Shape = tuple[int, ...]
 Sizes = Shape | Mapping[str, Shape]
 """The shape of one example, without the batch axis; by name for several modalities."""
@@ -63,6 +65,8 @@ def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32
 
 
 def _array(part: Any, shape: Shape, batch: int, dtype: Any) -> Any:
+    if batch * math.prod(shape) > _LARGEST:
+        raise InputError(f"an input of {batch} x {'x'.join(map(str, shape))} elements is too large to count")
     if isinstance(part, TextInput):
         return np.zeros((batch, *shape), np.int64)  # read for their range
     return sketch((batch, *shape), dtype)
@@ -103,7 +107,7 @@ def _grid(positions: Any) -> Shape | None:
 def _raw(features: Any, grid: Shape) -> Shape:
     """The image, video or audio whose features lie on this grid."""
     if isinstance(features, AudioPatches):
-        return (grid[0] * features.samples, features.audio_channels)
+        return (grid[0], features.audio_channels)  # resolutions of sound are in samples
     space = time = 1
     if isinstance(features, Pixels | Patches):
         space, time = features.space, features.time

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 Shape = tuple[int, ...]
+_ZERO = bytes(16)  # the one element, of any dtype
 
 
 class Buffer:
@@ -39,8 +41,7 @@ class Sketch(np.ndarray):
             raise TypeError(f"{ufunc.__name__}.{method} of arrays without elements")
         if out is not None:  # in place
             return out[0]
-        tiny = [np.ones((1,) * x.ndim, x.dtype) if isinstance(x, np.ndarray) else x for x in inputs]
-        dtype = ufunc(*tiny, **keywords).dtype
+        dtype = _result_dtype(ufunc, *map(_kind, inputs))
         shapes = [np.shape(x) for x in inputs]
         shape = _product(*shapes) if ufunc is np.matmul else np.broadcast_shapes(*shapes)
         return sketch(shape, dtype)
@@ -61,7 +62,7 @@ class Sketch(np.ndarray):
         if any(isinstance(i, (np.ndarray, list)) for i in (index if isinstance(index, tuple) else (index,))):
             return sketch(picked.shape, self.dtype)
         if not isinstance(picked, np.ndarray):
-            return self.view_of((), ())
+            return sketch((), self.dtype)
         # a basic index is linear in the position, so that NumPy's own strides say how it steps
         probe = np.lib.stride_tricks.as_strided(np.zeros((), np.int8), self.shape, self.steps)[index]
         return self.view_of(picked.shape, tuple(probe.strides))
@@ -110,7 +111,7 @@ class Sketch(np.ndarray):
 
 def sketch(shape: Sequence[int], dtype: Any) -> Sketch:
     """A new array of this shape with memory of its own, and no elements."""
-    return _empty(tuple(shape), dtype).view(Sketch)
+    return np.ndarray.__new__(Sketch, tuple(shape), dtype, _ZERO, strides=(0,) * len(shape))
 
 
 def buffer(array: np.ndarray) -> Any:
@@ -123,7 +124,19 @@ def buffer(array: np.ndarray) -> Any:
 
 
 def _empty(shape: Shape, dtype: Any) -> np.ndarray:
-    return np.broadcast_to(np.zeros((), dtype), shape)
+    return np.ndarray(shape, dtype, _ZERO, strides=(0,) * len(shape))
+
+
+def _kind(value: Any) -> Any:
+    """An array's dtype, a number's type."""
+    return value.dtype if isinstance(value, np.ndarray) else type(value)
+
+
+@lru_cache
+def _result_dtype(function: Any, *kinds: Any) -> np.dtype:
+    """The dtype that a NumPy function gives for arrays of these dtypes and numbers of these types."""
+    one = [np.ones((1, 1), kind) if isinstance(kind, np.dtype) else kind(1) for kind in kinds]
+    return np.asarray(function(*one)).dtype
 
 
 def _contiguous(shape: Shape) -> Shape:
@@ -183,9 +196,8 @@ def _stack(arrays: Any, axis: int = 0, **_: Any) -> Any:
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
-    tiny = [np.ones((1,) * v.ndim, v.dtype) if isinstance(v, np.ndarray) else v for v in (x, y)]
     shape = np.broadcast_shapes(*(np.shape(v) for v in (condition, x, y)))
-    return sketch(shape, np.where(True, *tiny).dtype)
+    return sketch(shape, _result_dtype(np.where, *map(_kind, (condition, x, y))))
 
 
 def _pad(x: Any, widths: Any, *_: Any, **__: Any) -> Any:

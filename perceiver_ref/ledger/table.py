@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd.engine import Event
 from ..autograd.tree import Tree
+from ..errors import InputError
 from ..parameters import Module
 from .costs import linear_flops, mixed_flops, weights_flops, weights_shape
 from .memory import kept, peak
@@ -46,9 +47,17 @@ class Ledger:
 
 
 def ledger(model: Module, inputs: Tree, *, dtype: Any = np.float32) -> Ledger:
-    """What `model` costs on these inputs: arrays or sketches, as its `apply` takes them (see `sizes.example`)."""
-    run = sketched(model, inputs, dtype, training=True)
-    inference = sketched(model, inputs, dtype, training=False)
+    """What `model` costs on these inputs: arrays or sketches, as its `apply` takes them (see `sizes.example`).
+
+    Raises `InputError` when they do not fit the model.
+    """
+    try:
+        run = sketched(model, inputs, dtype, training=True)
+        inference = sketched(model, inputs, dtype, training=False)
+    except InputError:
+        raise
+    except (ValueError, IndexError) as error:
+        raise InputError(f"the inputs do not fit the model: {error}") from error
     lines = _lines(run)
     rows = _merged(lines)
     return Ledger(

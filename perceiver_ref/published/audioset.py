@@ -25,11 +25,11 @@ CLASSES = 527
 
 
 def _input(conventions: Conventions, *, mel: bool) -> MultimodalInput:
-    elements, samples = (4800, 1) if mel else (480, 128)
-    sound = FourierPositions(64, (elements,), conventions=conventions)
+    length, patch = (4800, 1) if mel else (480 * 128, 128)
+    sound = FourierPositions(64, (length,), conventions=conventions)
     place = FourierPositions(16, (16, 28, 28), conventions=conventions)
     modalities = {
-        "audio": GridInput(AudioPatches(samples), sound),
+        "audio": GridInput(AudioPatches(patch), sound),
         "video": GridInput(Patches(3, space=8, time=2, video=True), place),
     }
     return MultimodalInput(modalities, min_padding=4)

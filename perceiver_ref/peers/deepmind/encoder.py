@@ -43,12 +43,13 @@ def build(kwargs: Mapping[str, Any], inputs: int, names: Names, cls: type[Encode
     """The encoder for inputs of this width."""
     chosen = options("PerceiverEncoder", kwargs, OPTIONS)
     name = names(chosen["name"] or "perceiver_encoder")
+    repeats = chosen["num_blocks"] > 0  # else self-attentions are made but never called: the cross-attention alone
     model = cls(
         inputs=inputs,
         latents=chosen["z_index_dim"],
         channels=chosen["num_z_channels"],
-        blocks=chosen["num_blocks"],
-        layers=chosen["num_self_attends_per_block"],
+        blocks=chosen["num_blocks"] if repeats else 1,
+        layers=chosen["num_self_attends_per_block"] if repeats else 0,
         cross_heads=chosen["num_cross_attend_heads"],
         self_heads=chosen["num_self_attend_heads"],
         qk_channels=chosen["qk_channels"],

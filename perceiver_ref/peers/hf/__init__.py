@@ -82,16 +82,18 @@ def _rebuilt(
             table[ours], state[ours] = (theirs, made[ours].table), (theirs, made[ours].state)
             points += below(theirs, ours, made[ours].points)
     bindings: Table = renamed(prefix, table) if prefix else table
+    rows = below(prefix, "", points)
     if tied:
         modules["output"] = TiedEmbedding(config["vocab_size"])
         bindings = {**bindings, "output/bias": ("embedding_decoder.bias", same)}
+        rows.append(("embedding_decoder", "output"))
     inputs = modules["input"].channels if "input" in modules else config["d_model"]
     model = PerceiverIO(encoder(config, inputs), modules.get("input"), modules.get("decoder"), modules.get("output"))
     return Rebuilt(
         model,
         bind(model.parameters(), bindings),
         partial(call, model, config, loss),
-        below(prefix, "", points),
+        rows,
         bind(model.state(), renamed(prefix, state) if prefix else state),
         IGNORED,
     )

@@ -66,10 +66,7 @@ def _decoder(config: Config, kwargs: Mapping[str, Any], what: str, cls: Any = De
         attend_in=attend_in(config),
         **own,
     )
-    if queries is None or isinstance(queries, (MultimodalQueries, FlowQueries)) or chosen["position_encoding_only"]:
-        return made
-    declared = made.query_channels if made.outputs is None else made.outputs
-    return replace(made, queries=replace(queries, declared=declared))
+    return made
 
 
 def _queries(config: Config, what: str, chosen: Mapping[str, Any]) -> FlattenedGridQueries | None:
@@ -149,7 +146,10 @@ def multimodal(config: Config, kwargs: Mapping[str, Any], shape: Shapes = None) 
         part = component("decoder of a modality", _OF_A_MODALITY, config, given).module
         inner = "" if type(part) is Decoder else ".decoder"
         only = (given.get("kwargs") or {}).get("position_encoding_only", False)
-        queries[name] = part.queries if only else replace(part.queries, unused=replace(part, queries=None))
+        queries[name] = part.queries
+        if not only:
+            declared = part.query_channels if part.outputs is None else part.outputs
+            queries[name] = replace(part.queries, declared=declared, unused=replace(part, queries=None))
         table[f"queries/modalities/{name}"] = (f"modalities.{name}{inner}", QUERIES)
         table[f"queries/padding/{name}"] = (f"padding.{name}", same)
         points += below(f"modalities.{name}{inner}", f"queries.{name}", QUERIES_POINTS)

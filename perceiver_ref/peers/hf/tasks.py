@@ -258,6 +258,6 @@ def _value(node: ast.expr, config: Mapping[str, Any], names: Mapping[str, Any], 
             if isinstance(op, ast.Pow) and right > 8:
                 raise ValueError(f"{ast.unparse(node)} is too large")
             return _OPERATORS[type(op)](left, right)
-        case ast.Call(func=ast.Name(id=name)):
+        case ast.Call(func=ast.Name(id=name)) if name.startswith("Perceiver"):
             return {"class": name, "kwargs": {k.arg: value(k.value) for k in node.keywords if k.arg != "config"}}
     raise ValueError(f"{ast.unparse(node)} is neither a constant nor a part")

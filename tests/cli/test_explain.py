@@ -1,0 +1,126 @@
+"""`perceiver-ref explain`: the table, the JSON, and one clear line for bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from perceiver_ref.cli import main
+
+CONFIG = {
+    "architectures": ["PerceiverForMaskedLM"],
+    "num_latents": 8,
+    "d_latents": 32,
+    "d_model": 24,
+    "num_self_attends_per_block": 2,
+    "qk_channels": 16,
+    "v_channels": 32,
+    "vocab_size": 50,
+    "max_position_embeddings": 12,
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    return str(path)
+
+
+def explained(tmp_path, *arguments):
+    path = tmp_path / "ledger.json"
+    assert main(["explain", *arguments, "--json", str(path)]) == 0
+    return json.loads(path.read_text())
+
+
+def test_json_holds_exact_integers_that_add_up(tmp_path, capsys):
+    result = explained(tmp_path, "perceiver/imagenet")
+    assert result["parameters"] == 44_912_254
+    assert round(result["flops"] / 1e9, 1) == 707.2
+    for key, column in (("parameters", "parameters"), ("flops", "flops")):
+        assert type(result[key]) is int
+        assert sum(layer[column] for layer in result["layers"]) == result[key]
+    memory = result["activation_bytes"]
+    assert sum(layer["activation_bytes"] for layer in result["layers"]) == memory["training"]
+    assert 0 < memory["inference"] <= memory["inference_plain"] < memory["training"]
+
+
+def test_the_table_names_layers_rule_and_printed_figures(capsys):
+    assert main(["explain", "perceiver-io/imagenet-fourier-b"]) == 0
+    out = capsys.readouterr().out
+    assert "encoder.blocks.*.*.attention.weights" in out
+    assert "2 x multiply-accumulates" in out
+    assert "212M parameters: agrees" in out
+    assert "213B FLOPs: differs from 268," in out
+    assert "printed FLOPs 12" in out
+
+
+def test_batch_and_dtype_scale_what_they_should(tmp_path):
+    one = explained(tmp_path, "perceiver-io/language-sp")
+    two = explained(tmp_path, "perceiver-io/language-sp", "--batch", "2")
+    double = explained(tmp_path, "perceiver-io/language-sp", "--dtype", "float64")
+    assert two["flops"] == 2 * one["flops"] == 2 * double["flops"]
+    assert two["parameters"] == one["parameters"]
+    assert two["activation_bytes"]["training"] == 2 * one["activation_bytes"]["training"]
+    ids = 512 * 8  # token ids are 8 bytes in either dtype
+    assert double["activation_bytes"]["training"] - ids == 2 * (one["activation_bytes"]["training"] - ids)
+
+
+def test_inputs_of_another_size(tmp_path):
+    sizes = "audio=1920x1,image=4x56x56x3,label=700"
+    result = explained(tmp_path, "perceiver-io/multimodal", "--inputs", sizes)
+    assert result["inputs"] == {"audio": [1920, 1], "image": [4, 56, 56, 3], "label": [700]}
+    shapes = {layer["name"]: layer["shape"] for layer in result["layers"]}
+    assert shapes["encoder.cross_attention.key_value_norm"] == [1, 1920 // 16 + 4 * 14 * 14 + 1, 704]
+
+
+def test_a_peers_configuration(tmp_path, config, capsys):
+    result = explained(tmp_path, config, "--peer", "hf", "--batch", "3")
+    names = {layer["name"]: layer for layer in result["layers"]}
+    assert names["output"]["shape"] == [3, 12, 50]
+    assert result["parameters"] == sum(layer["parameters"] for layer in result["layers"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["perceiver/imagnet"], "did you mean 'perceiver/imagenet'"),
+        (["nope"], "unknown preset 'nope'"),
+        (["nope.json", "--peer", "hf"], "does not exist"),
+        (["perceiver/imagenet", "--peer", "hf"], "is a preset"),
+        (["perceiver/imagenet", "--batch", "0"], "at least 1"),
+        (["perceiver/imagenet", "--inputs", "224x224"], "(batch, height, width, 3)"),
+        (["perceiver/imagenet", "--inputs", "224x-1x3"], "is not a shape"),
+        (["perceiver/imagenet", "--inputs", "image=224x224x3"], "single input"),
+        (["perceiver/imagenet", "--inputs", "9999999999x9999999999x3"], "too large"),
+        (["perceiver/imagenet", "--json", "missing/out.json"], "does not exist"),
+        (["perceiver-io/language", "--inputs", "4096"], "at most 2048"),
+        (["perceiver-io/optical-flow", "--inputs", "2x8x8x27"], "do not fit the model"),
+        (["perceiver-io/audioset", "--inputs", "2048"], "several inputs"),
+        (["perceiver-io/audioset", "--inputs", "audio=5x1,audio=5x1"], "each modality once"),
+        (["perceiver-io/audioset", "--inputs", "audio=100x1,video=32x224x224x3"], "patch size 128"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments, message, capsys):
+    assert main(["explain", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_configuration_needs_its_peer_and_its_inputs(config, capsys):
+    assert main(["explain", config]) == 2
+    assert "--peer" in capsys.readouterr().err
+    assert main(["explain", config, "--peer", "hf", "--class", "PerceiverModel"]) == 2
+    assert "--inputs" in capsys.readouterr().err
+    assert main(["explain", config, "--peer", "hf", "--class", "PerceiverModel", "--inputs", "12x24"]) == 0
+
+
+@pytest.mark.parametrize("option", [["--batch", "x"], ["--dtype", "float16"], ["--nope"]])
+def test_unknown_options_are_usage_errors(option, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["explain", "perceiver/imagenet", *option])
+    assert error.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
