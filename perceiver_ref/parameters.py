@@ -25,6 +25,10 @@ class Parameter:
     shape: tuple[int, ...]
     initializer: Initializer
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in self.shape):
+            raise InputError(f"a parameter cannot have the shape {self.shape}: sizes are whole numbers, not negative")
+
     @property
     def size(self) -> int:
         return math.prod(self.shape)

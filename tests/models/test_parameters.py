@@ -129,3 +129,9 @@ def test_a_model_without_parameters_says_so() -> None:
     with pytest.raises(NotImplementedError, match="Module defines no parameters"):
         Module().init(0)
     assert Parameter((3, 4), fan_in_normal).size == 12
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "3", None, True])
+def test_a_size_that_is_none_is_refused(size: object) -> None:
+    with pytest.raises(InputError, match="a parameter cannot have the shape"):
+        Parameter((2, size), fan_in_normal)

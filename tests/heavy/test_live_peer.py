@@ -1,0 +1,160 @@
+"""Outputs, intermediate maps and gradients of transformers' Perceiver, run live on configurations drawn at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from heavy.peer import float64_throughout, randomise, torch, transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perceiver_ref.crosscheck import check_case
+from perceiver_ref.vectors import Case
+
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
+DRAWS = 120
+"""Configurations of each class; the test of each prints how many it compared."""
+compared: dict[str, int] = {}
+
+
+@pytest.fixture(autouse=True)
+def report() -> Any:
+    compared.clear()
+    yield
+    for name, times in compared.items():
+        print(f"\n{name}: {times} random configurations compared")
+        assert times >= DRAWS
+
+
+@st.composite
+def configs(draw: st.DrawFn, d_model: st.SearchStrategy[int], cross_heads: st.SearchStrategy[int]) -> dict[str, Any]:
+    """Arguments of PerceiverConfig that transformers accepts."""
+    cross, own = draw(cross_heads), draw(st.integers(1, 3))
+    d_latents = cross * own * draw(st.integers(1, 3))
+    widths = draw(st.booleans())
+    return {
+        "num_latents": draw(st.integers(1, 5)),
+        "d_latents": d_latents,
+        "d_model": cross * draw(d_model),
+        "num_blocks": draw(st.integers(1, 3)),
+        "num_self_attends_per_block": draw(st.integers(0, 2)),
+        "num_self_attention_heads": own,
+        "num_cross_attention_heads": cross,
+        "qk_channels": cross * own * draw(st.integers(1, 3)) if widths else None,
+        "v_channels": d_latents if widths else None,
+        "cross_attention_shape_for_attention": draw(st.sampled_from(["kv", "q"])),
+        "self_attention_widening_factor": draw(st.integers(1, 2)),
+        "cross_attention_widening_factor": draw(st.integers(1, 2)),
+        "hidden_act": draw(st.sampled_from(["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])),
+        "use_query_residual": draw(st.booleans()),
+    }
+
+
+def mask(draw: Any, batch: int, length: int) -> np.ndarray:
+    """Any mask with at least one input in each row: transformers' gradient of a row without any is that of rounding."""
+    rows = st.lists(st.integers(0, 1), min_size=length, max_size=length).filter(any)
+    return np.array([draw(rows) for _ in range(batch)])
+
+
+def case(cls: str, config: dict[str, Any], inputs: dict[str, np.ndarray], call: dict[str, Any], seed: int) -> Case:
+    """What transformers computes from random weights and cotangents, in float64."""
+    with float64_throughout():
+        model = getattr(transformers, cls)(transformers.PerceiverConfig(**config)).eval()
+        randomise(model, seed)
+        arguments = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        floats = {name: t.requires_grad_() for name, t in arguments.items() if t.is_floating_point()}
+        result = model(**arguments, **call)
+        outputs = {}
+        for name, value in result.items():
+            parts = {f"{name}.{i}": v for i, v in enumerate(value)} if isinstance(value, tuple) else {name: value}
+            outputs.update({key: v for key, v in parts.items() if v is not None})
+        rng = np.random.default_rng(seed)
+        cotangents = {name: rng.standard_normal(tuple(v.shape)) for name, v in outputs.items()}
+        sum((v * torch.from_numpy(np.asarray(cotangents[n]))).sum() for n, v in outputs.items()).backward()
+
+    def gradient(t: Any) -> np.ndarray:
+        return np.zeros(tuple(t.shape)) if t.grad is None else t.grad.numpy()
+
+    params = dict(model.named_parameters())
+    return Case(
+        {"peer": "hf", "class": cls, "config": {"config": config}, "call": call, "dtype": "float64"},
+        params={name: p.detach().numpy() for name, p in params.items()},
+        inputs=inputs,
+        outputs={name: v.detach().numpy() for name, v in outputs.items()},
+        cotangents=cotangents,
+        grad_params={name: gradient(p) for name, p in params.items()},
+        grad_inputs={name: gradient(t) for name, t in floats.items()},
+    )
+
+
+def assert_passes(made: Case, backend: str) -> None:
+    result = check_case(made, backend=backend)
+    failed = [a for a in result.agreements if not a.passed]
+    assert failed == []
+    kinds = {a.kind for a in result.agreements}
+    assert {"output", "grad_param"} <= kinds
+    compared[made.meta["class"]] = compared.get(made.meta["class"], 0) + 1
+
+
+seeds = st.integers(0, 2**31)
+sizes = st.tuples(st.integers(1, 3), st.integers(1, 6))
+many = settings(max_examples=DRAWS, deadline=None)
+
+
+@many
+@given(data=st.data(), size=sizes, seed=seeds, all_outputs=st.booleans())
+def test_model(backend: str, data: st.DataObject, size: tuple[int, int], seed: int, all_outputs: bool) -> None:
+    config = data.draw(configs(st.integers(1, 3), st.integers(1, 3)))
+    inputs = {"inputs": np.random.default_rng(seed).standard_normal((*size, config["d_model"]))}
+    if data.draw(st.booleans()):
+        inputs["attention_mask"] = mask(data.draw, *size)
+    call = {"output_attentions": True, "output_hidden_states": True} if all_outputs else {}
+    assert_passes(case("PerceiverModel", config, inputs, call, seed), backend)
+
+
+@many
+@given(data=st.data(), size=sizes, seed=seeds)
+def test_masked_lm(backend: str, data: st.DataObject, size: tuple[int, int], seed: int) -> None:
+    # the decoder has 8 heads, and its values are as wide as the embedding
+    config = data.draw(configs(st.sampled_from([8, 16]), st.integers(1, 2)))
+    batch, length = size
+    config |= {"vocab_size": 13, "max_position_embeddings": length + data.draw(st.integers(0, 2))}
+    rng = np.random.default_rng(seed)
+    inputs = {"inputs": rng.integers(0, 13, size)}
+    if data.draw(st.booleans()):
+        inputs["attention_mask"] = mask(data.draw, *size)
+    if data.draw(st.booleans()):
+        labels = rng.integers(0, 13, (batch, config["max_position_embeddings"]))
+        inputs["labels"] = np.where(rng.random(labels.shape) < 0.3, -100, labels)
+        inputs["labels"][0, 0] = 1  # the mean over no labels at all is NaN
+    assert_passes(case("PerceiverForMaskedLM", config, inputs, {}, seed), backend)
+
+
+@many
+@given(data=st.data(), size=sizes, seed=seeds)
+def test_sequence_classification(backend: str, data: st.DataObject, size: tuple[int, int], seed: int) -> None:
+    config = data.draw(configs(st.integers(1, 4), st.integers(1, 3)))
+    batch, length = size
+    labels = data.draw(st.sampled_from([None, "classes", "several", "numbers"]))
+    config |= {"vocab_size": 13, "max_position_embeddings": length, "num_labels": 1 if labels == "numbers" else 4}
+    rng = np.random.default_rng(seed)
+    inputs = {"inputs": rng.integers(0, 13, size)}
+    if labels == "classes":
+        inputs["labels"] = rng.integers(0, 4, batch)
+    elif labels == "several":
+        inputs["labels"] = rng.integers(0, 2, (batch, 4)).astype(float)
+    elif labels == "numbers":
+        inputs["labels"] = rng.standard_normal(batch)
+    assert_passes(case("PerceiverForSequenceClassification", config, inputs, {}, seed), backend)
+
+
+@many
+@given(data=st.data(), seed=seeds)
+def test_image_classification_fourier(backend: str, data: st.DataObject, seed: int) -> None:
+    config = data.draw(configs(st.just(87), st.just(3)))  # 3 x 87 = 261 channels
+    config |= {"num_labels": 4}
+    grid = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    inputs = {"inputs": np.random.default_rng(seed).standard_normal((2, 3, *grid))}
+    assert_passes(case("PerceiverForImageClassificationFourier", config, inputs, {}, seed), backend)
