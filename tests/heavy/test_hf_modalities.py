@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perceiver_ref.crosscheck import check_case
 
 pytest.importorskip("transformers")
-import live_hf
+from heavy import hf_configurations as live_hf
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 DRAWS = 105
