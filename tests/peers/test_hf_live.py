@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perceiver_ref.crosscheck import check_case
 
 pytest.importorskip("transformers")
-import live_hf
+from peers import live_hf
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 DRAWS = 105
@@ -165,5 +165,5 @@ def test_task_classes_agree_with_the_live_peer(kind: Any) -> None:
 
     run()
     outputs, gradients = (max(column) for column in zip(*worst))
-    print(f"{kind.__name__}: {len(worst)} draws, largest error {outputs:.1e} (outputs), {gradients:.1e} (gradients)")
+    print(f"\n{kind.__name__}: {len(worst)} draws, largest error {outputs:.1e} (outputs), {gradients:.1e} (gradients)")
     assert len(worst) >= 100
