@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perceiver_ref.crosscheck import check_case
 
 pytest.importorskip("transformers")
-from heavy import hf_configurations as live_hf
+from heavy import hf_configurations
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 DRAWS = 105
@@ -159,11 +159,11 @@ def test_task_classes_agree_with_the_live_peer(kind: Any) -> None:
         if draw.of(True, False):
             call = {**call, "output_attentions": True, "output_hidden_states": True}
         given = {"config": made, "hard_coded_replacements": replacements}
-        result = check_case(live_hf.case(name, given, inputs, call, seed=draw(0, 1000)))
+        result = check_case(hf_configurations.case(name, given, inputs, call, seed=draw(0, 1000)))
         assert result.status == "pass", result.worst
         worst.append((result.error("output", "trace") or 0.0, result.error("grad_param", "grad_input") or 0.0))
 
     run()
     outputs, gradients = (max(column) for column in zip(*worst))
-    print(f"{kind.__name__}: {len(worst)} draws, largest error {outputs:.1e} (outputs), {gradients:.1e} (gradients)")
+    print(f"\n{kind.__name__}: {len(worst)} draws, largest error {outputs:.1e} (outputs), {gradients:.1e} (gradients)")
     assert len(worst) >= 100
