@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra: perc
 def randomise(model: Any, seed: int) -> None:
     """Random weights with which no part is idle, in place.
 
-    transformers' own initial ones (deviation 0.02, biases 0) give logits near 0 from attention that is all but uniform.
+    transformers' own initial ones (deviation 0.02, biases 0) give small logits from attention that is almost uniform.
     Here linear maps keep the size of what goes through; queries and keys are half as large again, so that attention logits
     have a deviation near 2.
     """
