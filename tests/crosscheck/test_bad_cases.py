@@ -196,7 +196,7 @@ small_json = st.recursive(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(data=st.data(), value=small_json)
 def test_whatever_the_meta_holds_there_is_a_verdict(
     backend: str, tmp_path: Path, data: st.DataObject, value: Any

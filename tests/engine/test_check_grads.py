@@ -187,6 +187,20 @@ def test_right_gradients_of_curved_functions_are_never_accused(seed: int, scale:
     check_grads(lambda a: ops.softmax(ops.exp(ops.sin(a)) @ ops.transpose(ops.tanh(a))), x, seed=seed)
 
 
+def test_arguments_and_single_elements_are_moved_alone(xp: ModuleType) -> None:
+    """Else errors could cancel in the sum over a direction."""
+    x, y = squares(xp)
+    moved: set[tuple[int, int]] = set()
+
+    def function(a: Any, b: Any) -> Any:
+        if not hasattr(a, "node"):
+            moved.add((int((a != x).sum()), int((b != y).sum())))
+        return ops.matmul(a, b)
+
+    check_grads(function, x, y)
+    assert moved == {(16, 16), (16, 0), (0, 16), (1, 0), (0, 1)}
+
+
 def test_planted_ops_are_private() -> None:
     planted(product_rule)
     assert "product" not in registry

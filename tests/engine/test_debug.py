@@ -77,6 +77,13 @@ def test_backward_accuses_the_first_rule_only(xp: ModuleType) -> None:
         value_and_grad(lambda x: ops.sin(culprit(ops.exp(x))))(xp.asarray(1.0))
 
 
+def test_backward_does_not_accuse_a_rule_of_what_came_in(xp: ModuleType) -> None:
+    with detect_nonfinite():
+        _, pull = vjp(ops.sin, xp.ones(2))
+        (gradient,) = pull(xp.asarray([np.nan, 1.0]))
+    assert np.isnan(float(gradient[0]))
+
+
 def test_backward_of_a_graph_recorded_before(xp: ModuleType) -> None:
     _, pull = vjp(ops.sqrt, xp.zeros(1))
     named = pytest.raises(NonFiniteError, match=r"an unrecorded place \(debug mode was off\)")

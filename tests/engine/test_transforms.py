@@ -183,6 +183,14 @@ def test_gradients_do_not_alias_the_cotangent(xp: ModuleType) -> None:
     assert cotangent.tolist() == [1, 1]
 
 
+def test_gradients_do_not_alias_each_other(xp: ModuleType) -> None:
+    """add passes one array on to both of its arguments."""
+    _, pull = vjp(lambda x, y: ops.negative(ops.add(x, y)), xp.zeros(2), xp.zeros(2))
+    dx, dy = pull(xp.ones(2))
+    dx += 1
+    assert dy.tolist() == [-1, -1]
+
+
 # checkpoint
 
 
@@ -296,5 +304,24 @@ def test_a_checkpoint_leaves_nothing_behind(xp: ModuleType) -> None:
         value_and_grad(function)(x, constant)
         del constant, x
         assert [ref() for ref in watched] == [None] * 4
+    finally:
+        gc.enable()
+
+
+def test_the_walk_frees_the_arguments_of_a_checkpoint(xp: ModuleType) -> None:
+    """While its output is still held."""
+    watched: list[weakref.ref[Any]] = []
+    held: list[Any] = []
+
+    def function(x: Any) -> Any:
+        middle = ops.exp(x)
+        watched.extend([weakref.ref(middle), weakref.ref(middle.node)])
+        held.append(checkpoint(ops.sin)(middle))
+        return ops.sum(held[0])
+
+    gc.disable()
+    try:
+        value_and_grad(function)(xp.ones(3))
+        assert [ref() for ref in watched] == [None, None]
     finally:
         gc.enable()

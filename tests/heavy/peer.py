@@ -15,9 +15,9 @@ transformers = pytest.importorskip("transformers", reason="needs the extra: perc
 def randomise(model: Any, seed: int) -> None:
     """Random weights with which no part is idle, in place.
 
-    transformers' own initial ones (deviation 0.02, biases 0) give logits near 0 from attention that is all but uniform.
-    Here linear maps keep the size of what goes through; queries and keys are half as large again, so that attention logits
-    have a deviation near 2.
+    transformers' own initial ones (deviation 0.02, biases 0) give small logits from almost uniform attention.
+    Here linear maps keep the size of what goes through; queries and keys are half as large again, so that attention
+    logits have a deviation near 2.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

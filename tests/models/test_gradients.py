@@ -39,7 +39,7 @@ def test_image_classifier(backend: str, mode: str) -> None:
         check_grads(model.apply, *on(backend, [random_parameters(model), normal(1, 2, 3, 4, 2)]), directions=1)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(encoder=small.encoders(), masked=st.booleans())
 def test_encoders_of_any_shape_with_masks_and_biases(backend: str, encoder: Encoder, masked: bool) -> None:
     # a row without any key included: its gradient is zero, or that of the average
@@ -49,7 +49,7 @@ def test_encoders_of_any_shape_with_masks_and_biases(backend: str, encoder: Enco
     check_grads(lambda p, x, b: encoder.apply(p, x, mask=mask, bias=b), *arguments, directions=1)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(decoder=small.decoders())
 def test_decoders_of_any_shape(backend: str, decoder: Decoder) -> None:
     latents, queries = normal(1, 2, 3, decoder.latent_channels), normal(2, 2, 4, decoder.query_channels)
