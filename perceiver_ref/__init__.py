@@ -10,9 +10,17 @@ logits = model.apply(params, images)
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from .version import __version__
+
+if not (Path(__file__).parent / "autograd").is_dir() and find_spec("perceiver_ref.autograd") is None:
+    raise ImportError(
+        "this is the source folder of perceiver_ref, whose part autograd/ only an installation puts in place: "
+        "install it with `python -m pip install -e .`, or start Python in another folder"
+    )
 
 # name -> module that defines it; imported on first use, so that `import perceiver_ref` costs next to nothing
 _PUBLIC = {

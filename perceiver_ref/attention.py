@@ -58,8 +58,8 @@ class Attention(Module):
         """x (B, N, D), z (B, M, C) -> (B, N, outputs).
 
         mask: bool, broadcastable to (B, N, M). bias: added to the logits, broadcastable to (B, H, N, M).
-        Traced as `weights`, what multiplies the values, and on request `softmax`, the same but uniform in a row
-        without any key.
+        Traced as `weights`, what multiplies the values, and where a mask zeroes rows without any key as `softmax` too,
+        in which such rows are uniform.
         """
         parts = self._parts()
         with scope("attention"):
@@ -71,8 +71,9 @@ class Attention(Module):
             options = {"mask": mask, "masked_rows": self.conventions.masked_rows}
             shape = (*q.shape[:-1], k.shape[-2])
             lazy_point("weights", shape, lambda: ops.attention_weights(q, k, bias, **options))
-            wide = {**options, "masked_rows": "uniform"}
-            lazy_point("softmax", shape, lambda: ops.attention_weights(q, k, bias, **wide), unasked=False)
+            if mask is not None and self.conventions.masked_rows == "zero":
+                wide = {**options, "masked_rows": "uniform"}
+                lazy_point("softmax", shape, lambda: ops.attention_weights(q, k, bias, **wide))
             mixed = point("mixed", _join(ops.attention(q, k, v, bias, **options)))  # (B, N, v_channels)
             return point("", parts["output"].apply(p["output"], mixed))
 

@@ -72,7 +72,8 @@ def fourier_features(
     `concat_pos`; the order is x by axis, then all sines axis by axis, then all cosines (Perceiver, appendix D).
     """
     if len(max_resolution) != positions.shape[-1]:
-        raise InputError(f"max_resolution {max_resolution} must have an entry for each of {positions.shape[-1]} axes")
+        axes = positions.shape[-1]
+        raise InputError(f"positions have {axes} axes, but max_resolution {max_resolution} has {len(max_resolution)}")
     data = engine.data(positions)
     bands = np.stack([linspace(1.0, r / 2, num_bands, data.dtype, "compute") for r in max_resolution])  # (d, K)
     angles = ops.reshape(positions, shape=(*positions.shape, 1)) * backends.xp(data).asarray(bands)  # (..., d, K)

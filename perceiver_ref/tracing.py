@@ -83,9 +83,9 @@ def point(name: str, value: Any) -> Any:
     return value
 
 
-def lazy_point(name: str, shape: tuple[int, ...], compute: Callable[[], Any], *, unasked: bool = True) -> None:
-    """Record a value that is computed only for a trace: when `only` asks for it, or `unasked` when it is small."""
-    small = unasked and math.prod(shape) <= _LARGEST_MAP
+def lazy_point(name: str, shape: tuple[int, ...], compute: Callable[[], Any]) -> None:
+    """Record a value that is computed only for a trace: when it is small, or when `only` asks for it."""
+    small = math.prod(shape) <= _LARGEST_MAP
     wanting = [t for t in _active.get() if (small if t.only is None else t.only(t.name(name)))]
     if wanting:
         value = compute()

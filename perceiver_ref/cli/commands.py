@@ -174,7 +174,7 @@ def _inputs(path: str) -> dict[str, np.ndarray]:
 
 
 def _dtype_of(arrays: dict[str, np.ndarray]) -> str:
-    dtypes = {str(array.dtype) for array in arrays.values() if array.dtype.kind == "f"}
+    dtypes = {str(array.dtype) for array in arrays.values() if array.dtype.kind == "f"} or {"float32"}
     if len(dtypes) != 1:
         raise InputError(f"the weights mix {', '.join(sorted(dtypes))}; choose one with --dtype")
     return dtypes.pop()

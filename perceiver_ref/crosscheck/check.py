@@ -72,20 +72,21 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
         case.inputs,
         case.meta["call"],
         cotangents=case.cotangents if gradients else None,
-        points=set(points.values()).__contains__,
+        points={ours for names in points.values() for ours in names}.__contains__,
         backend=backend,
         dtype=dtype or case.dtype,
         where=where,
     )
     _require("output", case.outputs, ours.outputs, where)
-    _require("point", points.values(), ours.trace, where)
+    traced = {name: next((n for n in names if n in ours.trace), names[-1]) for name, names in points.items()}
+    _require("point", traced.values(), ours.trace, where)
     _require("state", case.state_out, ours.state, where)
     if gradients:
         _require("grad_param", (aliases.get(name, name) for name in case.grad_params), ours.grad_params, where)
         _require("grad_input", case.grad_inputs, ours.grad_inputs, where)
     limit = _tolerances(case, dtype)
     pairs = [("output", name, ours.outputs[name], case.outputs[name]) for name in case.outputs]
-    pairs += [("trace", name, _spread(ours.trace[points[name]], array), array) for name, array in case.trace.items()]
+    pairs += [("trace", name, _spread(ours.trace[traced[name]], array), array) for name, array in case.trace.items()]
     pairs += [("state", name, ours.state[name], array) for name, array in case.state_out.items()]
     if gradients:
         pairs += [

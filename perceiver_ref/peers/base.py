@@ -56,7 +56,7 @@ class Rebuilt:
     `run(params, arguments, options, call)` takes the peer's arguments by the peer's names (arrays or `Tensor`s), its
     other options and our `Call`, and returns outputs by the peer's names. `bindings` rename parameters and `state`
     running statistics; `ignored` are endings of names that the peer stores and never needs. `points` are rows
-    (regular expression of a peer's trace point, our name with \\1 for its groups).
+    (regular expression of a peer's trace point, our name with \\1 for its groups; "a|b" is b where there is no a).
     """
 
     model: Module
@@ -83,11 +83,11 @@ class Rebuilt:
         ours = tree.flatten(state)
         return store([b for b in self.state if b.path in ours], state, shapes)
 
-    def point(self, name: str) -> str:
-        """Our name for a peer's trace point; `InputError` when the table has no row for it."""
+    def point(self, name: str) -> list[str]:
+        """Our names for a peer's trace point, the first that exists being meant; `InputError` when no row has it."""
         for pattern, ours in self.points:
             if match := re.fullmatch(pattern, name):
-                return match.expand(ours)
+                return match.expand(ours).split("|")
         raise InputError(f"trace point {name!r} has no counterpart in the reference")
 
 

@@ -84,7 +84,7 @@ def check(bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray], ignored
         if array.dtype.kind != "f" and array.shape:
             wrong.append(f"{b.name} has dtype {array.dtype}, expected floating point")
         elif b.view(array).shape != b.shape:
-            wrong.append(f"{b.name} has shape {array.shape}, which does not give {b.shape} for our {b.path}")
+            wrong.append(f"{b.name} has shape {array.shape}, expected {_expected(b)}")
     problems = [f"missing: {_listed(missing)}"] if missing else []
     problems += [f"unused: {_listed(unused)}"] if unused else []
     problems += wrong
@@ -103,6 +103,13 @@ def store(bindings: Iterable[Binding], values: Tree, shapes: Mapping[str, tuple[
         part = b.view(arrays[b.name])
         part[...] += value
     return arrays
+
+
+def _expected(b: Binding) -> str:
+    """The peer's shape, where the view is its own inverse; otherwise ours."""
+    if b.view in (same, transposed):
+        return str(b.view(np.broadcast_to(np.zeros(()), b.shape)).shape)
+    return f"one that gives {b.shape} for our {b.path}"
 
 
 def _parameters(spec: Tree) -> Iterable[tuple[str, Parameter]]:

@@ -215,5 +215,5 @@ def test_without_the_package_the_line_that_installs_it_is_given(
 
 def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    with pytest.raises(pr.InputError, match=r"weights must be a .npz or .safetensors file"):
+    with pytest.raises(pr.InputError, match=r"weights must be a .pystate, .npz or .safetensors file"):
         read_weights(tmp_path / "pytorch_model.bin")

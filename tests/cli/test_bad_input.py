@@ -109,8 +109,8 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "inputs corrupted": (corrupted("inputs.npz"), "inputs.npz is not a readable .npz file"),
     "inputs objects": (objects("inputs.npz"), "inputs.npz: 'x' is an object array"),
     "argument missing": (inputs(attention_mask=np.ones((1, 3))), "give exactly one of the arguments"),
-    "argument unknown": (inputs(input=TOKENS), "unknown argument 'input'; did you mean 'inputs'?"),
-    "arguments none": (inputs(x=TOKENS), "unknown argument 'x'"),
+    "argument unknown": (inputs(input=TOKENS), "unknown argument of forward 'input'; did you mean 'inputs'?"),
+    "arguments none": (inputs(x=TOKENS), "unknown argument of forward 'x'"),
     "tokens out of range": (inputs(inputs=TOKENS + 9), "token ids must be in [0, 11), got 10 to 12"),
     "tokens negative": (inputs(inputs=TOKENS - 2), "token ids must be in [0, 11), got -1 to 1"),
     "tokens of floats": (inputs(inputs=TOKENS * 1.0), "token ids must be integers"),
@@ -138,8 +138,11 @@ def test_run_refuses(fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 IMAGES = {
-    "rank 3": (np.zeros((3, 4, 4)), "images must be (batch, channels, height, width), got (3, 4, 4)"),
-    "rank 5": (np.zeros((1, 1, 3, 4, 4)), "images must be (batch, channels, height, width), got (1, 1, 3, 4, 4)"),
+    "rank 3": (
+        np.zeros((3, 4, 4)),
+        "images must be (batch, channels, height, width) or (batch, time, channels, height, width), got (3, 4, 4)",
+    ),
+    "rank 5": (np.zeros((1, 1, 3, 4, 4)), "positions have 3 axes, but max_resolution (224, 224) has 2"),
     "channels last": (np.zeros((1, 4, 4, 3)), "images must be floating point of shape (batch, height, width, 3)"),
     "bytes": (np.zeros((1, 3, 4, 4), np.uint8), "got uint8 of (1, 4, 4, 3)"),
 }

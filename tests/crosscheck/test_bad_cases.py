@@ -112,7 +112,7 @@ UNKNOWN = {
         "unknown option of PerceiverConfig 'num_latent'; did you mean 'num_latents'?",
     ),
     "call": (set_meta("call", {"output_attention": True}), "did you mean 'output_attentions'?"),
-    "argument": (rename_input, "unknown argument 'attention_masks'; did you mean 'attention_mask'?"),
+    "argument": (rename_input, "unknown argument of forward 'attention_masks'; did you mean 'attention_mask'?"),
     "trace point": (rename_trace, "trace point 'perceiver.encoder.nowhere' has no counterpart"),
     "activation": (set_config("hidden_act", "gelus"), "unknown hidden_act 'gelus'; did you mean 'gelu'?"),
     "dtype": (set_meta("dtype", "float65"), "unknown dtype 'float65'; did you mean 'float64'?"),
@@ -157,7 +157,7 @@ def alias_of_nothing(case: Case) -> None:
 
 
 CONTENTS = {
-    "no inputs": (drop_inputs, "give exactly one of the arguments inputs, input_ids and pixel_values"),
+    "no inputs": (drop_inputs, "give exactly one of the arguments inputs, input_ids, pixel_values"),
     "an output that there is not": (more_outputs, "the reference gives no output pooled"),
     "a cotangent of another shape": (odd_cotangent, "cotangent/logits has shape"),
     "tokens that are no integers": (float_tokens, "token ids must be integers"),

@@ -235,3 +235,43 @@ def summed(losses: np.ndarray, reduction: str, count: int) -> np.ndarray:
         return losses
     total = math.fsum(losses.flat)
     return np.array(total if reduction == "sum" else total / count if count else math.nan)
+
+
+def convolution(x: np.ndarray, weight: np.ndarray, strides: Any, padding: Any, dilation: Any = None) -> np.ndarray:
+    """Every output and every offset of the window by itself; an index outside the grid is padding, 0."""
+    grid, window = x.shape[1:-1], weight.shape[:-2]
+    dilation = dilation or (1,) * len(grid)
+    reach = [n + a + b - d * (k - 1) - 1 for n, (a, b), d, k in zip(grid, padding, dilation, window)]
+    y = np.zeros((x.shape[0], *(r // s + 1 for r, s in zip(reach, strides)), weight.shape[-1]))
+    for i in np.ndindex(*y.shape[1:-1]):
+        for o in np.ndindex(*window):
+            at = tuple(s * p + d * q - a for s, p, d, q, (a, _) in zip(strides, i, dilation, o, padding))
+            if all(0 <= place < n for place, n in zip(at, grid)):
+                y[(slice(None), *i)] += x[(slice(None), *at)] @ weight[o]
+    return y
+
+
+def transposed_convolution(x: np.ndarray, weight: np.ndarray, strides: Any, padding: Any) -> np.ndarray:
+    """Every input spreads its window; what falls outside the kept outputs is lost."""
+    grid, window = x.shape[1:-1], weight.shape[:-2]
+    kept = [(n - 1) * s + k - a - b for n, s, k, (a, b) in zip(grid, strides, window, padding)]
+    y = np.zeros((x.shape[0], *kept, weight.shape[-1]))
+    for i in np.ndindex(*grid):
+        for o in np.ndindex(*window):
+            at = tuple(s * p + q - a for s, p, q, (a, _) in zip(strides, i, o, padding))
+            if all(0 <= place < n for place, n in zip(at, kept)):
+                y[(slice(None), *at)] += x[(slice(None), *i)] @ weight[o]
+    return y
+
+
+def max_pool(x: np.ndarray, window: Any, strides: Any, padding: Any) -> np.ndarray:
+    """The largest of the elements of each window that are inside the grid."""
+    grid = x.shape[1:-1]
+    outputs = [(n + a + b - k) // s + 1 for n, (a, b), k, s in zip(grid, padding, window, strides)]
+    y = np.full((x.shape[0], *outputs, x.shape[-1]), -np.inf)
+    for i in np.ndindex(*outputs):
+        for o in np.ndindex(*window):
+            at = tuple(s * p + q - a for s, p, q, (a, _) in zip(strides, i, o, padding))
+            if all(0 <= place < n for place, n in zip(at, grid)):
+                y[(slice(None), *i)] = np.maximum(y[(slice(None), *i)], x[(slice(None), *at)])
+    return y

@@ -6,121 +6,40 @@ infinities is in `test_op_edges`. Hypothesis draws shapes, axes and options, and
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
 from engine import definitions as define
+from engine.examples import (
+    Draw,
+    Example,
+    Shape,
+    Values,
+    a_call,
+    anywhere,
+    coins,
+    even,
+    few,
+    fractions,
+    odd,
+    off_zero,
+    positive,
+    reductions,
+    shapes,
+    sides,
+    spaced,
+)
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-LAYOUTS = ("rows", "columns", "strided", "reversed")
-Shape = tuple[int, ...]
-Values = Callable[[np.random.Generator, Shape], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One call: its positional arguments (arrays, numbers, None), its options, and how arrays lie in memory."""
-
-    arrays: tuple[Any, ...]
-    static: dict[str, Any] = field(default_factory=dict)
-    layout: str = "rows"
-
-    def on(self, xp: ModuleType, dtype: Any = np.float64) -> tuple[list[Any], dict[str, Any]]:
-        """Arguments and options for the library `xp`, floating-point arrays in `dtype`, read-only on NumPy."""
-        arrays = [place(xp, value, dtype, self.layout) for value in self.arrays]
-        return arrays, {key: place(xp, value, dtype, self.layout) for key, value in self.static.items()}
 
 
 class OpCase(NamedTuple):
     examples: st.SearchStrategy[Example]
     definition: Callable[..., Any]
-
-
-def place(xp: ModuleType, value: Any, dtype: Any, layout: str) -> Any:
-    """An array with the elements of `value` in the memory layout called `layout`; other values as they are."""
-    if not isinstance(value, np.ndarray):
-        return value
-    array = xp.asarray(value, dtype if value.dtype.kind == "f" else value.dtype)
-    backwards = (..., *[slice(None, None, -1)] * array.ndim)
-    if layout == "columns":
-        array = array.T.copy().T
-    elif layout == "strided":
-        wide = xp.zeros((*array.shape, 2), array.dtype)
-        wide[..., 0] = array
-        array = wide[..., 0]
-    elif layout == "reversed":
-        array = array[backwards].copy()[backwards]
-    else:
-        array = array.copy()
-    if isinstance(array, np.ndarray):
-        array.flags.writeable = False
-    return array
-
-
-def anywhere(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    return np.asarray(rng.uniform(-2, 2, shape))
-
-
-def positive(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    return np.asarray(rng.uniform(0.3, 2, shape))
-
-
-def off_zero(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    return np.asarray(positive(rng, shape) * rng.choice([-1.0, 1.0], shape))
-
-
-def spaced(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """All different, at least 0.2 apart."""
-    size = math.prod(shape)
-    return np.asarray(0.2 * (rng.permutation(size).reshape(shape) - size // 2))
-
-
-def even(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    return np.asarray(0.4 * rng.integers(-3, 4, shape))
-
-
-def odd(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    return np.asarray(even(rng, shape) + 0.2)
-
-
-def few(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """Few different values, so that ties are common."""
-    return np.asarray(rng.integers(-1, 2, shape), float)
-
-
-def coins(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    return np.asarray(rng.random(shape) < 0.5)
-
-
-def fractions(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    return np.asarray(rng.uniform(0.05, 0.95, shape))
-
-
-rngs = st.integers(0, 2**32 - 1).map(np.random.default_rng)
-layouts = st.sampled_from(LAYOUTS)
-sides = st.integers(0, 3)
-shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
-reductions = st.sampled_from(["mean", "sum", "none"])
-Draw = Any
-
-
-def a_call(function: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]) -> Callable[..., Any]:
-    """A strategy of Examples from a function `(draw, rng, ...) -> (arrays, options)`."""
-
-    @st.composite
-    def examples(draw: Draw, *arguments: Any, **keywords: Any) -> Example:
-        arrays, static = function(draw, draw(rngs), *arguments, **keywords)
-        return Example(arrays, static, draw(layouts))
-
-    return functools.wraps(function)(examples)
 
 
 @a_call
@@ -305,6 +224,27 @@ def dropped(draw: Draw, rng: Any) -> Any:
     return (anywhere(rng, draw(shapes)),), {"rate": draw(st.sampled_from([0.0, 0.1, 0.5, 0.9])), "key": key}
 
 
+@a_call
+def windows(draw: Draw, rng: Any, *, transposed: bool = False, pool: bool = False) -> Any:
+    """Convolutions and pools over one to three axes, with windows, strides and paddings of different sizes."""
+    axes = draw(st.integers(1, 3))
+    window = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    strides = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    dilation = (1,) * axes if transposed or pool else tuple(draw(st.integers(1, 2)) for _ in range(axes))
+    # a transposed convolution must keep an output, a pool must see an element
+    most = [(k - 1) // 2 if transposed or pool else k for k in window]
+    padding = tuple((draw(st.integers(0, m)), draw(st.integers(0, m))) for m in most)
+    grid = tuple(d * (k - 1) + 1 + draw(st.integers(0, 3)) for k, d in zip(window, dilation))
+    batch, channels = draw(st.integers(0, 2)), draw(st.integers(1, 3))
+    options: dict[str, Any] = {"strides": strides, "padding": padding}
+    if pool:
+        return (spaced(rng, (batch, *grid, channels)),), {"window": window, **options}
+    weight = anywhere(rng, (*window, channels, draw(st.integers(1, 3))))
+    if not transposed and draw(st.booleans()):
+        options["dilation"] = dilation
+    return (anywhere(rng, (batch, *grid, channels)), weight), options
+
+
 def _lead(reduction: str) -> st.SearchStrategy[Shape]:
     """Leading axes; the mean of nothing is NaN, so it gets some element."""
     return hnp.array_shapes(min_dims=0, max_dims=2, min_side=int(reduction == "mean"), max_side=3)
@@ -344,6 +284,7 @@ CASES: dict[str, OpCase] = {
     "binary_cross_entropy": OpCase(compared(anywhere, fractions), define.binary_cross_entropy),
     "broadcast_to": OpCase(broadcasts(), lambda x, shape: x + np.zeros(shape)),
     "concatenate": OpCase(joins(new_axis=False), define.concatenate),
+    "convolution": OpCase(windows(), define.convolution),
     "cos": OpCase(unary(), define.each(math.cos)),
     "cross_entropy": OpCase(classified(), define.cross_entropy),
     "divide": OpCase(binary(anywhere, off_zero), define.each(operator.truediv)),
@@ -365,6 +306,7 @@ CASES: dict[str, OpCase] = {
     "logsumexp": OpCase(reduction(), define.reduced(lambda values: math.log(math.fsum(map(math.exp, values))))),
     "matmul": OpCase(products(), define.matmul),
     "max": OpCase(reduction(spaced), define.reduced(max)),
+    "max_pool": OpCase(windows(pool=True), define.max_pool),
     "maximum": OpCase(binary(even, odd), define.each(max)),
     "mean": OpCase(reduction(), define.reduced(define.average)),
     "minimum": OpCase(binary(even, odd), define.each(min)),
@@ -390,5 +332,6 @@ CASES: dict[str, OpCase] = {
     "take_along_axis": OpCase(gathers(), define.take_along_axis),
     "tanh": OpCase(unary(), define.each(math.tanh)),
     "transpose": OpCase(transposes(), define.transpose),
+    "transposed_convolution": OpCase(windows(transposed=True), define.transposed_convolution),
     "where": OpCase(choices(), define.each(lambda c, x, y: x if c else y)),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from perceiver_ref.autograd import ops, value_and_grad
 from perceiver_ref.autograd.engine import observe
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.op_cases import CASES, LAYOUTS, Example
+from engine.examples import LAYOUTS, Example
+from engine.op_cases import CASES
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 

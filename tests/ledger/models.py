@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from perceiver_ref.autograd import tree
 
+from perceiver_ref.autograd import tree
 from perceiver_ref.conventions import DIALECTS
 from perceiver_ref.decoder import Decoder, GridDecoder, ProjectionDecoder, classification_decoder
 from perceiver_ref.encoder import Encoder

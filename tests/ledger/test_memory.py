@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ledger.models import MODELS, filled
+
 from perceiver_ref.autograd import tree
 from perceiver_ref.autograd.engine import Tape, Tensor, leaf
-
 from perceiver_ref.call import Call
 from perceiver_ref.ledger import example, ledger
 from perceiver_ref.ledger.memory import peak

@@ -40,7 +40,7 @@ def rebuilt(model: Module, table: Table, run: Any, part: Part, *, grids: bool = 
     """Ready to run: `table` and `part` hold the names."""
     rows = list(part.points)
     rows += [(f"linear_positions/{k}", name) for k, name in enumerate(part.grids)] if grids else []
-    rows += [(f"attention_weights/{k:02d}", f"{name}.softmax") for k, name in enumerate(part.layers)]
+    rows += [(f"attention_weights/{k:02d}", f"{name}.softmax|{name}.weights") for k, name in enumerate(part.layers)]
     state = state_bindings(model.state(), part.state) if part.state else []
     rows = [(re.escape(theirs), ours) for theirs, ours in rows]
     return Rebuilt(model, bind(model.parameters(), table, SEPARATOR), run, rows, state)
