@@ -106,7 +106,7 @@ def _reconstruct(kind: Any, *_: Any) -> _Array:
 def _device_array(function: Any, arguments: Any, state: Any, *_: Any) -> _Array:
     if function is not _reconstruct:
         raise RefusedError("a foreign array")
-    made = _reconstruct(*arguments)
+    made: _Array = _reconstruct(*arguments)
     made.set_state(state)
     return made
 
