@@ -9,8 +9,9 @@ differentiated. The backend (NumPy or CuPy) follows from the arrays.
 from . import backend, ops, tree
 from .backend import BackendError
 from .debug import NonFiniteError, detect_nonfinite
-from .engine import Op, Tensor, op, registry
+from .engine import Op, op
 from .kernels import kernels
+from .tensor import Tensor, registry
 from .transforms import checkpoint, value_and_grad, vjp
 
 __all__ = [

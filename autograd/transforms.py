@@ -10,8 +10,10 @@ import numpy as np
 
 from . import tree
 from .backend import is_array, xp
-from .engine import FIRST_ORDER, Op, Rule, Tape, Tensor, backward, data, leaf
+from .engine import Op, Rule
+from .tensor import FIRST_ORDER, Tape, Tensor, array_of, leaf
 from .tree import Tree
+from .walk import backward
 
 
 def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
@@ -125,7 +127,7 @@ def _finished(out: Tree, tape: Tape) -> Tree:
     def plain(value: Any) -> Any:
         if type(value) is Tensor and value.node.tape is not tape:
             raise TypeError(f"the result belongs to another differentiation: {FIRST_ORDER}")
-        return data(value)
+        return array_of(value)
 
     return tree.map(plain, out)
 

@@ -89,7 +89,7 @@ def _map(function: Callable[..., Any], path: str, tree: Tree, *others: Tree) -> 
         return {k: _map(function, _join(path, k), v, *(o[k] for o in others)) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
         children = [_map(function, _join(path, i), *column) for i, column in enumerate(zip(tree, *others))]
-        return type(tree)(children)
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)  # named tuples
     return function(tree, *others)
 
 

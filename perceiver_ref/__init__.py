@@ -29,6 +29,7 @@ _PUBLIC = {
     "InputError": ".errors",
     "PerceiverIO": ".perceiver_io",
     "load": ".checkpoints",
+    "load_with_state": ".checkpoints",
     "preset": ".published",
     "presets": ".published",
     "trace": ".tracing",

@@ -30,28 +30,51 @@ CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.i
 
 
 def load(
-    peer_name: str, path: AnyPath, cls: str | None = None, *, dtype: Any = None, backend: str = "numpy"
+    peer_name: str,
+    path: AnyPath,
+    cls: str | None = None,
+    *,
+    config: AnyPath | Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    backend: str = "numpy",
 ) -> tuple[Any, Tree]:
-    """`(model, params)` from another implementation's checkpoint directory.
+    """`(model, params)` from another implementation's checkpoint.
 
-    `peer_name` is the implementation ("hf"), `path` a directory with its configuration and weights, `cls` its class
-    (default: what the configuration names). Parameters keep the file's dtype unless `dtype` is given. Raises
-    `InputError` for anything missing, unused or of the wrong shape.
+    `peer_name` is the implementation ("hf", "deepmind"), `path` its weights: a file or a directory. `cls` is its class
+    (default: what the configuration names) and `config` the configuration, or a JSON file of it (default: `config.json`
+    of the directory). Parameters keep the file's dtype unless `dtype` is given. Raises `InputError` for anything
+    missing, unused or of the wrong shape. Models with running statistics: see `load_with_state`.
     """
+    model, params, _ = load_with_state(peer_name, path, cls, config=config, dtype=dtype, backend=backend)
+    return model, params
+
+
+def load_with_state(
+    peer_name: str,
+    path: AnyPath,
+    cls: str | None = None,
+    *,
+    config: AnyPath | Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    backend: str = "numpy",
+) -> tuple[Any, Tree, Tree]:
+    """As `load`, with the running statistics of batch norm for `Call(state=...)`; None for a model that has none."""
+    if not isinstance(config, Mapping):
+        config = read_config(path if config is None else config)
     arrays = read_finite(path)
-    rebuilt = rebuild(peer_name, cls, read_config(path), path, arrays)
-    params, _ = rebuilt.load(arrays, path)
+    rebuilt = rebuild(peer_name, cls, config, path, arrays)
 
     def prepared(array: np.ndarray) -> Any:
         return backends.to_backend(array if dtype is None else array.astype(dtype, copy=False), backend)
 
-    return rebuilt.model, tree.map(prepared, params)
+    params, state = (tree.map(prepared, part) for part in rebuilt.load(arrays, path))
+    return rebuilt.model, params, state
 
 
 def rebuild(
     peer_name: str,
     cls: str | None,
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     where: AnyPath,
     arrays: Mapping[str, np.ndarray],
     inputs: Mapping[str, np.ndarray] | None = None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .autograd import engine, ops
+from .autograd import ops
 from .autograd.backend import Array, xp
+from .autograd.tensor import array_of
 from .errors import InputError
 
 
@@ -46,7 +47,7 @@ def top_k_correct(logits: Any, labels: Array, topk: Sequence[int]) -> dict[int, 
 
     Of logits that tie, the one of the larger class counts as larger (a stable ascending sort, as DeepMind's code does).
     """
-    values = engine.data(logits)
+    values = array_of(logits)
     order = xp(values).argsort(values, axis=-1, kind="stable")
     return {k: (order[..., -k:] == labels[..., None]).any(-1) for k in topk}
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .attention import CrossAttention
-from .autograd import engine, ops
+from .autograd import ops
 from .autograd.backend import Array
+from .autograd.tensor import array_of
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
 from .encoder import check_mask
@@ -102,7 +103,7 @@ class Decoder(Module):
     def _make(self, p: Tree, latents: Any, given: Preprocessed | None, points: Any, rows: Any) -> Any:
         if self.queries is None:
             raise InputError("this decoder makes no queries: pass queries (batch, outputs, channels)")
-        like = engine.data(latents)
+        like = array_of(latents)
         own = given or Preprocessed(latents, None)
         with scope("queries"):
             return point("", self.queries.apply(p["queries"], own, like=like, points=points, rows=rows))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .attention import CrossAttention, SelfAttention
-from .autograd import engine, ops
+from .autograd import ops
 from .autograd.backend import Array, xp
 from .autograd.ops.attention import MaskedRows
+from .autograd.tensor import array_of
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
@@ -16,6 +17,7 @@ from .parameters import Module, Parameter, truncated_normal
 from .tracing import point, scope
 
 Sharing = Literal["all", "later", "none"]
+_MOST_LAYERS = 100_000  # a mistyped configuration is an error at once, not memory filling up
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Encoder(Module):
         for heads in (self.cross_heads, self.self_heads):
             if heads < 1 or self.channels % heads:
                 raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({heads})")
+        if self.blocks * self.layers > _MOST_LAYERS:
+            raise InputError(f"{self.blocks} blocks of {self.layers} layers are more than {_MOST_LAYERS:,} layers")
         if not 1 <= self.cross_attends <= self.blocks:
             raise InputError(
                 f"cross_attends ({self.cross_attends}) must be at least 1 and at most blocks ({self.blocks})"
@@ -139,7 +143,7 @@ def _finite_where_unused(inputs: Any, mask: Array, masked_rows: MaskedRows) -> A
 
     Attention leaves such slots out, but gradients of the layers before it are products with them, and 0 * NaN is NaN.
     """
-    data = engine.data(inputs)
+    data = array_of(inputs)
     library = xp(data)
     used = mask | ~mask.any(-1, keepdims=True) if masked_rows == "uniform" else mask
     return ops.where(used[..., None] | library.isfinite(data), inputs, library.zeros((), data.dtype))

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .autograd import engine, ops
+from .autograd import ops
+from .autograd.tensor import array_of
 from .autograd.tree import Tree
 from .call import Call
 from .conventions import DEEPMIND, Conventions
@@ -123,7 +124,7 @@ class BatchNorm(Module):
             variance = ops.subtract(ops.mean(ops.multiply(x, x), axis=axes), ops.multiply(mean, mean))
             if call.training and call.state is not None:
                 n = math.prod(x.shape[:-1])
-                call.updates.update(self._updated(call.state, engine.data(mean), engine.data(variance), n))
+                call.updates.update(self._updated(call.state, array_of(mean), array_of(variance), n))
         else:
             if call.state is None:
                 raise InputError("batch norm needs running statistics at inference: give the call a state")

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from .autograd import backend as backends
-from .autograd import engine, ops
+from .autograd import ops
 from .autograd.backend import Array
+from .autograd.tensor import array_of
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions, Grid, Subsampling
 from .errors import InputError
@@ -74,7 +75,7 @@ def fourier_features(
     if len(max_resolution) != positions.shape[-1]:
         axes = positions.shape[-1]
         raise InputError(f"positions have {axes} axes, but max_resolution {max_resolution} has {len(max_resolution)}")
-    data = engine.data(positions)
+    data = array_of(positions)
     bands = np.stack([linspace(1.0, r / 2, num_bands, data.dtype, "compute") for r in max_resolution])  # (d, K)
     angles = ops.reshape(positions, shape=(*positions.shape, 1)) * backends.xp(data).asarray(bands)  # (..., d, K)
     angles = ops.reshape(angles, shape=(*positions.shape[:-1], bands.size)) * math.pi

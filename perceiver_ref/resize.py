@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .autograd import backend as backends
-from .autograd import engine, ops
+from .autograd import ops
+from .autograd.tensor import array_of
 
 _A = -0.75
 
@@ -20,7 +21,7 @@ def resize_bicubic(table: Any, source: tuple[int, int], target: tuple[int, int])
     PyTorch's `interpolate(mode="bicubic")` does.
     """
     (h, w), (height, width), channels = source, target, table.shape[-1]
-    data = engine.data(table)
+    data = array_of(table)
     rows, columns = (backends.xp(data).asarray(bicubic_matrix(*n), data.dtype) for n in zip(source, target))
     x = ops.matmul(rows, ops.reshape(table, shape=(h, w * channels)))  # (H, w C)
     x = ops.matmul(columns, ops.reshape(x, shape=(height, w, channels)))  # (H, W, C)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .autograd import engine, ops
+from .autograd import ops
 from .autograd.backend import xp
+from .autograd.tensor import array_of
 from .errors import InputError
 
 Size = tuple[int, int]
@@ -34,7 +35,7 @@ def stitch(tiles: Any, origins: list[Size], image: Size) -> Any:
     count, _, height, width, _ = tiles.shape
     if count != len(origins):
         raise InputError(f"{count} tiles were given for {len(origins)} origins")
-    data = engine.data(tiles)
+    data = array_of(tiles)
     away = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in (height, width)]
     weights = xp(data).asarray(np.minimum(away[0][:, None], away[1])[None, :, :, None].astype(data.dtype))
     total: Any = 0.0

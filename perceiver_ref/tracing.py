@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from .autograd import engine
+from .autograd.tensor import array_of
 
 _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name
 
@@ -38,7 +38,7 @@ class Trace(dict[str, Any]):
         times = 0
         while (key := name if times == 0 else f"{name}@{times}") in self:
             times += 1
-        self[key] = value if self.tensors else engine.data(value)
+        self[key] = value if self.tensors else array_of(value)
 
 
 _active: ContextVar[tuple[Trace, ...]] = ContextVar("_active", default=())

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..engine import Rule, kernel_mode, registry
+from ..engine import Rule, kernel_mode
+from ..tensor import registry
 from .attention import backward as attention_backward
 from .attention import forward as attention_forward
 

@@ -50,7 +50,7 @@ def check(options: argparse.Namespace) -> int:
                 print(f"    {a.kind} {a.name}: error {_error(a.error)}, tolerance {a.tolerance:.0e}")
     passed = sum(result.status == "pass" for result in results)
     print(f"\n{passed} passed, {len(results) - passed} failed")
-    _explain_columns(options)
+    _explain_columns()
     if options.json:
         write_json(options.json, _check_json(results))
     statuses = {result.status for result in results}
@@ -137,11 +137,10 @@ def _error(error: float | None) -> str:
     return "-" if error is None else f"{error:.1e}"
 
 
-def _explain_columns(options: argparse.Namespace) -> None:
-    dtype = options.dtype or "float64"
-    limits = TOLERANCES[dtype]
+def _explain_columns() -> None:
     print("errors: max |reference - case| / max(max |case|, 1) over a case's arrays; outputs include traced values")
-    print(f"tolerances in {dtype}: outputs {limits['output']:.0e}, gradients {limits['gradient']:.0e}")
+    limits = [f"{k['output']:.0e} and {k['gradient']:.0e} in {dtype}" for dtype, k in TOLERANCES.items()]
+    print(f"tolerances for outputs and gradients: {', '.join(limits)}")
 
 
 def _check_json(results: list[Result]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd import Tensor, ops, tree, value_and_grad
 from ..autograd import backend as backends
-from ..autograd import ops, tree, value_and_grad
 from ..autograd.backend import to_backend, to_host
 from ..call import Call
 from ..errors import InputError, input_errors
@@ -66,6 +66,8 @@ def run(
     def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
         with trace(points or (lambda name: False)) as traced, input_errors("the inputs do not fit the model"):
             outputs = rebuilt.run(variables["params"], {**arguments, **variables["inputs"]}, options, call)
+        # what depends on no array, such as a grid of positions, was made on the host
+        outputs = tree.map(lambda o: o if type(o) is Tensor else to_backend(o, backend), outputs)
         loss = None if weights is None else sum_of_products(outputs, weights)
         return loss, (outputs, dict(traced))
 

@@ -6,16 +6,22 @@ Images are (B, H, W, C), video (B, T, H, W, C), audio (B, samples, C); channels 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..autograd import ops
+from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError
 from ..layers import BatchNorm, Linear
 from ..parameters import Module, Parameter, fan_in_normal
 from ..tracing import point
+
+_BYTES = 32.0  # standardised pixels stay below 3, samples of any normal distribution far below this
 
 
 def space_to_depth(x: Any, *, space: int, time: int = 1) -> Any:
@@ -239,8 +245,17 @@ GridFeatures = Pixels | Patches | Conv1x1 | ConvStem | AudioPatches
 
 
 def check_grid(x: Any, channels: int) -> None:
-    """Raise `InputError` unless x is (B, H, W, channels) or (B, T, H, W, channels) in floating point."""
+    """Raise `InputError` unless x is (B, H, W, channels) or (B, T, H, W, channels) in floating point.
+
+    Warns when host images look like unscaled bytes: every published model takes values of about -1 to 1.
+    """
     if len(x.shape) in (4, 5) and x.shape[-1] == channels and x.dtype.kind == "f":
+        pixels = array_of(x)
+        if isinstance(pixels, np.ndarray) and pixels.size and (peak := float(pixels.max())) > _BYTES:
+            warnings.warn(
+                f"images reach {peak:.0f}, as bytes do; the models expect about -1 to 1: scale them first",
+                stacklevel=2,
+            )
         return
     hint = "; this looks like channels first: move the channel axis to the end" if channels in x.shape[1:-2] else ""
     raise InputError(

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..autograd import engine, ops
+from ..autograd import ops
+from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError
@@ -69,7 +70,7 @@ class GridInput(Module):
         expected = (batch, math.prod(grid))
         if pos is not None and tuple(pos.shape[:-1]) != expected:
             raise InputError(f"pos must be (batch, elements, axes) = (*{expected}, axes), got {tuple(pos.shape)}")
-        encoded = self.positions.apply(p["positions"], tuple(grid), like=engine.data(features), pos=pos)
+        encoded = self.positions.apply(p["positions"], tuple(grid), like=array_of(features), pos=pos)
         for i in range(self.position_layers):
             refined = point(f"position_layers.{i}", self._layer().apply(p["position_layers"][str(i)], encoded))
             encoded = ops.add(encoded, refined)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import engine, ops
+from ..autograd import ops
 from ..autograd.backend import xp
+from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError
@@ -94,4 +95,4 @@ class MultimodalInput(Module):
         if key is None:
             raise InputError(f"elements of {name!r} are masked with probability {probability}: give the call a key")
         drawn = np.random.default_rng(key).random((*x.shape[:2], 1)) < probability
-        return ops.where(xp(engine.data(x)).asarray(drawn), mask, x)
+        return ops.where(xp(array_of(x)).asarray(drawn), mask, x)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.engine import data
+from ..autograd.tensor import array_of
 from .costs import scores_bytes
 from .record import Run, residuals
 from .sketch import buffer
@@ -45,7 +45,7 @@ def peak(run: Run, *, tiled: bool) -> int:
     """The most bytes alive at once during an inference run."""
     uncounted = _uncounted(run)
     touched = [[buffer(a) for a in (*_arrays(step.event.arguments), *step.event.outputs)] for step in run.steps]
-    touched.append([buffer(data(out)) for out in run.outputs])
+    touched.append([buffer(array_of(out)) for out in run.outputs])
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     size: dict[int, int] = {}

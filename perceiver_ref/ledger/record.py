@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import tree
-from ..autograd.engine import Event, Node, Tape, Tensor, leaf, observe
+from ..autograd.engine import Event, observe
 from ..autograd.kernels import kernels
+from ..autograd.tensor import Node, Tape, Tensor, leaf
 from ..autograd.tree import Tree
 from ..call import Call
 from ..parameters import Module

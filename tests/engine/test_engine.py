@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from perceiver_ref.autograd import Op, Tensor, ops, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.autograd.engine import Edge, Node, Slot, Tape, backward, leaf, unbroadcast
+from perceiver_ref.autograd.tensor import Edge, Node, Slot, Tape, leaf
+from perceiver_ref.autograd.walk import backward, unbroadcast
 
 
 @pytest.fixture

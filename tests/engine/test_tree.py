@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -116,3 +116,11 @@ def test_a_path_cannot_be_leaf_and_level_at_once() -> None:
 def test_unflatten_like_needs_as_many_values_as_leaves(count: int) -> None:
     with pytest.raises(ValueError, match=f"2 leaves, but {count} values"):
         tree.unflatten_like({"a": 1, "b": 2}, [0] * count)
+
+
+def test_named_tuples_stay_what_they_are() -> None:
+    class Pair(NamedTuple):
+        first: int
+        second: int
+
+    assert tree.map(lambda x: x + 1, Pair(1, 2)) == Pair(2, 3)

@@ -7,7 +7,7 @@ import pytest
 from ledger.models import MODELS, filled
 
 from perceiver_ref.autograd import tree
-from perceiver_ref.autograd.engine import Tape, Tensor, leaf
+from perceiver_ref.autograd.tensor import Tape, Tensor, leaf
 from perceiver_ref.call import Call
 from perceiver_ref.ledger import example, ledger
 from perceiver_ref.ledger.memory import peak

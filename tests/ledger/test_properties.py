@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from ledger.models import MODELS, encoder, filled
 
 import perceiver_ref as pr
-from perceiver_ref.autograd import tree
-from perceiver_ref.autograd.engine import registry
+from perceiver_ref.autograd import registry, tree
 from perceiver_ref.autograd.kernels import kernels
 from perceiver_ref.call import Call
 from perceiver_ref.decoder import Decoder, trainable_queries

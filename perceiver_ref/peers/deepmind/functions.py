@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd import engine, ops
+from ...autograd import ops
+from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...call import Call
 from ...classification import soft_cross_entropy, soft_labels, top_k_correct
@@ -65,7 +66,7 @@ def _attend(given: dict[str, Any], _: dict[str, Any], called: Mapping[str, Any])
 
 def _cross_mask(given: dict[str, Any], _: dict[str, Any], called: Mapping[str, Any]) -> Outputs:
     """query_mask (B, N), kv_mask (B, M) -> their outer product (B, N, M), in their dtype."""
-    query, kv = (engine.data(given[name]) for name in ("query_mask", "kv_mask"))
+    query, kv = (array_of(given[name]) for name in ("query_mask", "kv_mask"))
     return {"mask": query[:, :, None] * kv[:, None, :]}
 
 
@@ -137,12 +138,12 @@ def _all_axes(key: str, value: Any, axes: int) -> tuple[int, ...]:
 
 
 def _loss(given: dict[str, Any], chosen: dict[str, Any], called: Mapping[str, Any]) -> Outputs:
-    logits, labels = given["logits"], engine.data(given["labels"])
+    logits, labels = given["logits"], array_of(given["labels"])
     target = soft_labels(
         labels,
         chosen["num_classes"],
-        like=engine.data(logits),
-        mix_labels=None if given["mix_labels"] is None else engine.data(given["mix_labels"]),
+        like=array_of(logits),
+        mix_labels=None if given["mix_labels"] is None else array_of(given["mix_labels"]),
         ratio=given["ratio"],
         smoothing=chosen["label_smoothing"],
     )
@@ -154,8 +155,8 @@ def _loss(given: dict[str, Any], chosen: dict[str, Any], called: Mapping[str, An
 
 def _top_k(given: dict[str, Any], chosen: dict[str, Any], called: Mapping[str, Any]) -> Outputs:
     """Accuracies, times the mask where there is one."""
-    correct = top_k_correct(given["logits"], engine.data(given["labels"]), chosen["topk"])
-    weights = 1 if given["mask"] is None else engine.data(given["mask"])
+    correct = top_k_correct(given["logits"], array_of(given["labels"]), chosen["topk"])
+    weights = 1 if given["mask"] is None else array_of(given["mask"])
     return {f"{chosen['prefix']}top_{k}_acc": (hit * weights).astype("int32") for k, hit in correct.items()}
 
 

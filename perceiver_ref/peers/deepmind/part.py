@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...autograd import engine
+from ...autograd.tensor import array_of
 from ...errors import InputError
 from ...parameters import Module
 from ..base import Rebuilt
@@ -65,7 +65,7 @@ def component(given: Any, what: str, extra: frozenset[str] = frozenset()) -> tup
 
 def mask(array: Any) -> Any:
     """A mask as ours: any number but 0 means "attend"."""
-    return None if array is None else engine.data(array) != 0
+    return None if array is None else array_of(array) != 0
 
 
 def flags(what: str, given: Mapping[str, Any], **known: Any) -> dict[str, Any]:

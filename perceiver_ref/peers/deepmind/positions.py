@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd import engine, tree
+from ...autograd import tree
+from ...autograd.tensor import array_of
 from ...conventions import DEEPMIND
 from ...errors import InputError, one_of
 from ...position import FourierPositions, Positions, ProjectedPositions, TrainablePositions
@@ -85,5 +86,5 @@ def points(theirs: str, ours: str) -> list[tuple[str, str]]:
 def like(params: Any, pos: Any) -> Any:
     """An array of the dtype and library to compute in; without any given, NumPy's float64."""
     for _, array in tree.leaves({"params": params, "pos": pos}):
-        return engine.data(array)
+        return array_of(array)
     return np.zeros(())

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...autograd import engine, ops
+from ...autograd import ops
+from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...call import Call
 from ...errors import InputError, one_of
@@ -173,7 +174,7 @@ def _masks(attention_mask: Any) -> tuple[Any, Any]:
     if len(attention_mask.shape) == 4:
         return None, attention_mask
     if len(attention_mask.shape) == 2:
-        return engine.data(attention_mask) != 0, None
+        return array_of(attention_mask) != 0, None
     raise InputError(
         f"attention_mask must be (batch, length), 1 = attend, or (batch, 1, latents, length) to add; "
         f"got {tuple(attention_mask.shape)}"
@@ -190,7 +191,7 @@ def sequence_loss(config: Mapping[str, Any], logits: Any, labels: Any) -> Any:
     """Regression, classification or several independent labels, guessed from labels as the peer does."""
     problem = config["problem_type"]
     if problem is None:
-        integers = engine.data(labels).dtype.kind in "iu"
+        integers = array_of(labels).dtype.kind in "iu"
         problem = "regression" if config["num_labels"] == 1 else "single_label" if integers else "multi_label"
     if problem == "regression":
         return ops.squared_error(ops.reshape(logits, shape=tuple(labels.shape)), labels)
