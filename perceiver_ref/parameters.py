@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,20 @@ def fan_in_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
 def fan_in_scaled(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """The same with the deviation corrected for the truncation (Haiku's VarianceScaling(1)): attention and MLP."""
     return fan_in_normal(rng, shape) / 0.87962566103423978
+
+
+def explains_parameters(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a model's `apply`: when it fails, parameters that do not fit are named as the cause."""
+
+    @wraps(apply)
+    def wrapped(self: Module, params: Tree, *arguments: Any, **options: Any) -> Any:
+        try:
+            return apply(self, params, *arguments, **options)
+        except (KeyError, IndexError, TypeError, ValueError):
+            self.check(params)
+            raise
+
+    return wrapped
 
 
 class Module:

@@ -12,7 +12,7 @@ from .decoder import Decoder, Progress, ProjectionDecoder
 from .encoder import Encoder
 from .inputs import Preprocessed, Preprocessor
 from .outputs import Postprocessor
-from .parameters import Module
+from .parameters import Module, explains_parameters
 from .queries import Points
 from .tracing import scope
 
@@ -44,6 +44,7 @@ class PerceiverIO(Module):
     def state(self) -> Tree:
         return {name: part.state() for name, part in self._parts().items()}
 
+    @explains_parameters
     def apply(
         self,
         params: Tree,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import small
-from support import assert_close, host
+from support import assert_close, host, normal, on, random_parameters
 
 from perceiver_ref import InputError
 from perceiver_ref.autograd import backend as backends
@@ -135,3 +136,19 @@ def test_a_model_without_parameters_says_so() -> None:
 def test_a_size_that_is_none_is_refused(size: object) -> None:
     with pytest.raises(InputError, match="a parameter cannot have the shape"):
         Parameter((2, size), fan_in_normal)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.pop("encoder"), "missing: encoder/block/0/attention/key/bias"),
+        (lambda p: p["encoder"].update(latents=np.zeros((3, 8))), "encoder/latents is (3, 8), expected (4, 8)"),
+        (lambda p: p["decoder"]["output"].pop("weight"), "missing: decoder/output/weight"),
+    ],
+)
+def test_a_model_names_the_parameters_that_do_not_fit(backend: str, spoil: Any, message: str) -> None:
+    model = small.image_classifier()
+    p = random_parameters(model)
+    spoil(p)
+    with pytest.raises(InputError, match=re.escape(message)):
+        model.apply(*on(backend, [p, normal(0, 1, 3, 4, 2)]))
