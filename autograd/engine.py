@@ -142,6 +142,8 @@ class Op:
                 continue
             if not is_array(value):
                 raise TypeError(f"{self.name} needs arrays, got {type(value).__name__} as argument {i + 1}")
+            if name(value) == "cupy" and any(stride < 0 for stride in value.strides):
+                plain[i] = value.copy()  # CuPy's batched matrix product fails on negative strides
             if backend is None:
                 backend = name(value)
             elif name(value) != backend and value.dtype.kind == "f":
