@@ -18,9 +18,8 @@ from perceiver_ref.autograd import BackendError, ops
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd.backend import to_host
 
-FakeArray = type(
-    "ndarray", (), {"__module__": "cupy", "__cuda_array_interface__": {}, "dtype": np.dtype("f4"), "shape": ()}
-)
+_CUPY = {"__module__": "cupy", "__cuda_array_interface__": {}, "dtype": np.dtype("f4"), "shape": (), "strides": ()}
+FakeArray = type("ndarray", (), _CUPY)
 
 
 def fake_cupy(count: Any) -> Any:
