@@ -58,8 +58,11 @@ def truncated_normal(deviation: float) -> Initializer:
 
 
 def fan_in_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Truncated normal of standard deviation 1 / sqrt(inputs): Haiku's default for a linear layer."""
-    return truncated_normal(1 / math.sqrt(max(shape[0], 1)))(rng, shape)
+    """Truncated normal of standard deviation 1 / sqrt(inputs): Haiku's default for a linear layer or a convolution.
+
+    The inputs of an output are all axes but the last.
+    """
+    return truncated_normal(1 / math.sqrt(max(math.prod(shape[:-1]), 1)))(rng, shape)
 
 
 def fan_in_scaled(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

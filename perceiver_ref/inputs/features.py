@@ -187,7 +187,7 @@ class ConvStem(Module):
         widths = [self.image_channels, *[self.channels] * self.layers]
         return {
             str(i): {
-                "convolution": Parameter((7, 7, widths[i], self.channels), _fan_in_window),
+                "convolution": Parameter((7, 7, widths[i], self.channels), fan_in_normal),
                 **({"norm": self._norm().parameters()} if self.batch_norm else {}),
             }
             for i in range(self.layers)
@@ -272,9 +272,3 @@ def _blocks(ndim: int, space: int, time: int) -> tuple[int, ...]:
     if ndim not in (4, 5):
         raise InputError(f"expected images (B, H, W, C) or video (B, T, H, W, C), got {ndim} axes")
     return (space, space) if ndim == 4 else (time, space, space)
-
-
-def _fan_in_window(rng: Any, shape: tuple[int, ...]) -> Any:
-    """As `fan_in_normal`, over all inputs of a window."""
-    flat = fan_in_normal(rng, (math.prod(shape[:-1]), shape[-1]))
-    return flat.reshape(shape)

@@ -41,7 +41,7 @@ class Upsample(Module):
 
     def parameters(self) -> Tree:
         return {
-            str(i): {"weight": Parameter((*window, c, e), _window_normal), "bias": Parameter((e,), zeros)}
+            str(i): {"weight": Parameter((*window, c, e), fan_in_normal), "bias": Parameter((e,), zeros)}
             for i, (window, _, c, e) in enumerate(self._layers())
         }
 
@@ -113,8 +113,3 @@ def transposed_same_padding(window: tuple[int, ...], strides: tuple[int, ...]) -
         before = 0 if s > k - 1 else k - 1 - -(-(k + s - 2) // 2)
         cut.append((before, k - s - before))
     return tuple(cut)
-
-
-def _window_normal(rng: Any, shape: tuple[int, ...]) -> Any:
-    flat = fan_in_normal(rng, (math.prod(shape[:-1]), shape[-1]))
-    return flat.reshape(shape)
