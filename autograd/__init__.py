@@ -6,7 +6,7 @@
 differentiated. The backend (NumPy or CuPy) follows from the arrays.
 """
 
-from . import backend, ops, tree
+from . import backend, ops, optim, tree
 from .backend import BackendError
 from .debug import NonFiniteError, detect_nonfinite
 from .engine import Op, op
@@ -25,6 +25,7 @@ __all__ = [
     "kernels",
     "op",
     "ops",
+    "optim",
     "registry",
     "tree",
     "value_and_grad",

@@ -1,0 +1,45 @@
+"""One update from the gradients of several batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import tree
+from ..backend import to_host, xp
+from ..tree import Tree
+from .optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """Every `batches` calls of `step` make one update of `optimizer`, from the mean of their gradients.
+
+    With losses that are means over batches of one size, that is the gradient of all of them together. The calls between
+    return the parameters as they are.
+    """
+
+    optimizer: Optimizer
+    batches: int
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ValueError(f"batches must be at least 1, got {self.batches}")
+
+    def init(self, params: Tree) -> Tree:
+        """The state before the first batch: {"batch": int64, "sum": like the trainable params, "optimizer": ...}."""
+        zeros = {path: xp(p).zeros_like(p) for path, p in tree.leaves(params) if self.optimizer.trainable(path)}
+        return {"batch": np.zeros((), np.int64), "sum": tree.unflatten(zeros), "optimizer": self.optimizer.init(params)}
+
+    def step(self, params: Tree, gradients: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """(params, state) after one batch. A leaf without a gradient counts as zero."""
+        given = tree.flatten(gradients)
+        total = {path: s + given[path] if path in given else s for path, s in tree.leaves(state.get("sum", {}))}
+        batch, inner = int(to_host(state["batch"])) + 1, state["optimizer"]
+        if batch == self.batches:
+            mean = {path: s / self.batches for path, s in total.items()}
+            params, inner = self.optimizer.step(params, tree.unflatten(mean), inner)
+            total = {path: xp(s).zeros_like(s) for path, s in total.items()}
+        count = np.asarray(batch % self.batches, np.int64)
+        return params, {"batch": count, "sum": tree.unflatten(total), "optimizer": inner}

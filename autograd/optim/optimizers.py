@@ -1,0 +1,185 @@
+"""Optimizers: pure functions on trees of arrays, with a state that is a tree of arrays too.
+
+    optimizer = adamw(warmup_cosine(1e-3, 100, 10_000), weight_decay=0.1, max_norm=1.0)
+    state = optimizer.init(params)
+    params, state = optimizer.step(params, gradients, state)
+
+The state saved and loaded continues bit for bit. Each optimizer is a list of parts; `parts` has their equations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import tree
+from ..backend import Array, to_host, xp
+from ..tensor import as_array
+from ..tree import Tree
+from . import parts
+from .clipping import clip_by_global_norm
+from .parts import Chosen, Part, every
+from .schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """p' = p - learning_rate(count) * u, u being what the `parts`, in order, make of the gradient of p.
+
+    Gradients are clipped together to `max_norm` first. Parameters that `trainable` excludes, or that have no gradient,
+    stay as they are. Dtypes are preserved, and nothing waits for a device: the count of updates stays on the host.
+    """
+
+    learning_rate: Schedule | float
+    parts: tuple[Part, ...] = ()
+    max_norm: float | None = None
+    trainable: Chosen = every
+
+    def __post_init__(self) -> None:
+        names = ["count", *(name for part in self.parts for name in part.slots)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two parts remember under one name: {', '.join(names)}")
+
+    def init(self, params: Tree) -> Tree:
+        """The state before the first update: {"count": int64, <slot>: a tree of arrays for the trainable leaves}."""
+        slots: dict[str, dict[str, Array]] = {}
+        for path, p in tree.leaves(params):
+            for part in self.parts:
+                if self.trainable(path) and part.only(path):
+                    _file(slots, path, {name: xp(p).zeros_like(p) for name in part.slots})
+        return {"count": np.zeros((), np.int64), **_nested(slots)}
+
+    def step(self, params: Tree, gradients: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """(params, state) after one update; nothing given is changed.
+
+        `gradients` has the structure of `params`, where leaves may be missing or None. Raises `ValueError`, naming the
+        path, for a gradient that belongs to no parameter, has another shape or dtype, or has no place in the state.
+        """
+        updates, state = self.updates(params, gradients, state)
+        flat = [as_array(p + updates[path]) if path in updates else p for path, p in tree.leaves(params)]
+        return tree.unflatten_like(params, flat), state
+
+    def updates(self, params: Tree, gradients: Tree, state: Tree) -> tuple[dict[str, Array], Tree]:
+        """What `step` adds, by path, and the state after it."""
+        given = tree.flatten(params)
+        flat = {path: g for path, g in tree.leaves(gradients) if self.trainable(path)}
+        for path, g in flat.items():
+            _check(path, g, given.get(path))
+        if self.max_norm is not None:
+            flat = clip_by_global_norm(flat, self.max_norm)
+        count = int(to_host(state["count"]))
+        rate = self.learning_rate(count) if callable(self.learning_rate) else self.learning_rate
+        slots = {name: tree.flatten(kept) for name, kept in state.items() if name != "count"}
+        updates = {}
+        for path, u in flat.items():
+            for part in self.parts:
+                if part.only(path):
+                    u, made = part.rule(u, given[path], _kept(slots, path, part), count + 1)
+                    _file(slots, path, made)
+            updates[path] = as_array(-rate * u)
+        return updates, {"count": np.asarray(count + 1, np.int64), **_nested(slots)}
+
+
+def sgd(
+    learning_rate: Schedule | float,
+    *,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decays: Chosen = every,
+    max_norm: float | None = None,
+    trainable: Chosen = every,
+) -> Optimizer:
+    """Stochastic gradient descent: L2 weight decay of the parameters that `decays` chooses, then momentum."""
+    chain = _decay(weight_decay, decays)
+    if momentum:
+        chain = (*chain, parts.momentum(momentum, dampening=dampening, nesterov=nesterov))
+    return Optimizer(learning_rate, chain, max_norm, trainable)
+
+
+def adam(
+    learning_rate: Schedule | float,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decays: Chosen = every,
+    max_norm: float | None = None,
+    trainable: Chosen = every,
+    **options: Any,
+) -> Optimizer:
+    """Adam; weight decay is the gradient of an L2 penalty, before the moments. `options` are those of `adaptive`."""
+    chain = (*_decay(weight_decay, decays), parts.adaptive(b1, b2, eps, **options))
+    return Optimizer(learning_rate, chain, max_norm, trainable)
+
+
+def adamw(
+    learning_rate: Schedule | float,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    decays: Chosen = every,
+    max_norm: float | None = None,
+    trainable: Chosen = every,
+    **options: Any,
+) -> Optimizer:
+    """AdamW: Adam, then decoupled weight decay. `options` are those of `adaptive`."""
+    chain = (parts.adaptive(b1, b2, eps, **options), *_decay(weight_decay, decays))
+    return Optimizer(learning_rate, chain, max_norm, trainable)
+
+
+def lamb(
+    learning_rate: Schedule | float,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    decays: Chosen = every,
+    norm_bounds: tuple[float, float] = (0.0, float("inf")),
+    max_norm: float | None = None,
+    trainable: Chosen = every,
+    **options: Any,
+) -> Optimizer:
+    """LAMB: AdamW's direction, scaled for each parameter by the ratio of norms (You et al. 2020, algorithm 2).
+
+    `norm_bounds` are those of the paper's phi. `options` are those of `adaptive`.
+    """
+    ratio = parts.trust_ratio(least=norm_bounds[0], most=norm_bounds[1])
+    chain = (parts.adaptive(b1, b2, eps, **options), *_decay(weight_decay, decays), ratio)
+    return Optimizer(learning_rate, chain, max_norm, trainable)
+
+
+def _decay(weight_decay: float, decays: Chosen) -> tuple[Part, ...]:
+    return (parts.decay(weight_decay, decays),) if weight_decay else ()
+
+
+def _kept(slots: dict[str, dict[str, Array]], path: str, part: Part) -> dict[str, Array]:
+    """What the part remembers about the parameter; `ValueError` when the state lacks it."""
+    for name in part.slots:
+        if path not in slots.get(name, {}):
+            raise ValueError(f"the state holds no {name} of {path!r}: it was made by another optimizer, or without it")
+    return {name: slots[name][path] for name in part.slots}
+
+
+def _file(slots: dict[str, dict[str, Array]], path: str, made: dict[str, Array]) -> None:
+    for name, array in made.items():
+        slots.setdefault(name, {})[path] = as_array(array)
+
+
+def _nested(slots: dict[str, dict[str, Array]]) -> dict[str, Tree]:
+    return {name: tree.unflatten(arrays) for name, arrays in slots.items()}
+
+
+def _check(path: str, g: Array, p: Array | None) -> None:
+    if p is None:
+        raise ValueError(f"there is a gradient of {path!r}, but no such parameter")
+    if g.shape != p.shape or g.dtype != p.dtype:
+        got = f"{g.dtype}{list(g.shape)}"
+        raise ValueError(f"the gradient of {path!r} is {got}, but the parameter is {p.dtype}{list(p.shape)}")
