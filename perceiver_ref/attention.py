@@ -7,16 +7,25 @@ Shapes: B batch, N queries, M keys, D query channels, C key-value channels, H he
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .autograd import ops
 from .autograd.backend import Array
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
-from .layers import MLP, LayerNorm, Linear
+from .layers import MLP, Linear, norm
 from .parameters import Module, fan_in_scaled
 from .tracing import lazy_point, point, scope
+
+
+class KeysValues(NamedTuple):
+    """The projections of what is attended to, split into heads; kept by callers that attend to it again."""
+
+    keys: Any
+    """(..., Hk, M, d)"""
+    values: Any
+    """(..., Hk, M, e)"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,10 @@ class Attention(Module):
 
         Q = x Wq, K = z Wk, V = z Wv; head h: softmax(Q_h K_h^T / sqrt(d)) V_h; output = heads Wo
 
-    `qk_channels` and `v_channels` are the widths of all heads together, heads in order along the channel axis.
+    `qk_channels` and `v_channels` are the widths of all heads together, heads in order along the channel axis. With
+    fewer `kv_heads` (a divisor of `heads`), consecutive query heads share a head of keys and values (Ainslie et al.
+    2023, arXiv 2305.13245). `qk_norm`: each head of Q and K is normed, with weights that the heads share. `scale`
+    replaces 1 / sqrt(d).
     """
 
     q_inputs: int
@@ -35,53 +47,90 @@ class Attention(Module):
     outputs: int
     heads: int = 1
     conventions: Conventions = DEEPMIND
-    output_bias: bool = True
+    kv_heads: int | None = None
+    qk_norm: bool = False
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("qk_channels", "v_channels"):
             width = getattr(self, name)
             if self.heads < 1 or width % self.heads:
                 raise InputError(f"{name} ({width}) must be divisible by the number of heads ({self.heads})")
+        if self._shared() < 1 or self.heads % self._shared():
+            raise InputError(f"heads ({self.heads}) must be divisible by kv_heads ({self.kv_heads})")
 
-    def _parts(self) -> dict[str, Linear]:
-        return {
-            "query": Linear(self.q_inputs, self.qk_channels, initializer=fan_in_scaled),
-            "key": Linear(self.kv_inputs, self.qk_channels, initializer=fan_in_scaled),
-            "value": Linear(self.kv_inputs, self.v_channels, initializer=fan_in_scaled),
-            "output": Linear(self.v_channels, self.outputs, self.output_bias, fan_in_scaled),
+    def _shared(self) -> int:
+        """The number of heads that keys and values have."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    def _parts(self) -> dict[str, Any]:
+        qk, v = self.qk_channels // self.heads, self.v_channels // self.heads
+        bias, shared = self.conventions.qkv_bias, self._shared()
+        parts: dict[str, Any] = {
+            "query": Linear(self.q_inputs, self.qk_channels, bias, fan_in_scaled),
+            "key": Linear(self.kv_inputs, qk * shared, bias, fan_in_scaled),
+            "value": Linear(self.kv_inputs, v * shared, bias, fan_in_scaled),
+            "output": Linear(self.v_channels, self.outputs, self.conventions.output_bias, fan_in_scaled),
         }
+        if self.qk_norm:
+            parts["query_norm"] = parts["key_norm"] = norm(qk, self.conventions)
+        return parts
 
     def parameters(self) -> Tree:
         return {name: part.parameters() for name, part in self._parts().items()}
 
-    def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
-        """x (B, N, D), z (B, M, C) -> (B, N, outputs).
+    def keys_values(self, p: Tree, z: Any) -> KeysValues:
+        """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e)."""
+        parts = self._parts()
+        with scope("attention"):
+            k = _split(point("key", parts["key"].apply(p["key"], z)), self._shared())
+            v = _split(point("value", parts["value"].apply(p["value"], z)), self._shared())
+            return KeysValues(self._normed(p, "key_norm", k), v)
 
-        mask: bool, broadcastable to (B, N, M). bias: added to the logits, broadcastable to (B, H, N, M).
+    def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
+        """x (..., N, D), z (..., M, C) or its `KeysValues` -> (..., N, outputs).
+
+        mask: bool, broadcastable to (..., N, M). bias: added to the logits, broadcastable to (..., H, N, M).
         Traced as `weights`, what multiplies the values, and where a mask zeroes rows without any key as `softmax` too,
         in which such rows are uniform.
         """
-        parts = self._parts()
+        parts, shared = self._parts(), self._shared()
         with scope("attention"):
-            q = self._heads(point("query", parts["query"].apply(p["query"], x)))  # (B, H, N, d)
-            k = self._heads(point("key", parts["key"].apply(p["key"], z)))  # (B, H, M, d)
-            v = self._heads(point("value", parts["value"].apply(p["value"], z)))  # (B, H, M, e)
+            q = _split(point("query", parts["query"].apply(p["query"], x)), self.heads)  # (..., H, N, d)
+            q = self._normed(p, "query_norm", q)
+        k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z)
+        with scope("attention"):
             if mask is not None:
                 mask = mask[..., None, :, :]  # one mask for all heads
-            options = {"mask": mask, "masked_rows": self.conventions.masked_rows}
             shape = (*q.shape[:-1], k.shape[-2])
-            lazy_point("weights", shape, lambda: ops.attention_weights(q, k, bias, **options))
+            if shared != self.heads:  # (..., Hk, H / Hk, N, d) beside (..., Hk, 1, M, d)
+                q = ops.reshape(q, shape=(*q.shape[:-3], shared, self.heads // shared, *q.shape[-2:]))
+                k, v = (ops.reshape(y, shape=(*y.shape[:-2], 1, *y.shape[-2:])) for y in (k, v))
+                mask = None if mask is None else mask[..., None, :, :]
+                bias = None if bias is None else self._grouped(bias)
+            options = {"mask": mask, "masked_rows": self.conventions.masked_rows, "scale": self.scale}
+
+            def weights(**changed: Any) -> Any:
+                return ops.reshape(ops.attention_weights(q, k, bias, **{**options, **changed}), shape=shape)
+
+            lazy_point("weights", shape, weights)
             if mask is not None and self.conventions.masked_rows == "zero":
-                wide = {**options, "masked_rows": "uniform"}
-                lazy_point("softmax", shape, lambda: ops.attention_weights(q, k, bias, **wide))
-            mixed = point("mixed", _join(ops.attention(q, k, v, bias, **options)))  # (B, N, v_channels)
+                lazy_point("softmax", shape, lambda: weights(masked_rows="uniform"))
+            mixed = ops.attention(q, k, v, bias, **options)
+            if shared != self.heads:
+                mixed = ops.reshape(mixed, shape=(*shape[:-1], mixed.shape[-1]))
+            mixed = point("mixed", _join(mixed))  # (..., N, v_channels)
             return point("", parts["output"].apply(p["output"], mixed))
 
-    def _heads(self, x: Any) -> Any:
-        """(B, N, channels) -> (B, H, N, channels / H)."""
-        b, n, channels = x.shape
-        split = ops.reshape(x, shape=(b, n, self.heads, channels // self.heads))
-        return ops.transpose(split, axes=(0, 2, 1, 3))
+    def _normed(self, p: Tree, name: str, x: Any) -> Any:
+        return point(name, self._parts()[name].apply(p[name], x)) if self.qk_norm else x
+
+    def _grouped(self, bias: Any) -> Any:
+        """A bias whose axis of heads, where it has one, is split as the queries' is."""
+        if len(bias.shape) < 3:
+            return bias
+        heads = (1, 1) if bias.shape[-3] == 1 else (self._shared(), self.heads // self._shared())
+        return ops.reshape(bias, shape=(*bias.shape[:-3], *heads, *bias.shape[-2:]))
 
 
 @dataclass(frozen=True)
@@ -108,12 +157,11 @@ class CrossAttention(Module):
         default = self.kv_inputs if self.attend_in == "kv" else self.q_inputs
         qk = default if self.qk_channels is None else self.qk_channels
         v = qk if self.v_channels is None else self.v_channels
-        eps = self.conventions.norm_eps
         return {
-            "query_norm": LayerNorm(self.q_inputs, eps),
-            "key_value_norm": LayerNorm(self.kv_inputs, eps),
+            "query_norm": norm(self.q_inputs, self.conventions),
+            "key_value_norm": norm(self.kv_inputs, self.conventions),
             "attention": Attention(self.q_inputs, self.kv_inputs, qk, v, self.q_inputs, self.heads, self.conventions),
-            "mlp_norm": LayerNorm(self.q_inputs, eps),
+            "mlp_norm": norm(self.q_inputs, self.conventions),
             "mlp": MLP(self.q_inputs, self.widening, self.conventions),
         }
 
@@ -159,12 +207,11 @@ class SelfAttention(Module):
         return qk, qk if self.v_channels is None else self.v_channels
 
     def _parts(self) -> dict[str, Any]:
-        eps = self.conventions.norm_eps
         qk, v = self._widths()
         return {
-            "norm": LayerNorm(self.channels, eps),
+            "norm": norm(self.channels, self.conventions),
             "attention": Attention(self.channels, self.channels, qk, v, v, self.heads, self.conventions),
-            "mlp_norm": LayerNorm(self.channels, eps),
+            "mlp_norm": norm(self.channels, self.conventions),
             "mlp": MLP(self.channels, self.widening, self.conventions),
         }
 
@@ -186,7 +233,15 @@ def _mlp(parts: dict[str, Any], p: Tree, x: Any) -> Any:
     return point("", ops.add(x, parts["mlp"].apply(p["mlp"], normed)))
 
 
+def _split(x: Any, heads: int) -> Any:
+    """(..., N, channels) -> (..., heads, N, channels / heads)."""
+    *lead, n, channels = x.shape
+    x = ops.reshape(x, shape=(*lead, n, heads, channels // heads))
+    return ops.transpose(x, axes=(*range(len(lead)), len(lead) + 1, len(lead), len(lead) + 2))
+
+
 def _join(x: Any) -> Any:
-    """(B, H, N, e) -> (B, N, H e)."""
-    b, h, n, e = x.shape
-    return ops.reshape(ops.transpose(x, axes=(0, 2, 1, 3)), shape=(b, n, h * e))
+    """(..., H, N, e) -> (..., N, H e)."""
+    *lead, h, n, e = x.shape
+    x = ops.transpose(x, axes=(*range(len(lead)), len(lead) + 1, len(lead), len(lead) + 2))
+    return ops.reshape(x, shape=(*lead, n, h * e))

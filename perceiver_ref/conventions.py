@@ -5,12 +5,13 @@ The models take a `Conventions`; nothing else in them depends on whose Perceiver
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .autograd.ops.attention import MaskedRows
 
 Activation = Literal["gelu_erf", "gelu_tanh", "relu", "squared_relu", "silu"]
+Norm = Literal["layer", "rms"]
 Grid = Literal["float32", "compute"]
 Subsampling = Literal["half_open", "grid"]
 
@@ -20,7 +21,7 @@ class Conventions:
     """The numerical choices of one implementation."""
 
     activation: Activation
-    """Of the MLP. DeepMind's `jax.nn.gelu` is the tanh approximation, PyTorch's `nn.GELU` is exact."""
+    """Of the MLP, or of its gate. DeepMind's `jax.nn.gelu` is the tanh approximation, PyTorch's `nn.GELU` is exact."""
     masked_rows: MaskedRows
     """What attention gives a query that may attend to nothing: "zero", or the "uniform" average of all values."""
     grid: Grid
@@ -29,8 +30,18 @@ class Conventions:
     subsampling: Subsampling = "half_open"
     """Where a decoder asked for single grid points puts them: "half_open" at -1 + 2 i / n, "grid" where the full grid
     has them."""
+    norm: Norm = "layer"
+    """What normalises: "layer" norm, or the root mean square of "rms" norm, which has no offset."""
     norm_eps: float = 1e-5
-    """Added to the variance in layer norms."""
+    """Added to the variance, or the mean square, in norms."""
+    gated_mlp: bool = False
+    """Whether the MLP is a gated linear unit: activation(x Wg) * (x W1) in place of activation(x W1)."""
+    qkv_bias: bool = True
+    """Whether the projections to queries, keys and values have biases."""
+    output_bias: bool = True
+    """Whether attention's output projection has a bias."""
+    mlp_bias: bool = True
+    """Whether the linear maps of the MLP have biases."""
 
 
 DIALECTS: dict[str, Conventions] = {
@@ -40,4 +51,22 @@ DIALECTS: dict[str, Conventions] = {
 }
 """Conventions by the name of the implementation; "deepmind" is the default, since its released code is the papers'."""
 
+_FLAMINGO = Conventions(
+    activation="squared_relu",
+    masked_rows="zero",
+    grid="compute",
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+)
+FLAMINGO_DIALECTS: dict[str, Conventions] = {
+    "paper": _FLAMINGO,
+    "lucidrains-flamingo": replace(_FLAMINGO, activation="gelu_erf", masked_rows="uniform"),
+    "open-flamingo": replace(_FLAMINGO, activation="gelu_erf", masked_rows="uniform"),
+    "idefics": replace(_FLAMINGO, activation="relu", masked_rows="uniform"),
+    "idefics2": replace(_FLAMINGO, activation="silu", masked_rows="uniform", norm="rms", norm_eps=1e-6, gated_mlp=True),
+}
+"""The same for Flamingo's resampler and gated cross-attention; "paper" is the default, since nothing was released."""
+
+FLAMINGO = FLAMINGO_DIALECTS["paper"]
 DEEPMIND = DIALECTS["deepmind"]

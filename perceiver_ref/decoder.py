@@ -12,10 +12,10 @@ from .autograd.backend import Array
 from .autograd.tensor import array_of
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
-from .encoder import check_mask
 from .errors import InputError
 from .inputs.base import Preprocessed
 from .layers import Linear
+from .masks import check_mask
 from .parameters import Module
 from .position import TrainablePositions
 from .queries import InputQueries, MultimodalQueries, Points, PositionQueries, Queries

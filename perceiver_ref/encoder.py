@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 from .attention import CrossAttention, SelfAttention
 from .autograd import ops
-from .autograd.backend import Array, xp
-from .autograd.ops.attention import MaskedRows
-from .autograd.tensor import array_of
+from .autograd.backend import Array
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
+from .masks import check_mask, finite_where_unused
 from .parameters import Module, Parameter, truncated_normal
 from .tracing import point, scope
 
@@ -108,7 +107,7 @@ class Encoder(Module):
             raise InputError(f"inputs must be (batch, positions, {self.inputs}), got {tuple(inputs.shape)}")
         if mask is not None:
             mask = check_mask(mask, tuple(inputs.shape[:2]), "mask")
-            inputs = _finite_where_unused(inputs, mask, self.conventions.masked_rows)
+            inputs = finite_where_unused(inputs, mask, self.conventions.masked_rows)
             mask = mask[:, None, :]  # (B, 1, M)
         crosses = [p["cross_attention"], *p["later_cross_attentions"]]
         blocks = [p["block"], *p["later_blocks"]]
@@ -136,22 +135,3 @@ def _own(repetitions: int, shared: Sharing) -> int:
 def _which(repetition: int, shared: Sharing) -> int:
     """The weights that a repetition uses."""
     return {"all": 0, "later": min(repetition, 1), "none": repetition}[shared]
-
-
-def _finite_where_unused(inputs: Any, mask: Array, masked_rows: MaskedRows) -> Any:
-    """The inputs, zero where they are NaN or infinite in a slot that nothing attends to.
-
-    Attention leaves such slots out, but gradients of the layers before it are products with them, and 0 * NaN is NaN.
-    """
-    data = array_of(inputs)
-    library = xp(data)
-    used = mask | ~mask.any(-1, keepdims=True) if masked_rows == "uniform" else mask
-    return ops.where(used[..., None] | library.isfinite(data), inputs, library.zeros((), data.dtype))
-
-
-def check_mask(mask: Array, shape: tuple[int, ...], name: str) -> Array:
-    """A bool mask of exactly this shape, or an `InputError` that says what came."""
-    if tuple(mask.shape) != shape or mask.dtype != bool:
-        came = f"{mask.dtype} of {tuple(mask.shape)}"
-        raise InputError(f"{name} must be bool of shape {shape}, True = attend; got {came}")
-    return mask

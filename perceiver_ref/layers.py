@@ -1,4 +1,4 @@
-"""The parts of a layer that are not attention: linear map, layer norm, MLP; batch norm for convolutional stems."""
+"""The parts of a layer that are not attention: linear map, norms, MLP; batch norm for convolutional stems."""
 
 from __future__ import annotations
 
@@ -50,35 +50,67 @@ class LayerNorm(Module):
 
 
 @dataclass(frozen=True)
+class RMSNorm(Module):
+    """Divide the last axis by its root mean square, then scale (Zhang and Sennrich 2019)."""
+
+    channels: int
+    eps: float = 1e-6
+
+    def parameters(self) -> Tree:
+        return {"scale": Parameter((self.channels,), ones)}
+
+    def apply(self, p: Tree, x: Any) -> Any:
+        """x (..., channels) -> the same shape."""
+        return ops.rms_norm(x, p["scale"], eps=self.eps)
+
+
+def norm(channels: int, conventions: Conventions) -> LayerNorm | RMSNorm:
+    """The norm of these conventions."""
+    return (RMSNorm if conventions.norm == "rms" else LayerNorm)(channels, conventions.norm_eps)
+
+
+@dataclass(frozen=True)
 class MLP(Module):
     """Two linear maps with an activation between them (Perceiver, section 3.2; Perceiver IO, appendix E).
 
-    y = activation(x W1 + b1) W2 + b2          W1 (channels, widening * channels)
+        y = activation(x W1 + b1) W2 + b2          W1 (channels, hidden)
+
+    With `conventions.gated_mlp` a gated linear unit (Shazeer 2020, arXiv 2002.05202, eq. 5 and 6):
+
+        y = (activation(x Wg + bg) * (x W1 + b1)) W2 + b2
+
+    `hidden` defaults to widening * channels.
     """
 
     channels: int
     widening: int = 1
     conventions: Conventions = DEEPMIND
+    hidden: int | None = None
 
-    def _parts(self) -> tuple[Linear, Linear]:
-        wide = self.channels * self.widening
-        return (
-            Linear(self.channels, wide, initializer=fan_in_scaled),
-            Linear(wide, self.channels, initializer=fan_in_scaled),
-        )
+    def _parts(self) -> dict[str, Linear]:
+        wide = self.channels * self.widening if self.hidden is None else self.hidden
+        into = Linear(self.channels, wide, self.conventions.mlp_bias, fan_in_scaled)
+        return {
+            **({"gate": into} if self.conventions.gated_mlp else {}),
+            "hidden": into,
+            "output": Linear(wide, self.channels, self.conventions.mlp_bias, fan_in_scaled),
+        }
 
     def parameters(self) -> Tree:
-        hidden, output = self._parts()
-        return {"hidden": hidden.parameters(), "output": output.parameters()}
+        return {name: part.parameters() for name, part in self._parts().items()}
 
     def apply(self, p: Tree, x: Any) -> Any:
         """x (..., channels) -> the same shape."""
-        hidden, output = self._parts()
+        parts = self._parts()
         activation = ops.activations[self.conventions.activation]
         with scope("mlp"):
-            h = point("hidden", hidden.apply(p["hidden"], x))  # (..., widening * channels)
-            h = point("activation", activation(h))
-            return point("", output.apply(p["output"], h))
+            h = point("hidden", parts["hidden"].apply(p["hidden"], x))  # (..., hidden)
+            if "gate" in parts:
+                gate = point("gate", parts["gate"].apply(p["gate"], x))
+                h = ops.multiply(activation(gate), h)
+            else:
+                h = activation(h)
+            return point("", parts["output"].apply(p["output"], point("activation", h)))
 
 
 Running = Literal["debiased", "plain"]

@@ -6,7 +6,7 @@
     shape         reshape, transpose, broadcast_to, concatenate, stack, split, pad
     index         getitem, take, take_along_axis
     linear        matmul, linear
-    normalise     softmax, log_softmax, layer_norm
+    normalise     softmax, log_softmax, layer_norm, rms_norm
     attention     attention, attention_weights
     convolution   convolution, transposed_convolution, max_pool, same_padding
     dropout       dropout
@@ -47,7 +47,7 @@ from .elementwise import (
 from .index import getitem, take, take_along_axis
 from .linear import linear, matmul
 from .loss import absolute_error, binary_cross_entropy, cross_entropy, squared_error
-from .normalise import layer_norm, log_softmax, softmax
+from .normalise import layer_norm, log_softmax, rms_norm, softmax
 from .reduce import logsumexp, max, mean, sum
 from .shape import broadcast_to, concatenate, pad, reshape, split, stack, transpose
 
@@ -94,6 +94,7 @@ __all__ = [
     "power",
     "relu",
     "reshape",
+    "rms_norm",
     "same_padding",
     "sigmoid",
     "silu",

@@ -1,4 +1,4 @@
-"""Softmax, log-softmax and layer normalisation."""
+"""Softmax, log-softmax, layer and root-mean-square normalisation."""
 
 from __future__ import annotations
 
@@ -57,3 +57,25 @@ def _(g: Array, unit: Array, inverse_std: Array, scale: Array, needs: tuple[bool
         projected = (g_unit * unit).mean(-1, keepdims=True)
         dx = inverse_std * (g_unit - g_unit.mean(-1, keepdims=True) - unit * projected)
     return dx, g * unit if needs[1] else None, g  # the engine sums over rows
+
+
+@op
+def rms_norm(x: Array, scale: Array, *, eps: float = 1e-6) -> Any:
+    """Divide the last axis by its root mean square, then scale (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4).
+
+        y = x / sqrt(mean x^2 + eps) * scale
+
+    x (..., D), scale (D,) -> (..., D), in the dtype of x.
+    """
+    inverse = 1 / xp(x).sqrt((x * x).mean(-1, keepdims=True) + eps)  # (..., 1)
+    unit = x * inverse  # (..., D)
+    return unit * scale, (unit, inverse, scale)
+
+
+@rms_norm.backward
+def _(g: Array, unit: Array, inverse: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
+    dx = None
+    if needs[0]:
+        g_unit = g * scale
+        dx = inverse * (g_unit - unit * (g_unit * unit).mean(-1, keepdims=True))
+    return dx, g * unit if needs[1] else None  # the engine sums over rows

@@ -148,6 +148,12 @@ def layer_norm(x: np.ndarray, scale: np.ndarray, offset: np.ndarray, eps: float 
     return (x - mean) * (variance + eps) ** -0.5 * scale + offset
 
 
+def rms_norm(x: np.ndarray, scale: np.ndarray, eps: float = 1e-6) -> np.ndarray:
+    """By the length of each row: its mean square is the squared length over D."""
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x * (length**2 / x.shape[-1] + eps) ** -0.5 * scale
+
+
 def attention_weights(
     q: np.ndarray,
     k: np.ndarray,

@@ -185,11 +185,10 @@ def linears(draw: Draw, rng: Any) -> Any:
 
 
 @a_call
-def normalised(draw: Draw, rng: Any) -> Any:
+def normalised(draw: Draw, rng: Any, values: Values, *, offset: bool) -> Any:
     lead, d = draw(hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=3)), draw(st.integers(1, 4))
-    return (spaced(rng, (*lead, d)), anywhere(rng, (d,)), anywhere(rng, (d,))), {
-        "eps": draw(st.sampled_from([1e-5, 0.1]))
-    }
+    parameters = [anywhere(rng, (d,)) for _ in range(1 + offset)]
+    return (values(rng, (*lead, d)), *parameters), {"eps": draw(st.sampled_from([1e-5, 0.1]))}
 
 
 @a_call
@@ -297,7 +296,7 @@ CASES: dict[str, OpCase] = {
     "getitem": OpCase(slices(), define.getitem),
     "greater": comparison(operator.gt),
     "greater_equal": comparison(operator.ge),
-    "layer_norm": OpCase(normalised(), define.layer_norm),
+    "layer_norm": OpCase(normalised(spaced, offset=True), define.layer_norm),
     "less": comparison(operator.lt),
     "less_equal": comparison(operator.le),
     "linear": OpCase(linears(), define.linear),
@@ -317,6 +316,7 @@ CASES: dict[str, OpCase] = {
     "power": OpCase(binary(positive, anywhere) | whole_powers(), define.each(math.pow)),
     "relu": OpCase(unary(off_zero), define.each(define.relu)),
     "reshape": OpCase(reshapes(), define.reshape),
+    "rms_norm": OpCase(normalised(off_zero, offset=False), define.rms_norm),
     "sigmoid": OpCase(unary(), define.each(define.logistic)),
     "silu": OpCase(unary(), define.each(lambda x: x / (1 + math.exp(-x)))),
     "sin": OpCase(unary(), define.each(math.sin)),

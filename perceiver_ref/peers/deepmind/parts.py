@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...attention import Attention, CrossAttention, SelfAttention
@@ -74,8 +74,8 @@ def attention(given: Given) -> Rebuilt:
     qk = inputs if chosen["qk_channels"] is None else chosen["qk_channels"]
     v = qk if chosen["v_channels"] is None else chosen["v_channels"]
     out = v if chosen["output_channels"] is None else chosen["output_channels"]
-    bias = bool(chosen["with_final_bias"])
-    model = Attention(inputs, shape(given, "inputs_kv")[-1], qk, v, out, chosen["num_heads"], DEEPMIND, bias)
+    conventions = replace(DEEPMIND, output_bias=bool(chosen["with_final_bias"]))
+    model = Attention(inputs, shape(given, "inputs_kv")[-1], qk, v, out, chosen["num_heads"], conventions)
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         flags("Attention", called)
