@@ -28,7 +28,7 @@ def polynomial(start: float, end: float, steps: int, *, power: float = 1.0, begi
 
     def schedule(count: int) -> float:
         done = min(max(count - max(begin, 0), 0), steps) / steps
-        return (start - end) * (1 - done) ** power + end
+        return (start - end) * math.pow(1 - done, power) + end
 
     return schedule
 
@@ -50,7 +50,8 @@ def cosine(start: float, end: float, steps: int, *, power: float = 1.0) -> Sched
         raise ValueError(f"a cosine schedule needs a positive number of steps, got {steps}")
 
     def schedule(count: int) -> float:
-        return (start - end) * (0.5 * (1 + math.cos(math.pi * min(count, steps) / steps))) ** power + end
+        wave = 0.5 * (1 + math.cos(math.pi * min(count, steps) / steps))
+        return (start - end) * math.pow(wave, power) + end
 
     return schedule
 

@@ -1,10 +1,15 @@
 """Other implementations, one file each: tables that rename their parameters and map their configurations to ours."""
 
 from ..errors import one_of
-from . import deepmind, hf
+from . import deepmind, hf, optax, torch_optimizer
 from .base import Given, Peer, Rebuilt
 
-PEERS: dict[str, Peer] = {"deepmind": deepmind.PEER, "hf": hf.PEER}
+PEERS: dict[str, Peer] = {
+    "deepmind": deepmind.PEER,
+    "hf": hf.PEER,
+    "optax": optax.PEER,
+    "torch-optimizer": torch_optimizer.PEER,
+}
 """Peers by name."""
 
 
