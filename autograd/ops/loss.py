@@ -15,41 +15,64 @@ def cross_entropy(
     logits: Array,
     targets: Array,
     *,
+    class_weights: Array | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Any:
     """-log softmax(logits)[target], with smoothed targets (Szegedy et al. 2016, arXiv 1512.00567, section 7).
 
-        loss = (1 - s) (-log p[target]) + s mean over classes (-log p)          s = label_smoothing
+        loss = (1 - s) w[target] (-log p[target]) + s mean over classes of w (-log p)          s = label_smoothing
 
     logits (..., K), targets (...) integers in [0, K) or equal to `ignore_index` -> 0-d, or (...) unreduced.
-    Ignored positions give 0 and no gradient; "mean" divides by the number of the others (NaN when there are none).
+    `class_weights` are w (K,), 1 when not given. Ignored positions give 0 and no gradient; "mean" divides by the sum of
+    w[target] over the others (NaN when that is 0).
     """
     library = xp(logits)
     targets = library.asarray(targets if library is xp(targets) else to_host(targets))
     if targets.shape != logits.shape[:-1] or targets.dtype.kind not in "iu":
         raise ValueError(f"targets must be integers of shape {logits.shape[:-1]}, got {targets.dtype}{targets.shape}")
+    weights = class_weights
+    if weights is not None and weights.shape != logits.shape[-1:]:
+        raise ValueError(f"class_weights must be {logits.shape[-1:]}, one for each class, got {weights.shape}")
     valid = targets != ignore_index
     safe = library.where(valid, targets, 0)
     if safe.size and not 0 <= int(safe.min()) <= int(safe.max()) < logits.shape[-1]:
         raise IndexError(f"targets must be in [0, {logits.shape[-1]}) or {ignore_index}")
     shifted = logits - peak(logits, -1)
     log_p = shifted - library.log(library.exp(shifted).sum(-1, keepdims=True))
-    losses = -library.take_along_axis(log_p, safe[..., None], -1)[..., 0]
+    picked = 1.0 if weights is None else weights[safe]
+    losses = -picked * library.take_along_axis(log_p, safe[..., None], -1)[..., 0]
     if label_smoothing:
-        losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(-1)
+        others = (log_p if weights is None else weights * log_p).mean(-1)
+        losses = (1 - label_smoothing) * losses - label_smoothing * others
     losses = library.where(valid, losses, library.zeros((), logits.dtype))
-    return _reduce(losses, reduction, int(valid.sum())), (log_p, safe, valid)
+    return _reduce(losses, reduction, _weight(valid, safe, weights)), (log_p, safe, valid, weights)
 
 
 @cross_entropy.backward
-def _(g: Array, log_p: Array, safe: Array, valid: Array, label_smoothing: float, reduction: Reduction) -> Any:
+def _(
+    g: Array,
+    log_p: Array,
+    safe: Array,
+    valid: Array,
+    weights: Array | None,
+    label_smoothing: float,
+    reduction: Reduction,
+) -> Any:
     library = xp(log_p)
-    each = _spread(g, reduction, int(valid.sum()))  # () or (...)
-    gradient = library.exp(log_p) - label_smoothing / max(log_p.shape[-1], 1)
-    gradient -= (1 - label_smoothing) * (library.arange(log_p.shape[-1]) == safe[..., None])
+    each = _spread(g, reduction, _weight(valid, safe, weights))  # () or (...)
+    spread = label_smoothing / max(log_p.shape[-1], 1) * (1.0 if weights is None else weights)  # () or (K,)
+    picked = (1 - label_smoothing) * (1.0 if weights is None else weights[safe][..., None])  # () or (..., 1)
+    total = picked + (label_smoothing if weights is None else spread.sum())
+    gradient = library.exp(log_p) * total - spread
+    gradient -= picked * (library.arange(log_p.shape[-1]) == safe[..., None])
     return library.where(valid[..., None], gradient * each[..., None], library.zeros((), log_p.dtype)), None
+
+
+def _weight(valid: Array, safe: Array, weights: Array | None) -> float:
+    """What a mean of cross-entropies divides by."""
+    return int(valid.sum()) if weights is None else float((weights[safe] * valid).sum())
 
 
 @op
@@ -107,7 +130,7 @@ def _same_shape(x: Array, y: Array) -> None:
         raise ValueError(f"shapes must be equal, got {x.shape} and {y.shape}")
 
 
-def _reduce(losses: Array, reduction: str, count: int) -> Array:
+def _reduce(losses: Array, reduction: str, count: float) -> Array:
     if reduction == "none":
         return losses
     if reduction == "sum":
@@ -117,6 +140,6 @@ def _reduce(losses: Array, reduction: str, count: int) -> Array:
     raise ValueError(f"unknown reduction {reduction!r}; known: mean, sum, none")
 
 
-def _spread(g: Array, reduction: str, count: int) -> Array:
+def _spread(g: Array, reduction: str, count: float) -> Array:
     """The gradient of each unreduced loss."""
-    return g / max(count, 1) if reduction == "mean" else g
+    return g / (count or 1) if reduction == "mean" else g

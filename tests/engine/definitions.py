@@ -204,19 +204,21 @@ def dropout(x: np.ndarray, rate: float, key: Any) -> np.ndarray:
 def cross_entropy(
     logits: np.ndarray,
     targets: np.ndarray,
+    class_weights: np.ndarray | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> np.ndarray:
     """The cross-entropy with the smoothed one-hot distribution, position by position."""
     losses = np.zeros(targets.shape)
-    counted = 0
+    weights = np.ones(logits.shape[-1]) if class_weights is None else class_weights
+    counted = 0.0
     for place in np.ndindex(*targets.shape):
         if targets[place] == ignore_index:
             continue
-        counted += 1
-        wanted = np.full(logits.shape[-1], label_smoothing / logits.shape[-1])
-        wanted[targets[place]] += 1 - label_smoothing
+        counted += weights[targets[place]]
+        wanted = weights * label_smoothing / logits.shape[-1]
+        wanted[targets[place]] += weights[targets[place]] * (1 - label_smoothing)
         losses[place] = -(wanted * scipy.special.log_softmax(logits[place])).sum()
     return summed(losses, reduction, counted)
 
@@ -236,16 +238,19 @@ def absolute_error(x: np.ndarray, y: np.ndarray, reduction: str = "mean") -> np.
     return summed(losses, reduction, losses.size)
 
 
-def summed(losses: np.ndarray, reduction: str, count: int) -> np.ndarray:
+def summed(losses: np.ndarray, reduction: str, count: float) -> np.ndarray:
     if reduction == "none":
         return losses
     total = math.fsum(losses.flat)
     return np.array(total if reduction == "sum" else total / count if count else math.nan)
 
 
-def convolution(x: np.ndarray, weight: np.ndarray, strides: Any, padding: Any, dilation: Any = None) -> np.ndarray:
+def convolution(
+    x: np.ndarray, weight: np.ndarray, strides: Any, padding: Any, dilation: Any = None, groups: int = 1
+) -> np.ndarray:
     """Every output and every offset of the window by itself; an index outside the grid is padding, 0."""
     grid, window = x.shape[1:-1], weight.shape[:-2]
+    weight = ungrouped(weight, groups)
     dilation = dilation or (1,) * len(grid)
     reach = [n + a + b - d * (k - 1) - 1 for n, (a, b), d, k in zip(grid, padding, dilation, window)]
     y = np.zeros((x.shape[0], *(r // s + 1 for r, s in zip(reach, strides)), weight.shape[-1]))
@@ -257,27 +262,44 @@ def convolution(x: np.ndarray, weight: np.ndarray, strides: Any, padding: Any, d
     return y
 
 
-def transposed_convolution(x: np.ndarray, weight: np.ndarray, strides: Any, padding: Any) -> np.ndarray:
+def transposed_convolution(
+    x: np.ndarray, weight: np.ndarray, strides: Any, padding: Any, dilation: Any = None, groups: int = 1
+) -> np.ndarray:
     """Every input spreads its window; what falls outside the kept outputs is lost."""
     grid, window = x.shape[1:-1], weight.shape[:-2]
-    kept = [(n - 1) * s + k - a - b for n, s, k, (a, b) in zip(grid, strides, window, padding)]
+    weight = ungrouped(weight, groups)
+    dilation = dilation or (1,) * len(grid)
+    sizes = zip(grid, strides, window, dilation, padding)
+    kept = [(n - 1) * s + d * (k - 1) + 1 - a - b for n, s, k, d, (a, b) in sizes]
     y = np.zeros((x.shape[0], *kept, weight.shape[-1]))
     for i in np.ndindex(*grid):
         for o in np.ndindex(*window):
-            at = tuple(s * p + q - a for s, p, q, (a, _) in zip(strides, i, o, padding))
+            at = tuple(s * p + d * q - a for s, p, d, q, (a, _) in zip(strides, i, dilation, o, padding))
             if all(0 <= place < n for place, n in zip(at, kept)):
                 y[(slice(None), *at)] += x[(slice(None), *i)] @ weight[o]
     return y
 
 
-def max_pool(x: np.ndarray, window: Any, strides: Any, padding: Any) -> np.ndarray:
+def ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
+    """The weight (*window, C, E) with a zero wherever an input and an output are of different groups."""
+    inputs, outputs = weight.shape[-2], weight.shape[-1] // groups
+    whole = np.zeros((*weight.shape[:-2], inputs * groups, outputs * groups))
+    for i, j in np.ndindex(*whole.shape[-2:]):
+        if i // inputs == j // outputs:
+            whole[..., i, j] = weight[..., i % inputs, j]
+    return whole
+
+
+def max_pool(x: np.ndarray, window: Any, strides: Any, padding: Any, dilation: Any = None) -> np.ndarray:
     """The largest of the elements of each window that are inside the grid."""
     grid = x.shape[1:-1]
-    outputs = [(n + a + b - k) // s + 1 for n, (a, b), k, s in zip(grid, padding, window, strides)]
+    dilation = dilation or (1,) * len(grid)
+    reach = [n + a + b - d * (k - 1) - 1 for n, (a, b), d, k in zip(grid, padding, dilation, window)]
+    outputs = [r // s + 1 for r, s in zip(reach, strides)]
     y = np.full((x.shape[0], *outputs, x.shape[-1]), -np.inf)
     for i in np.ndindex(*outputs):
         for o in np.ndindex(*window):
-            at = tuple(s * p + q - a for s, p, q, (a, _) in zip(strides, i, o, padding))
+            at = tuple(s * p + d * q - a for s, p, d, q, (a, _) in zip(strides, i, dilation, o, padding))
             if all(0 <= place < n for place, n in zip(at, grid)):
                 y[(slice(None), *i)] = np.maximum(y[(slice(None), *i)], x[(slice(None), *at)])
     return y

@@ -229,19 +229,22 @@ def windows(draw: Draw, rng: Any, *, transposed: bool = False, pool: bool = Fals
     axes = draw(st.integers(1, 3))
     window = tuple(draw(st.integers(1, 3)) for _ in range(axes))
     strides = tuple(draw(st.integers(1, 3)) for _ in range(axes))
-    dilation = (1,) * axes if transposed or pool else tuple(draw(st.integers(1, 2)) for _ in range(axes))
+    dilation = draw(st.none() | st.tuples(*[st.integers(1, 2)] * axes))
     # a transposed convolution must keep an output, a pool must see an element
     most = [(k - 1) // 2 if transposed or pool else k for k in window]
-    padding = tuple((draw(st.integers(0, m)), draw(st.integers(0, m))) for m in most)
-    grid = tuple(d * (k - 1) + 1 + draw(st.integers(0, 3)) for k, d in zip(window, dilation))
+    padding = tuple((draw(st.integers(0, m)), draw(st.integers(-transposed, m))) for m in most)
+    grid = tuple(d * (k - 1) + 1 + draw(st.integers(0, 3)) for k, d in zip(window, dilation or (1,) * axes))
     batch, channels = draw(st.integers(0, 2)), draw(st.integers(1, 3))
     options: dict[str, Any] = {"strides": strides, "padding": padding}
+    if dilation or draw(st.booleans()):
+        options["dilation"] = dilation
     if pool:
         return (spaced(rng, (batch, *grid, channels)),), {"window": window, **options}
-    weight = anywhere(rng, (*window, channels, draw(st.integers(1, 3))))
-    if not transposed and draw(st.booleans()):
-        options["dilation"] = dilation
-    return (anywhere(rng, (batch, *grid, channels)), weight), options
+    groups = draw(st.integers(1, 3))
+    if groups > 1 or draw(st.booleans()):
+        options["groups"] = groups
+    weight = anywhere(rng, (*window, channels, groups * draw(st.integers(1, 2))))
+    return (anywhere(rng, (batch, *grid, groups * channels)), weight), options
 
 
 def _lead(reduction: str) -> st.SearchStrategy[Shape]:
@@ -259,7 +262,10 @@ def classified(draw: Draw, rng: Any) -> Any:
         targets[rng.random(lead) < 0.3] = ignored
     if targets.size:
         targets[(0,) * targets.ndim] = 1  # "mean" needs one that counts
-    options = {"ignore_index": ignored, "label_smoothing": draw(st.sampled_from([0.0, 0.1])), "reduction": reduction}
+    options: dict[str, Any] = {"ignore_index": ignored, "reduction": reduction}
+    options["label_smoothing"] = draw(st.sampled_from([0.0, 0.1]))
+    if draw(st.booleans()):
+        options["class_weights"] = draw(st.sampled_from([None, positive(rng, (classes,))]))
     return (anywhere(rng, (*lead, classes)), targets), options
 
 
