@@ -1,4 +1,4 @@
-"""Bicubic resizing of a grid, as a product with one constant matrix an axis (Keys 1981, a = -0.75)."""
+"""Resizing of a grid or a sequence, as a product with one constant matrix an axis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _A = -0.75
 
 
 def resize_bicubic(table: Any, source: tuple[int, int], target: tuple[int, int]) -> Any:
-    """Rows of a grid (h w, C), row-major -> the same for another grid, (H W, C).
+    """Rows of a grid (h w, C), row-major -> the same for another grid, (H W, C) (Keys 1981, a = -0.75).
 
     Cell centres align (not corners), the border repeats, and shrinking does not smooth (no antialiasing): what
     PyTorch's `interpolate(mode="bicubic")` does.
@@ -26,6 +26,21 @@ def resize_bicubic(table: Any, source: tuple[int, int], target: tuple[int, int])
     x = ops.matmul(rows, ops.reshape(table, shape=(h, w * channels)))  # (H, w C)
     x = ops.matmul(columns, ops.reshape(x, shape=(height, w, channels)))  # (H, W, C)
     return ops.reshape(x, shape=(height * width, channels))
+
+
+def resize_linear(table: Any, target: int) -> Any:
+    """Rows (n, C) -> (target, C), each the linear interpolation between its two neighbours; the ends stay the ends."""
+    data = array_of(table)
+    return ops.matmul(backends.xp(data).asarray(linear_matrix(table.shape[0], target), data.dtype), table)
+
+
+@lru_cache(maxsize=16)
+def linear_matrix(source: int, target: int) -> np.ndarray:
+    """(target, source): row i holds the weights of its neighbours around i (source - 1) / (target - 1)."""
+    place = np.linspace(0, source - 1, target)
+    matrix: np.ndarray = np.maximum(1 - np.abs(place[:, None] - np.arange(source)), 0)
+    matrix.flags.writeable = False
+    return matrix
 
 
 @lru_cache(maxsize=16)

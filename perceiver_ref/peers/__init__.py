@@ -1,12 +1,16 @@
 """Other implementations, one file each: tables that rename their parameters and map their configurations to ours."""
 
 from ..errors import one_of
-from . import deepmind, hf, optax, torch_optimizer
+from . import deepmind, hf, idefics, idefics2, lucidrains_flamingo, open_flamingo, optax, torch_optimizer
 from .base import Given, Peer, Rebuilt
 
 PEERS: dict[str, Peer] = {
     "deepmind": deepmind.PEER,
     "hf": hf.PEER,
+    "lucidrains-flamingo": lucidrains_flamingo.PEER,
+    "open-flamingo": open_flamingo.PEER,
+    "idefics": idefics.PEER,
+    "idefics2": idefics2.PEER,
     "optax": optax.PEER,
     "torch-optimizer": torch_optimizer.PEER,
 }

@@ -107,13 +107,18 @@ class Peer:
             return self.classes[short](given)
 
 
+REQUIRED = object()
+"""The default of an option that has none."""
+
+
 def options(
     what: str, given: Mapping[str, Any], known: Mapping[str, Any], ignored: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
     """`known` (names with defaults) updated by `given`.
 
-    Raises `InputError` for an unknown name, listing the known, and for a value that is not of its default's type or is
-    a negative number where the default is none. A default of None says nothing about the type.
+    Raises `InputError` for an unknown name, listing the known, for a value that is not of its default's type or is a
+    negative number where the default is none, and for a `REQUIRED` one that is missing. A default of None says nothing
+    about the type.
     """
     if not isinstance(given, Mapping):
         raise InputError(f"the options of {what} must be an object, got {given!r}")
@@ -122,6 +127,9 @@ def options(
             _check_type(f"option {key!r} of {what}", value, known[key])
         elif key not in ignored:
             raise one_of(f"option of {what}", key, known)
+    for key, default in known.items():
+        if default is REQUIRED and key not in given:
+            raise InputError(f"{what} needs the option {key!r}")
     return {key: given.get(key, default) for key, default in known.items()}
 
 
@@ -133,3 +141,20 @@ def _check_type(what: str, value: Any, default: Any) -> None:
             break
     if isinstance(default, int) and value < min(default, 0):
         raise InputError(f"{what} must not be negative, got {value!r}")
+
+
+def read_call(
+    what: str, arguments: Arguments, given: Mapping[str, Any], known: set[str], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arguments, options) of a call: dotted names become dicts, None is as good as absent, the rest must be known."""
+    values: dict[str, Any] = {}
+    for name, value in arguments.items():
+        outer, _, inner = name.partition(".")
+        if outer not in known:
+            raise one_of(f"argument of {what}", outer, known)
+        if inner:
+            values.setdefault(outer, {})[inner] = value
+        else:
+            values[name] = value
+    present = {name: value for name, value in given.items() if value is not None}
+    return values, options(what, present, defaults, frozenset({"positional"}))

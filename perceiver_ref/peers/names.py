@@ -37,6 +37,17 @@ def flat(array: Any) -> Any:
     return array.reshape(-1)
 
 
+def fused(index: int, count: int) -> View:
+    """Part `index` of `count` linear maps whose PyTorch weights are one array, below each other; biases likewise."""
+
+    def view(array: Any) -> Any:
+        rows = array.shape[0] // count
+        part = array[index * rows : (index + 1) * rows]
+        return part.T if part.ndim == 2 else part
+
+    return view
+
+
 LINEAR: Table = {"weight": ("weight", transposed), "bias": ("bias", same)}
 """A `torch.nn.Linear`."""
 NORM: Table = {"scale": ("weight", same), "offset": ("bias", same)}

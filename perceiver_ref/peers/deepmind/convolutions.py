@@ -14,9 +14,9 @@ from ...inputs import ConvStem
 from ...outputs.image import Upsample, transposed_same_padding
 from ...parameters import Module, Parameter, zeros
 from ...tracing import scope
-from ..base import Arguments, Given, Outputs, Rebuilt
+from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from . import names
-from .part import REQUIRED, Part, component, flags, options, rebuilt
+from .part import Part, component, flags, options, rebuilt
 from .postprocessors import upsample_points
 from .preprocessors import BATCH_NORM_OPTIONS, batch_norm, downsample_points
 

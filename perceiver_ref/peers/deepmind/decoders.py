@@ -15,11 +15,12 @@ from ...conventions import DEEPMIND
 from ...decoder import ClassificationDecoder, Decoder, GridDecoder, ProjectionDecoder
 from ...errors import InputError, one_of
 from ...queries import InputQueries, MultimodalQueries, Points, PositionQueries
+from ..base import REQUIRED
 from ..names import Table, same
 from . import positions
 from .encoder import CROSS_NORMS
 from .names import CROSS_ATTENTION, LINEAR, POSITIONS, Names, layer_points
-from .part import REQUIRED, Part, component, options
+from .part import Part, component, options
 
 
 @dataclass(frozen=True)

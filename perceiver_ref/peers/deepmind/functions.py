@@ -18,9 +18,9 @@ from ...inputs.features import extract_patches
 from ...position import fourier_features, linear_positions
 from ...tiling import stitch, tile_origins
 from ...tracing import lazy_point, point
-from ..base import Arguments, Function, Given, Outputs, Rebuilt
+from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt
 from .convolutions import CONVOLUTIONS, padding
-from .part import REQUIRED, Part, flags, mask, no_dropout, options, rebuilt
+from .part import Part, flags, mask, no_dropout, options, rebuilt
 
 Compute = Callable[[dict[str, Any], dict[str, Any], Mapping[str, Any]], Outputs]
 

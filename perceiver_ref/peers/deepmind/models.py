@@ -14,12 +14,12 @@ from ...inputs import TextInput, flow_patches
 from ...outputs import TiedEmbedding
 from ...perceiver_io import PerceiverIO
 from ...tracing import trace
-from ..base import Arguments, Given, Outputs, Rebuilt
+from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from ..names import Table, same
 from . import decoders, encoder, positions, postprocessors, preprocessors
 from .decoders import Widths, wanted_points, width_of
 from .names import Names
-from .part import REQUIRED, Part, component, flags, mask, no_dropout, options, rebuilt
+from .part import Part, component, flags, mask, no_dropout, options, rebuilt
 
 _ARGUMENTS = ("inputs", "pos", "input_mask", "query_mask", "subsampled_output_points")
 _PERCEIVER = {

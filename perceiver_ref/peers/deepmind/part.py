@@ -15,8 +15,6 @@ from ..base import options as known_options
 from ..names import Table, bind
 from .names import SEPARATOR, state_bindings
 
-REQUIRED = object()
-"""The default of an option that has none."""
 IGNORED = frozenset(["init_scale", "w_init", "b_init", "name"])
 
 
@@ -47,12 +45,8 @@ def rebuilt(model: Module, table: Table, run: Any, part: Part, *, grids: bool = 
 
 
 def options(what: str, given: Mapping[str, Any] | None, known: Mapping[str, Any]) -> dict[str, Any]:
-    """As `peers.base.options`; what only initialises parameters is ignored, and a `REQUIRED` option must be given."""
-    chosen = known_options(what, given or {}, known, IGNORED)
-    for key, value in chosen.items():
-        if value is REQUIRED:
-            raise InputError(f"{what} needs the option {key!r}")
-    return chosen
+    """As `peers.base.options`; what only initialises parameters is ignored."""
+    return known_options(what, given or {}, known, IGNORED)
 
 
 def component(given: Any, what: str, extra: frozenset[str] = frozenset()) -> tuple[str, dict[str, Any]]:

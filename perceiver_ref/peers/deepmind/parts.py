@@ -17,12 +17,12 @@ from ...inputs import Preprocessed
 from ...layers import MLP, LayerNorm
 from ...outputs import TiedEmbedding
 from ...tracing import scope, trace
-from ..base import Arguments, Given, Outputs, Rebuilt
+from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from ..names import same
 from . import decoders, encoder, names, positions, postprocessors, preprocessors
 from .decoders import Widths, wanted_points
 from .names import Names
-from .part import REQUIRED, Part, component, flags, mask, no_dropout, options, rebuilt
+from .part import Part, component, flags, mask, no_dropout, options, rebuilt
 
 
 def shape(given: Given, name: str) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ from ...autograd.tensor import array_of
 from ...conventions import DEEPMIND
 from ...errors import InputError, one_of
 from ...position import FourierPositions, Positions, ProjectedPositions, TrainablePositions
-from .part import REQUIRED, options
+from ..base import REQUIRED
+from .part import options
 
 KEYS: dict[str, Any] = {
     "position_encoding_type": "fourier",

@@ -17,9 +17,10 @@ from ...outputs import (
     MultimodalOutput,
     ProjectionOutput,
 )
+from ..base import REQUIRED
 from ..names import Table
 from .names import LINEAR, POINTWISE, UPSAMPLE_2D, UPSAMPLE_3D, Names, below
-from .part import REQUIRED, Part, component, options
+from .part import Part, component, options
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from ...inputs import (
     Pixels,
 )
 from ...layers import BatchNorm
-from ..base import Shape
+from ..base import REQUIRED, Shape
 from ..names import Table, same
 from . import positions
 from .names import DOWNSAMPLE, LINEAR, POINTWISE, POSITIONS, Names, downsample_state
-from .part import REQUIRED, Part, component, options
+from .part import Part, component, options
 
 Shapes = Mapping[str, Shape]
 

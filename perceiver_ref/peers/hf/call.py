@@ -11,12 +11,12 @@ from ...autograd import ops
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...call import Call
-from ...errors import InputError, one_of
+from ...errors import InputError
 from ...inputs import AudioPatches, GridInput, MultimodalInput
 from ...perceiver_io import PerceiverIO
 from ...position import ProjectedPositions, TrainablePositions
 from ...tracing import point, trace
-from ..base import Arguments, Outputs, options
+from ..base import Arguments, Outputs, read_call
 
 _INPUTS = ("inputs", "input_ids", "pixel_values")
 _ARGUMENTS = {*_INPUTS, "attention_mask", "labels", "subsampled_output_points"}
@@ -74,23 +74,6 @@ def call(
             maps = [traced[f"{layer}.attention.weights"] for layer in layer_names]
             results |= {f"{kind}.{i}": weights for i, weights in enumerate(maps)}
     return results
-
-
-def read_call(
-    what: str, arguments: Arguments, given: Mapping[str, Any], known: set[str], defaults: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(arguments, options) of a call: dotted names become dicts, None is as good as absent, the rest must be known."""
-    values: dict[str, Any] = {}
-    for name, value in arguments.items():
-        outer, _, inner = name.partition(".")
-        if outer not in known:
-            raise one_of(f"argument of {what}", outer, known)
-        if inner:
-            values.setdefault(outer, {})[inner] = value
-        else:
-            values[name] = value
-    present = {name: value for name, value in given.items() if value is not None}
-    return values, options(what, present, defaults, frozenset({"positional"}))
 
 
 def single(values: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from ...conventions import DIALECTS, Conventions
+from ...conventions import DIALECTS, Activation, Conventions
 from ...encoder import Encoder
 from ...errors import one_of
 from ..base import options
@@ -73,7 +73,7 @@ _IGNORED = frozenset(
         "tokenizer_class",
     ]
 )
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_erf",
     "gelu_python": "gelu_erf",
     "gelu_new": "gelu_tanh",
@@ -94,10 +94,15 @@ def read_config(given: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def activation(name: str) -> Activation:
+    """Our name of one of transformers' activations."""
+    if name not in _ACTIVATIONS:
+        raise one_of("hidden_act", name, _ACTIVATIONS)
+    return _ACTIVATIONS[name]
+
+
 def conventions(config: Mapping[str, Any]) -> Conventions:
-    if config["hidden_act"] not in _ACTIVATIONS:
-        raise one_of("hidden_act", config["hidden_act"], _ACTIVATIONS)
-    return replace(DIALECTS["hf"], activation=_ACTIVATIONS[config["hidden_act"]])  # type: ignore[arg-type]
+    return replace(DIALECTS["hf"], activation=activation(config["hidden_act"]))
 
 
 def attend_in(config: Mapping[str, Any]) -> Literal["kv", "q"]:

@@ -1,0 +1,80 @@
+"""transformers' Idefics2 (`transformers.models.idefics2`, version 5.23): its resampler.
+
+Read off its source: RMS norms, a gated MLP of 4 times the width, fewer heads of keys and values than of queries, no
+biases, latents that start as ones. Padding is left out by its mask; the latents are always among the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..autograd.tensor import array_of
+from ..autograd.tree import Tree
+from ..call import Call
+from ..conventions import FLAMINGO_DIALECTS
+from ..flamingo import PerceiverResampler
+from .base import Arguments, Given, Outputs, Peer, Rebuilt, options, read_call
+from .hf.config import activation
+from .idefics import SWIGLU, alone
+from .names import NORM, Table, bind, same, transposed
+
+_CONFIG = {
+    "hidden_size": 4096,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "resampler_n_latents": 64,
+    "resampler_depth": 3,
+    "resampler_n_heads": 16,
+    "resampler_head_dim": 96,
+    "num_key_value_heads": 4,
+}
+_UNUSED = frozenset(["attn_implementation", "attention_dropout", "initializer_range", "model_type", "torch_dtype"])
+_ATTENTION: Table = {
+    "query/weight": ("q_proj.weight", transposed),
+    "key/weight": ("k_proj.weight", transposed),
+    "value/weight": ("v_proj.weight", transposed),
+    "output/weight": ("o_proj.weight", transposed),
+}
+_LAYER: Table = {
+    "features_norm": ("input_context_norm", NORM),
+    "latents_norm": ("input_latents_norm", NORM),
+    "attention": ("self_attn", _ATTENTION),
+    "mlp_norm": ("post_attention_layernorm", NORM),
+    "mlp": ("mlp", SWIGLU),
+}
+_NAMES: Table = {"latents": ("latents", same), "layers/{i}": ("layers.{i}", _LAYER), "norm": ("norm", NORM)}
+_POINTS = [
+    (r"layers\.(\d+)\.self_attn", r"resampler.layers.\1.attention"),
+    (r"layers\.(\d+)\.mlp", r"resampler.layers.\1.mlp"),
+    (r"layers\.(\d+)", r"resampler.layers.\1"),
+    ("norm", "resampler"),
+]
+
+
+def _resampler(given: Given) -> Rebuilt:
+    chosen = options("Idefics2PerceiverConfig", given.config, _CONFIG, _UNUSED)
+    model = PerceiverResampler(
+        channels=chosen["hidden_size"],
+        latents=chosen["resampler_n_latents"],
+        layers=chosen["resampler_depth"],
+        heads=chosen["resampler_n_heads"],
+        head_channels=chosen["resampler_head_dim"],
+        kv_heads=chosen["num_key_value_heads"],
+        conventions=replace(
+            FLAMINGO_DIALECTS["idefics2"],
+            activation=activation(chosen["hidden_act"]),
+            norm_eps=chosen["rms_norm_eps"],
+        ),
+    )
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, _ = read_call("Idefics2PerceiverResampler", arguments, called, {"context", "attention_mask"}, {})
+        mask = array_of(values["attention_mask"]) != 0 if "attention_mask" in values else None
+        return {"out": alone(model, params, values["context"], mask)}
+
+    return Rebuilt(model, bind(model.parameters(), _NAMES), run, _POINTS)
+
+
+PEER = Peer("idefics2", {"Idefics2PerceiverResampler": _resampler})

@@ -1,0 +1,64 @@
+"""open_flamingo 2.0.1 (`src/helpers.py`): PerceiverResampler and GatedCrossAttentionBlock.
+
+Taken over there from flamingo-pytorch, whose names and results these classes share. Different: features always come
+with axes of media and of frames; embeddings of frames and of media are options, cut to what a call has and never
+interpolated; media have a width of their own; cached media for generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..autograd.tree import Tree
+from ..call import Call
+from ..conventions import FLAMINGO_DIALECTS
+from ..errors import InputError
+from ..flamingo import PerceiverResampler
+from .base import REQUIRED, Arguments, Given, Outputs, Peer, Rebuilt, options, read_call
+from .lucidrains_flamingo import GATED, RESAMPLER, RESAMPLER_NAMES, RESAMPLER_POINTS, gated_block, hidden
+from .names import Table, bind, same
+
+_NAMES: Table = {
+    **RESAMPLER_NAMES,
+    "time_embedding": ("frame_embs", same),
+    "media_embedding": ("media_time_embs", RESAMPLER_NAMES["media_embedding"][1]),
+}
+
+
+def _resampler(given: Given) -> Rebuilt:
+    known = {**RESAMPLER, "depth": 6, "max_num_media": None, "max_num_frames": None}
+    chosen = options("PerceiverResampler", given.config, known)
+    frames = chosen["max_num_frames"]
+    model = PerceiverResampler(
+        channels=chosen["dim"],
+        latents=chosen["num_latents"],
+        layers=chosen["depth"],
+        heads=chosen["heads"],
+        head_channels=chosen["dim_head"],
+        frames=frames,
+        media=chosen["max_num_media"],
+        hidden=hidden(chosen),
+        conventions=FLAMINGO_DIALECTS["open-flamingo"],
+    )
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {})
+        x = values["x"]
+        if len(x.shape) != 5:
+            raise InputError(f"x must be (batch, media, frames, tokens, dim), got {tuple(x.shape)}")
+        if frames is not None and x.shape[2] > frames:
+            raise InputError(
+                f"x has {x.shape[2]} frames, and max_num_frames is {frames}: open_flamingo does not resize"
+            )
+        return {"out": model.apply(params, x)}
+
+    return Rebuilt(model, bind(model.parameters(), _NAMES), run, RESAMPLER_POINTS)
+
+
+def _gated(given: Given) -> Rebuilt:
+    chosen = options("GatedCrossAttentionBlock", given.config, {**GATED, "dim_visual": REQUIRED})
+    return gated_block(chosen, chosen["dim_visual"], "open-flamingo")
+
+
+PEER = Peer("open-flamingo", {"PerceiverResampler": _resampler, "GatedCrossAttentionBlock": _gated})
