@@ -2,15 +2,21 @@
 
 | what | files |
 | --- | --- |
-| a Hugging Face directory | `config.json` and `model.safetensors`, or `model.safetensors.index.json` and its shards |
-| safetensors | one `.safetensors` file (needs the extra `safetensors`) |
+| a Hugging Face directory | `config.json` and `model.safetensors` or `pytorch_model.bin`, or an index and its shards |
+| safetensors | one `.safetensors` file |
+| PyTorch | one `.pt`, `.pth`, `.bin` or `.ckpt` file of `torch.save`, of Lightning too; read without PyTorch |
 | Haiku pickle | one `.pickle`, `.pkl` or `.pystate` file: `{module: {name: array}}`, or params and state of such |
 | npz | one `.npz` file, arrays by parameter name, with or without a leading `param/` |
+| our own | the `.npz` that `perceiver-ref convert` writes; see `formats.own` |
+
+Nothing in a file ever runs; see `formats`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +26,47 @@ from .autograd import backend as backends
 from .autograd import tree
 from .autograd.tree import Tree
 from .errors import InputError
-from .files import AnyPath, existing_file, read_json
+from .files import AnyPath, read_json
+from .formats.dtypes import finite
+from .formats.fit import Fitted, fit
+from .formats.own import from_own, own_meta
+from .formats.read import Arrays, read_arrays
 from .peers import Given, Rebuilt, peer
-from .pickles import read_pickle
-from .vectors.case import finite_parameters
-from .vectors.npz import read_npz
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
+
+
+class CheckpointWarning(UserWarning):
+    """What `load` had to do for a file to fit, such as leaving a prefix out of its names."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's weights with the class that they are for: its peer, name and configuration, and how they fit."""
+
+    peer: str
+    cls: str
+    config: Mapping[str, Any]
+    fitted: Fitted
+
+    @property
+    def rebuilt(self) -> Rebuilt:
+        """The class."""
+        return self.fitted.rebuilt
+
+    @property
+    def arrays(self) -> Arrays:
+        """The arrays by the peer's names, without aliases of tied parameters."""
+        return self.fitted.arrays
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of: prefixes left out, tied parameters, entries of the file that were left out."""
+        return self.fitted.notes
 
 
 def load(
-    peer_name: str,
+    peer_name: str | None,
     path: AnyPath,
     cls: str | None = None,
     *,
@@ -38,19 +74,21 @@ def load(
     dtype: Any = None,
     backend: str = "numpy",
 ) -> tuple[Any, Tree]:
-    """`(model, params)` from another implementation's checkpoint.
+    """`(model, params)` from another implementation's checkpoint, or from our own.
 
     `peer_name` is the implementation ("hf", "deepmind"), `path` its weights: a file or a directory. `cls` is its class
     (default: what the configuration names) and `config` the configuration, or a JSON file of it (default: `config.json`
-    of the directory). Parameters keep the file's dtype unless `dtype` is given. Raises `InputError` for anything
-    missing, unused or of the wrong shape. Models with running statistics: see `load_with_state`.
+    of the directory). Our own checkpoint knows all three; `peer_name` may be None for it. Parameters keep the file's
+    dtype (bfloat16: float32, exactly) unless `dtype` is given. Warns (`CheckpointWarning`) where names had a wrapper's
+    prefix. Raises `InputError` for anything missing, unused or of the wrong shape. Models with running statistics: see
+    `load_with_state`.
     """
-    model, params, _ = load_with_state(peer_name, path, cls, config=config, dtype=dtype, backend=backend)
+    model, params, _ = _load(peer_name, path, cls, config, dtype, backend)
     return model, params
 
 
 def load_with_state(
-    peer_name: str,
+    peer_name: str | None,
     path: AnyPath,
     cls: str | None = None,
     *,
@@ -59,16 +97,59 @@ def load_with_state(
     backend: str = "numpy",
 ) -> tuple[Any, Tree, Tree]:
     """As `load`, with the running statistics of batch norm for `Call(state=...)`; None for a model that has none."""
-    if not isinstance(config, Mapping):
-        config = read_config(path if config is None else config)
-    arrays = read_finite(path)
-    rebuilt = rebuild(peer_name, cls, config, path, arrays)
+    return _load(peer_name, path, cls, config, dtype, backend)
+
+
+def _load(
+    peer_name: str | None, path: AnyPath, cls: str | None, config: Any, dtype: Any, backend: str
+) -> tuple[Any, Tree, Tree]:
+    checkpoint = read_checkpoint(peer_name, path, cls, config=config, dtype=dtype)
+    for note in checkpoint.notes:
+        warnings.warn(note, CheckpointWarning, stacklevel=3)
 
     def prepared(array: np.ndarray) -> Any:
         return backends.to_backend(array if dtype is None else array.astype(dtype, copy=False), backend)
 
-    params, state = (tree.map(prepared, part) for part in rebuilt.load(arrays, path))
-    return rebuilt.model, params, state
+    params, state = (tree.map(prepared, part) for part in checkpoint.rebuilt.load(checkpoint.arrays, path))
+    return checkpoint.rebuilt.model, params, state
+
+
+def read_checkpoint(
+    peer_name: str | None,
+    path: AnyPath,
+    cls: str | None = None,
+    *,
+    config: AnyPath | Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+) -> Checkpoint:
+    """Read weights, find out what they are for and rebuild that; see `load` for the arguments and errors.
+
+    `inputs` are the arrays that the class will be called with: some classes take sizes from them.
+    """
+    if peer_name is not None:
+        peer(peer_name)  # an unknown one is said before a large file is read
+    arrays, notes = read_finite(path, dtype)
+    meta = own_meta(arrays, path)
+    where = path if config is None or isinstance(config, Mapping) else config
+    if config is not None and not isinstance(config, Mapping):
+        config = read_config(config)
+    if meta is None:
+        if peer_name is None:
+            raise InputError(f"{path} does not say which implementation it comes from; name it (--peer)")
+        given = read_config(_beside(path)) if config is None else config
+        named = cls or named_class(given, where)
+        known = peer(peer_name)
+        fitted = fit(lambda found: known.rebuild(named, Given(given, _shapes(inputs), _shapes(found))), arrays, path)
+    else:
+        if peer_name not in (None, meta["peer"]):
+            raise InputError(f"{path} is a checkpoint of peer {meta['peer']}, not {peer_name}")
+        peer_name, given, named = meta["peer"], meta["config"] if config is None else config, cls or meta["class"]
+        shapes = {name: tuple(shape) for name, shape in meta["shapes"].items()}
+        rebuilt = peer(meta["peer"]).rebuild(named, Given(given, _shapes(inputs), shapes))
+        fitted = Fitted(rebuilt, from_own(rebuilt, meta, arrays, path), dict(meta["tied"]))
+    fitted = Fitted(fitted.rebuilt, fitted.arrays, fitted.tied, (*notes, *fitted.notes))
+    return Checkpoint(str(peer_name), named, given, fitted)
 
 
 def rebuild(
@@ -77,24 +158,22 @@ def rebuild(
     config: Mapping[str, Any],
     where: AnyPath,
     arrays: Mapping[str, np.ndarray],
-    inputs: Mapping[str, np.ndarray] | None = None,
 ) -> Rebuilt:
     """A peer's class from its configuration; without `cls`, the one that the configuration names."""
-    known = peer(peer_name)
-    if cls is None:
-        named = config.get("architectures")
-        if not (isinstance(named, list) and len(named) == 1):
-            raise InputError(f"{where}: the configuration names no architecture; say which class it is (--class)")
-        cls = str(named[0])
-    shapes = {name: array.shape for name, array in arrays.items()}
-    return known.rebuild(cls, Given(config, {n: a.shape for n, a in (inputs or {}).items()}, shapes))
+    given = Given(config, params=_shapes(arrays))
+    return peer(peer_name).rebuild(cls or named_class(config, where), given)
 
 
-def read_finite(weights: AnyPath) -> dict[str, np.ndarray]:
-    """As `read_weights`; `InputError` when one holds a NaN or an infinity."""
-    arrays = read_weights(weights)
-    finite_parameters(arrays, weights)
-    return arrays
+def _shapes(arrays: Mapping[str, np.ndarray] | None) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in (arrays or {}).items()}
+
+
+def named_class(config: Mapping[str, Any], where: object) -> str:
+    """The one class that a configuration names under `architectures`."""
+    named = config.get("architectures")
+    if not (isinstance(named, list) and len(named) == 1):
+        raise InputError(f"{where}: the configuration names no architecture; say which class it is (--class)")
+    return str(named[0])
 
 
 def read_config(path: AnyPath) -> dict[str, Any]:
@@ -103,58 +182,30 @@ def read_config(path: AnyPath) -> dict[str, Any]:
     return read_json(path / CONFIG if path.is_dir() else path, "a configuration in JSON")
 
 
-def read_weights(path: AnyPath) -> dict[str, np.ndarray]:
-    """Every array of a weights file or directory, by the name that it has there."""
+def _beside(path: AnyPath) -> Path:
+    """Where the configuration of weights is when none is named: in their directory."""
     path = Path(path)
-    if path.is_dir():
-        return _read_directory(path)
-    existing_file(path, "a .npz, .safetensors or .pystate file, or a checkpoint directory")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix == ".npz":
-        arrays = read_npz(path)
-        named = {name.removeprefix("param/"): a for name, a in arrays.items() if name.startswith("param/")}
-        return named or arrays
-    if path.suffix in (".pickle", ".pkl", ".pystate"):
-        return _haiku_names(path, read_pickle(path))
-    raise InputError(f"{path}: weights must be a .pystate, .npz or .safetensors file, or a checkpoint directory")
+    if path.is_dir() or (path.parent / CONFIG).exists():
+        return path if path.is_dir() else path.parent
+    raise InputError(f"{path} has no {CONFIG} beside it; give the configuration, a JSON file (--config)")
 
 
-def _haiku_names(path: Path, content: Any) -> dict[str, np.ndarray]:
-    """Arrays by module path and name, from {module: {name: array}} or {"params": ..., "state": ...} of such."""
-    if isinstance(content, dict) and set(content) <= {"params", "state"} and content:
-        content = {name: array for part in content.values() for name, array in (part or {}).items()}
-    arrays = tree.flatten(content) if isinstance(content, dict) else {}
-    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
-    return arrays
+def read_weights(path: AnyPath, dtype: Any = None) -> Arrays:
+    """Every array of a weights file or directory, by the name that it has there; floating point in `dtype` if given."""
+    return _named(read_arrays(path, dtype)[0])
 
 
-def _read_directory(folder: Path) -> dict[str, np.ndarray]:
-    if (folder / SINGLE).exists():
-        return _read_safetensors(folder / SINGLE)
-    if (folder / INDEX).exists():
-        shards = read_json(folder / INDEX, "a safetensors index").get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
-            raise InputError(f"{folder / INDEX}: weight_map must map names to files of the same directory")
-        arrays: dict[str, np.ndarray] = {}
-        for shard in sorted(set(shards.values())):
-            arrays.update(_read_safetensors(folder / shard))
+def read_finite(path: AnyPath, dtype: Any = None) -> tuple[Arrays, list[str]]:
+    """`read_weights` and its notes; `InputError` when an array holds a NaN or an infinity."""
+    arrays, notes = read_arrays(path, dtype)
+    arrays = _named(arrays)
+    finite(arrays, path)
+    return arrays, notes
+
+
+def _named(arrays: Arrays) -> Arrays:
+    """Of a case of the vector format, parameters and buffers; our own checkpoint and other files as they are."""
+    groups = ("param/", "state/")
+    if not any(name.startswith("param/") for name in arrays) or own_meta(dict(arrays), "the file") is not None:
         return arrays
-    raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}; give a checkpoint directory or a weights file")
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    existing_file(path, "a .safetensors file")
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise InputError(
-            f"reading {path.name} needs the package safetensors; "
-            "install it with: python -m pip install 'perceiver-ref[safetensors]'"
-        ) from None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({str(error).splitlines()[0]})") from None
+    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(groups)}

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from .errors import InputError
 
 AnyPath = str | os.PathLike[str]
+_JSON_LIMIT = 64 << 20
 
 
 def existing_file(path: AnyPath, what: str) -> Path:
@@ -22,6 +23,8 @@ def existing_file(path: AnyPath, what: str) -> Path:
         raise InputError(f"{path} is a directory; expected {what}")
     if not path.exists():
         raise InputError(f"{path} does not exist; expected {what}")
+    if not path.is_file():  # reading a pipe or a device may never end
+        raise InputError(f"{path} is no regular file; expected {what}")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read (permission denied); expected {what}")
     return path
@@ -30,10 +33,14 @@ def existing_file(path: AnyPath, what: str) -> Path:
 def read_json(path: AnyPath, what: str) -> dict[str, Any]:
     """The object in a JSON file."""
     path = existing_file(path, what)
+    if path.stat().st_size > _JSON_LIMIT:
+        raise InputError(f"{path} has more than {_JSON_LIMIT >> 20} MiB; expected {what}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({str(error).splitlines()[0]}); expected {what}") from None
+    except MemoryError:
+        raise InputError(f"{path} is nested too deeply; expected {what}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a JSON {type(value).__name__}; expected {what}, an object")
     return value

@@ -1,39 +1,44 @@
 """Reading pickles of parameter trees without running them: arrays, numbers, text and containers, and nothing else.
 
-DeepMind released its weights as pickles of NumPy trees (Haiku parameters). Unpickling runs whatever code a file names,
-so this module does not unpickle: it interprets the opcodes itself and knows a handful of constructors by name, each
-replaced by a function here. Anything else in a file is refused before it is built.
+DeepMind released its weights as pickles of NumPy trees (Haiku parameters). `formats.opcodes` interprets them; here is
+the handful of constructors that such files name, each replaced by a function of ours.
 """
 
 from __future__ import annotations
 
 import math
-import pickletools
-from collections.abc import Callable
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import InputError
 from .files import AnyPath, existing_file
+from .formats.opcodes import (
+    CONTAINERS,
+    Bounded,
+    Buildable,
+    Names,
+    RefusedError,
+    interpret,
+    mapping,
+    pickle_errors,
+    plain,
+)
 
-_KINDS = "biuf"  # bool, integer, floating point: no objects, no text, no records
-_DEPTH = 64
-_NODES = 100_000
+_DTYPE = re.compile(r"[<>|=]?[biuf]\d{1,2}")  # bool, integer, floating point: no objects, no text, no records
 _SIZE = 1 << 40
 
 
-class RefusedError(Exception):
-    """Something that a tree of arrays does not need."""
-
-
-class _Dtype:
+class _Dtype(Buildable):
     """A NumPy dtype under construction."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.dtype = np.dtype(_text(code))
-        if self.dtype.kind not in _KINDS or self.dtype.hasobject:
-            raise RefusedError(f"the dtype {self.dtype}")
+        code = code.decode("ascii") if isinstance(code, bytes) else code
+        if not isinstance(code, str) or not _DTYPE.fullmatch(code):
+            raise RefusedError("a dtype that is no number's")
+        self.dtype = np.dtype(code)
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
@@ -41,7 +46,7 @@ class _Dtype:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Array:
+class _Array(Buildable):
     """A NumPy array under construction."""
 
     def __init__(self, *_: Any) -> None:
@@ -60,24 +65,30 @@ def read_pickle(path: AnyPath) -> Any:
     Raises `InputError`, one line that names the file and what it refused, for anything else; no code of the file runs.
     """
     path = existing_file(path, "a pickle of arrays")
-    try:
-        with path.open("rb") as file:
-            return _plain(_interpret(pickletools.genops(file)))
-    except RefusedError as error:
-        raise InputError(
-            f"{path} is refused: it holds {error}; expected a pickle of arrays and containers only"
-        ) from None
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, UnicodeError, EOFError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a readable pickle ({text[:120]})") from None
+    with pickle_errors(path, "a pickle of arrays and containers"), path.open("rb") as file:
+        size = path.stat().st_size
+        return plain(interpret(Bounded(file, size), size, NUMPY), _finish)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("ascii")
-    if not isinstance(value, str):
-        raise RefusedError("a malformed dtype")
-    return value
+def haiku_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays by module path and name, from {module: {name: array}} or {"params": ..., "state": ...} of such."""
+    from .autograd import tree
+
+    content = read_pickle(path)
+    if isinstance(content, dict) and set(content) <= {"params", "state"} and content:
+        parts = [part for part in content.values() if isinstance(part, dict)]
+        content = {name: array for part in parts for name, array in part.items()}
+    arrays = tree.flatten(content) if isinstance(content, dict) else {}
+    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
+    return arrays
+
+
+def _finish(value: Any) -> np.ndarray:
+    made = value.array if isinstance(value, _Array) else value
+    if not isinstance(made, np.ndarray):
+        raise RefusedError("an unfinished array" if made is None else f"a {type(value).__name__.strip('_').lower()}")
+    return made
 
 
 def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
@@ -89,7 +100,9 @@ def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
         raise RefusedError("an array of impossible shape")
     if math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise RefusedError(f"an array of shape {shape} with {len(data)} bytes of data")
-    values = np.frombuffer(data, dtype.dtype).astype(dtype.dtype.newbyteorder("="))
+    values = np.frombuffer(data, dtype.dtype)
+    native = dtype.dtype.newbyteorder("=")
+    values = values.astype(native, copy=not values.flags.writeable)
     return values.reshape(shape, order=order)
 
 
@@ -111,41 +124,13 @@ def _device_array(function: Any, arguments: Any, state: Any, *_: Any) -> _Array:
     return made
 
 
-def _latin(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise RefusedError("a text codec")
-    return text.encode("latin-1")
-
-
-def _no_bytes(*arguments: Any) -> bytes:
-    if arguments:
-        raise RefusedError("a call of bytes")
-    return b""
-
-
-def _mapping(items: Any = ()) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
-    for key, value in items.items() if isinstance(items, dict) else items:
-        _set(made, key, value)
-    return made
-
-
-def _set(target: Any, key: Any, value: Any) -> None:
-    if type(key) not in (str, int, bytes) or not isinstance(target, dict):
-        raise RefusedError(f"a key of type {type(key).__name__}")
-    target[key] = value
-
-
-_CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
+NUMPY: Names = {
+    **CONTAINERS,
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
-    ("_codecs", "encode"): _latin,
-    ("__builtin__", "bytes"): _no_bytes,
-    ("builtins", "bytes"): _no_bytes,
-    ("collections", "OrderedDict"): _mapping,
-    ("haiku._src.data_structures", "FlatMapping"): _mapping,
-    ("haiku._src.data_structures", "FlatMap"): _mapping,
-    ("haiku._src.data_structures", "frozendict"): _mapping,
+    ("haiku._src.data_structures", "FlatMapping"): mapping,
+    ("haiku._src.data_structures", "FlatMap"): mapping,
+    ("haiku._src.data_structures", "frozendict"): mapping,
     ("jax._src.array", "_reconstruct_array"): _device_array,
     **{
         (f"numpy.{core}.{module}", name): function
@@ -157,123 +142,4 @@ _CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
         )
     },
 }
-"""What a file may name, and the function here that stands for it."""
-
-_MARK = object()
-_VALUES = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-def _interpret(opcodes: Any) -> Any:
-    """Run a pickle's opcodes on a stack of our own."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        items: list[Any] = []
-        while (item := stack.pop()) is not _MARK:
-            items.append(item)
-        return items[::-1]
-
-    for opcode, argument, _ in opcodes:
-        name = opcode.name
-        if name in _VALUES:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("PROTO", "FRAME"):
-            pass
-        elif name == "STOP":
-            return stack.pop()
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name == "POP":
-            stack.pop()
-        elif name == "POP_MARK":
-            since_mark()
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name == "LIST":
-            stack.append(since_mark())
-        elif name == "TUPLE":
-            stack.append(tuple(since_mark()))
-        elif name in _TUPLES:
-            items = stack[-_TUPLES[name] :]
-            del stack[-_TUPLES[name] :]
-            stack.append(tuple(items))
-        elif name in ("DICT", "SETITEMS"):
-            items = since_mark()
-            if name == "DICT":
-                stack.append({})
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                _set(stack[-1], key, value)
-        elif name == "SETITEM":
-            value, key = stack.pop(), stack.pop()
-            _set(stack[-1], key, value)
-        elif name in ("APPEND", "APPENDS"):
-            items = [stack.pop()] if name == "APPEND" else since_mark()
-            if not isinstance(stack[-1], list):
-                raise RefusedError("a malformed list")
-            stack[-1].extend(items)
-        elif name == "GLOBAL":
-            stack.append(_constructor(*argument.split(" ", 1)))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_constructor(module, attribute))
-        elif name in ("REDUCE", "NEWOBJ"):
-            arguments, function = stack.pop(), stack.pop()
-            if not any(function is known for known in _CONSTRUCTORS.values()) or not isinstance(arguments, tuple):
-                raise RefusedError("a call")
-            stack.append(function(*arguments))
-        elif name == "BUILD":
-            state = stack.pop()
-            if not isinstance(stack[-1], (_Array, _Dtype)):
-                raise RefusedError("an object with a state")
-            stack[-1].set_state(state)
-        else:
-            raise RefusedError(f"the opcode {name}")
-    raise RefusedError("no end")
-
-
-def _constructor(module: Any, name: Any) -> Callable[..., Any]:
-    found = _CONSTRUCTORS.get((module, name))
-    if found is None:
-        raise RefusedError(f"the name {module}.{name}")
-    return found
-
-
-def _plain(root: Any) -> Any:
-    """The finished tree. A part that the file shares is copied for each place; too many of them are refused."""
-    nodes = 0
-
-    def plain(value: Any, depth: int) -> Any:
-        nonlocal nodes
-        nodes += 1
-        if depth > _DEPTH or nodes > _NODES:
-            raise RefusedError(f"more than {_DEPTH} levels or {_NODES} nodes of containers")
-        if isinstance(value, _Array):
-            if value.array is None:
-                raise RefusedError("an unfinished array")
-            return value.array
-        if isinstance(value, dict):
-            return {key: plain(child, depth + 1) for key, child in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(plain(child, depth + 1) for child in value)
-        if value is None or isinstance(value, (bool, int, float, str, bytes, np.ndarray)):
-            return value
-        raise RefusedError(f"a {type(value).__name__}")
-
-    return plain(root, 0)
+"""What a pickle of arrays may name, and the function here that stands for it."""

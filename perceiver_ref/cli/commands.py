@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from ..autograd.backend import BackendError, module
-from ..checkpoints import read_config, read_finite, rebuild
+from ..checkpoints import read_checkpoint
 from ..crosscheck import Result, check_file
 from ..crosscheck import run as execute
 from ..errors import InputError
 from ..files import check_writable, existing_file, write_json
+from ..formats.read import dtype_of
 from ..vectors import TOLERANCES
 from ..vectors.npz import read_npz, write_npz
 from ..version import __version__
+from .convert import convert as convert
+from .convert import say_notes
 from .explain import explain as explain
 from .main import BAD_INPUT, MISMATCH, OK
 
@@ -64,18 +67,23 @@ def run(options: argparse.Namespace) -> int:
         check_writable(options.json)
     module(options.backend)
     inputs = _inputs(options.inputs)
-    source = options.config or options.weights
-    config = read_config(source)
-    arrays = read_finite(options.weights)
-    dtype = options.dtype or _dtype_of(arrays)
     arguments = {name: array for name, array in inputs.items() if not name.startswith("cotangent/")}
     cotangents = {n.removeprefix("cotangent/"): a for n, a in inputs.items() if n.startswith("cotangent/")}
     if options.grad and not cotangents:
         raise InputError(f"{options.inputs}: --grad needs cotangent/<output>, an array of the shape of that output")
-    rebuilt = rebuild(options.peer, options.cls, config, source, arrays, arguments)
+    checkpoint = read_checkpoint(
+        options.peer,
+        options.weights,
+        options.cls,
+        config=options.config,
+        dtype=options.dtype,
+        inputs=arguments,
+    )
+    say_notes("run", checkpoint)
+    dtype = options.dtype or dtype_of(checkpoint.arrays)
     result = execute(
-        rebuilt,
-        arrays,
+        checkpoint.rebuilt,
+        checkpoint.arrays,
         arguments,
         {},
         cotangents=cotangents if options.grad else None,
@@ -92,7 +100,9 @@ def run(options: argparse.Namespace) -> int:
         "trace": result.trace,
     }
     write_npz(options.output, {f"{group}/{name}": a for group, arrays in groups.items() for name, a in arrays.items()})
-    print(f"{options.output}: computed in {dtype} on {options.backend}, {rebuilt.model.count():,} parameters")
+    print(
+        f"{options.output}: computed in {dtype} on {options.backend}, {checkpoint.rebuilt.model.count():,} parameters"
+    )
     shapes = {name: list(array.shape) for name, array in result.outputs.items()}
     for name, shape in shapes.items():
         print(f"  output/{name}  {shape}")
@@ -170,13 +180,6 @@ def _inputs(path: str) -> dict[str, np.ndarray]:
     if any(name.startswith("input/") for name in arrays):  # a case of the vector format
         arrays = {n.removeprefix("input/"): a for n, a in arrays.items() if n.startswith(("input/", "cotangent/"))}
     return arrays
-
-
-def _dtype_of(arrays: dict[str, np.ndarray]) -> str:
-    dtypes = {str(array.dtype) for array in arrays.values() if array.dtype.kind == "f"} or {"float32"}
-    if len(dtypes) != 1:
-        raise InputError(f"the weights mix {', '.join(sorted(dtypes))}; choose one with --dtype")
-    return dtypes.pop()
 
 
 def _info() -> Iterator[tuple[str, str]]:

@@ -57,22 +57,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"perceiver-ref {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    from . import explain
+    from . import convert, explain
 
     check = _command(commands, "check", "rebuild cases in the reference and compare outputs, gradients and traces")
     check.add_argument("paths", nargs="*", metavar="PATH", help="case files or folders (default: the packaged vectors)")
     _computing(check, "the case's own")
 
     run = _command(commands, "run", "run a checkpoint of another implementation in the reference")
-    run.add_argument("--peer", required=True, help="the implementation that the weights come from, such as hf")
-    run.add_argument("--class", dest="cls", metavar="CLASS", help="its class (default: what the configuration names)")
-    run.add_argument("--config", metavar="F", help="its configuration, JSON (default: config.json beside the weights)")
-    run.add_argument("--weights", required=True, metavar="F", help=".npz or .safetensors file, or checkpoint directory")
+    convert.weights(run)
     run.add_argument("--inputs", required=True, metavar="F", help=".npz with the arguments by the peer's names")
     run.add_argument("--output", required=True, metavar="F", help=".npz to write")
     run.add_argument("--trace", action="store_true", help="also write every named intermediate value")
     run.add_argument("--grad", action="store_true", help="also write gradients, of the sum of output * cotangent")
     _computing(run, "the weights'")
+
+    convert.options(_command(commands, "convert", "weights to our own checkpoint, and back to the peer's names"))
 
     explain.options(_command(commands, "explain", "parameters, FLOPs and memory of a model, layer by layer"))
 

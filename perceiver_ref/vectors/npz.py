@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
 from ..errors import InputError
 from ..files import AnyPath, existing_file, write_whole
+from ..formats.archive import open_archive, read_into
+from ..formats.dtypes import cast
+from ..formats.opcodes import first_line, shown
 
 _KINDS = {"b", "i", "u", "f", "U"}
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_npz(path: AnyPath) -> dict[str, np.ndarray]:
-    """Every array of an `.npz` file by name.
+def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
+    """Every array of an `.npz` file by name; floating-point ones in `dtype` if given.
 
     Raises `InputError`, one line that names the file, when it is missing, a directory, truncated, corrupted, no `.npz`,
-    or holds anything but bool, integer, floating-point and text arrays.
+    holds a name twice, or anything but bool, integer, floating-point and text arrays.
     """
     path = existing_file(path, "an .npz file")
     arrays: dict[str, np.ndarray] = {}
-    name = ""
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                np.load(path, mmap_mode="r", allow_pickle=False)  # whether it is a whole one
                 raise InputError(f"{path} holds a single array, not an .npz archive; write it with numpy.savez")
-            with archive:
-                for name in archive.files:
-                    arrays[name] = archive[name]
+        with open_archive(path) as archive:
+            for member in archive:
+                name = member.removesuffix(".npy")
+                if name in arrays or not member.endswith(".npy"):
+                    raise InputError(f"{path}: {shown(name)!r} is there twice or no .npy; expected numbers or text")
+                with archive.open(member) as opened:
+                    arrays[name] = cast(_read_array(path, name, opened, archive.size(member)), dtype, name, path)
     except InputError:
         raise
     except Exception as error:  # damaged files make zipfile, its decompressors and NumPy raise almost anything
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "allow_pickle=False" in text and name:
-            raise InputError(f"{path}: {name!r} is an object array; store plain numbers instead") from None
-        if "allow_pickle" in text or "pickle" in text:
-            text = "it is no zip archive"
-        raise InputError(f"{path} is not a readable .npz file ({text}); write it again with numpy.savez") from None
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in _KINDS:
-            raise InputError(f"{path}: {name!r} has dtype {getattr(array, 'dtype', 'none')}; expected numbers or text")
+        raise InputError(
+            f"{path} is not a readable .npz file ({first_line(error)}); write it again with numpy.savez"
+        ) from None
     return arrays
+
+
+def _read_array(path: object, name: str, file: IO[bytes], size: int) -> np.ndarray:
+    """One `.npy` member of `size` bytes; its header must announce what it holds."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"{name!r} is written in version {version} of the format")
+    shape, fortran, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise InputError(f"{path}: {shown(name)!r} is an object array; store plain numbers instead")
+    if dtype.kind not in _KINDS:
+        raise InputError(f"{path}: {shown(name)!r} has dtype {dtype}; expected numbers or text")
+    if len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 60 for n in shape):
+        raise ValueError(f"{name!r} has an impossible shape")
+    if math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"{name!r} announces {math.prod(shape) * dtype.itemsize} bytes of {size - file.tell()}")
+    array = np.empty(shape, dtype, "F" if fortran else "C")
+    if array.nbytes:
+        read_into(file, array)
+    file.read(1)  # the end, where the checksum is compared
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def write_npz(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:

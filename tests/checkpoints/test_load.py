@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -184,15 +183,6 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     refused(folder, "model.safetensors is not a readable safetensors file")
 
 
-@pytest.mark.skipif(find_spec("ml_dtypes") is not None, reason="safetensors reads bfloat16 where ml_dtypes is there")
-def test_a_type_that_numpy_lacks_is_refused(tmp_path: Path) -> None:
-    folder = single(tmp_path / "checkpoint")
-    header = {"x": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}
-    text = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0\0")
-    refused(folder, "model.safetensors")
-
-
 def test_nan_and_unknown_parameters_are_named(tmp_path: Path) -> None:
     folder = single(tmp_path / "checkpoint")
     arrays = weights(CONFIG, np.float32)
@@ -203,19 +193,25 @@ def test_nan_and_unknown_parameters_are_named(tmp_path: Path) -> None:
     refused(folder, "unused: lm_head.weight")
 
 
-def test_without_the_package_the_line_that_installs_it_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_safetensors_are_read_without_the_package_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = single(tmp_path / "checkpoint")
     monkeypatch.setitem(sys.modules, "safetensors", None)  # importing it now fails
-    line = "python -m pip install 'perceiver-ref[safetensors]'"
-    refused(folder, "needs the package safetensors", line)
-    write_npz(tmp_path / "inputs.npz", {"inputs": IDS})
-    arguments = ["--weights", folder, "--inputs", tmp_path / "inputs.npz", "--output", tmp_path / "out.npz"]
-    invoke(capsys, "run", "--peer", "hf", *arguments).assert_refused(line)
+    assert_close(pr.load("hf", folder)[1], expected(), tolerance=0)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(folder, "model.safetensors is not a readable safetensors file")
 
 
-def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    with pytest.raises(pr.InputError, match=r"weights must be a .pystate, .npz or .safetensors file"):
-        read_weights(tmp_path / "pytorch_model.bin")
+@pytest.mark.parametrize("name", ["weights.h5", "weights", "weights.json"])
+def test_other_kinds_of_files_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x02")
+    with pytest.raises(pr.InputError, match=r"known endings are .npz, .safetensors, .pt, .pth, .bin, .ckpt, .pickle"):
+        read_weights(tmp_path / name)
+
+
+def test_the_configuration_beside_a_file_is_found(tmp_path: Path) -> None:
+    folder = single(tmp_path / "checkpoint")
+    assert_close(pr.load("hf", folder / "model.safetensors")[1], expected(), tolerance=0)
+    (folder / "config.json").unlink()
+    with pytest.raises(pr.InputError, match=r"has no config.json beside it; give the configuration"):
+        pr.load("hf", folder / "model.safetensors")

@@ -1,0 +1,76 @@
+"""Zip archives that come from anywhere (`.npz` and PyTorch's files): sizes are checked before anything is read."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+_CHUNK = 1 << 20
+_FREE = 1 << 28
+_RATIO = 100
+"""An archive may expand to `_FREE` bytes, or to `_RATIO` times its size: weights hardly shrink, masks and zeros do."""
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class Archive:
+    """The members of an archive by name; none is larger than the archive says, and all together fit the bound above."""
+
+    def __init__(self, opened: zipfile.ZipFile, size: int) -> None:
+        self._zip = opened
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        members = [member for member in opened.infolist() if not member.is_dir()]
+        for member in members:
+            if member.filename in self._members:
+                raise ValueError(f"it holds {member.filename!r} twice")
+            if member.compress_type not in _METHODS or member.flag_bits & 1:
+                raise ValueError(f"{member.filename!r} is encrypted or compressed in an uncommon way")
+            self._members[member.filename] = member
+        if sum(member.compress_size for member in members) > size:
+            raise ValueError("its members overlap")
+        if sum(member.file_size for member in members) > max(_FREE, _RATIO * size):
+            raise ValueError(f"it would expand to more than {_RATIO} times its size")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def size(self, name: str) -> int:
+        """The bytes that a member has when read."""
+        return self._members[name].file_size
+
+    def open(self, name: str) -> IO[bytes]:
+        """A member to read from."""
+        return self._zip.open(self._members[name])
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A whole member, which may have up to `limit` bytes."""
+        if self.size(name) > limit:
+            raise ValueError(f"{name!r} has {self.size(name):,} bytes, more than {limit:,}")
+        with self.open(name) as file:
+            return file.read()
+
+
+def read_into(file: IO[bytes], array: np.ndarray) -> None:
+    """Fill an array from a file in pieces, so that nothing else of its size is ever in memory."""
+    target = array.reshape(-1, order="A").view(np.uint8).data
+    filled = 0
+    while filled < len(target):
+        piece = file.read(min(_CHUNK, len(target) - filled))
+        if not piece:
+            raise ValueError(f"{len(target):,} bytes of data are announced, {filled:,} are there")
+        target[filled : filled + len(piece)] = piece
+        filled += len(piece)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """The archive in a file; raises what `zipfile` does, and `ValueError` for what no archive of weights needs."""
+    with path.open("rb") as file, zipfile.ZipFile(file) as opened:
+        yield Archive(opened, path.stat().st_size)
