@@ -133,8 +133,30 @@ class Attention(Module):
         return ops.reshape(bias, shape=(*bias.shape[:-3], *heads, *bias.shape[-2:]))
 
 
+class Layer(Module):
+    """The course of a layer: attention, added to x or in its place, and what follows it."""
+
+    query_residual: bool
+
+    def _parts(self) -> dict[str, Any]:
+        raise NotImplementedError(f"{type(self).__name__} has no parts")
+
+    def parameters(self) -> Tree:
+        return {name: part.parameters() for name, part in self._parts().items()}
+
+    def _joined(self, p: Tree, x: Any, attended: Any) -> Any:
+        """x + attention(...), or the attention alone."""
+        return point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
+
+    def _finished(self, p: Tree, x: Any) -> Any:
+        """x + mlp(norm(x)): the second half."""
+        parts = self._parts()
+        normed = point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x))
+        return point("", ops.add(x, parts["mlp"].apply(p["mlp"], normed)))
+
+
 @dataclass(frozen=True)
-class CrossAttention(Module):
+class CrossAttention(Layer):
     """Queries attend to inputs, then an MLP; both with pre-norm and residual (Perceiver IO, appendix E, eq. 5 to 7).
 
         x = x + attention(norm(x), norm(z)); x = x + mlp(norm(x))
@@ -165,27 +187,23 @@ class CrossAttention(Module):
             "mlp": MLP(self.q_inputs, self.widening, self.conventions),
         }
 
-    def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
-
     def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, q_inputs), z (B, M, kv_inputs) -> (B, N, q_inputs); mask and bias as in `Attention`."""
         parts = self._parts()
         q = point("query_norm", parts["query_norm"].apply(p["query_norm"], x))
         kv = point("key_value_norm", parts["key_value_norm"].apply(p["key_value_norm"], z))
         attended = parts["attention"].apply(p["attention"], q, kv, mask=mask, bias=bias)
-        x = point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
-        return _mlp(parts, p, x)
+        return self._finished(p, self._joined(p, x, attended))
 
 
 @dataclass(frozen=True)
-class SelfAttention(Module):
+class SelfAttention(Layer):
     """Elements attend to each other, then an MLP; both with pre-norm and residual (Perceiver, section 3.2).
 
         x = x + attention(norm(x), norm(x)); x = x + mlp(norm(x))
 
     Without `query_residual` the first sum leaves x out. `qk_channels` defaults to `channels`, `v_channels` to
-    `qk_channels`; v_channels must equal `channels`, since the result is added to x.
+    `qk_channels`; v_channels must equal `channels`, unless `conventions.free_widths`.
     """
 
     channels: int
@@ -197,7 +215,7 @@ class SelfAttention(Module):
     query_residual: bool = True
 
     def __post_init__(self) -> None:
-        if self._widths()[1] != self.channels:
+        if self._widths()[1] != self.channels and not self.conventions.free_widths:
             raise InputError(
                 f"v_channels ({self._widths()[1]}) must equal the layer's width ({self.channels}), which it is added to"
             )
@@ -210,27 +228,17 @@ class SelfAttention(Module):
         qk, v = self._widths()
         return {
             "norm": norm(self.channels, self.conventions),
-            "attention": Attention(self.channels, self.channels, qk, v, v, self.heads, self.conventions),
+            "attention": Attention(self.channels, self.channels, qk, v, self.channels, self.heads, self.conventions),
             "mlp_norm": norm(self.channels, self.conventions),
             "mlp": MLP(self.channels, self.widening, self.conventions),
         }
-
-    def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
 
     def apply(self, p: Tree, x: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, channels) -> the same shape; mask and bias as in `Attention`."""
         parts = self._parts()
         normed = point("norm", parts["norm"].apply(p["norm"], x))
         attended = parts["attention"].apply(p["attention"], normed, normed, mask=mask, bias=bias)
-        x = point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
-        return _mlp(parts, p, x)
-
-
-def _mlp(parts: dict[str, Any], p: Tree, x: Any) -> Any:
-    """x + mlp(norm(x)): the second half of every layer."""
-    normed = point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x))
-    return point("", ops.add(x, parts["mlp"].apply(p["mlp"], normed)))
+        return self._finished(p, self._joined(p, x, attended))
 
 
 def _split(x: Any, heads: int) -> Any:

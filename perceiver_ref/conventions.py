@@ -42,11 +42,22 @@ class Conventions:
     """Whether attention's output projection has a bias."""
     mlp_bias: bool = True
     """Whether the linear maps of the MLP have biases."""
+    free_widths: bool = False
+    """Whether attention's widths are free of the layer's: self-attention's output projection leads back from any width
+    of values. Else values must be as wide as the layer, and heads must divide its width."""
 
 
 DIALECTS: dict[str, Conventions] = {
     "deepmind": Conventions(activation="gelu_tanh", masked_rows="zero", grid="float32"),
     "hf": Conventions(activation="gelu_erf", masked_rows="uniform", grid="compute"),
+    "lucidrains": Conventions(
+        activation="gelu_erf",
+        masked_rows="uniform",
+        grid="compute",
+        gated_mlp=True,
+        qkv_bias=False,
+        free_widths=True,
+    ),
     "paper": Conventions(activation="gelu_erf", masked_rows="zero", grid="compute", subsampling="grid"),
 }
 """Conventions by the name of the implementation; "deepmind" is the default, since its released code is the papers'."""

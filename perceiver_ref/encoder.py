@@ -27,7 +27,8 @@ class Encoder(Module):
     both: the first `cross_attends` of the `blocks` blocks have a cross-attention before them.
 
     `shared_cross` and `shared_blocks` say whose weights are one: of "all" repetitions, of the "later" ones (all but the
-    first; Perceiver shares its cross-attentions so), or of "none".
+    first; Perceiver shares its cross-attentions so), or of "none". `self_qk_channels` and `self_v_channels` are the
+    widths of self-attention where they are not `qk_channels` and `v_channels`.
     """
 
     inputs: int
@@ -46,11 +47,13 @@ class Encoder(Module):
     cross_attends: int = 1
     shared_cross: Sharing = "later"
     shared_blocks: Sharing = "all"
+    self_qk_channels: int | None = None
+    self_v_channels: int | None = None
     conventions: Conventions = DEEPMIND
 
     def __post_init__(self) -> None:
         for heads in (self.cross_heads, self.self_heads):
-            if heads < 1 or self.channels % heads:
+            if heads < 1 or (self.channels % heads and not self.conventions.free_widths):
                 raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({heads})")
         if self.blocks * self.layers > _MOST_LAYERS:
             raise InputError(f"{self.blocks} blocks of {self.layers} layers are more than {_MOST_LAYERS:,} layers")
@@ -59,7 +62,7 @@ class Encoder(Module):
                 f"cross_attends ({self.cross_attends}) must be at least 1 and at most blocks ({self.blocks})"
             )
 
-    def cross_attention(self) -> CrossAttention:
+    def cross_attention(self, repetition: int = 0) -> CrossAttention:
         """The layer in which latents attend to inputs."""
         return CrossAttention(
             q_inputs=self.channels,
@@ -78,8 +81,8 @@ class Encoder(Module):
         return SelfAttention(
             self.channels,
             self.self_heads,
-            self.qk_channels,
-            self.v_channels,
+            self.qk_channels if self.self_qk_channels is None else self.self_qk_channels,
+            self.v_channels if self.self_v_channels is None else self.self_v_channels,
             self.self_widening,
             self.conventions,
         )
@@ -87,8 +90,8 @@ class Encoder(Module):
     def parameters(self) -> Tree:
         cross = self.cross_attention().parameters()
         block = [self.self_attention().parameters() for _ in range(self.layers)]
-        later_crosses = _own(self.cross_attends, self.shared_cross) - 1
-        later_blocks = _own(self.blocks, self.shared_blocks) - 1
+        later_crosses = own_weights(self.cross_attends, self.shared_cross) - 1
+        later_blocks = own_weights(self.blocks, self.shared_blocks) - 1
         return {
             "latents": Parameter((self.latents, self.channels), truncated_normal(0.02)),
             "cross_attention": cross,
@@ -103,35 +106,49 @@ class Encoder(Module):
         mask (B, M): True where an input is real. bias: added to the cross-attentions' logits, broadcastable to
         (B, heads, N, M). latents (B, N, D): used in place of the trained initial ones.
         """
-        if len(inputs.shape) != 3 or inputs.shape[-1] != self.inputs:
-            raise InputError(f"inputs must be (batch, positions, {self.inputs}), got {tuple(inputs.shape)}")
-        if mask is not None:
-            mask = check_mask(mask, tuple(inputs.shape[:2]), "mask")
-            inputs = finite_where_unused(inputs, mask, self.conventions.masked_rows)
-            mask = mask[:, None, :]  # (B, 1, M)
-        crosses = [p["cross_attention"], *p["later_cross_attentions"]]
-        blocks = [p["block"], *p["later_blocks"]]
-        cross, layer = self.cross_attention(), self.self_attention() if self.layers else None
+        inputs, mask = self._checked(inputs, mask)
         with scope("encoder"):
-            if latents is None:
-                latents = ops.broadcast_to(p["latents"], shape=(inputs.shape[0], self.latents, self.channels))
-            x = point("latents", latents)
+            x = self._initial(p, inputs, latents)
             for b in range(self.blocks):
                 if b < self.cross_attends:
-                    with scope("cross_attention" if self.cross_attends == 1 else f"cross_attention.{b}"):
-                        x = cross.apply(crosses[_which(b, self.shared_cross)], x, inputs, mask=mask, bias=bias)
-                for i, p_layer in enumerate(blocks[_which(b, self.shared_blocks)]):
-                    assert layer is not None
-                    with scope(f"blocks.{b}.{i}"):
-                        x = layer.apply(p_layer, x)
+                    x = self._cross_attended(p, b, x, inputs, mask, bias)
+                x = self._block(p, b, x)
             return point("", x)
 
+    def _checked(self, inputs: Any, mask: Array | None) -> tuple[Any, Array | None]:
+        """The inputs without what is not finite in unused slots, and the mask as (B, 1, M)."""
+        if len(inputs.shape) != 3 or inputs.shape[-1] != self.inputs:
+            raise InputError(f"inputs must be (batch, positions, {self.inputs}), got {tuple(inputs.shape)}")
+        if mask is None:
+            return inputs, None
+        mask = check_mask(mask, tuple(inputs.shape[:2]), "mask")
+        return finite_where_unused(inputs, mask, self.conventions.masked_rows), mask[:, None, :]
 
-def _own(repetitions: int, shared: Sharing) -> int:
+    def _initial(self, p: Tree, inputs: Any, latents: Any) -> Any:
+        """The latents at the start, (B, N, D)."""
+        if latents is None:
+            latents = ops.broadcast_to(p["latents"], shape=(inputs.shape[0], self.latents, self.channels))
+        return point("latents", latents)
+
+    def _cross_attended(self, p: Tree, b: int, x: Any, inputs: Any, mask: Array | None, bias: Any) -> Any:
+        """The cross-attention before block b."""
+        weights = [p["cross_attention"], *p["later_cross_attentions"]][weights_of(b, self.shared_cross)]
+        with scope("cross_attention" if self.cross_attends == 1 else f"cross_attention.{b}"):
+            return self.cross_attention(b).apply(weights, x, inputs, mask=mask, bias=bias)
+
+    def _block(self, p: Tree, b: int, x: Any) -> Any:
+        """The self-attentions of block b."""
+        for i, weights in enumerate([p["block"], *p["later_blocks"]][weights_of(b, self.shared_blocks)]):
+            with scope(f"blocks.{b}.{i}"):
+                x = self.self_attention().apply(weights, x)
+        return x
+
+
+def own_weights(repetitions: int, shared: Sharing) -> int:
     """The number of different weights among so many repetitions."""
     return {"all": 1, "later": min(repetitions, 2), "none": repetitions}[shared]
 
 
-def _which(repetition: int, shared: Sharing) -> int:
+def weights_of(repetition: int, shared: Sharing) -> int:
     """The weights that a repetition uses."""
     return {"all": 0, "later": min(repetition, 1), "none": repetition}[shared]

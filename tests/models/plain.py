@@ -15,7 +15,7 @@ Tree = Any
 
 
 def linear(p: Tree, x: np.ndarray) -> np.ndarray:
-    return np.einsum("...i,io->...o", x, p["weight"]) + p["bias"]
+    return np.einsum("...i,io->...o", x, p["weight"]) + p.get("bias", 0.0)
 
 
 def layer_norm(p: Tree, x: np.ndarray, eps: float = 1e-5) -> np.ndarray:
@@ -46,8 +46,9 @@ ACTIVATIONS = {
 
 
 def mlp(p: Tree, x: np.ndarray, activation: str) -> np.ndarray:
-    hidden = linear(p["hidden"], x)
-    return linear(p["output"], np.vectorize(ACTIVATIONS[activation], otypes=[float])(hidden))
+    """Gated where there are weights for it (Shazeer 2020, arXiv 2002.05202, eq. 5)."""
+    hidden, function = linear(p["hidden"], x), np.vectorize(ACTIVATIONS[activation], otypes=[float])
+    return linear(p["output"], function(linear(p["gate"], x)) * hidden if "gate" in p else function(hidden))
 
 
 def attention(
@@ -102,11 +103,22 @@ def encoder(p: Tree, inputs: np.ndarray, *, like: Any, mask: Any = None, bias: A
     x = np.stack([latents] * batch)
     rows = None if mask is None else np.stack([mask] * latents.shape[0], axis=1)
     options = _Layer(like.cross_heads, like.query_residual, like.conventions)
-    x = cross_attention(p["cross_attention"], x, inputs, like=options, mask=rows, bias=bias)
-    for _ in range(like.blocks):
-        for layer in p["block"]:
+    for b in range(like.blocks):
+        if b < like.cross_attends:
+            weights = p["cross_attention"] if _first(b, like.shared_cross) else _later(p["later_cross_attentions"], b)
+            x = cross_attention(weights, x, inputs, like=options, mask=rows, bias=bias)
+        for layer in p["block"] if _first(b, like.shared_blocks) else _later(p["later_blocks"], b):
             x = self_attention(layer, x, like.self_heads, like.conventions)
     return x
+
+
+def _first(repetition: int, shared: str) -> bool:
+    return repetition == 0 or shared == "all"
+
+
+def _later(weights: list[Tree], repetition: int) -> Tree:
+    """Those of this repetition, or the only ones."""
+    return weights[repetition - 1] if len(weights) > 1 else weights[0]
 
 
 def decoder(p: Tree, latents: np.ndarray, queries: np.ndarray, *, like: Any, query_mask: Any = None) -> np.ndarray:

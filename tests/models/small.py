@@ -19,12 +19,14 @@ dialects = st.sampled_from(sorted(DIALECTS)).map(DIALECTS.__getitem__)
 def encoders(draw: st.DrawFn) -> Encoder:
     cross, own = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     channels = cross * own * draw(st.integers(1, 3))
-    widths = draw(st.booleans())
+    widths, conventions, blocks = draw(st.booleans()), draw(dialects), draw(st.integers(1, 3))
+    free = conventions.free_widths and draw(st.booleans())
+    sharing = st.sampled_from(["all", "later", "none"])
     return Encoder(
         inputs=cross * draw(st.integers(1, 3)),
         latents=draw(st.integers(1, 4)),
-        channels=channels,
-        blocks=draw(st.integers(1, 2)),
+        channels=draw(st.integers(1, 5)) if free else channels,
+        blocks=blocks,
         layers=draw(st.integers(0, 2)),
         cross_heads=cross,
         self_heads=own,
@@ -34,7 +36,12 @@ def encoders(draw: st.DrawFn) -> Encoder:
         cross_widening=draw(st.integers(1, 2)),
         self_widening=draw(st.integers(1, 2)),
         query_residual=draw(st.booleans()),
-        conventions=draw(dialects),
+        cross_attends=draw(st.integers(1, blocks)),
+        shared_cross=draw(sharing),
+        shared_blocks=draw(sharing),
+        self_qk_channels=own * draw(st.integers(1, 3)) if free else None,
+        self_v_channels=own * draw(st.integers(1, 3)) if free else None,
+        conventions=conventions,
     )
 
 

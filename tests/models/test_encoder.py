@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from models import plain, small
 from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import InputError
+from perceiver_ref.conventions import DEEPMIND
 from perceiver_ref.encoder import Encoder
+
+FREE = replace(DEEPMIND, free_widths=True)
 
 
 @settings(max_examples=25)
 @given(encoder=small.encoders(), data=st.data())
-def test_encoder_is_one_cross_attention_then_the_block_again_and_again(
+def test_encoder_is_cross_attentions_and_the_block_again_and_again(
     backend: str, encoder: Encoder, data: st.DataObject
 ) -> None:
     batch, m = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5))
@@ -61,3 +65,10 @@ def test_wrong_arguments_are_named(backend: str, arguments: dict[str, np.ndarray
 def test_heads_must_divide_the_channels(heads: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"channels \(8\) must be divisible by the number of heads"):
         Encoder(6, 4, 8, **heads)
+
+
+def test_free_widths_need_only_fit_their_own_heads() -> None:
+    encoder = Encoder(6, 4, 7, cross_heads=2, self_heads=3, qk_channels=4, self_qk_channels=9, conventions=FREE)
+    assert encoder.self_attention().parameters()["attention"]["output"]["weight"].shape == (9, 7)
+    with pytest.raises(InputError, match=r"qk_channels \(8\) must be divisible by the number of heads \(3\)"):
+        replace(encoder, self_qk_channels=8).parameters()
