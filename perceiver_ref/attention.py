@@ -16,6 +16,7 @@ from .conventions import DEEPMIND, Conventions
 from .errors import InputError
 from .layers import MLP, Linear, norm
 from .parameters import Module, fan_in_scaled
+from .rotary import Rotary
 from .tracing import lazy_point, point, scope
 
 
@@ -37,7 +38,7 @@ class Attention(Module):
     `qk_channels` and `v_channels` are the widths of all heads together, heads in order along the channel axis. With
     fewer `kv_heads` (a divisor of `heads`), consecutive query heads share a head of keys and values (Ainslie et al.
     2023, arXiv 2305.13245). `qk_norm`: each head of Q and K is normed, with weights that the heads share. `scale`
-    replaces 1 / sqrt(d).
+    replaces 1 / sqrt(d). `rotary` turns queries and keys by their positions.
     """
 
     q_inputs: int
@@ -50,6 +51,7 @@ class Attention(Module):
     kv_heads: int | None = None
     qk_norm: bool = False
     scale: float | None = None
+    rotary: Rotary | None = None
 
     def __post_init__(self) -> None:
         for name in ("qk_channels", "v_channels"):
@@ -79,26 +81,37 @@ class Attention(Module):
     def parameters(self) -> Tree:
         return {name: part.parameters() for name, part in self._parts().items()}
 
-    def keys_values(self, p: Tree, z: Any) -> KeysValues:
-        """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e)."""
+    def keys_values(self, p: Tree, z: Any, *, positions: Any = None) -> KeysValues:
+        """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e). positions (..., M): for `rotary`."""
         parts = self._parts()
         with scope("attention"):
             k = _split(point("key", parts["key"].apply(p["key"], z)), self._shared())
             v = _split(point("value", parts["value"].apply(p["value"], z)), self._shared())
-            return KeysValues(self._normed(p, "key_norm", k), v)
+            return KeysValues(self._rotated(self._normed(p, "key_norm", k), positions), v)
 
-    def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
+    def apply(
+        self,
+        p: Tree,
+        x: Any,
+        z: Any,
+        *,
+        mask: Array | None = None,
+        bias: Any = None,
+        positions: Any = None,
+        key_positions: Any = None,
+    ) -> Any:
         """x (..., N, D), z (..., M, C) or its `KeysValues` -> (..., N, outputs).
 
         mask: bool, broadcastable to (..., N, M). bias: added to the logits, broadcastable to (..., H, N, M).
+        positions (..., N), key_positions (..., M): for `rotary`.
         Traced as `weights`, what multiplies the values, and where a mask zeroes rows without any key as `softmax` too,
         in which such rows are uniform.
         """
         parts, shared = self._parts(), self._shared()
         with scope("attention"):
             q = _split(point("query", parts["query"].apply(p["query"], x)), self.heads)  # (..., H, N, d)
-            q = self._normed(p, "query_norm", q)
-        k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z)
+            q = self._rotated(self._normed(p, "query_norm", q), positions)
+        k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z, positions=key_positions)
         with scope("attention"):
             if mask is not None:
                 mask = mask[..., None, :, :]  # one mask for all heads
@@ -124,6 +137,13 @@ class Attention(Module):
 
     def _normed(self, p: Tree, name: str, x: Any) -> Any:
         return point(name, self._parts()[name].apply(p[name], x)) if self.qk_norm else x
+
+    def _rotated(self, x: Any, positions: Any) -> Any:
+        if self.rotary is None:
+            return x
+        if positions is None:
+            raise InputError("rotary embedding needs the positions of queries and of keys")
+        return self.rotary.apply(x, positions)
 
     def _grouped(self, bias: Any) -> Any:
         """A bias whose axis of heads, where it has one, is split as the queries' is."""
