@@ -71,7 +71,7 @@ def _nucleus(p: np.ndarray, top_p: float) -> np.ndarray:
     kept = np.zeros(p.shape, bool)
     np.put_along_axis(kept, order, before < top_p * (1 - _ROUNDING), -1)
     p = np.where(kept, p, 0.0)
-    return p / p.sum(-1, keepdims=True)
+    return np.asarray(p / p.sum(-1, keepdims=True))
 
 
 def _inverse(p: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -79,4 +79,4 @@ def _inverse(p: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     mass = np.cumsum(p, -1)
     total = mass[..., -1:]
     at = np.minimum(uniform[..., None] * total, np.nextafter(total, 0))  # the product may round up to the total
-    return (mass <= at).sum(-1)
+    return np.asarray((mass <= at).sum(-1))

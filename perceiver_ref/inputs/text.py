@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..autograd import ops
+from ..autograd.backend import Array
 from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError
@@ -36,11 +37,16 @@ class TextInput(Module):
         """ids (B, M) integers in [0, vocabulary), M <= length -> elements (B, M, channels)."""
         if pos is not None:
             raise InputError("text has trainable positions; it takes no pos")
-        if len(ids.shape) != 2 or ids.dtype.kind not in "iu":
-            came = f"{ids.dtype} of {tuple(ids.shape)}"
-            raise InputError(f"token ids must be integers of shape (batch, length), got {came}")
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
-            raise InputError(f"token ids must be in [0, {self.vocabulary}), got {int(ids.min())} to {int(ids.max())}")
+        check_ids(ids, self.vocabulary)
         embedded = point("embedding", ops.take(p["embedding"], ids, axis=0))
         positions = self._positions().apply(p["positions"], ids.shape[1:], like=ids)
         return Preprocessed(point("", ops.add(embedded, positions)), embedded)
+
+
+def check_ids(ids: Array, vocabulary: int) -> None:
+    """Raise `InputError` unless these are token ids (B, M), integers in [0, vocabulary)."""
+    if len(ids.shape) != 2 or ids.dtype.kind not in "iu":
+        came = f"{ids.dtype} of {tuple(ids.shape)}"
+        raise InputError(f"token ids must be integers of shape (batch, length), got {came}")
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        raise InputError(f"token ids must be in [0, {vocabulary}), got {int(ids.min())} to {int(ids.max())}")
