@@ -51,14 +51,14 @@ def bicubic_matrix(source: int, target: int) -> np.ndarray:
     matrix = np.zeros((target, source))
     for offset in (-1, 0, 1, 2):
         neighbour = np.clip(base + offset, 0, source - 1).astype(int)
-        np.add.at(matrix, (np.arange(target), neighbour), _kernel(np.abs(centre - base - offset)))
+        np.add.at(matrix, (np.arange(target), neighbour), keys_kernel(np.abs(centre - base - offset)))
     matrix.flags.writeable = False
     return matrix
 
 
-def _kernel(distance: np.ndarray) -> np.ndarray:
-    """Keys' cubic at distances in [0, 2]."""
-    near = ((_A + 2) * distance - (_A + 3)) * distance**2 + 1
-    far = _A * (((distance - 5) * distance + 8) * distance - 4)
+def keys_kernel(distance: np.ndarray, a: float = _A) -> np.ndarray:
+    """Keys' cubic (1981, IEEE ASSP 29, eq. 4), of parameter a, at distances in [0, 2]."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
     weights: np.ndarray = np.where(distance <= 1, near, far)
     return weights

@@ -1,7 +1,7 @@
 """Other implementations, one file each: tables that rename their parameters and map their configurations to ours."""
 
 from ..errors import one_of
-from . import deepmind, hf, idefics, idefics2, lucidrains_flamingo, open_flamingo, optax, torch_optimizer
+from . import deepmind, hf, idefics, idefics2, lucidrains_flamingo, open_flamingo, optax, torch, torch_optimizer
 from .base import Given, Peer, Rebuilt
 
 PEERS: dict[str, Peer] = {
@@ -12,6 +12,7 @@ PEERS: dict[str, Peer] = {
     "idefics": idefics.PEER,
     "idefics2": idefics2.PEER,
     "optax": optax.PEER,
+    "torch": torch.PEER,
     "torch-optimizer": torch_optimizer.PEER,
 }
 """Peers by name."""

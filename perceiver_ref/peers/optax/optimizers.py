@@ -14,11 +14,10 @@ from ...autograd.tree import Tree
 from ...call import Call
 from ...errors import one_of
 from ...tracing import point
-from ..base import Arguments, Given, Outputs, Rebuilt
-from ..base import options as known_options
+from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options
 from ..names import Binding, same
 from ..replay import Named, recording, replay
-from .schedules import REQUIRED, deepmind_schedule, required, schedule
+from .schedules import deepmind_schedule, schedule
 
 Rate = Callable[[int], float]
 _NORMS = ("layer_norm", "batchnorm")
@@ -39,7 +38,7 @@ def _deepmind(config: Mapping[str, Any]) -> tuple[Optimizer, Rate]:
         return name not in kept and not any(norm in module for norm in _NORMS)
 
     make = optim.adamw if o["optimizer"] == "adam" else optim.lamb
-    kwargs = known_options(f"scale_by_{o['optimizer']}", o[f"{o['optimizer']}_kwargs"], {**_ADAM, "nesterov": False})
+    kwargs = options(f"scale_by_{o['optimizer']}", o[f"{o['optimizer']}_kwargs"], {**_ADAM, "nesterov": False})
     max_norm = o["max_norm"] if o["max_norm"] > 0 else None
     return make(rate, weight_decay=o["weight_decay"], decays=decays, max_norm=max_norm, **kwargs), rate
 
@@ -48,7 +47,7 @@ def _named(
     make: Callable[..., Optimizer], known: Mapping[str, Any], config: Mapping[str, Any]
 ) -> tuple[Optimizer, Rate | None]:
     """An optimizer with a learning rate or a schedule; with a `max_norm` where it is chained to a clipping."""
-    chosen = required("the optimizer", config, {**_RATE, **known}, frozenset())
+    chosen = options("the optimizer", config, {**_RATE, **known})
     described, value = chosen.pop("schedule"), chosen.pop("learning_rate")
     rate = None if described is None else schedule(described)
     return make(value if rate is None else rate, **chosen), rate
@@ -90,7 +89,7 @@ def _rebuild(make: Callable[[Mapping[str, Any]], tuple[Optimizer, Rate | None]],
     shapes = tuple(given.params.items())
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        known_options("a call of an optimizer", called, {"steps": None})
+        options("a call of an optimizer", called, {"steps": None})
         if not shapes:
             names = [name for name in arguments if f"grad_{name}" in arguments]
             after, _, _ = replay(optimizer, recording({n: arguments[n] for n in names}, arguments, "grad_"))

@@ -11,23 +11,10 @@ from ...autograd.optim import schedules as doubles
 from ...autograd.optim.schedules import Schedule
 from ...autograd.tree import Tree
 from ...call import Call
-from ...errors import InputError, one_of
+from ...errors import one_of
 from ...tracing import point
-from ..base import Arguments, Function, Given, Outputs, Rebuilt
-from ..base import options as known_options
+from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, options
 from . import int32
-
-REQUIRED = object()
-"""The default of an argument that has none."""
-
-
-def required(what: str, given: Mapping[str, Any], known: Mapping[str, Any], ignored: frozenset[str]) -> dict[str, Any]:
-    """As `peers.base.options`, where a `REQUIRED` one must be given."""
-    chosen = known_options(what, given, known, ignored)
-    for key, value in chosen.items():
-        if value is REQUIRED:
-            raise InputError(f"{what} needs the argument {key!r}")
-    return chosen
 
 
 def _warmup_cosine(make: Any, o: dict[str, Any]) -> Schedule:
@@ -113,7 +100,7 @@ def schedule(config: Mapping[str, Any], make: Any = doubles, key: str = "name") 
     if name not in SCHEDULES:
         raise one_of("schedule", name, [*SCHEDULES, "get_learning_rate_schedule"])
     arguments, build = SCHEDULES[name]
-    return build(make, required(name, config, arguments, frozenset({key})))
+    return build(make, options(name, config, arguments, frozenset({key})))
 
 
 def deepmind_schedule(
@@ -125,7 +112,7 @@ def deepmind_schedule(
     does not.
     """
     known = {"optimizer": REQUIRED, "total_batch_size": REQUIRED, "steps_per_epoch": REQUIRED, "total_steps": REQUIRED}
-    chosen = required("get_learning_rate_schedule", config, known, ignored)
+    chosen = options("get_learning_rate_schedule", config, known, ignored)
     o, total = chosen["optimizer"], chosen["total_steps"]
     larger = chosen["total_batch_size"] / 256 if o["scale_by_batch"] else 1.0
     peak, kind = o["base_lr"] * larger, o["schedule_type"]
@@ -150,7 +137,7 @@ def schedules(given: Given) -> Rebuilt:
     """Every configured schedule at counts 0 to `steps` - 1; traced as they are with JAX's own 32-bit counts."""
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        steps = required("a call of optax schedules", called, {"steps": REQUIRED}, frozenset())["steps"]
+        steps = options("a call of optax schedules", called, {"steps": REQUIRED})["steps"]
         outputs: Outputs = {}
         for name, config in given.config.items():
             double, single = (schedule(config, make, "function") for make in (doubles, int32))

@@ -1,0 +1,109 @@
+"""PyTorch's activations and softmaxes, linear map, embedding and GRU cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...autograd import ops
+from ...autograd.backend import xp
+from ...autograd.tensor import array_of
+from ...autograd.tree import Tree
+from ...call import Call
+from ...errors import InputError, one_of
+from ..base import Arguments, Given, Outputs, Rebuilt, options, read_call
+from ..names import Binding, same
+from ..replay import Named
+from .function import Sizes, function
+
+
+def _activations(given: dict[str, Any], _: dict[str, Any]) -> Outputs:
+    x = given["input"]
+    return {
+        "gelu": ops.gelu_erf(x),
+        "gelu_tanh": ops.gelu_tanh(x),
+        "silu": ops.silu(x),
+        "sigmoid": ops.sigmoid(x),
+        "tanh": ops.tanh(x),
+        "erf": ops.erf(x),
+    }
+
+
+def _gelu(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
+    if o["approximate"] not in ("none", "tanh"):
+        raise one_of("approximate", o["approximate"], ("none", "tanh"))
+    return {"gelu": (ops.gelu_tanh if o["approximate"] == "tanh" else ops.gelu_erf)(given["input"])}
+
+
+def _geglu(given: dict[str, Any], _: dict[str, Any]) -> Outputs:
+    """The first half of the channels times gelu of the second; of an odd number the first half is the larger."""
+    x = given["input"]
+    first = -(-x.shape[-1] // 2)
+    value, gate = ops.split(x, sizes=(first, x.shape[-1] - first), axis=-1)
+    return {"out": ops.multiply(value, ops.gelu_erf(gate))}
+
+
+def _softmax(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
+    """With its logarithm and the logarithm of its sum; `only` leaves those out, which are -inf or NaN beside -inf."""
+    x, axis = given["input"], -1 if o["dim"] is None else o["dim"]
+    made = {"softmax": ops.softmax(x, axis=axis)}
+    if not o["only"]:
+        made |= {"log_softmax": ops.log_softmax(x, axis=axis), "logsumexp": ops.logsumexp(x, axis=axis)}
+    return made
+
+
+def _linear(given: dict[str, Any], _: dict[str, Any]) -> Outputs:
+    return {"out": linear(given["input"], given["weight"], given["bias"])}
+
+
+def linear(x: Any, weight: Any, bias: Any) -> Any:
+    """`torch.nn.functional.linear`: the weight is (outputs, inputs)."""
+    return ops.linear(x, ops.transpose(weight), *(() if bias is None else (bias,)))
+
+
+def _embedding(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
+    """The row `padding_idx` gets no gradient."""
+    table = given["weight"]
+    if o["padding_idx"] is not None:
+        data = array_of(table)
+        padding = xp(data).arange(data.shape[0])[:, None] == o["padding_idx"] % data.shape[0]
+        table = ops.where(padding, data, table)
+    return {"out": ops.take(table, array_of(given["indices"]))}
+
+
+def _gru_cell(given: Given) -> Rebuilt:
+    """h' = (1 - z) n + z h with gates r, z and candidate n (Cho et al. 2014, arXiv 1406.1078; as cuDNN has it)."""
+    o = options("GRUCell", given.config, {"input_size": 0, "hidden_size": 0, "bias": True})
+    inputs, hidden = o["input_size"], o["hidden_size"]
+    shapes: dict[str, Sizes] = {"weight_ih": (3 * hidden, inputs), "weight_hh": (3 * hidden, hidden)}
+    if o["bias"]:
+        shapes |= {"bias_ih": (3 * hidden,), "bias_hh": (3 * hidden,)}
+
+    def run(p: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, _ = read_call("GRUCell", arguments, called, {"input", "hx"}, {})
+        if "input" not in values:
+            raise InputError("GRUCell needs the argument input")
+        x, h = values["input"], values.get("hx")
+        if h is None:
+            data = array_of(x)
+            h = xp(data).zeros((*data.shape[:-1], hidden), data.dtype)
+        from_x = linear(x, p["weight_ih"], p.get("bias_ih"))
+        from_h = linear(h, p["weight_hh"], p.get("bias_hh"))
+        (rx, zx, nx), (rh, zh, nh) = (ops.split(part, sizes=(hidden,) * 3, axis=-1) for part in (from_x, from_h))
+        r, z = ops.sigmoid(ops.add(rx, rh)), ops.sigmoid(ops.add(zx, zh))
+        n = ops.tanh(ops.add(nx, ops.multiply(r, nh)))
+        return {"out": ops.add(ops.multiply(ops.subtract(1, z), n), ops.multiply(z, h))}
+
+    return Rebuilt(Named(tuple(shapes.items())), [Binding(n, s, n, same) for n, s in shapes.items()], run)
+
+
+POINTWISE = {
+    "torch.nn.functional.{gelu,silu}, torch.{sigmoid,tanh,erf}": function(_activations, ("input",)),
+    "gelu": function(_gelu, ("input",), approximate="none"),
+    "relu": function(lambda given, _: {"relu": ops.relu(given["input"])}, ("input",)),
+    "x, g = chunk(2); x * gelu(g)": function(_geglu, ("input",)),
+    "softmax": function(_softmax, ("input",), dim=None, only=False),
+    "linear": function(_linear, ("input", "weight"), ("bias",)),
+    "embedding": function(_embedding, ("indices", "weight"), padding_idx=None),
+    "GRUCell": _gru_cell,
+}
