@@ -61,11 +61,11 @@ def token_probabilities(logits: Array, *, temperature: float = 1.0, top_p: float
     with np.errstate(over="ignore"):  # a difference over a tiny temperature is -inf, and its probability 0
         p = np.exp((values - top) / temperature)
     p /= p.sum(-1, keepdims=True)
-    return p if top_p == 1 else _nucleus(p, top_p)
+    return p if top_p == 1 else _nucleus(p, values, top_p)
 
 
-def _nucleus(p: np.ndarray, top_p: float) -> np.ndarray:
-    order = np.argsort(-p, axis=-1, kind="stable")
+def _nucleus(p: np.ndarray, values: np.ndarray, top_p: float) -> np.ndarray:
+    order = np.argsort(-values, axis=-1, kind="stable")  # by logits, which tell apart what rounds to one probability
     mass = np.cumsum(np.take_along_axis(p, order, -1), -1)
     before = np.concatenate([np.zeros_like(mass[..., :1]), mass[..., :-1]], -1)  # of the likelier tokens
     kept = np.zeros(p.shape, bool)
