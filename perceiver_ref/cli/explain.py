@@ -10,9 +10,11 @@ from typing import Any
 from ..checkpoints import read_config, rebuild
 from ..errors import InputError, one_of
 from ..files import check_writable, write_json
+from ..flamingo import PerceiverResampler
 from ..ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
 from ..ledger.printed import PRINTED, agrees
 from ..ledger.sizes import Shape, Sizes
+from ..parameters import Module
 from ..perceiver_io import PerceiverIO
 from ..published import INPUTS, PRESETS, VARIANTS, preset
 from .main import OK
@@ -52,18 +54,18 @@ def explain(given: argparse.Namespace) -> int:
     return OK
 
 
-def _model(given: argparse.Namespace) -> PerceiverIO:
+def _model(given: argparse.Namespace) -> Module:
     if given.model in PRESETS or given.model in VARIANTS:
         if given.peer or given.cls:
             raise InputError(f"{given.model} is a preset; --peer and --class go with a configuration file")
-        made: PerceiverIO = preset(given.model)
+        made: Module = preset(given.model)
         return made
     if not (given.peer or given.model.endswith(".json") or Path(given.model).exists()):
         raise one_of("preset", given.model, {**PRESETS, **VARIANTS})
     if not given.peer:
         raise InputError(f"{given.model}: say which implementation the configuration is of, such as --peer hf")
     model = rebuild(given.peer, given.cls, read_config(given.model), given.model, {}).model
-    if not isinstance(model, PerceiverIO):
+    if not isinstance(model, PerceiverIO | PerceiverResampler):
         raise InputError(f"{given.model} configures a part, {type(model).__name__}; explain takes whole models")
     return model
 

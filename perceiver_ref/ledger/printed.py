@@ -10,6 +10,7 @@ _P = "Perceiver (2103.03206v2)"
 _IO = "Perceiver IO (2107.14795v3)"
 _IMAGENET = f"{_IO}, table 5"
 _TABLE = f"{_IO}, table 9"
+_FLAMINGO = "Flamingo (2204.14198)"
 _LEARNED = "the paper prints the FLOPs of the Fourier model for this one, whose inputs are 512 wide and not 261"
 _LANGUAGE = "printed FLOPs do not follow from the printed sizes"
 
@@ -62,6 +63,19 @@ PRINTED: dict[str, Printed] = {
     "perceiver-io/audioset-mel": Printed(_TABLE, "88.2M", "129.5B", "printed figures are 1.9 % and 0.1 % larger"),
     "perceiver-io/starcraft": Printed(
         _TABLE, "140M", "0.93B", "140M are the whole agent's; the paper does not give the width of the latents"
+    ),
+    **{
+        f"flamingo/resampler-{size}": Printed(
+            f"{_FLAMINGO}, table 1", "194M", None, "heads of 128 and a projection from 3072 to 1536 would give 193.6M"
+        )
+        for size in ("3b", "9b", "80b")
+    },
+    "flamingo/gated-xattn-3b": Printed(f"{_FLAMINGO}, table 1", "1.2B"),
+    "flamingo/gated-xattn-9b": Printed(
+        f"{_FLAMINGO}, table 1", "1.6B", None, "10 layers of the printed sizes are 1.8B, or 2.0B with keys of 4096"
+    ),
+    "flamingo/gated-xattn-80b": Printed(
+        f"{_FLAMINGO}, table 1", "10B", None, "12 layers of the printed sizes are 8.4B, or 9.7B with keys of 8192"
     ),
 }
 """Printed figures by preset or variant; "T" is 10^12."""

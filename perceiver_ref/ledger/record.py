@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,10 @@ class Run(NamedTuple):
 
 
 def record(model: Module, inputs: Tree, params: Tree, state: Tree, *, training: bool) -> Run:
-    """Run `model` on arrays or sketches; in training its parameters, and nothing else, are differentiated."""
+    """Run `model` on arrays or sketches; in training its parameters, and nothing else, are differentiated.
+
+    `inputs` that are a tuple are several arguments.
+    """
     traced = tree.map(lambda array: leaf(array, tape), params) if training and (tape := Tape()) else params
     events: list[Event] = []
     marks: list[tuple[int, str]] = []
@@ -47,7 +51,9 @@ def record(model: Module, inputs: Tree, params: Tree, state: Tree, *, training: 
         return False
 
     with kernels("plain"), trace(mark), observe(events.append):
-        out = model.apply(traced, inputs, call=Call(training, state, key=0))  # type: ignore[attr-defined]
+        apply: Any = model.apply  # type: ignore[attr-defined]
+        options = {"call": Call(training, state, key=0)} if "call" in signature(apply).parameters else {}
+        out = apply(traced, *(inputs if isinstance(inputs, tuple) else (inputs,)), **options)
     outputs = [value for _, value in tree.leaves(out)]
     given = [array for _, array in (*tree.leaves(inputs), *tree.leaves(state))]
     return Run(list(_named(events, marks)), outputs, tree.flatten(params), given)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd.tree import Tree
 from ..errors import InputError
+from ..flamingo import GatedLayers
 from ..inputs import (
     AudioPatches,
     Conv1x1,
@@ -50,18 +51,29 @@ def default_sizes(model: Any) -> Sizes:
 
 
 def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32) -> Tree:
-    """Inputs of these sizes without elements, as `model.apply` takes them; `InputError` where they do not fit."""
+    """Inputs of these sizes without elements, as `model.apply` takes them; `InputError` where they do not fit.
+
+    A model of several arguments gets a tuple.
+    """
     if batch < 1:
         raise InputError(f"the batch must be at least 1, got {batch}")
+    if isinstance(model, GatedLayers):
+        parts = _by_name(sizes, ["media", "text"])
+        return tuple(_array(None, parts[name], batch, dtype) for name in ("text", "media"))
     preprocessor = getattr(model, "preprocessor", None)
     if not isinstance(preprocessor, MultimodalInput):
         if isinstance(sizes, Mapping):
             raise InputError("the model has a single input: give its shape alone, such as --inputs 224x224x3")
         return _array(preprocessor, sizes, batch, dtype)
-    if not isinstance(sizes, Mapping) or sorted(sizes) != preprocessor.names:
-        wanted = ",".join(f"{name}=..." for name in preprocessor.names)
+    parts = _by_name(sizes, preprocessor.names)
+    return {name: _array(preprocessor.modalities[name], parts[name], batch, dtype) for name in preprocessor.names}
+
+
+def _by_name(sizes: Sizes, names: list[str]) -> Mapping[str, Shape]:
+    if not isinstance(sizes, Mapping) or sorted(sizes) != names:
+        wanted = ",".join(f"{name}=..." for name in names)
         raise InputError(f"the model has several inputs: give the shape of each, as --inputs {wanted}")
-    return {name: _array(preprocessor.modalities[name], sizes[name], batch, dtype) for name in preprocessor.names}
+    return sizes
 
 
 def _array(part: Any, shape: Shape, batch: int, dtype: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The published configurations, by name (Perceiver; Perceiver IO, table 9 and appendices; DeepMind's notebooks).
+"""The published configurations, by name (Perceiver; Perceiver IO, table 9; Flamingo, table 4; DeepMind's notebooks).
 
 `presets()` are the models that the papers present, `variants()` those of their ablations and other rows of their
 tables; `preset` makes either. One file for each task; every file states what its source leaves open.
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..conventions import DIALECTS, Conventions
+from ..conventions import DIALECTS, FLAMINGO_DIALECTS, Conventions
 from ..errors import one_of
-from . import audioset, flow, imagenet, language, perceiver, starcraft, video
+from . import audioset, flamingo, flow, imagenet, language, perceiver, starcraft, video
 from .language import language_model
 
 PRESETS: dict[str, Callable[[Conventions], Any]] = {
@@ -22,14 +22,19 @@ PRESETS: dict[str, Callable[[Conventions], Any]] = {
     **video.PRESETS,
     **audioset.PRESETS,
     **starcraft.PRESETS,
+    **flamingo.PRESETS,
 }
 VARIANTS: dict[str, Callable[[Conventions], Any]] = {**perceiver.VARIANTS, **imagenet.VARIANTS, **audioset.VARIANTS}
 
 INPUTS: dict[str, Any] = {
     "perceiver/modelnet40": (2048, 3),
     "perceiver-io/starcraft": (512, 256),
+    **flamingo.INPUTS,
 }
 """The shape of one example where the model's own positions do not give it."""
+
+_DIALECTS = {"perceiver": DIALECTS, "perceiver-io": DIALECTS, "flamingo": FLAMINGO_DIALECTS}
+_DEFAULT = {"perceiver": "deepmind", "perceiver-io": "deepmind", "flamingo": "paper"}
 
 
 def presets() -> list[str]:
@@ -42,17 +47,20 @@ def variants() -> list[str]:
     return sorted(VARIANTS)
 
 
-def preset(name: str, *, dialect: str = "deepmind") -> Any:
+def preset(name: str, *, dialect: str | None = None) -> Any:
     """The model of a published configuration, without parameters: call its `init` or load some.
 
-    `dialect` names the implementation whose conventions it follows. Raises `InputError` listing the known names.
+    `dialect` names the implementation whose conventions it follows: by default DeepMind's released code, and the paper
+    for Flamingo, of which none was released. Raises `InputError` listing the known names.
     """
     known = {**PRESETS, **VARIANTS}
     if name not in known:
         raise one_of("preset", name, known)
-    if dialect not in DIALECTS:
-        raise one_of("dialect", dialect, DIALECTS)
-    return known[name](DIALECTS[dialect])
+    family = name.partition("/")[0]
+    dialects, chosen = _DIALECTS[family], _DEFAULT[family] if dialect is None else dialect
+    if chosen not in dialects:
+        raise one_of(f"dialect of {name}", chosen, dialects)
+    return known[name](dialects[chosen])
 
 
 __all__ = ["INPUTS", "PRESETS", "VARIANTS", "language_model", "preset", "presets", "variants"]

@@ -28,6 +28,12 @@ PARAMETERS = {
     "perceiver-io/language-plus": 425_607_430,
     "perceiver-io/multimodal": 19_858_855,
     "perceiver-io/optical-flow": 41_057_134,
+    # 6 layers of 4 + 8 squares of 1536 and six norms' halves, a last norm, 64 latents, 8 time embeddings
+    "flamingo/resampler-3b": 6 * (12 * 1536**2 + 6 * 1536) + 2 * 1536 + (64 + 8) * 1536,
+    # each layer: query and output, key and value from 1536, two linear maps of the MLP, two norms, two gates
+    "flamingo/gated-xattn-3b": 24 * (2 * 2048**2 + 2 * 1536 * 2048 + 8 * 2048**2 + 4 * 2048 + 2),
+    "flamingo/gated-xattn-9b": 10 * (2 * 4096**2 + 2 * 1536 * 4096 + 8 * 4096**2 + 4 * 4096 + 2),
+    "flamingo/gated-xattn-80b": 12 * (2 * 8192**2 + 2 * 1536 * 8192 + 8 * 8192**2 + 4 * 8192 + 2),
 }
 """Counted by hand or from the released code; see `PRINTED` for what the papers print."""
 
@@ -60,6 +66,11 @@ DIFFERENT = {
     "perceiver-io/audioset": {"parameters", "flops"},
     "perceiver-io/audioset-mel": {"parameters", "flops"},
     "perceiver-io/starcraft": {"parameters", "flops"},
+    "flamingo/resampler-3b": {"parameters"},
+    "flamingo/resampler-9b": {"parameters"},
+    "flamingo/resampler-80b": {"parameters"},
+    "flamingo/gated-xattn-9b": {"parameters"},
+    "flamingo/gated-xattn-80b": {"parameters"},
 }
 """The printed figures that the published configurations do not give; every one of them has a remark."""
 
