@@ -73,7 +73,8 @@ def _batch_norm(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
 
 def _normalize(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     """x / max(|x|_p, eps) along `dim`; a norm below eps gets no gradient."""
-    x, p, along = given["input"], float(o["p"]), {"axis": o["dim"], "keepdims": True}
+    x, p = given["input"], float(o["p"])
+    along: dict[str, Any] = {"axis": 1 if o["dim"] is None else o["dim"], "keepdims": True}
     size = ops.absolute(x)
     if p == math.inf:
         norm = ops.max(size, **along)
@@ -97,5 +98,5 @@ NORMS = {
         momentum=0.1,
         eps=1e-5,
     ),
-    "normalize": function(_normalize, ("input",), p=2.0, dim=1, eps=1e-12),
+    "normalize": function(_normalize, ("input",), p=2.0, dim=None, eps=1e-12),
 }

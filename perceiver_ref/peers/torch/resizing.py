@@ -57,10 +57,9 @@ def _along(x: Any, matrix: np.ndarray, axis: int) -> Any:
 def _matrix(mode: str, source: int, target: int, ratio: float, corners: bool, antialias: bool) -> np.ndarray:
     """Row i holds the weights of the inputs that output i is made of; `ratio` inputs go to one output."""
     i = np.arange(target)
-    if mode == "nearest":
-        return _picked(np.floor(i * ratio), source)
-    if mode == "nearest-exact":
-        return _picked(np.floor((i + 0.5) * ratio), source)
+    if mode.startswith("nearest"):
+        place = np.float32(i if mode == "nearest" else i + 0.5) * np.float32(ratio)  # float32, as PyTorch's
+        return _picked(np.floor(place), source)
     if mode == "area":
         first, last = np.floor(i * source / target), np.ceil((i + 1) * source / target)
         inside = (np.arange(source) >= first[:, None]) & (np.arange(source) < last[:, None])
