@@ -192,20 +192,20 @@ def _beside(path: AnyPath) -> Path:
 
 def read_weights(path: AnyPath, dtype: Any = None) -> Arrays:
     """Every array of a weights file or directory, by the name that it has there; floating point in `dtype` if given."""
-    return _named(read_arrays(path, dtype)[0])
+    return _named(read_arrays(path, dtype)[0], path)
 
 
 def read_finite(path: AnyPath, dtype: Any = None) -> tuple[Arrays, list[str]]:
     """`read_weights` and its notes; `InputError` when an array holds a NaN or an infinity."""
     arrays, notes = read_arrays(path, dtype)
-    arrays = _named(arrays)
+    arrays = _named(arrays, path)
     finite(arrays, path)
     return arrays, notes
 
 
-def _named(arrays: Arrays) -> Arrays:
+def _named(arrays: Arrays, where: object) -> Arrays:
     """Of a case of the vector format, parameters and buffers; our own checkpoint and other files as they are."""
     groups = ("param/", "state/")
-    if not any(name.startswith("param/") for name in arrays) or own_meta(dict(arrays), "the file") is not None:
+    if not any(name.startswith("param/") for name in arrays) or own_meta(dict(arrays), where) is not None:
         return arrays
     return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(groups)}

@@ -72,8 +72,10 @@ def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
     shapes = meta["shapes"]
     if not all(isinstance(s, list) and all(type(n) is int and n >= 0 for n in s) for s in shapes.values()):
         raise InputError(f"{where}: meta: shapes must be lists of sizes")
-    if not all(name in shapes and alias not in shapes for alias, name in meta["tied"].items()):
+    if not all(isinstance(n, str) and n in shapes and a not in shapes for a, n in meta["tied"].items()):
         raise InputError(f"{where}: meta: tied must map other names to those of shapes")
+    if not all(name.isprintable() for name in [*shapes, *meta["tied"], meta["peer"], meta["class"]]):
+        raise InputError(f"{where}: meta: a name is no printable text")
     del arrays["meta"]
     return meta
 

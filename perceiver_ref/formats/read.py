@@ -90,7 +90,7 @@ def _read_directory(folder: Path, dtype: Any) -> tuple[Arrays, list[str]]:
 def _read_shards(index: Path, suffix: str, dtype: Any) -> tuple[Arrays, list[str]]:
     """The arrays that an index lists, each from its shard: a file of the same directory."""
     shards = read_json(index, f"an index of {suffix} files").get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
+    if not isinstance(shards, dict) or not all(map(_beside, shards.values())):
         raise InputError(f"{index}: weight_map must map names to files of the same directory")
     arrays: Arrays = {}
     notes: list[str] = []
@@ -106,6 +106,10 @@ def _read_shards(index: Path, suffix: str, dtype: Any) -> tuple[Arrays, list[str
     if absent := sorted(set(shards) - set(arrays)):
         raise InputError(f"{index}: missing: {len(absent)} arrays that no shard holds, such as {shown(absent[0])!r}")
     return arrays, notes
+
+
+def _beside(shard: Any) -> bool:
+    return isinstance(shard, str) and shard.isprintable() and Path(shard).name == shard
 
 
 def dtype_of(arrays: Arrays) -> str:
