@@ -33,8 +33,8 @@ class Accumulated:
         return {"batch": np.zeros((), np.int64), "sum": tree.unflatten(zeros), "optimizer": self.optimizer.init(params)}
 
     def step(self, params: Tree, gradients: Tree, state: Tree) -> tuple[Tree, Tree]:
-        """(params, state) after one batch. A leaf without a gradient counts as zero."""
-        given = tree.flatten(gradients)
+        """(params, state) after one batch. No gradient counts as zero; raises as `Optimizer.step` does."""
+        given = self.optimizer.fitting(params, gradients)
         total = {path: s + given[path] if path in given else s for path, s in tree.leaves(state.get("sum", {}))}
         batch, inner = int(to_host(state["batch"])) + 1, state["optimizer"]
         if batch == self.batches:

@@ -61,12 +61,22 @@ class Optimizer:
         flat = [as_array(p + updates[path]) if path in updates else p for path, p in tree.leaves(params)]
         return tree.unflatten_like(params, flat), state
 
+    def fitting(self, params: Tree, gradients: Tree) -> dict[str, Array]:
+        """The gradients of the trainable parameters, by path; `ValueError` for one that does not fit its parameter."""
+        given = tree.flatten(params)
+        for path, g in tree.leaves(gradients):
+            if path not in given:
+                raise ValueError(f"there is a gradient of {path!r}, but no such parameter")
+            p = given[path]
+            if g.shape != p.shape or g.dtype != p.dtype:
+                got = f"{g.dtype}{list(g.shape)}"
+                raise ValueError(f"the gradient of {path!r} is {got}, but the parameter is {p.dtype}{list(p.shape)}")
+        return {path: g for path, g in tree.leaves(gradients) if self.trainable(path)}
+
     def updates(self, params: Tree, gradients: Tree, state: Tree) -> tuple[dict[str, Array], Tree]:
         """What `step` adds, by path, and the state after it."""
         given = tree.flatten(params)
-        flat = {path: g for path, g in tree.leaves(gradients) if self.trainable(path)}
-        for path, g in flat.items():
-            _check(path, g, given.get(path))
+        flat = self.fitting(params, gradients)
         if self.max_norm is not None:
             flat = clip_by_global_norm(flat, self.max_norm)
         count = int(to_host(state["count"]))
@@ -175,11 +185,3 @@ def _file(slots: dict[str, dict[str, Array]], path: str, made: dict[str, Array])
 
 def _nested(slots: dict[str, dict[str, Array]]) -> dict[str, Tree]:
     return {name: tree.unflatten(arrays) for name, arrays in slots.items()}
-
-
-def _check(path: str, g: Array, p: Array | None) -> None:
-    if p is None:
-        raise ValueError(f"there is a gradient of {path!r}, but no such parameter")
-    if g.shape != p.shape or g.dtype != p.dtype:
-        got = f"{g.dtype}{list(g.shape)}"
-        raise ValueError(f"the gradient of {path!r} is {got}, but the parameter is {p.dtype}{list(p.shape)}")
