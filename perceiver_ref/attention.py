@@ -107,7 +107,7 @@ class Attention(Module):
         Traced as `weights`, what multiplies the values, and where a mask zeroes rows without any key as `softmax` too,
         in which such rows are uniform.
         """
-        parts, shared = self._parts(), self._shared()
+        parts = self._parts()
         with scope("attention"):
             q = _split(point("query", parts["query"].apply(p["query"], x)), self.heads)  # (..., H, N, d)
             q = self._rotated(self._normed(p, "query_norm", q), positions)
@@ -115,25 +115,27 @@ class Attention(Module):
         with scope("attention"):
             if mask is not None:
                 mask = mask[..., None, :, :]  # one mask for all heads
-            shape = (*q.shape[:-1], k.shape[-2])
-            if shared != self.heads:  # (..., Hk, H / Hk, N, d) beside (..., Hk, 1, M, d)
-                q = ops.reshape(q, shape=(*q.shape[:-3], shared, self.heads // shared, *q.shape[-2:]))
-                k, v = (ops.reshape(y, shape=(*y.shape[:-2], 1, *y.shape[-2:])) for y in (k, v))
-                mask = None if mask is None else mask[..., None, :, :]
-                bias = None if bias is None else self._grouped(bias)
-            options = {"mask": mask, "masked_rows": self.conventions.masked_rows, "scale": self.scale}
-
-            def weights(**changed: Any) -> Any:
-                return ops.reshape(ops.attention_weights(q, k, bias, **{**options, **changed}), shape=shape)
-
-            lazy_point("weights", shape, weights)
-            if mask is not None and self.conventions.masked_rows == "zero":
-                lazy_point("softmax", shape, lambda: weights(masked_rows="uniform"))
-            mixed = ops.attention(q, k, v, bias, **options)
-            if shared != self.heads:
-                mixed = ops.reshape(mixed, shape=(*shape[:-1], mixed.shape[-1]))
-            mixed = point("mixed", _join(mixed))  # (..., N, v_channels)
+            mixed = point("mixed", _join(self._mixed(q, k, v, mask, bias)))  # (..., N, v_channels)
             return point("", parts["output"].apply(p["output"], mixed))
+
+    def _mixed(self, q: Any, k: Any, v: Any, mask: Array | None, bias: Any) -> Any:
+        """softmax(q k^T / sqrt(d)) v for every head, (..., H, N, e)."""
+        shape, shared = (*q.shape[:-1], k.shape[-2]), self._shared()
+        if shared != self.heads:  # (..., Hk, H / Hk, N, d) beside (..., Hk, 1, M, d)
+            q = ops.reshape(q, shape=(*q.shape[:-3], shared, self.heads // shared, *q.shape[-2:]))
+            k, v = (ops.reshape(y, shape=(*y.shape[:-2], 1, *y.shape[-2:])) for y in (k, v))
+            mask = None if mask is None else mask[..., None, :, :]
+            bias = None if bias is None else self._grouped(bias)
+        options = {"mask": mask, "masked_rows": self.conventions.masked_rows, "scale": self.scale}
+
+        def weights(**changed: Any) -> Any:
+            return ops.reshape(ops.attention_weights(q, k, bias, **{**options, **changed}), shape=shape)
+
+        lazy_point("weights", shape, weights)
+        if mask is not None and self.conventions.masked_rows == "zero":
+            lazy_point("softmax", shape, lambda: weights(masked_rows="uniform"))
+        mixed = ops.attention(q, k, v, bias, **options)
+        return mixed if shared == self.heads else ops.reshape(mixed, shape=(*shape[:-1], mixed.shape[-1]))
 
     def _normed(self, p: Tree, name: str, x: Any) -> Any:
         return point(name, self._parts()[name].apply(p[name], x)) if self.qk_norm else x

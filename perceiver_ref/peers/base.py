@@ -93,16 +93,21 @@ class Rebuilt:
 
 @dataclass(frozen=True)
 class Peer:
-    """An implementation: how its classes are rebuilt, by class name (without the module path)."""
+    """An implementation: how its classes are rebuilt, by class name.
+
+    Module paths are left out, unless the same class name stands for several classes ("gated.Perceiver").
+    """
 
     name: str
     classes: Mapping[str, Callable[[Given], Rebuilt]]
 
     def rebuild(self, cls: str, given: Given) -> Rebuilt:
-        """The class `cls`; a module path before the name is ignored."""
-        short = cls if cls in self.classes else cls.rpartition(".")[2]
-        if short not in self.classes:
-            raise one_of(f"class of peer {self.name}", short, self.classes)
+        """The class `cls`; what comes before the longest known name in a module path is ignored."""
+        path = cls.split(".")
+        names = [".".join(path[i:]) for i in range(len(path))]
+        short = next((name for name in names if name in self.classes), None)
+        if short is None:
+            raise one_of(f"class of peer {self.name}", path[-1], self.classes)
         with input_errors(f"the configuration of {short} cannot be used"):
             return self.classes[short](given)
 

@@ -20,6 +20,8 @@ from ..parameters import Parameter
 
 View = Callable[[Any], Any]
 Table = Mapping[str, tuple[str, Any]]
+Rows = list[tuple[str, str]]
+"""(regular expression of a peer's module path, our name of the trace point)."""
 
 
 def same(array: Any) -> Any:
@@ -69,6 +71,20 @@ def bind(spec: Tree, table: Table, separator: str = ".") -> list[Binding]:
         Binding(path, parameter.shape, *_resolve(path.split("/"), table, "", separator, path))
         for path, parameter in _parameters(spec)
     ]
+
+
+def below(theirs: str, ours: str, rows: Iterable[tuple[str, str]]) -> Rows:
+    """The rows of a part inside a larger one, where it is called `theirs` and `ours`."""
+    escaped = theirs.replace(".", r"\.")
+    return [
+        (r"\.".join(part for part in (escaped, a) if part), ".".join(part for part in (ours, b) if part))
+        for a, b in rows
+    ]
+
+
+def renamed(prefix: str, table: Table) -> Table:
+    """A table with the peer's names below `prefix`."""
+    return {path: (f"{prefix}.{name}" if name else prefix, rest) for path, (name, rest) in table.items()}
 
 
 def load(spec: Tree, bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray]) -> Tree:

@@ -19,8 +19,9 @@ dialects = st.sampled_from(sorted(DIALECTS)).map(DIALECTS.__getitem__)
 def encoders(draw: st.DrawFn) -> Encoder:
     cross, own = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     channels = cross * own * draw(st.integers(1, 3))
-    widths, conventions, blocks = draw(st.booleans()), draw(dialects), draw(st.integers(1, 3))
+    conventions, blocks = draw(dialects), draw(st.integers(1, 3))
     free = conventions.free_widths and draw(st.booleans())
+    widths = free or draw(st.booleans())
     sharing = st.sampled_from(["all", "later", "none"])
     return Encoder(
         inputs=cross * draw(st.integers(1, 3)),

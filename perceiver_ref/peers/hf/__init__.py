@@ -16,11 +16,11 @@ from ...errors import InputError
 from ...outputs import TiedEmbedding
 from ...perceiver_io import PerceiverIO
 from ..base import Given, Peer, Rebuilt
-from ..names import Table, bind, same
+from ..names import Rows, Table, below, bind, renamed, same
 from .call import call, sequence_loss, token_loss
 from .config import encoder, read_config
 from .decoders import DECODERS, POSTPROCESSORS
-from .names import ENCODER, ENCODER_POINTS, IGNORED, Component, Rows, below, renamed
+from .names import ENCODER, ENCODER_POINTS, IGNORED, Component
 from .parts import PARTS, shapes_of
 from .preprocessors import PREPROCESSORS, component
 from .tasks import parts

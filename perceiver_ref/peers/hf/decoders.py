@@ -11,7 +11,7 @@ from ...outputs import AudioOutput, ClassificationOutput, MultimodalOutput, Proj
 from ...position import TrainablePositions
 from ...queries import MultimodalQueries
 from ..base import options
-from ..names import same
+from ..names import Rows, below, renamed, same
 from .config import attend_in, conventions
 from .names import (
     CLASSIFIER,
@@ -21,10 +21,7 @@ from .names import (
     QUERIES,
     QUERIES_POINTS,
     Component,
-    Rows,
-    below,
     by_modality,
-    renamed,
 )
 from .preprocessors import POSITIONS, Config, Shapes, choose, component, positions, require
 from .quirks import FlattenedGridQueries, FlowQueries, InputSizedDecoder

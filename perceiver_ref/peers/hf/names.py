@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..names import LINEAR, NORM, Table, same
-
-Rows = list[tuple[str, str]]
+from ..names import LINEAR, NORM, Rows, Table, below, same
 
 
 @dataclass(frozen=True)
@@ -22,20 +20,6 @@ class Component:
     table: Table = field(default_factory=dict)
     points: Rows = field(default_factory=list)
     state: Table = field(default_factory=dict)
-
-
-def below(theirs: str, ours: str, rows: Iterable[tuple[str, str]]) -> Rows:
-    """The rows of a part inside a larger one, where it is called `theirs` and `ours`."""
-    escaped = theirs.replace(".", r"\.")
-    return [
-        (r"\.".join(part for part in (escaped, a) if part), ".".join(part for part in (ours, b) if part))
-        for a, b in rows
-    ]
-
-
-def renamed(prefix: str, table: Table) -> Table:
-    """A table with the peer's names below `prefix`."""
-    return {path: (f"{prefix}.{name}" if name else prefix, rest) for path, (name, rest) in table.items()}
 
 
 def _window(array: Any) -> Any:

@@ -20,11 +20,11 @@ from ...outputs import MultimodalOutput
 from ...position import TrainablePositions, linear_positions
 from ...tracing import scope, trace
 from ..base import Arguments, Function, Given, Outputs, Rebuilt, options, read_call
-from ..names import bind, same
+from ..names import below, bind, same
 from .call import by_name, channels_first_stems, channels_last, interpolating, is_stem, square
 from .config import attend_in, conventions, read_config
 from .decoders import DECODERS, POSTPROCESSORS
-from .names import IGNORED, LAYER, Component, below
+from .names import IGNORED, LAYER, Component
 from .preprocessors import PREPROCESSORS, fourier, require, trainable
 from .quirks import first_item_features
 
