@@ -87,7 +87,7 @@ def haiku_arrays(path: Path) -> dict[str, np.ndarray]:
 def _finish(value: Any) -> np.ndarray:
     made = value.array if isinstance(value, _Array) else value
     if not isinstance(made, np.ndarray):
-        raise RefusedError("an unfinished array" if made is None else f"a {type(value).__name__.strip('_').lower()}")
+        raise RefusedError("an unfinished object")
     return made
 
 

@@ -29,7 +29,7 @@ def cast(array: np.ndarray, dtype: Any, name: str, where: object) -> np.ndarray:
     if dtype is None or array.dtype.kind != "f":
         return array
     try:
-        with np.errstate(over="raise"):
+        with np.errstate(over="raise", invalid="ignore"):  # a signalling NaN is no overflow
             return array.astype(dtype, copy=False)
     except FloatingPointError:
         raise InputError(f"{where}: parameter {name!r} does not fit into {np.dtype(dtype)}") from None

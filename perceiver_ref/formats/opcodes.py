@@ -21,7 +21,7 @@ Names = Mapping[tuple[str, str], Any]
 
 _DEPTH = 64
 _NODES = 200_000
-_OPCODES = 3_000_000
+_OPCODES = 1_000_000
 _SMALL = 4096  # bytes beyond which data is read into a buffer that can be written to
 _MARK = object()
 _VALUES = {

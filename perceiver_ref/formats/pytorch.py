@@ -205,7 +205,7 @@ def _arrays(
         uses[tensor.storage.key] += 1
         budget -= math.prod(tensor.shape) * tensor.storage.dtype.stored.itemsize
     if budget < 0:
-        raise RefusedError("the same data in many tensors")
+        raise RefusedError("tensors of far more data than it has")
     made: dict[Tensor, np.ndarray] = {}
     for name, tensor in tensors.items():
         if tensor in made:
@@ -226,13 +226,11 @@ def _view(tensor: Tensor, buffer: np.ndarray, order: str) -> np.ndarray:
     storage = tensor.storage
     stored = storage.dtype.stored
     first = (storage.first + tensor.offset) * stored.itemsize
-    reach = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides)) + 1
+    reach = _reach(tensor.shape, tensor.strides)
     if not math.prod(tensor.shape):
         return np.empty(tensor.shape, stored)
-    if tensor.offset + reach > storage.size or (storage.first + storage.size) * stored.itemsize > buffer.nbytes:
-        raise ValueError("a tensor reaches beyond its storage")
-    if math.prod(tensor.shape) > storage.size:
-        raise RefusedError("a tensor with more elements than its storage")
+    if (storage.first + storage.size) * stored.itemsize > buffer.nbytes:
+        raise ValueError("a storage has less data than its tensors say")
     elements = buffer[first : first + reach * stored.itemsize].view(stored)
     strides = [stride * stored.itemsize if n > 1 else 0 for n, stride in zip(tensor.shape, tensor.strides)]
     view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides)
@@ -279,7 +277,16 @@ def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) ->
     (offset,), shape, strides = _sizes((offset,)), _sizes(shape), _sizes(strides)
     if len(shape) != len(strides):
         raise RefusedError("a tensor of impossible shape")
+    if math.prod(shape) and offset + _reach(shape, strides) > storage.size:
+        raise RefusedError("a tensor that reaches beyond its storage")
+    if math.prod(shape) > storage.size:
+        raise RefusedError("a tensor with more elements than its storage")
     return Tensor(storage, offset, shape, strides)
+
+
+def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """The elements from a tensor's first to its last, both included."""
+    return sum((n - 1) * stride for n, stride in zip(shape, strides)) + 1
 
 
 def _rebuild_v3(
