@@ -78,6 +78,19 @@ class Op:
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """Compute; record when a `Tensor` is among the arguments. Returns arrays or `Tensor`s accordingly."""
+        if handlers := _handlers.get():
+            return self._handled(handlers, arguments, static)
+        return self._run(arguments, static)
+
+    def _handled(self, handlers: tuple[Handler, ...], arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        """Let the innermost handler decide; ops that it calls itself go to the ones around it."""
+        token = _handlers.set(handlers[:-1])
+        try:
+            return handlers[-1](self, arguments, static)
+        finally:
+            _handlers.reset(token)
+
+    def _run(self, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         if self.variadic:
             if len(arguments) != 1:
                 raise TypeError(f"{self.name} takes one sequence of arrays, got {len(arguments)} arguments")
@@ -198,6 +211,23 @@ class Event(NamedTuple):
 
 
 _observers: ContextVar[tuple[Callable[[Event], None], ...]] = ContextVar("_observers", default=())
+
+
+Handler = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+_handlers: ContextVar[tuple[Handler, ...]] = ContextVar("_handlers", default=())
+
+
+@contextmanager
+def handle(handler: Handler) -> Iterator[None]:
+    """Within this context every op is `handler(op, arguments, static)`, which may call the op, or others, itself.
+
+    For experiments on a model that leave its code alone: an op left out, computed otherwise or in less precision.
+    """
+    token = _handlers.set((*_handlers.get(), handler))
+    try:
+        yield
+    finally:
+        _handlers.reset(token)
 
 
 @contextmanager

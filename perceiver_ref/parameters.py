@@ -15,6 +15,7 @@ from .autograd import backend as backends
 from .autograd import tree
 from .autograd.tree import Tree
 from .errors import InputError
+from .variation import variable
 
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -86,6 +87,11 @@ def explains_parameters(apply: Callable[..., Any]) -> Callable[..., Any]:
 
 class Module:
     """Base of all models: a frozen dataclass of hyper-parameters, a tree of `Parameter`s, and a pure `apply`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "apply" in cls.__dict__:
+            cls.apply = variable(cls.__name__)(cls.__dict__["apply"])  # type: ignore[attr-defined]
 
     def parameters(self) -> Tree:
         """The tree of `Parameter`s that `init` draws and `apply` expects."""

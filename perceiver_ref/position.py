@@ -23,6 +23,7 @@ from .layers import Linear
 from .parameters import Module, Parameter, truncated_normal
 from .resize import resize_bicubic
 from .tracing import lazy_point, point
+from .variation import is_varied, variable
 
 
 def linspace(start: float, stop: float, n: int, dtype: Any, grid: Grid) -> np.ndarray:
@@ -48,6 +49,7 @@ def linspace(start: float, stop: float, n: int, dtype: Any, grid: Grid) -> np.nd
     return np.where(i < n // 2, start + i * step, stop - (n - 1 - i) * step).astype(dtype)
 
 
+@variable("linear_positions")
 def linear_positions(
     index_dims: tuple[int, ...],
     dtype: Any = np.float64,
@@ -59,6 +61,7 @@ def linear_positions(
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
+@variable("fourier_features")
 def fourier_features(
     positions: Any,
     num_bands: int,
@@ -84,6 +87,7 @@ def fourier_features(
     return ops.concatenate(parts, axis=-1)
 
 
+@variable("subsampled_positions")
 def subsampled_positions(indices: Array, index_dims: tuple[int, ...], rule: Subsampling, dtype: Any) -> np.ndarray:
     """Positions of the grid points with these flat, row-major indices: (n,) -> (n, axes).
 
@@ -142,7 +146,12 @@ class FourierPositions(Module):
         grid = self.conventions.grid
         shape = (*index_dims, axes)
         lazy_point("grid", shape, lambda: backends.xp(like).asarray(linear_positions(index_dims, like.dtype, grid)))
-        return point("positions", backends.xp(like).asarray(_grid_features(self, index_dims, like.dtype)))
+        return point("positions", backends.xp(like).asarray(self._table(index_dims, like.dtype)))
+
+
+    def _table(self, index_dims: tuple[int, ...], dtype: Any) -> Array:
+        kept = _grid_features.__wrapped__ if is_varied() else _grid_features
+        return kept(self, index_dims, dtype)
 
 
 def _features(encoding: FourierPositions, positions: Any) -> Any:

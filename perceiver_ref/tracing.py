@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from .autograd.tensor import array_of
+from .variation import variable
 
 _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name
 
@@ -76,6 +77,7 @@ class scope:  # noqa: N801 - used as `with scope("encoder"):`
             active.scopes.pop()
 
 
+@variable("point")
 def point(name: str, value: Any) -> Any:
     """Record `value` under `name` within the current scopes ("" names the scope itself); returns the value."""
     for active in _active.get():
