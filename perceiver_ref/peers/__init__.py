@@ -1,12 +1,24 @@
 """Other implementations, one file each: tables that rename their parameters and map their configurations to ours."""
 
 from ..errors import one_of
-from . import deepmind, hf, idefics, idefics2, lucidrains_flamingo, open_flamingo, optax, torch, torch_optimizer
+from . import (
+    deepmind,
+    hf,
+    idefics,
+    idefics2,
+    lucidrains,
+    lucidrains_flamingo,
+    open_flamingo,
+    optax,
+    torch,
+    torch_optimizer,
+)
 from .base import Given, Peer, Rebuilt
 
 PEERS: dict[str, Peer] = {
     "deepmind": deepmind.PEER,
     "hf": hf.PEER,
+    "lucidrains-perceiver": lucidrains.PEER,
     "lucidrains-flamingo": lucidrains_flamingo.PEER,
     "open-flamingo": open_flamingo.PEER,
     "idefics": idefics.PEER,

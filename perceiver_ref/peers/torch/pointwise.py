@@ -12,6 +12,7 @@ from ...autograd.tree import Tree
 from ...call import Call
 from ...errors import InputError, one_of
 from ..base import Arguments, Given, Outputs, Rebuilt, options, read_call
+from ..gru import gru_cell
 from ..names import Binding, same
 from ..replay import Named
 from .function import Sizes, function
@@ -72,7 +73,7 @@ def _embedding(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
 
 
 def _gru_cell(given: Given) -> Rebuilt:
-    """h' = (1 - z) n + z h with gates r, z and candidate n (Cho et al. 2014, arXiv 1406.1078; as cuDNN has it)."""
+    """`torch.nn.GRUCell`; without a state it begins with zeros."""
     o = options("GRUCell", given.config, {"input_size": 0, "hidden_size": 0, "bias": True})
     inputs, hidden = o["input_size"], o["hidden_size"]
     shapes: dict[str, Sizes] = {"weight_ih": (3 * hidden, inputs), "weight_hh": (3 * hidden, hidden)}
@@ -89,10 +90,7 @@ def _gru_cell(given: Given) -> Rebuilt:
             h = xp(data).zeros((*data.shape[:-1], hidden), data.dtype)
         from_x = linear(x, p["weight_ih"], p.get("bias_ih"))
         from_h = linear(h, p["weight_hh"], p.get("bias_hh"))
-        (rx, zx, nx), (rh, zh, nh) = (ops.split(part, sizes=(hidden,) * 3, axis=-1) for part in (from_x, from_h))
-        r, z = ops.sigmoid(ops.add(rx, rh)), ops.sigmoid(ops.add(zx, zh))
-        n = ops.tanh(ops.add(nx, ops.multiply(r, nh)))
-        return {"out": ops.add(ops.multiply(ops.subtract(1, z), n), ops.multiply(z, h))}
+        return {"out": gru_cell(from_x, from_h, h)}
 
     return Rebuilt(Named(tuple(shapes.items())), [Binding(n, s, n, same) for n, s in shapes.items()], run)
 

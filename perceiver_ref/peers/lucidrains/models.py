@@ -1,0 +1,250 @@
+"""`Perceiver` with its variants, `PerceiverIO` and `PerceiverLM`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...autograd import ops
+from ...autograd.tree import Tree
+from ...call import Call
+from ...encoder import Encoder
+from ...errors import InputError
+from ...inputs import GridInput, Preprocessed, TextInput
+from ...perceiver_io import PerceiverIO
+from ...position import FourierPositions
+from ...queries import InputQueries
+from ...tracing import scope
+from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, read_call
+from ..names import LINEAR, NORM, Rows, Table, below, bind, renamed, same
+from . import names
+from .config import GRID, PERCEIVER, PERCEIVER_IO, array_list, flat_mask, inverted, needed, read
+from .encoders import BlockEncoder, GatedEncoder, MixedLatentsEncoder
+from .quirks import CONVENTIONS, MULTIPLE, AxisMajorFourier, GridVectors, NormedProjection, OptionalMLPDecoder
+
+_HIDDENS = {"return_hiddens": False}
+
+
+def perceiver(given: Given) -> Rebuilt:
+    """A Perceiver whose every block begins with a cross-attention. Tied layers leave block 0 out."""
+    chosen = read("Perceiver", given.config, PERCEIVER)
+    encoder = BlockEncoder(
+        **_sizes(chosen, _grid_channels(chosen)),
+        layers=chosen["self_per_cross_attn"],
+        inverted=inverted("Perceiver", chosen["inverted_cross_attn"], chosen["depth"]),
+        residual_rank=chosen["attn_residual_rank"] if chosen["attn_residual"] else None,
+    )
+    head = _head(chosen) if chosen["final_classifier_head"] else None
+    model = PerceiverIO(encoder, _grid_input(chosen), head)
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        defaults = {"return_embeddings": False, **_HIDDENS}
+        values, wanted = read_call("Perceiver", arguments, called, {"data", "mask", "block_outputs"}, defaults)
+        x, hiddens = _encoded(model, encoder, params, values, _prepared(model, params, values, call))
+        if head is not None and not wanted["return_embeddings"]:
+            x = head.apply(params["decoder"], x)
+        return _outputs(x, hiddens, wanted)
+
+    table = names.encoder_table(_own(encoder), names.CROSS, names.BLOCK)
+    rows = [*names.block_rows(encoder), *_head_rows(1)]
+    return Rebuilt(
+        model, bind(model.parameters(), {"encoder": ("", table), "decoder": ("to_logits", _table(1))}), run, rows
+    )
+
+
+def gated(given: Given) -> Rebuilt:
+    """`gated.Perceiver`: GRUs in place of the residuals around attention."""
+    chosen = read("gated.Perceiver", given.config, GRID)
+    encoder = GatedEncoder(**_sizes(chosen, _grid_channels(chosen)), layers=1)
+    return _variant(
+        "gated.Perceiver", chosen, encoder, names.GATED, ("attention_residual", "", "attention_residual", "")
+    )
+
+
+def mixed_latents(given: Given) -> Rebuilt:
+    """`mixed_latents.Perceiver`: an MLP along the latents in place of self-attention.
+
+    It takes any other option without a word; here those of `Perceiver` alone.
+    """
+    chosen = read("mixed_latents.Perceiver", given.config, GRID, frozenset(PERCEIVER) - frozenset(GRID))
+    encoder = MixedLatentsEncoder(**_sizes(chosen, _grid_channels(chosen)), layers=1)
+    return _variant("mixed_latents.Perceiver", chosen, encoder, names.MIXED, ("attention", "mlp", "mixing", "mlp"))
+
+
+def _variant(
+    what: str, chosen: Mapping[str, Any], encoder: Encoder, layers: tuple[Table, Table], ends: tuple[str, str, str, str]
+) -> Rebuilt:
+    head = _head(chosen)
+    model = PerceiverIO(encoder, _grid_input(chosen), head)
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, _ = read_call(what, arguments, called, {"data", "mask"}, {})
+        given = _prepared(model, params, values, call)
+        mask = flat_mask(values.get("mask"), *given.inputs.shape[:2])
+        return {"out": head.apply(params["decoder"], encoder.apply(params["encoder"], given.inputs, mask=mask))}
+
+    table = names.encoder_table(_own(encoder), *layers)
+    bindings = bind(model.parameters(), {"encoder": ("", table), "decoder": ("to_logits", _table(0))})
+    return Rebuilt(model, bindings, run, [*names.sequence_rows(encoder, ends), *_head_rows(0)])
+
+
+def perceiver_io(given: Given) -> Rebuilt:
+    """PerceiverIO: without queries the latents are the output."""
+    chosen = read("PerceiverIO", given.config, PERCEIVER_IO)
+    return _io("PerceiverIO", chosen)
+
+
+def perceiver_lm(given: Given) -> Rebuilt:
+    """PerceiverLM: the embedded tokens are inputs and queries. A PerceiverIO of tied or untied layers below."""
+    own = {"dim": REQUIRED, "num_tokens": REQUIRED, "max_seq_len": REQUIRED}
+    shared = {name: default for name, default in PERCEIVER_IO.items() if name not in ("queries_dim", "logits_dim")}
+    chosen = read("PerceiverLM", given.config, {**shared, **own})
+    widths = {"queries_dim": chosen["dim"], "logits_dim": chosen["num_tokens"]}
+    return _io(
+        "PerceiverLM", {**chosen, **widths}, TextInput(chosen["num_tokens"], chosen["max_seq_len"], chosen["dim"])
+    )
+
+
+def _io(what: str, chosen: Mapping[str, Any], text: TextInput | None = None) -> Rebuilt:
+    if isinstance(chosen["inverted_cross_attn"], (list, tuple)):
+        raise InputError(f"option 'inverted_cross_attn' of {what} must be true or false: it has one cross-attention")
+    encoder = BlockEncoder(
+        **_sizes(chosen, chosen["dim"], crosses=1),
+        layers=1,
+        inverted=inverted(what, chosen["inverted_cross_attn"], 1),
+        residual_rank=chosen["attn_residual_rank"] if chosen["attn_residual"] else None,
+        first="cross_attention",
+    )
+    decoder = OptionalMLPDecoder(
+        latent_channels=chosen["latent_dim"],
+        query_channels=chosen["queries_dim"],
+        queries=InputQueries(chosen["queries_dim"]) if text else None,
+        outputs=chosen["logits_dim"],
+        heads=chosen["cross_heads"],
+        qk_channels=chosen["cross_heads"] * chosen["cross_dim_head"],
+        widening=MULTIPLE,
+        conventions=CONVENTIONS,
+        mlp=chosen["decoder_ff"],
+    )
+    model = PerceiverIO(encoder, text, decoder)
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        known = {"x", "mask"} if text else {"data", "mask", "queries", "block_outputs"}
+        values, wanted = read_call(what, arguments, called, known, {} if text else _HIDDENS)
+        given = _prepared(model, params, values, call, "x" if text else "data")
+        x, hiddens = _encoded(model, encoder, params, values, given)
+        queries = given.inputs if text else values.get("queries")
+        if queries is not None:
+            if len(queries.shape) == 2:
+                queries = ops.broadcast_to(queries, shape=(given.inputs.shape[0], *queries.shape))
+            x = decoder.apply(params["decoder"], x, queries=queries)
+        return _outputs(x, hiddens, wanted)
+
+    table: dict[str, Any] = {
+        "encoder": ("", names.encoder_table(_own(encoder), names.CROSS, names.BLOCK, "cross_attend_block")),
+        "decoder": (
+            "",
+            {
+                "cross_attention": ("", names.layer("decoder_cross_attn", "decoder_ff")),
+                "output": ("to_logits", LINEAR),
+            },
+        ),
+    }
+    rows = [
+        (r"cross_attend_block\.cross_attn", "encoder.cross_attention.attention"),
+        (r"cross_attend_block\.cross_ff", "encoder.cross_attention.mlp"),
+        ("cross_attend_block", "encoder.cross_attention"),
+        *names.block_rows(encoder),
+        ("decoder_cross_attn", "decoder.cross_attention.attention"),
+        ("decoder_ff", "decoder.cross_attention.mlp"),
+        ("to_logits", "decoder"),
+    ]
+    if text:
+        own: Table = {"embedding": ("token_emb.weight", same), "positions/table": ("pos_emb.weight", same)}
+        table = {**renamed("perceiver_io", table), "input": ("", own)}
+        rows = [("token_emb", "input.embedding"), ("pos_emb", "input.positions"), *below("perceiver_io", "", rows)]
+    return Rebuilt(model, bind(model.parameters(), table), run, rows)
+
+
+def _grid_input(chosen: Mapping[str, Any]) -> GridInput:
+    axes, resolution = chosen["input_axis"], (chosen["max_freq"],) * chosen["input_axis"]
+    positions: FourierPositions = AxisMajorFourier(chosen["num_freq_bands"], resolution, conventions=CONVENTIONS)
+    if not chosen.get("fourier_encode_data", True):  # the grid without positions
+        positions = FourierPositions(0, (1,) * axes, concat_pos=False, conventions=CONVENTIONS)
+    return GridInput(GridVectors(chosen["input_channels"], axes=axes), positions)
+
+
+def _grid_channels(chosen: Mapping[str, Any]) -> int:
+    return _grid_input(chosen).channels
+
+
+def _sizes(chosen: Mapping[str, Any], inputs: int, crosses: int | None = None) -> dict[str, Any]:
+    """What every encoder has; `crosses` is the number of cross-attentions, where not every block has one."""
+    shared = names.sharing(chosen["weight_tie_layers"], also_first=crosses is not None)
+    return {
+        "inputs": inputs,
+        "latents": chosen["num_latents"],
+        "channels": chosen["latent_dim"],
+        "blocks": chosen["depth"],
+        "cross_heads": chosen["cross_heads"],
+        "self_heads": chosen["latent_heads"],
+        "qk_channels": chosen["cross_heads"] * chosen["cross_dim_head"],
+        "self_qk_channels": chosen["latent_heads"] * chosen["latent_dim_head"],
+        "cross_widening": MULTIPLE,
+        "self_widening": MULTIPLE,
+        "cross_attends": chosen["depth"] if crosses is None else crosses,
+        "shared_cross": shared,
+        "shared_blocks": shared,
+        "conventions": CONVENTIONS,
+    }
+
+
+def _head(chosen: Mapping[str, Any]) -> NormedProjection:
+    return NormedProjection(chosen["latent_dim"], chosen["num_classes"])
+
+
+def _table(first: int) -> Table:
+    """The head, whose norm is the module of this number."""
+    return {"norm": (str(first), NORM), "output": (str(first + 1), LINEAR)}
+
+
+def _head_rows(first: int) -> Rows:
+    means = [(r"to_logits\.0", "decoder.mean")] if first else []
+    return [
+        *means,
+        (rf"to_logits\.{first}", "decoder.norm"),
+        (rf"to_logits\.{first + 1}", "decoder"),
+        ("to_logits", "decoder|encoder"),
+    ]
+
+
+def _own(encoder: Encoder) -> int:
+    """The number of blocks with weights of their own."""
+    return 1 + len(encoder.parameters()["later_blocks"])
+
+
+def _prepared(model: PerceiverIO, params: Tree, values: Arguments, call: Call, name: str = "data") -> Preprocessed:
+    [data] = needed("forward", values, name)
+    if model.preprocessor is None:
+        return Preprocessed(data, None)
+    with scope("input"):
+        return model.preprocessor.apply(params["input"], data, call.at("input"))
+
+
+def _encoded(
+    model: PerceiverIO, encoder: BlockEncoder, params: Tree, values: Arguments, given: Preprocessed
+) -> tuple[Any, list[Any]]:
+    """The latents, and the hidden states: what `block_outputs` holds, then every block's output."""
+    if len(given.inputs.shape) != 3:
+        raise InputError(f"data must be (batch, elements, {encoder.inputs}), got {tuple(given.inputs.shape)}")
+    before = values.get("block_outputs")
+    if before is not None:
+        before = array_list(before) if isinstance(before, Mapping) else [before]
+    mask = flat_mask(values.get("mask"), *given.inputs.shape[:2])
+    return encoder.encode(params["encoder"], given.inputs, mask=mask, before=before)
+
+
+def _outputs(x: Any, hiddens: list[Any], wanted: Mapping[str, Any]) -> Outputs:
+    if not wanted.get("return_hiddens"):
+        return {"out": x}
+    return {"out0": x, **{f"out1.{i}": hidden for i, hidden in enumerate(hiddens)}}

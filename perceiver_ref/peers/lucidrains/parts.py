@@ -1,0 +1,186 @@
+"""perceiver-pytorch's building blocks on their own: `Attention`, `FeedForward`, `PerceiverBlock` and functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...attention import SelfAttention
+from ...autograd import ops
+from ...autograd.tree import Tree
+from ...call import Call
+from ...errors import InputError
+from ...layers import MLP
+from ...parameters import Module
+from ...position import fourier_features
+from ...tracing import point, scope
+from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, read_call
+from ..names import below, bind
+from . import names
+from .config import ATTENTION, BLOCK, array_list, flat_mask, needed, read
+from .quirks import (
+    CONVENTIONS,
+    MULTIPLE,
+    AttentionResidual,
+    VariedAttention,
+    VariedCrossAttention,
+    axis_major,
+)
+
+_INVERTED = {"inverted_attention": False}
+
+
+def _context_dim(what: str, chosen: Mapping[str, Any], own: int) -> int:
+    width: int = own if chosen["context_dim"] is None else chosen["context_dim"]
+    if chosen["queries_contribute_kv"] and width != own:
+        raise InputError(f"{what}: queries_contribute_kv needs context_dim to be {own}, as the queries; got {width}")
+    return width
+
+
+def _rows(mask: Any, context: Any) -> Any:
+    """A mask of keys as (B, 1, M)."""
+    flat = flat_mask(mask, *context.shape[:2])
+    return None if flat is None else flat[:, None, :]
+
+
+def attention(given: Given) -> Rebuilt:
+    """`Attention`, of x on a context or on itself."""
+    chosen = read("Attention", given.config, ATTENTION)
+    width, inner = chosen["query_dim"], chosen["heads"] * chosen["dim_head"]
+    sizes = (width, _context_dim("Attention", chosen, width), inner, inner, width, chosen["heads"])
+
+    def made(inverted: bool) -> VariedAttention:
+        joins = chosen["queries_contribute_kv"]
+        return VariedAttention(*sizes, conventions=CONVENTIONS, inverted=inverted, queries_join=joins)
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, wanted = read_call("Attention", arguments, called, {"x", "context", "mask"}, _INVERTED)
+        [x] = needed("Attention", values, "x")
+        context = values.get("context", x)
+        out = made(wanted["inverted_attention"]).apply(params, x, context, mask=_rows(values.get("mask"), context))
+        return {"out": out}
+
+    module = made(False)
+    rows = [("to_q", "attention.query"), ("to_out", "attention")]
+    return Rebuilt(module, bind(module.parameters(), names.ATTENTION), run, rows)
+
+
+def feed_forward(given: Given) -> Rebuilt:
+    """`FeedForward`: the gated MLP."""
+    chosen = read("FeedForward", given.config, {"dim": REQUIRED, "mult": MULTIPLE, "dropout": 0.0})
+    module = MLP(chosen["dim"], chosen["mult"], CONVENTIONS)
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, _ = read_call("FeedForward", arguments, called, {"x"}, {})
+        return {"out": module.apply(params, *needed("FeedForward", values, "x"))}
+
+    return Rebuilt(
+        module, bind(module.parameters(), names.MLP), run, [(r"net\.1", "mlp.activation"), (r"net\.2", "mlp")]
+    )
+
+
+@dataclass(frozen=True)
+class Block(Module):
+    """A cross-attention, or none, then self-attentions."""
+
+    cross: VariedCrossAttention | None
+    layer: SelfAttention
+    layers: int
+
+    def parameters(self) -> Tree:
+        cross = {} if self.cross is None else self.cross.parameters()
+        return {"cross_attention": cross, "block": [self.layer.parameters() for _ in range(self.layers)]}
+
+    def apply(self, p: Tree, x: Any, context: Any = None, *, mask: Any = None, inverted: bool = False) -> Any:
+        """x (B, N, channels), context (B, M, C), mask (B, 1, M) -> (B, N, channels)."""
+        if self.cross is not None:
+            with scope("cross_attention"):
+                cross = replace(self.cross, inverted=inverted)
+                x = cross.apply(p["cross_attention"], x, context, mask=mask)
+        for i, weights in enumerate(p["block"]):
+            with scope(f"layers.{i}"):
+                x = self.layer.apply(weights, x)
+        return point("", x)
+
+
+def perceiver_block(given: Given) -> Rebuilt:
+    """`PerceiverBlock`; without cross-attention it takes no notice of context, mask and inverted_attention."""
+    chosen = read("PerceiverBlock", given.config, BLOCK)
+    width, cross = chosen["dim"], None
+    shared: dict[str, Any] = {"widening": MULTIPLE, "conventions": CONVENTIONS}
+    if chosen["has_cross_attn"]:
+        cross = VariedCrossAttention(
+            width,
+            _context_dim("PerceiverBlock", chosen, width),
+            chosen["cross_heads"],
+            chosen["cross_heads"] * chosen["cross_dim_head"],
+            queries_join=chosen["queries_contribute_kv"],
+            **shared,
+        )
+    inner = chosen["latent_heads"] * chosen["latent_dim_head"]
+    module = Block(cross, SelfAttention(width, chosen["latent_heads"], inner, **shared), chosen["self_per_cross_attn"])
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, wanted = read_call("PerceiverBlock", arguments, called, {"x", "context", "mask"}, _INVERTED)
+        [x] = needed("PerceiverBlock", values, "x")
+        if cross is None:
+            return {"out": module.apply(params, x)}
+        [context] = needed("PerceiverBlock", values, "context")
+        mask = _rows(values.get("mask"), context)
+        return {"out": module.apply(params, x, context, mask=mask, inverted=wanted["inverted_attention"])}
+
+    table = {"cross_attention": ("", names.CROSS), "block": ("", names.BLOCK)}
+    rows = [
+        *below("", "cross_attention", [("cross_attn", "attention"), ("cross_ff", "mlp")]),
+        (r"self_attns\.(\d+)\.0", r"layers.\1.attention"),
+        (r"self_attns\.(\d+)\.1", r"layers.\1.mlp"),
+    ]
+    return Rebuilt(module, bind(module.parameters(), table), run, rows)
+
+
+def attention_residual(given: Given) -> Rebuilt:
+    """`EnformerAttentionResidual` of a list of arrays, or of one array of them all."""
+    chosen = read("EnformerAttentionResidual", given.config, {"dim": REQUIRED, "rank": 64})
+    module = AttentionResidual(chosen["dim"], chosen["rank"])
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, _ = read_call("EnformerAttentionResidual", arguments, called, {"block_outputs"}, {})
+        return {"out": module.apply(params, array_list(*needed("EnformerAttentionResidual", values, "block_outputs")))}
+
+    return Rebuilt(
+        module,
+        bind(
+            module.parameters(),
+            {name: (f"to_attn_logits.{theirs}", view) for name, (theirs, view) in names.RESIDUAL.items()},
+        ),
+        run,
+    )
+
+
+def fourier_encode(given: Given) -> Rebuilt:
+    """`fourier_encode`: x (...) -> (..., 2 num_bands + 1), sines, cosines and x itself."""
+    known = {"max_freq": REQUIRED, "num_bands": 4}
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, rest = read_call("fourier_encode", arguments, {**given.config, **called}, {"x"}, dict.fromkeys(known))
+        chosen = read("fourier_encode", {name: value for name, value in rest.items() if value is not None}, known)
+        [x] = needed("fourier_encode", values, "x")
+        column = ops.reshape(x, shape=(*x.shape, 1))
+        features = fourier_features(column, chosen["num_bands"], (chosen["max_freq"],))
+        return {"out": axis_major(features, chosen["num_bands"])}
+
+    return Rebuilt(Function(fourier_features), [], run)
+
+
+def geglu(given: Given) -> Rebuilt:
+    """`GEGLU`: the first half of the channels times gelu of the second."""
+
+    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        [x] = needed("GEGLU", read_call("GEGLU", arguments, called, {"x"}, {})[0], "x")
+        half = x.shape[-1] - x.shape[-1] // 2
+        hidden, gates = ops.split(x, sizes=(half, x.shape[-1] - half), axis=-1)
+        return {"out": ops.multiply(hidden, ops.gelu_erf(gates))}
+
+    read("GEGLU", given.config, {})
+    return Rebuilt(Function(ops.gelu_erf), [], run)
