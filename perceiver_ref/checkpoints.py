@@ -104,13 +104,13 @@ def _load(
     peer_name: str | None, path: AnyPath, cls: str | None, config: Any, dtype: Any, backend: str
 ) -> tuple[Any, Tree, Tree]:
     checkpoint = read_checkpoint(peer_name, path, cls, config=config, dtype=dtype)
-    for note in checkpoint.notes:
-        warnings.warn(note, CheckpointWarning, stacklevel=3)
 
     def prepared(array: np.ndarray) -> Any:
         return backends.to_backend(array if dtype is None else array.astype(dtype, copy=False), backend)
 
     params, state = (tree.map(prepared, part) for part in checkpoint.rebuilt.load(checkpoint.arrays, path))
+    for note in checkpoint.notes:
+        warnings.warn(note, CheckpointWarning, stacklevel=3)
     return checkpoint.rebuilt.model, params, state
 
 
