@@ -27,6 +27,7 @@ _PUBLIC = {
     "Conventions": ".conventions",
     "DIALECTS": ".conventions",
     "InputError": ".errors",
+    "PerceiverAR": ".autoregressive",
     "PerceiverIO": ".perceiver_io",
     "load": ".checkpoints",
     "load_with_state": ".checkpoints",

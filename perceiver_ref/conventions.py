@@ -50,6 +50,7 @@ class Conventions:
 DIALECTS: dict[str, Conventions] = {
     "deepmind": Conventions(activation="gelu_tanh", masked_rows="zero", grid="float32"),
     "hf": Conventions(activation="gelu_erf", masked_rows="uniform", grid="compute"),
+    "krasserm": Conventions(activation="gelu_erf", masked_rows="uniform", grid="compute", free_widths=True),
     "lucidrains": Conventions(
         activation="gelu_erf",
         masked_rows="uniform",
@@ -79,5 +80,12 @@ FLAMINGO_DIALECTS: dict[str, Conventions] = {
 }
 """The same for Flamingo's resampler and gated cross-attention; "paper" is the default, since nothing was released."""
 
+AUTOREGRESSIVE_DIALECTS: dict[str, Conventions] = {
+    "krasserm": replace(DIALECTS["krasserm"], qkv_bias=False, mlp_bias=False),
+    "perceiver-ar": Conventions(activation="squared_relu", masked_rows="uniform", grid="float32"),
+}
+"""The same for Perceiver AR; "perceiver-ar" is the default, since its released code is the paper's."""
+
+AUTOREGRESSIVE = AUTOREGRESSIVE_DIALECTS["perceiver-ar"]
 FLAMINGO = FLAMINGO_DIALECTS["paper"]
 DEEPMIND = DIALECTS["deepmind"]

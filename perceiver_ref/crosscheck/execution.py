@@ -66,8 +66,8 @@ def run(
     def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
         with trace(points or (lambda name: False)) as traced, input_errors("the inputs do not fit the model"):
             outputs = rebuilt.run(variables["params"], {**arguments, **variables["inputs"]}, options, call)
-        # what depends on no array, such as a grid of positions, was made on the host
-        outputs = tree.map(lambda o: o if type(o) is Tensor else to_backend(o, backend), outputs)
+        # what depends on no array, such as a grid of positions, was made on the host, in a dtype of its own
+        outputs = tree.map(lambda o: o if type(o) is Tensor else prepared(o), outputs)
         loss = None if weights is None else sum_of_products(outputs, weights)
         return loss, (outputs, dict(traced))
 

@@ -10,6 +10,7 @@ from . import (
     lucidrains_flamingo,
     open_flamingo,
     optax,
+    perceiver_ar,
     torch,
     torch_optimizer,
 )
@@ -18,6 +19,7 @@ from .base import Given, Peer, Rebuilt
 PEERS: dict[str, Peer] = {
     "deepmind": deepmind.PEER,
     "hf": hf.PEER,
+    "perceiver-ar": perceiver_ar.PEER,
     "lucidrains-perceiver": lucidrains.PEER,
     "lucidrains-flamingo": lucidrains_flamingo.PEER,
     "open-flamingo": open_flamingo.PEER,
