@@ -58,7 +58,7 @@ def test_the_batch_may_be_missing(cls: str, call: dict[str, Any], shape: tuple[i
 
 
 def test_a_last_window_must_start_inside() -> None:
-    """5 elements in windows of 2, 3 apart: the third of `ceil_mode` would start in the padding behind, and is dropped."""
+    """5 elements in windows of 2, 3 apart: with `ceil_mode` a third would start behind them, and is dropped."""
     x = np.arange(5.0).reshape(1, 1, 5)
     out = run("max_pool1d", call={"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True}, input=x)
     np.testing.assert_array_equal(out["out"], [[[0, 3]]])
