@@ -1,0 +1,195 @@
+"""perceiver-pytorch run live: configurations drawn at random, and a case from any of its classes."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from perceiver_ref.vectors import Case
+
+torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("perceiver_pytorch", reason="needs the extra: perceiver-ref[peers]")
+
+MODULES = {
+    "Perceiver": "perceiver_pytorch",
+    "PerceiverBlock": "perceiver_pytorch",
+    "Attention": "perceiver_pytorch",
+    "FeedForward": "perceiver_pytorch",
+    "EnformerAttentionResidual": "perceiver_pytorch",
+    "PerceiverIO": "perceiver_io",
+    "PerceiverLM": "perceiver_io",
+    "gated.Perceiver": "gated",
+    "mixed_latents.Perceiver": "mixed_latents",
+}
+_PART = r"\.(cross_attn|cross_ff|self_attns\.\d+\.[01]|[0-3])"
+TRACED = re.compile(
+    rf"(perceiver_io\.)?((layers\.\d+|cross_attend_block)({_PART})?|attn_residuals\.\d+|decoder_cross_attn|decoder_ff"
+    r"|to_logits)|token_emb|pos_emb|cross_attn|cross_ff|self_attns\.\d+\.[01]|net\.[12]|to_q|to_out"
+)
+"""The modules whose outputs are compared; only those of the whole class's own are called by these names."""
+
+
+@contextmanager
+def float64_throughout() -> Iterator[None]:
+    """The variants make their grids in PyTorch's default dtype."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def randomise(module: Any, rng: np.random.Generator) -> None:
+    """Random weights with which no part is idle, in place: attention logits near 2, scales near 1, biases of 0.3."""
+    for name, p in module.named_parameters():
+        values = rng.standard_normal(tuple(p.shape))
+        if p.ndim >= 2 and "latents" not in name and "emb" not in name:
+            values *= (1.5 if "to_q." in name or "to_kv" in name else 1.0) / np.sqrt(np.prod(p.shape[1:]))
+        elif p.ndim == 1:
+            values = 0.3 * values + (name.endswith("weight"))
+        with torch.no_grad():
+            p.copy_(torch.from_numpy(values))
+
+
+def case(
+    name: str, config: Mapping[str, Any], inputs: Mapping[str, np.ndarray], call: Mapping[str, Any], seed: int
+) -> Case:
+    """What the peer's class computes from random weights and cotangents, in float64, with all traces and gradients."""
+    rng = np.random.default_rng(seed)
+    with float64_throughout():
+        path = f"perceiver_pytorch.{MODULES[name]}.{name.rpartition('.')[2]}"
+        module = getattr(importlib.import_module(path.rpartition(".")[0]), path.rpartition(".")[2])(**config).eval()
+        randomise(module, rng)
+        traces: dict[str, list[np.ndarray]] = {}
+        for part, submodule in module.named_modules():
+            if TRACED.fullmatch(part):
+                submodule.register_forward_hook(lambda _, __, out, part=part: _record(traces, part, out))
+        tensors = {key: torch.tensor(array, requires_grad=array.dtype.kind == "f") for key, array in inputs.items()}
+        outputs = _named(module(**_listed(tensors), **call))
+        cotangents = {key: rng.standard_normal(tuple(out.shape)) for key, out in outputs.items()}
+        sum((outputs[key] * torch.from_numpy(weights)).sum() for key, weights in cotangents.items()).backward()
+    own = dict(module.named_parameters())
+    every = dict(module.named_parameters(remove_duplicate=False))
+    first = {id(p): key for key, p in own.items()}
+    return Case(
+        {
+            "peer": "lucidrains-perceiver",
+            "class": path,
+            "config": dict(config),
+            "call": dict(call),
+            "dtype": "float64",
+            "seed": seed,
+            "tied": {key: first[id(p)] for key, p in every.items() if key not in own},
+        },
+        params={key: p.detach().numpy() for key, p in every.items()},
+        inputs=dict(inputs),
+        outputs={key: out.detach().numpy() for key, out in outputs.items()},
+        cotangents=cotangents,
+        grad_params={key: _gradient(p) for key, p in every.items()},
+        grad_inputs={key: _gradient(t) for key, t in tensors.items() if t.requires_grad},
+        trace={
+            part if len(found) == 1 else f"{part}@{i}": array
+            for part, found in traces.items()
+            for i, array in enumerate(found)
+        },
+    )
+
+
+def _gradient(tensor: Any) -> np.ndarray:
+    return np.zeros(tuple(tensor.shape)) if tensor.grad is None else tensor.grad.numpy()
+
+
+def _record(traces: dict[str, list[np.ndarray]], part: str, out: Any) -> None:
+    traces.setdefault(part, []).append(out.detach().numpy().copy())
+
+
+def _listed(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """`name.0`, `name.1` as a list."""
+    lists = {key.partition(".")[0] for key in tensors if "." in key}
+    return {
+        **{key: t for key, t in tensors.items() if "." not in key},
+        **{name: [t for key, t in tensors.items() if key.startswith(f"{name}.")] for name in lists},
+    }
+
+
+def _named(out: Any) -> dict[str, Any]:
+    if torch.is_tensor(out):
+        return {"out": out}
+    value, hiddens = out
+    return {"out0": value, **{f"out1.{i}": hidden for i, hidden in enumerate(hiddens)}}
+
+
+few, some = st.integers(1, 3), st.integers(1, 6)
+flags = st.booleans()
+
+
+@st.composite
+def heads(draw: st.DrawFn) -> dict[str, int]:
+    names = ("cross_heads", "latent_heads", "cross_dim_head", "latent_dim_head")
+    return {name: draw(few) for name in names}
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> dict[str, Any]:
+    """What every `Perceiver` takes."""
+    return {
+        **draw(heads()),
+        "num_freq_bands": draw(st.integers(0, 4)),
+        "depth": draw(few),
+        "max_freq": draw(st.sampled_from([2, 5.0, 8.5, 20])),
+        "input_channels": draw(few),
+        "input_axis": draw(few),
+        "num_latents": draw(some),
+        "latent_dim": draw(st.integers(2, 6)),
+        "num_classes": draw(few),
+        "weight_tie_layers": draw(flags),
+        "attn_dropout": draw(st.sampled_from([0.0, 0.1])),
+    }
+
+
+@st.composite
+def perceivers(draw: st.DrawFn) -> dict[str, Any]:
+    shared = draw(grids())
+    each = st.lists(flags, min_size=shared["depth"], max_size=shared["depth"])
+    return {
+        **shared,
+        "fourier_encode_data": draw(flags),
+        "self_per_cross_attn": draw(st.integers(0, 2)),
+        "final_classifier_head": draw(flags),
+        "inverted_cross_attn": draw(flags | each.map(tuple)),
+        "attn_residual": draw(flags),
+        "attn_residual_rank": draw(few),
+    }
+
+
+@st.composite
+def perceiver_ios(draw: st.DrawFn) -> dict[str, Any]:
+    return {
+        **draw(heads()),
+        "depth": draw(few),
+        "dim": draw(some),
+        "queries_dim": draw(some),
+        "logits_dim": draw(st.none() | few),
+        "num_latents": draw(some),
+        "latent_dim": draw(st.integers(2, 6)),
+        "weight_tie_layers": draw(flags),
+        "decoder_ff": draw(flags),
+        "seq_dropout_prob": draw(st.sampled_from([0.0, 0.3])),
+        "attn_residual": draw(flags),
+        "attn_residual_rank": draw(few),
+        "inverted_cross_attn": draw(flags),
+    }
+
+
+def mask(draw: st.DrawFn, shape: tuple[int, ...]) -> np.ndarray:
+    """Any mask; rows without a single element are among them."""
+    size = int(np.prod(shape))
+    return np.array(draw(st.lists(flags, min_size=size, max_size=size)), bool).reshape(shape)
