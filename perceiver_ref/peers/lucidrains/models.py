@@ -16,7 +16,7 @@ from ...position import FourierPositions
 from ...queries import InputQueries
 from ...tracing import scope
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, read_call
-from ..names import LINEAR, NORM, Rows, Table, below, bind, renamed, same
+from ..names import LINEAR, NORM, Table, below, bind, renamed, same
 from . import names
 from .config import GRID, PERCEIVER, PERCEIVER_IO, array_list, flat_mask, inverted, needed, read
 from .encoders import BlockEncoder, GatedEncoder, MixedLatentsEncoder
@@ -45,20 +45,14 @@ def perceiver(given: Given) -> Rebuilt:
             x = head.apply(params["decoder"], x)
         return _outputs(x, hiddens, wanted)
 
-    table = names.encoder_table(_own(encoder), names.CROSS, names.BLOCK)
-    rows = [*names.block_rows(encoder), *_head_rows(1)]
-    return Rebuilt(
-        model, bind(model.parameters(), {"encoder": ("", table), "decoder": ("to_logits", _table(1))}), run, rows
-    )
+    return _named(model, run, names.OLD_PERCEIVER if names.is_old(given.params) else names.PERCEIVER, 1)
 
 
 def gated(given: Given) -> Rebuilt:
     """`gated.Perceiver`: GRUs in place of the residuals around attention."""
     chosen = read("gated.Perceiver", given.config, GRID)
     encoder = GatedEncoder(**_sizes(chosen, _grid_channels(chosen)), layers=1)
-    return _variant(
-        "gated.Perceiver", chosen, encoder, names.GATED, ("attention_residual", "", "attention_residual", "")
-    )
+    return _variant("gated.Perceiver", chosen, encoder, names.GATED)
 
 
 def mixed_latents(given: Given) -> Rebuilt:
@@ -68,12 +62,10 @@ def mixed_latents(given: Given) -> Rebuilt:
     """
     chosen = read("mixed_latents.Perceiver", given.config, GRID, frozenset(PERCEIVER) - frozenset(GRID))
     encoder = MixedLatentsEncoder(**_sizes(chosen, _grid_channels(chosen)), layers=1)
-    return _variant("mixed_latents.Perceiver", chosen, encoder, names.MIXED, ("attention", "mlp", "mixing", "mlp"))
+    return _variant("mixed_latents.Perceiver", chosen, encoder, names.MIXED)
 
 
-def _variant(
-    what: str, chosen: Mapping[str, Any], encoder: Encoder, layers: tuple[Table, Table], ends: tuple[str, str, str, str]
-) -> Rebuilt:
+def _variant(what: str, chosen: Mapping[str, Any], encoder: Encoder, layout: names.Layout) -> Rebuilt:
     head = _head(chosen)
     model = PerceiverIO(encoder, _grid_input(chosen), head)
 
@@ -83,29 +75,41 @@ def _variant(
         mask = flat_mask(values.get("mask"), *given.inputs.shape[:2])
         return {"out": head.apply(params["decoder"], encoder.apply(params["encoder"], given.inputs, mask=mask))}
 
-    table = names.encoder_table(_own(encoder), *layers)
-    bindings = bind(model.parameters(), {"encoder": ("", table), "decoder": ("to_logits", _table(0))})
-    return Rebuilt(model, bindings, run, [*names.sequence_rows(encoder, ends), *_head_rows(0)])
+    return _named(model, run, layout, 0)
+
+
+def _named(model: PerceiverIO, run: Any, layout: names.Layout, norm: int) -> Rebuilt:
+    """With the names of a Perceiver whose head has its norm as module number `norm`."""
+    own = 1 + len(model.encoder.parameters()["later_blocks"])
+    head: Table = {"norm": (str(norm), NORM), "output": (str(norm + 1), LINEAR)}
+    rows = [
+        *layout.rows(model.encoder),
+        *([(r"to_logits\.0", "decoder.mean")] if norm else []),
+        (rf"to_logits\.{norm}", "decoder.norm"),
+        (rf"to_logits\.{norm + 1}", "decoder"),
+        ("to_logits", "decoder|encoder"),
+    ]
+    table = {"encoder": ("", layout.table(own)), "decoder": ("to_logits", head)}
+    return Rebuilt(model, bind(model.parameters(), table), run, rows)
 
 
 def perceiver_io(given: Given) -> Rebuilt:
     """PerceiverIO: without queries the latents are the output."""
     chosen = read("PerceiverIO", given.config, PERCEIVER_IO)
-    return _io("PerceiverIO", chosen)
+    return _io("PerceiverIO", chosen, given)
 
 
 def perceiver_lm(given: Given) -> Rebuilt:
-    """PerceiverLM: the embedded tokens are inputs and queries. A PerceiverIO of tied or untied layers below."""
+    """PerceiverLM: a PerceiverIO whose inputs and queries are the embedded tokens."""
     own = {"dim": REQUIRED, "num_tokens": REQUIRED, "max_seq_len": REQUIRED}
     shared = {name: default for name, default in PERCEIVER_IO.items() if name not in ("queries_dim", "logits_dim")}
     chosen = read("PerceiverLM", given.config, {**shared, **own})
     widths = {"queries_dim": chosen["dim"], "logits_dim": chosen["num_tokens"]}
-    return _io(
-        "PerceiverLM", {**chosen, **widths}, TextInput(chosen["num_tokens"], chosen["max_seq_len"], chosen["dim"])
-    )
+    text = TextInput(chosen["num_tokens"], chosen["max_seq_len"], chosen["dim"])
+    return _io("PerceiverLM", {**chosen, **widths}, given, text)
 
 
-def _io(what: str, chosen: Mapping[str, Any], text: TextInput | None = None) -> Rebuilt:
+def _io(what: str, chosen: Mapping[str, Any], given: Given, text: TextInput | None = None) -> Rebuilt:
     if isinstance(chosen["inverted_cross_attn"], (list, tuple)):
         raise InputError(f"option 'inverted_cross_attn' of {what} must be true or false: it has one cross-attention")
     encoder = BlockEncoder(
@@ -131,37 +135,31 @@ def _io(what: str, chosen: Mapping[str, Any], text: TextInput | None = None) -> 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {"x", "mask"} if text else {"data", "mask", "queries", "block_outputs"}
         values, wanted = read_call(what, arguments, called, known, {} if text else _HIDDENS)
-        given = _prepared(model, params, values, call, "x" if text else "data")
-        x, hiddens = _encoded(model, encoder, params, values, given)
-        queries = given.inputs if text else values.get("queries")
+        inputs = _prepared(model, params, values, call, "x" if text else "data")
+        x, hiddens = _encoded(model, encoder, params, values, inputs)
+        queries = inputs.inputs if text else values.get("queries")
         if queries is not None:
             if len(queries.shape) == 2:
-                queries = ops.broadcast_to(queries, shape=(given.inputs.shape[0], *queries.shape))
+                queries = ops.broadcast_to(queries, shape=(inputs.inputs.shape[0], *queries.shape))
             x = decoder.apply(params["decoder"], x, queries=queries)
         return _outputs(x, hiddens, wanted)
 
-    table: dict[str, Any] = {
-        "encoder": ("", names.encoder_table(_own(encoder), names.CROSS, names.BLOCK, "cross_attend_block")),
-        "decoder": (
-            "",
-            {
-                "cross_attention": ("", names.layer("decoder_cross_attn", "decoder_ff")),
-                "output": ("to_logits", LINEAR),
-            },
-        ),
+    layout = names.OLD_PERCEIVER_IO if names.is_old(given.params) else names.PERCEIVER_IO
+    head: Table = {
+        "cross_attention": ("", names.layer("decoder_cross_attn", "decoder_ff")),
+        "output": ("to_logits", LINEAR),
     }
+    own = 1 + len(encoder.parameters()["later_blocks"])
+    table: Table = {"encoder": ("", layout.table(own)), "decoder": ("", head)}
     rows = [
-        (r"cross_attend_block\.cross_attn", "encoder.cross_attention.attention"),
-        (r"cross_attend_block\.cross_ff", "encoder.cross_attention.mlp"),
-        ("cross_attend_block", "encoder.cross_attention"),
-        *names.block_rows(encoder),
+        *layout.rows(encoder),
         ("decoder_cross_attn", "decoder.cross_attention.attention"),
         ("decoder_ff", "decoder.cross_attention.mlp"),
         ("to_logits", "decoder"),
     ]
     if text:
-        own: Table = {"embedding": ("token_emb.weight", same), "positions/table": ("pos_emb.weight", same)}
-        table = {**renamed("perceiver_io", table), "input": ("", own)}
+        embeddings: Table = {"embedding": ("token_emb.weight", same), "positions/table": ("pos_emb.weight", same)}
+        table = {**renamed("perceiver_io", table), "input": ("", embeddings)}
         rows = [("token_emb", "input.embedding"), ("pos_emb", "input.positions"), *below("perceiver_io", "", rows)]
     return Rebuilt(model, bind(model.parameters(), table), run, rows)
 
@@ -201,26 +199,6 @@ def _sizes(chosen: Mapping[str, Any], inputs: int, crosses: int | None = None) -
 
 def _head(chosen: Mapping[str, Any]) -> NormedProjection:
     return NormedProjection(chosen["latent_dim"], chosen["num_classes"])
-
-
-def _table(first: int) -> Table:
-    """The head, whose norm is the module of this number."""
-    return {"norm": (str(first), NORM), "output": (str(first + 1), LINEAR)}
-
-
-def _head_rows(first: int) -> Rows:
-    means = [(r"to_logits\.0", "decoder.mean")] if first else []
-    return [
-        *means,
-        (rf"to_logits\.{first}", "decoder.norm"),
-        (rf"to_logits\.{first + 1}", "decoder"),
-        ("to_logits", "decoder|encoder"),
-    ]
-
-
-def _own(encoder: Encoder) -> int:
-    """The number of blocks with weights of their own."""
-    return 1 + len(encoder.parameters()["later_blocks"])
 
 
 def _prepared(model: PerceiverIO, params: Tree, values: Arguments, call: Call, name: str = "data") -> Preprocessed:

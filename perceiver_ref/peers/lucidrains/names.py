@@ -1,4 +1,4 @@
-"""How perceiver-pytorch 0.11 names its parameters and modules.
+"""How perceiver-pytorch names its parameters and modules, in 0.11 and until 0.9.
 
 A layer is a module that norms its inputs (`norm`, `norm_context`) around another (`fn`); keys and values are one linear
 map, and so are an MLP's hidden channels and gates. Several repetitions with the same weights are one module, named by
@@ -8,12 +8,12 @@ the first; its n-th use has `@n` in a trace.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ...encoder import Encoder, Sharing, weights_of
 from ..names import LINEAR, NORM, Rows, Table, fused, same, transposed
-from .encoders import BlockEncoder
 
 ATTENTION: Table = {
     "query/weight": ("to_q.weight", transposed),
@@ -61,72 +61,88 @@ def layer(attention: str, mlp: str, inside: str = "fn", gate: str = "") -> Table
     }
 
 
-CROSS = layer("cross_attn", "cross_ff")
-BLOCK: Table = {"{i}": ("self_attns.{i}", layer("0", "1"))}
-GATED = (layer("0", "1", "fn.fn", "gru"), {"{i}": ("", layer("2", "3", "fn.fn", "gru"))})
-MIXED = (layer("0", "1"), {"{i}": ("", layer("2", "3"))})
-"""Cross-attention, and the block of one layer after it."""
+@dataclass(frozen=True)
+class Layout:
+    """Where the modules of an encoder's blocks are, below `layers.<n>`.
 
-
-def encoder_table(own: int, cross: Table, block: Table, first: str = "layers.0") -> Table:
-    """An encoder of `own` blocks with weights of their own; `first` is where the first cross-attention is."""
-    table: dict[str, tuple[str, Table]] = {"cross_attention": (first, cross), "block": ("layers.0", block)}
-    for i in range(1, own):
-        table[f"later_cross_attentions/{i - 1}"] = (f"layers.{i}", cross)
-        table[f"later_blocks/{i - 1}"] = (f"layers.{i}", block)
-    return {
-        "latents": ("latents", same),
-        "attention_residuals/{i}": ("attn_residuals.{i}.to_attn_logits", RESIDUAL),
-        **table,
-    }
-
-
-def cross_name(encoder: Encoder, repetition: int) -> str:
-    """Our trace name of a cross-attention."""
-    return "encoder.cross_attention" + (f".{repetition}" if encoder.cross_attends > 1 else "")
-
-
-def block_rows(encoder: BlockEncoder) -> Rows:
-    """The modules of the blocks of `Perceiver` and `PerceiverIO`."""
-
-    def modules(b: int) -> Rows:
-        cross = cross_name(encoder, b)
-        own = [("cross_attn", f"{cross}.attention"), ("cross_ff", f"{cross}.mlp")] if encoder.first == "latents" else []
-        for i in range(encoder.layers):
-            own += [
-                (f"self_attns.{i}.0", f"encoder.blocks.{b}.{i}.attention"),
-                (f"self_attns.{i}.1", f"encoder.blocks.{b}.{i}.mlp"),
-            ]
-        return [*((f"layers.{{}}.{name}", ours) for name, ours in own), ("layers.{}", f"encoder.blocks.{b}")]
-
-    def residuals(b: int) -> Rows:
-        return [("attn_residuals.{}", f"encoder.attention_residuals.{b}")]
-
-    return [*repeated(encoder, modules), *repeated(encoder, residuals)]
-
-
-def sequence_rows(encoder: Encoder, ends: tuple[str, str, str, str]) -> Rows:
-    """The four modules of each block of the variants: cross-attention, MLP, what mixes latents, MLP.
-
-    `ends` are our names for what each gives, below the layer's.
+    `cross` are cross-attention and its MLP; `own` self-attention and its MLP, below `block`, whose {i} is the number of
+    the layer. `first` is where the cross-attention is that is not in a block. `cross_gives` and `own_gives` are our
+    names, below the layer's, for what these modules give.
     """
 
-    def modules(b: int) -> Rows:
-        layers = (cross_name(encoder, b), cross_name(encoder, b), *[f"encoder.blocks.{b}.0"] * 2)
-        names = [".".join(part for part in (own, end) if part) for own, end in zip(layers, ends)]
-        return [(f"layers.{{}}.{i}", name) for i, name in enumerate(names)]
+    cross: tuple[str, str] = ("cross_attn", "cross_ff")
+    block: str = "self_attns.{i}"
+    own: tuple[str, str] = ("0", "1")
+    first: str | None = None
+    inside: str = "fn"
+    gate: str = ""
+    cross_gives: tuple[str, str] = ("attention", "mlp")
+    own_gives: tuple[str, str] = ("attention", "mlp")
 
-    return repeated(encoder, modules)
+    def table(self, own: int) -> Table:
+        """Names of an encoder's parameters, `own` of whose blocks have weights of their own."""
+        cross, block = (layer(*names, self.inside, self.gate) for names in (self.cross, self.own))
+        layers: dict[str, Any] = {"cross_attention": (self.first or "layers.0", cross)}
+        for i in range(own):
+            layers["block" if i == 0 else f"later_blocks/{i - 1}"] = (f"layers.{i}", {"{i}": (self.block, block)})
+            layers[f"later_cross_attentions/{i - 1}"] = (f"layers.{i}", cross)
+        return {
+            "latents": ("latents", same),
+            "attention_residuals/{i}": ("attn_residuals.{i}.to_attn_logits", RESIDUAL),
+            **layers,
+        }
+
+    def rows(self, encoder: Encoder) -> Rows:
+        """The trace points of an encoder's modules."""
+        which = [weights_of(b, encoder.shared_blocks) for b in range(encoder.blocks)]
+        rows: Rows = []
+        if self.first is not None:
+            ours = _joined(self.cross, self.cross_gives, f"{self.first}.", "encoder.cross_attention")
+            rows += [(re.escape(name), point) for name, point in (*ours, (self.first, "encoder.cross_attention"))]
+        for b, number in enumerate(which):
+            use = f"@{which[:b].count(number)}" if which.count(number) > 1 else ""
+            rows += [(re.escape(name + use), point) for name, point in self._modules(encoder, b, number)]
+        return rows
+
+    def _modules(self, encoder: Encoder, b: int, number: int) -> Rows:
+        """Those of the repetition b, whose weights are those of this number."""
+        below = f"layers.{number}."
+        rows = [
+            (f"layers.{number}", f"encoder.blocks.{b}"),
+            (f"attn_residuals.{number}", f"encoder.attention_residuals.{b}"),
+        ]
+        if self.first is None:
+            name = "encoder.cross_attention" + (f".{b}" if encoder.cross_attends > 1 else "")
+            rows += _joined(self.cross, self.cross_gives, below, name)
+        for i in range(encoder.layers):
+            block = self.block.replace("{i}", str(i))
+            prefix = below + (f"{block}." if block else "")
+            rows += _joined(self.own, self.own_gives, prefix, f"encoder.blocks.{b}.{i}")
+        return rows
 
 
-def repeated(encoder: Encoder, modules: Callable[[int], Rows]) -> Rows:
-    """Rows for every use of every block's modules; `modules` gives them for one, with {} for the module's number."""
-    which = [weights_of(b, encoder.shared_blocks) for b in range(encoder.blocks)]
-    rows = []
-    for b, i in enumerate(which):
-        use = f"@{which[:b].count(i)}" if which.count(i) > 1 else ""
-        rows += [(re.escape(theirs.format(i) + use), ours) for theirs, ours in modules(b)]
-    return rows
+def _joined(theirs: tuple[str, str], gives: tuple[str, str], prefix: str, ours: str) -> Rows:
+    return [(prefix + name, f"{ours}.{end}".strip(".")) for name, end in zip(theirs, gives)]
+
+
+PERCEIVER = Layout()
+PERCEIVER_IO = Layout(first="cross_attend_block")
+OLD_PERCEIVER = Layout(("0", "1"), "2.{i}")
+OLD_PERCEIVER_IO = Layout(("0", "1"), "", first="cross_attend_blocks")
+"""Until 0.9 a block was a list of modules."""
+GATED = Layout(
+    *(("0", "1"), "", ("2", "3")),
+    inside="fn.fn",
+    gate="gru",
+    cross_gives=("attention_residual", ""),
+    own_gives=("attention_residual", ""),
+)
+MIXED = Layout(("0", "1"), "", ("2", "3"), own_gives=("mixing", "mlp"))
+
+
+def is_old(names: Iterable[str]) -> bool:
+    """Whether parameters have the names of releases until 0.9."""
+    return any(re.match(r"(perceiver_io\.)?(cross_attend_blocks\.|layers\.0\.0\.)", name) for name in names)
 
 
 def sharing(tied: bool, also_first: bool) -> Sharing:

@@ -130,7 +130,8 @@ def perceiver_block(given: Given) -> Rebuilt:
         mask = _rows(values.get("mask"), context)
         return {"out": module.apply(params, x, context, mask=mask, inverted=wanted["inverted_attention"])}
 
-    table = {"cross_attention": ("", names.CROSS), "block": ("", names.BLOCK)}
+    block = {"{i}": ("self_attns.{i}", names.layer("0", "1"))}
+    table = {"cross_attention": ("", names.layer("cross_attn", "cross_ff")), "block": ("", block)}
     rows = [
         *below("", "cross_attention", [("cross_attn", "attention"), ("cross_ff", "mlp")]),
         (r"self_attns\.(\d+)\.0", r"layers.\1.attention"),

@@ -23,6 +23,7 @@ from ...layers import MLP, LayerNorm, Linear, norm
 from ...parameters import Module, Parameter, ones
 from ...position import FourierPositions
 from ...tracing import point, scope
+from ...variation import variable
 from ..gru import gru_cell
 
 CONVENTIONS = DIALECTS["lucidrains"]
@@ -48,6 +49,7 @@ class AxisMajorFourier(FourierPositions):
         return point("by_axis", axis_major(super().apply(p, index_dims, like=like, pos=pos), self.num_bands))
 
 
+@variable("axis_major")
 def axis_major(features: Any, num_bands: int) -> Any:
     """Fourier features (..., C) of d axes, C = d (2 num_bands + 1), in the order of `AxisMajorFourier`."""
     *lead, channels = features.shape
