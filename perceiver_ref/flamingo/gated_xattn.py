@@ -93,18 +93,28 @@ class GatedCrossAttention(Module):
         mask: see `media_mask`; without one every token attends to all media. Raises `InputError` for a gate, a mask or
         an input of another shape.
         """
+        return self.finished(p, self.attended(p, x, media, mask=mask))
+
+    def attended(self, p: Tree, x: Any, media: Any, *, mask: MediaMask | None = None, bias: Any = None) -> Any:
+        """The first half of `apply`, x + tanh(a) attention(...). bias: as in `Attention`, added to the logits."""
         if len(x.shape) != 3 or x.shape[-1] != self.channels:
             raise InputError(f"text must be (batch, tokens, {self.channels}), got {tuple(x.shape)}")
         parts = self._parts()
         normed = point("norm", parts["norm"].apply(p["norm"], x))
         kept = media if isinstance(media, KeysValues) else self.keys_values(p, media)
         self._check(x, kept, mask)
-        attended = parts["attention"].apply(p["attention"], normed, kept, mask=None if mask is None else mask.attend)
+        attend = None if mask is None else mask.attend
+        attended = parts["attention"].apply(p["attention"], normed, kept, mask=attend, bias=bias)
         if mask is not None and mask.seen is not None:
             zero = xp(array_of(attended)).zeros((), attended.dtype)
             attended = point("attention_seen", ops.where(mask.seen[..., None], attended, zero))
-        x = point("attention_residual", ops.add(x, self._gated(p, "attention_gate", attended)))
+        return point("attention_residual", ops.add(x, self._gated(p, "attention_gate", attended)))
+
+    def finished(self, p: Tree, x: Any, *, rows: Any = None) -> Any:
+        """The second half, x + tanh(b) mlp(...). rows (B, L, 1): a factor on what the MLP gives; None for 1."""
+        parts = self._parts()
         out = parts["mlp"].apply(p["mlp"], point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x)))
+        out = out if rows is None else ops.multiply(rows, out)
         return point("", ops.add(x, self._gated(p, "mlp_gate", out)))
 
     def _gated(self, p: Tree, name: str, x: Any) -> Any:

@@ -116,14 +116,22 @@ REQUIRED = object()
 """The default of an option that has none."""
 
 
+@dataclass(frozen=True)
+class Option:
+    """In place of a default where that is None or missing: the type of the option, and whether it must be given."""
+
+    kind: type
+    required: bool = False
+
+
 def options(
     what: str, given: Mapping[str, Any], known: Mapping[str, Any], ignored: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
     """`known` (names with defaults) updated by `given`.
 
     Raises `InputError` for an unknown name, listing the known, for a value that is not of its default's type or is a
-    negative number where the default is none, and for a `REQUIRED` one that is missing. A default of None says nothing
-    about the type.
+    negative number where the default is none, and for a required one that is missing. A default of None says nothing
+    about the type, an `Option` does; None may stand for any number.
     """
     if not isinstance(given, Mapping):
         raise InputError(f"the options of {what} must be an object, got {given!r}")
@@ -133,25 +141,44 @@ def options(
         elif key not in ignored:
             raise one_of(f"option of {what}", key, known)
     for key, default in known.items():
-        if default is REQUIRED and key not in given:
+        if key not in given and (default is REQUIRED or (isinstance(default, Option) and default.required)):
             raise InputError(f"{what} needs the option {key!r}")
-    return {key: given.get(key, default) for key, default in known.items()}
+    return {key: given.get(key, None if isinstance(default, Option) else default) for key, default in known.items()}
+
+
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Mapping: "an object",
+}
 
 
 def _check_type(what: str, value: Any, default: Any) -> None:
-    for kind, name in ((bool, "true or false"), (int, "a whole number"), (str, "text"), (Mapping, "an object")):
-        if isinstance(default, kind):
-            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                raise InputError(f"{what} must be {name}, got {value!r}")
-            break
-    if isinstance(default, int) and value < min(default, 0):
+    kind = default.kind if isinstance(default, Option) else next((k for k in _KINDS if isinstance(default, k)), None)
+    optional = not default.required if isinstance(default, Option) else kind is float
+    if kind is None or (optional and value is None):
+        return
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{what} must be {_KINDS[kind]}, got {value!r}")
+    if kind is int and int(value) < (min(default, 0) if isinstance(default, int) else 0):
         raise InputError(f"{what} must not be negative, got {value!r}")
 
 
 def read_call(
-    what: str, arguments: Arguments, given: Mapping[str, Any], known: set[str], defaults: Mapping[str, Any]
+    what: str,
+    arguments: Arguments,
+    given: Mapping[str, Any],
+    known: set[str],
+    defaults: Mapping[str, Any],
+    required: Sequence[str] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(arguments, options) of a call: dotted names become dicts, None is as good as absent, the rest must be known."""
+    """(arguments, options) of a call: dotted names become dicts, None is as good as absent, the rest must be known.
+
+    Raises `InputError` for an argument that is `required` and missing.
+    """
     values: dict[str, Any] = {}
     for name, value in arguments.items():
         outer, _, inner = name.partition(".")
@@ -161,5 +188,14 @@ def read_call(
             values.setdefault(outer, {})[inner] = value
         else:
             values[name] = value
+    for name in required:
+        if name not in values:
+            raise InputError(f"{what} needs the argument {name!r}")
     present = {name: value for name, value in given.items() if value is not None}
     return values, options(what, present, defaults, frozenset({"positional"}))
+
+
+def check_axes(name: str, x: Any, *forms: str) -> None:
+    """Raise `InputError` unless x has as many axes as one of these forms, such as "batch, tokens, dim"."""
+    if len(x.shape) not in {form.count(",") + 1 for form in forms}:
+        raise InputError(f"{name} must be ({') or ('.join(forms)}), got {tuple(x.shape)}")

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from ..autograd import ops
-from ..autograd.backend import xp
+from ..autograd.backend import Array, xp
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError, one_of
 from ..flamingo import GatedCrossAttention, MediaMask, PerceiverResampler
-from .base import REQUIRED, Arguments, Given, Outputs, Peer, Rebuilt, options, read_call
-from .hf.config import activation
+from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
+from .hf.config import PRETRAINED, activation
 from .names import NORM, Table, bind, flat, same, transposed
 
 _DIALECT = FLAMINGO_DIALECTS["idefics"]
@@ -75,51 +75,85 @@ _GATED_CONFIG = {
     "rms_norm_eps": 1e-6,
     "alpha_type": "float",
     "qk_layer_norms": False,
-    "vision_config": REQUIRED,
+    "vision_config": {},
 }
-_UNUSED = frozenset(["attn_implementation", "alpha_initializer", "alphas_initializer_range", "dropout", "vocab_size"])
+UNUSED_ARGUMENTS = {"attention_mask", "position_ids"}
+"""Arguments that transformers' layers accept and cross-attention has no use for."""
+# Fields of IdeficsConfig that change nothing in these classes.
+_FIELDS = PRETRAINED | frozenset(
+    [
+        *_GATED_CONFIG,
+        "additional_vocab_size",
+        "alpha_initializer",
+        "alphas_initializer_range",
+        "cross_layer_interval",
+        "dropout",
+        "freeze_lm_head",
+        "freeze_text_layers",
+        "freeze_text_module_exceptions",
+        "freeze_vision_layers",
+        "freeze_vision_module_exceptions",
+        "max_position_embeddings",
+        "num_hidden_layers",
+        "perceiver_config",
+        "rope_parameters",
+        "use_resampler",
+        "vocab_size",
+    ]
+)
 
 
 def _resampler(given: Given) -> Rebuilt:
-    known = {"embed_dim": REQUIRED, "depth": REQUIRED, "n_heads": REQUIRED, "head_dim": REQUIRED}
-    known |= {"n_latents": REQUIRED, "qk_layer_norms": False}
-    chosen = options("IdeficsPerceiverResampler", given.config, known, frozenset(["vision_config", "config"]))
-    wide = given.params.get("blocks.0.1.fc.weight", (4 * chosen["embed_dim"],))[0]
+    sizes = ("embed_dim", "depth", "n_heads", "head_dim", "n_latents")
+    known: dict[str, Any] = {name: Option(int, required=True) for name in sizes}
+    known |= {"qk_layer_norms": Option(bool), "vision_config": {}, "config": {}}
+    chosen = options("IdeficsPerceiverResampler", given.config, known)
+    config = options("IdeficsConfig", chosen["config"], {"vision_config": {}, "perceiver_config": {}}, _FIELDS)
+    vision = _vision_width({**config["vision_config"], **chosen["vision_config"]}, chosen["embed_dim"])
+    if vision != chosen["embed_dim"]:
+        raise InputError(
+            f"embed_dim ({chosen['embed_dim']}) must be the width of the vision encoder ({vision}): the MLPs have that"
+        )
+    normed = config["perceiver_config"].get("qk_layer_norms_perceiver", False)
     model = PerceiverResampler(
         channels=chosen["embed_dim"],
         latents=chosen["n_latents"],
         layers=chosen["depth"],
         heads=chosen["n_heads"],
         head_channels=chosen["head_dim"],
-        qk_norm=chosen["qk_layer_norms"],
-        hidden=wide,
+        qk_norm=normed if chosen["qk_layer_norms"] is None else chosen["qk_layer_norms"],
+        hidden=4 * vision,
         conventions=_DIALECT,
     )
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, _ = read_call("IdeficsPerceiverResampler", arguments, called, {"context"}, {})
+        values, _ = read_call("IdeficsPerceiverResampler", arguments, called, {"context"}, {}, ["context"])
         return {"out": alone(model, params, values["context"])}
 
     return Rebuilt(model, bind(model.parameters(), _RESAMPLER), run, _RESAMPLER_POINTS)
 
 
+def _vision_width(vision: Mapping[str, Any], default: int) -> int:
+    """The width of the vision encoder, which its configuration has two names for."""
+    width = vision.get("embed_dim", vision.get("hidden_size", default))
+    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+        raise InputError(f"option 'embed_dim' of vision_config must be a whole number above 0, got {width!r}")
+    return width
+
+
 def alone(model: PerceiverResampler, params: Tree, context: Any, mask: Any = None) -> Any:
     """context (B, S, D), one medium each -> (B, N, D)."""
-    if len(context.shape) != 3:
-        raise InputError(f"context must be (batch, tokens, dim), got {tuple(context.shape)}")
+    check_axes("context", context, "batch, tokens, dim")
     return model.apply(params, context, mask=mask)
 
 
 def _gated(given: Given) -> Rebuilt:
-    chosen = options("IdeficsGatedCrossAttentionLayer", given.config, _GATED_CONFIG, _UNUSED)
-    vision = chosen["vision_config"]
-    if not isinstance(vision, Mapping) or "embed_dim" not in vision:
-        raise InputError("vision_config needs the option 'embed_dim'")
+    chosen = options("IdeficsGatedCrossAttentionLayer", given.config, _GATED_CONFIG, _FIELDS)
     if chosen["alpha_type"] not in ("float", "vector"):
         raise one_of("alpha_type", chosen["alpha_type"], ("float", "vector"))
     model = GatedCrossAttention(
         channels=chosen["hidden_size"],
-        media_channels=vision["embed_dim"],
+        media_channels=_vision_width(chosen["vision_config"], 768),
         heads=chosen["num_attention_heads"],
         gate="scalar" if chosen["alpha_type"] == "float" else "vector",
         qk_norm=chosen["qk_layer_norms"],
@@ -136,32 +170,64 @@ def _gated(given: Given) -> Rebuilt:
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {"hidden_states", "image_hidden_states", "image_attention_mask", "cross_attention_gate", "image_index"}
         values, wanted = read_call(
-            "IdeficsGatedCrossAttentionLayer", arguments, called, known, {"tokens_per_image": None, "method": None}
+            "IdeficsGatedCrossAttentionLayer",
+            arguments,
+            called,
+            known | UNUSED_ARGUMENTS,
+            {"tokens_per_image": Option(int), "method": Option(str)},
+            ["hidden_states", "image_hidden_states", *([] if "image_index" in arguments else ["cross_attention_gate"])],
         )
-        made: Outputs = {}
-        if "image_index" in values:
-            made = _masks(values, wanted["tokens_per_image"])
-            values |= made
-        for name in known - {"image_index"}:
-            if name not in values:
-                raise InputError(f"IdeficsGatedCrossAttentionLayer needs the argument {name!r}")
-        images = values["image_hidden_states"]
-        b, s, c = images.shape
-        seen = array_of(values["cross_attention_gate"]) != 0
-        mask = MediaMask(array_of(values["image_attention_mask"])[:, 0] == 0, seen)
-        media = ops.reshape(images, shape=(b, 1, s, c))
-        return {"out": model.apply(params, values["hidden_states"], media, mask=mask), **made}
+        x, media = values["hidden_states"], one_medium(values["image_hidden_states"], "image_hidden_states")
+        check_axes("hidden_states", x, "batch, tokens, channels")
+        made = _masks(array_of(values["image_index"]), wanted, x, media) if "image_index" in values else {}
+        values |= made
+        gate = array_of(values["cross_attention_gate"])
+        if gate.shape != tuple(x.shape[:2]):
+            raise InputError(f"cross_attention_gate must be {tuple(x.shape[:2])}, got {tuple(gate.shape)}")
+        attend, bias = added_mask(values.get("image_attention_mask"), x, media, "image_attention_mask")
+        x = model.attended(params, x, media, mask=MediaMask(attend, gate != 0), bias=bias)
+        return {"out": model.finished(params, x), **made}
 
     return Rebuilt(model, bind(model.parameters(), _GATED), run, _GATED_POINTS)
 
 
-def _masks(values: Mapping[str, Any], tokens: Any) -> Outputs:
+def one_medium(states: Any, name: str) -> Any:
+    """What is attended to, (B, S, C), as a single medium of S tokens."""
+    check_axes(name, states, "batch, tokens, channels")
+    return ops.reshape(states, shape=(states.shape[0], 1, *states.shape[1:]))
+
+
+def added_mask(mask: Any, x: Any, media: Any, name: str) -> tuple[Array, Any]:
+    """(attend, bias), (B, L, S) each, of a mask (B, 1, L, S) that is added to the logits.
+
+    What is at half the dtype's lowest number or below counts as masked, whatever the logits; the rest is added.
+    """
+    shape = (*x.shape[:2], media.shape[1] * media.shape[2])
+    if mask is None:
+        return xp(array_of(x)).ones(shape, bool), None
+    full = (shape[0], 1, *shape[1:])
+    fits = len(mask.shape) == 4 and all(n in (1, m) for n, m in zip(mask.shape, full))
+    if not fits or array_of(mask).dtype.kind != "f":
+        raise InputError(
+            f"{name} must be floating-point numbers to add, of shape {full}, "
+            f"got {array_of(mask).dtype} of {tuple(mask.shape)}"
+        )
+    mask = ops.broadcast_to(mask, shape=full)
+    given = array_of(mask)
+    attend = given > np.finfo(given.dtype).min / 2
+    bias = ops.where(attend, mask, xp(given).zeros((), given.dtype))
+    return attend[:, 0], bias
+
+
+def _masks(index: Array, wanted: Mapping[str, Any], x: Any, media: Any) -> Outputs:
     """The two masks that the processor makes of each token's image: its number, or -1 for none."""
-    if not isinstance(tokens, int) or tokens < 1:
+    tokens = wanted["tokens_per_image"]
+    if not tokens:
         raise InputError(f"tokens_per_image must be a whole number above 0, got {tokens!r}")
-    index, images = array_of(values["image_index"]), array_of(values["image_hidden_states"])
-    library, dtype = xp(index), images.dtype
-    number = library.arange(images.shape[1]) // tokens
+    if index.shape != tuple(x.shape[:2]):
+        raise InputError(f"image_index must be {tuple(x.shape[:2])}, got {tuple(index.shape)}")
+    library, dtype = xp(index), array_of(x).dtype
+    number = library.arange(media.shape[2]) // tokens
     attend = index[..., None] == number
     lowest = library.asarray(np.finfo(dtype).min, dtype)
     return {

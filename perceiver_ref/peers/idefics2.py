@@ -14,9 +14,10 @@ from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..conventions import FLAMINGO_DIALECTS
+from ..errors import InputError
 from ..flamingo import PerceiverResampler
-from .base import Arguments, Given, Outputs, Peer, Rebuilt, options, read_call
-from .hf.config import activation
+from .base import Arguments, Given, Outputs, Peer, Rebuilt, check_axes, options, read_call
+from .hf.config import PRETRAINED, activation
 from .idefics import SWIGLU, alone
 from .names import NORM, Table, bind, same, transposed
 
@@ -30,7 +31,6 @@ _CONFIG = {
     "resampler_head_dim": 96,
     "num_key_value_heads": 4,
 }
-_UNUSED = frozenset(["attn_implementation", "attention_dropout", "initializer_range", "model_type", "torch_dtype"])
 _ATTENTION: Table = {
     "query/weight": ("q_proj.weight", transposed),
     "key/weight": ("k_proj.weight", transposed),
@@ -54,7 +54,7 @@ _POINTS = [
 
 
 def _resampler(given: Given) -> Rebuilt:
-    chosen = options("Idefics2PerceiverConfig", given.config, _CONFIG, _UNUSED)
+    chosen = options("Idefics2PerceiverConfig", given.config, _CONFIG, PRETRAINED | {"attention_dropout"})
     model = PerceiverResampler(
         channels=chosen["hidden_size"],
         latents=chosen["resampler_n_latents"],
@@ -70,9 +70,13 @@ def _resampler(given: Given) -> Rebuilt:
     )
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, _ = read_call("Idefics2PerceiverResampler", arguments, called, {"context", "attention_mask"}, {})
-        mask = array_of(values["attention_mask"]) != 0 if "attention_mask" in values else None
-        return {"out": alone(model, params, values["context"], mask)}
+        names = ["context", "attention_mask"]
+        values, _ = read_call("Idefics2PerceiverResampler", arguments, called, set(names), {}, names)
+        context, mask = values["context"], array_of(values["attention_mask"]) != 0
+        check_axes("context", context, "batch, tokens, dim")
+        if mask.shape != tuple(context.shape[:2]):
+            raise InputError(f"attention_mask must be {tuple(context.shape[:2])}, got {mask.shape}")
+        return {"out": alone(model, params, context, mask)}
 
     return Rebuilt(model, bind(model.parameters(), _NAMES), run, _POINTS)
 

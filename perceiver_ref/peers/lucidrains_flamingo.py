@@ -8,19 +8,22 @@ text before the first medium gets zeros, and only when the immediate medium alon
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..autograd import ops
+from ..autograd.backend import Array, xp
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError
 from ..flamingo import GatedCrossAttention, PerceiverResampler, media_mask, preceding
-from .base import REQUIRED, Arguments, Given, Outputs, Peer, Rebuilt, options, read_call
+from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
 from .names import NORM, Table, bind, fused, same, transposed
 
-_MEDIA = {"dim": REQUIRED, "dim_head": 64, "heads": 8, "ff_mult": 4}
+SIZE = Option(int, required=True)
+_MEDIA = {"dim": SIZE, "dim_head": 64, "heads": 8, "ff_mult": 4.0}
 RESAMPLER = {**_MEDIA, "num_latents": 64}
 GATED = {**_MEDIA, "only_attend_immediate_media": True}
 
@@ -68,14 +71,19 @@ GATED_POINTS = [("attn", "attention_seen|attention"), ("ff", "mlp")]
 
 
 def hidden(chosen: Mapping[str, Any]) -> int:
-    """The width of the feed-forward, whose multiple may be broken."""
-    width: int = int(chosen["dim"] * chosen["ff_mult"])
-    return width
+    """The width of the feed-forward, whose multiple of the width may be a fraction."""
+    return int(chosen["dim"] * chosen["ff_mult"])
+
+
+def one_for_all(embeddings: Any, places: int) -> Any:
+    """PyTorch's broadcasting makes a single embedding (1, D) serve all places."""
+    only = embeddings.shape[0] == 1 and places > 1
+    return ops.broadcast_to(embeddings, shape=(places, embeddings.shape[-1])) if only else embeddings
 
 
 def _resampler(given: Given) -> Rebuilt:
     """A medium may come without its axis; every place among the media has an embedding."""
-    chosen = options("PerceiverResampler", given.config, {**RESAMPLER, "depth": REQUIRED, "num_media_embeds": 4})
+    chosen = options("PerceiverResampler", given.config, {**RESAMPLER, "depth": SIZE, "num_media_embeds": 4})
     model = PerceiverResampler(
         channels=chosen["dim"],
         latents=chosen["num_latents"],
@@ -88,13 +96,13 @@ def _resampler(given: Given) -> Rebuilt:
     )
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {})
+        values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {}, ["x"])
         x = values["x"]
+        check_axes("x", x, "batch, tokens, dim", "batch, media, tokens, dim")
         if len(x.shape) == 3:
             x = ops.reshape(x, shape=(x.shape[0], 1, *x.shape[1:]))
-        if len(x.shape) != 4:
-            raise InputError(f"x must be (batch, tokens, dim) or (batch, media, tokens, dim), got {tuple(x.shape)}")
-        return {"out": model.apply(params, x)}
+        table = one_for_all(params["media_embedding"], x.shape[1])
+        return {"out": replace(model, media=table.shape[0]).apply({**params, "media_embedding": table}, x)}
 
     return Rebuilt(model, bind(model.parameters(), RESAMPLER_NAMES), run, RESAMPLER_POINTS)
 
@@ -118,20 +126,30 @@ def gated_block(chosen: Mapping[str, Any], media_channels: int, dialect: str) ->
     known = {"use_cached_media": False} if dialect == "open-flamingo" else {}
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, wanted = read_call(
-            "GatedCrossAttentionBlock", arguments, called, {"x", "media", "media_locations"}, known
-        )
-        x, media, mask = values["x"], values["media"], None
-        if "media_locations" in values:
-            phi = preceding(array_of(values["media_locations"]) != 0)
-            if wanted.get("use_cached_media"):
-                phi = phi[:, -1:].repeat(x.shape[1], axis=1)
-            mask = media_mask(phi, media=media.shape[1], tokens=media.shape[2], which=which)
-        elif wanted.get("use_cached_media"):
-            raise InputError("use_cached_media needs media_locations, those of the cached tokens")
+        names = ["x", "media", "media_locations"]
+        values, wanted = read_call("GatedCrossAttentionBlock", arguments, called, set(names), known, names[:2])
+        x, media, cached = values["x"], values["media"], wanted.get("use_cached_media", False)
+        check_axes("x", x, "batch, tokens, dim")
+        check_axes("media", media, "batch, media, tokens, dim")
+        if "media_locations" not in values:
+            if dialect == "open-flamingo" and not cached:
+                raise InputError("GatedCrossAttentionBlock needs the argument 'media_locations', but for cached media")
+            return {"out": model.apply(params, x, media)}
+        phi = _times(array_of(values["media_locations"]), tuple(x.shape[:2]), cached)
+        mask = media_mask(phi, media=media.shape[1], tokens=media.shape[2], which=which)
         return {"out": model.apply(params, x, media, mask=mask)}
 
     return Rebuilt(model, bind(model.parameters(), GATED_NAMES), run, GATED_POINTS)
+
+
+def _times(locations: Array, text: tuple[int, ...], cached: bool) -> Array:
+    """How many media come up to each token (B, L): for `cached` ones, all that are among the earlier tokens."""
+    if locations.ndim != 2 or locations.shape[0] not in (1, text[0]) or not (cached or locations.shape[1] == text[1]):
+        wanted = f"({text[0]}, earlier tokens)" if cached else str(text)
+        raise InputError(f"media_locations must be {wanted}, got {tuple(locations.shape)}")
+    tags = locations != 0
+    phi = tags.sum(1, dtype="int64")[:, None] if cached else preceding(tags)
+    return xp(phi).broadcast_to(phi, text)
 
 
 PEER = Peer("lucidrains-flamingo", {"PerceiverResampler": _resampler, "GatedCrossAttentionBlock": _gated})

@@ -8,6 +8,7 @@ interpolated; media have a width of their own; cached media for generation.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..autograd.tree import Tree
@@ -15,8 +16,17 @@ from ..call import Call
 from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError
 from ..flamingo import PerceiverResampler
-from .base import REQUIRED, Arguments, Given, Outputs, Peer, Rebuilt, options, read_call
-from .lucidrains_flamingo import GATED, RESAMPLER, RESAMPLER_NAMES, RESAMPLER_POINTS, gated_block, hidden
+from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
+from .lucidrains_flamingo import (
+    GATED,
+    RESAMPLER,
+    RESAMPLER_NAMES,
+    RESAMPLER_POINTS,
+    SIZE,
+    gated_block,
+    hidden,
+    one_for_all,
+)
 from .names import Table, bind, same
 
 _NAMES: Table = {
@@ -27,7 +37,7 @@ _NAMES: Table = {
 
 
 def _resampler(given: Given) -> Rebuilt:
-    known = {**RESAMPLER, "depth": 6, "max_num_media": None, "max_num_frames": None}
+    known = {**RESAMPLER, "depth": 6, "max_num_media": Option(int), "max_num_frames": Option(int)}
     chosen = options("PerceiverResampler", given.config, known)
     frames = chosen["max_num_frames"]
     model = PerceiverResampler(
@@ -43,21 +53,28 @@ def _resampler(given: Given) -> Rebuilt:
     )
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {})
+        values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {}, ["x"])
         x = values["x"]
-        if len(x.shape) != 5:
-            raise InputError(f"x must be (batch, media, frames, tokens, dim), got {tuple(x.shape)}")
-        if frames is not None and x.shape[2] > frames:
+        check_axes("x", x, "batch, media, frames, tokens, dim")
+        if frames is not None and x.shape[2] > frames > 1:
             raise InputError(
                 f"x has {x.shape[2]} frames, and max_num_frames is {frames}: open_flamingo does not resize"
             )
-        return {"out": model.apply(params, x)}
+        used, sizes = dict(params), {}
+        for option, name, places in (
+            ("media", "media_embedding", x.shape[1]),
+            ("frames", "time_embedding", x.shape[2]),
+        ):
+            if name in params:
+                used[name] = one_for_all(params[name], places)
+                sizes[option] = used[name].shape[0]
+        return {"out": replace(model, **sizes).apply(used, x)}
 
     return Rebuilt(model, bind(model.parameters(), _NAMES), run, RESAMPLER_POINTS)
 
 
 def _gated(given: Given) -> Rebuilt:
-    chosen = options("GatedCrossAttentionBlock", given.config, {**GATED, "dim_visual": REQUIRED})
+    chosen = options("GatedCrossAttentionBlock", given.config, {**GATED, "dim_visual": SIZE})
     return gated_block(chosen, chosen["dim_visual"], "open-flamingo")
 
 
