@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def cast(array: np.ndarray, dtype: Any, name: str, where: object) -> np.ndarray:
         raise InputError(f"{where}: parameter {name!r} does not fit into {np.dtype(dtype)}") from None
 
 
-def finite(arrays: dict[str, np.ndarray], where: object) -> None:
+def finite(arrays: Mapping[str, np.ndarray], where: object) -> None:
     """Raise `InputError` naming the first parameter that holds a NaN or an infinity; needs no memory."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and array.size:

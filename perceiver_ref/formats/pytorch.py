@@ -1,8 +1,8 @@
 """PyTorch's files (`torch.save`) without PyTorch: zip archives, and the format before version 1.6.
 
 Both hold a pickle whose tensors are views (offset, sizes, strides) of storages, and the storages' bytes apart from it.
-The pickle is interpreted (`opcodes`); it may name tensors, parameters, storages, dtypes and containers only. A storage
-is read when a tensor of the state dict that was looked for needs it, and once; its tensors share its memory.
+The pickle is interpreted (`opcodes`) and may name only what `tensors` lists. A storage is read when a tensor of the
+state dict that was looked for needs it, and once; its tensors share its memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import io
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,73 +18,17 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import existing_file
-from ..pickles import NUMPY
 from .archive import Archive, open_archive, read_into
-from .dtypes import BFLOAT16, cast, decoded
-from .opcodes import Bounded, Names, RefusedError, interpret, pickle_errors, plain, shown
+from .dtypes import cast, decoded
+from .opcodes import Bounded, RefusedError, interpret, pickle_errors, plain, shown
 from .state_dict import find_state_dict
+from .tensors import PYTORCH, Storage, Tensor, finish, part_of, reach, saved_storage
 
 _WHAT = "what torch.save(model.state_dict(), path) writes, tensors and containers"
 _PICKLE_LIMIT = 1 << 28
 _ZIP = b"PK\x03\x04"
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_LARGE = 1 << 60
-
-_STORAGES = {
-    "Double": "float64",
-    "Float": "float32",
-    "Half": "float16",
-    "BFloat16": BFLOAT16,
-    "Long": "int64",
-    "Int": "int32",
-    "Short": "int16",
-    "Char": "int8",
-    "Byte": "uint8",
-    "Bool": "bool",
-    "Untyped": "uint8",
-}
-_DTYPES = ("float64", "float32", "float16", BFLOAT16, "int64", "int32", "int16", "int8", "bool")
-_UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
-
-
-@dataclass(frozen=True)
-class _Dtype:
-    """A dtype by name; `itemsize` in bytes."""
-
-    name: str
-
-    @property
-    def stored(self) -> np.dtype[Any]:
-        """How NumPy reads it: bfloat16 as its bits."""
-        return np.dtype("uint16" if self.name == BFLOAT16 else self.name)
-
-
-@dataclass(frozen=True)
-class _Class:
-    """A class that a file may name but not call."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class _Storage:
-    """`size` elements from `first` on of the data under `key`."""
-
-    key: str
-    dtype: _Dtype
-    size: int
-    first: int = 0
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A view of a storage: the element at index i is element offset + sum of i * strides."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
 
 
 def read_pytorch(path: Path, dtype: Any = None) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -127,10 +70,10 @@ def _read_zip(path: Path, archive: Archive, dtype: Any) -> tuple[dict[str, np.nd
         raise ValueError("an unknown byte order")
     data = archive.read(pickles[0], _PICKLE_LIMIT)
 
-    def persistent(saved: Any) -> _Storage:
-        return _storage(saved, 5)
+    def persistent(saved: Any) -> Storage:
+        return saved_storage(saved)
 
-    tree = plain(interpret(Bounded(io.BytesIO(data), len(data)), len(data), PYTORCH, persistent), _finish)
+    tree = plain(interpret(Bounded(io.BytesIO(data), len(data)), len(data), PYTORCH, persistent), finish)
 
     def read(key: str) -> np.ndarray:
         member = f"{root}data/{key}"
@@ -148,19 +91,19 @@ def _read_zip(path: Path, archive: Archive, dtype: Any) -> tuple[dict[str, np.nd
 def _read_legacy(path: Path, dtype: Any) -> tuple[dict[str, np.ndarray], list[str]]:
     """Pickles of a number, a version, the machine, the object and the storages' keys; then each storage."""
     size = path.stat().st_size
-    storages: dict[str, _Storage] = {}
+    storages: dict[str, Storage] = {}
 
-    def persistent(saved: Any) -> _Storage:
-        whole = _storage(saved[:5] if isinstance(saved, tuple) else saved, 5)
+    def persistent(saved: Any) -> Storage:
+        whole = saved_storage(saved[:5] if isinstance(saved, tuple) else saved)
         if storages.setdefault(whole.key, whole).size != whole.size:
             raise RefusedError("a storage of two sizes")
-        return _part(whole, saved[5]) if len(saved) == 6 and saved[5] is not None else whole
+        return part_of(whole, saved[5]) if len(saved) == 6 and saved[5] is not None else whole
 
     with path.open("rb") as file:
         bounded = Bounded(file, size)
 
         def read_next() -> Any:
-            return plain(interpret(bounded, size, PYTORCH, persistent), _finish)
+            return plain(interpret(bounded, size, PYTORCH, persistent), finish)
 
         if read_next() != _MAGIC or read_next() != _PROTOCOL:
             raise InputError(f"{path} is no file of torch.save; expected a zip archive or its older format")
@@ -226,12 +169,12 @@ def _view(tensor: Tensor, buffer: np.ndarray, order: str) -> np.ndarray:
     storage = tensor.storage
     stored = storage.dtype.stored
     first = (storage.first + tensor.offset) * stored.itemsize
-    reach = _reach(tensor.shape, tensor.strides)
+    length = reach(tensor.shape, tensor.strides)
     if not math.prod(tensor.shape):
         return np.empty(tensor.shape, stored)
     if (storage.first + storage.size) * stored.itemsize > buffer.nbytes:
         raise ValueError("a storage has less data than its tensors say")
-    elements = buffer[first : first + reach * stored.itemsize].view(stored)
+    elements = buffer[first : first + length * stored.itemsize].view(stored)
     strides = [stride * stored.itemsize if n > 1 else 0 for n, stride in zip(tensor.shape, tensor.strides)]
     view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides)
     if 0 in (stride for n, stride in zip(tensor.shape, tensor.strides) if n > 1):
@@ -239,122 +182,3 @@ def _view(tensor: Tensor, buffer: np.ndarray, order: str) -> np.ndarray:
     if order != ("<" if sys.byteorder == "little" else ">"):
         view = view.byteswap()
     return view.view(bool) if storage.dtype.name == "bool" else view
-
-
-def _storage(saved: Any, length: int) -> _Storage:
-    """A persistent id: ("storage", class, key, device, elements)."""
-    if not isinstance(saved, tuple) or len(saved) != length or saved[0] not in ("storage", b"storage"):
-        what = shown(saved[0], 20) if isinstance(saved, tuple) and saved and isinstance(saved[0], str) else "unknown"
-        raise RefusedError(f"a persistent id of kind {what}")
-    _, dtype, key, _, size = saved
-    if not isinstance(dtype, _Dtype) or not isinstance(key, str) or type(size) is not int or not 0 <= size < _LARGE:
-        raise RefusedError("a malformed storage")
-    return _Storage(key, dtype, size)
-
-
-def _part(whole: _Storage, view: Any) -> _Storage:
-    """The older format's part of a storage: (key, first element, elements)."""
-    if not isinstance(view, tuple) or len(view) != 3:
-        raise RefusedError("a malformed part of a storage")
-    first, size = _sizes(view[1:])
-    if first + size > whole.size:
-        raise RefusedError("a part beyond its storage")
-    return _Storage(whole.key, whole.dtype, size, first)
-
-
-def _sizes(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or len(values) > 32:
-        raise RefusedError("a tensor of impossible shape")
-    if not all(type(n) is int and 0 <= n < _LARGE for n in values):
-        raise RefusedError("a tensor of impossible shape")
-    return values
-
-
-def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
-    """`torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: `rest` is requires_grad, hooks, metadata."""
-    if not isinstance(storage, _Storage) or any(rest[1:]):
-        raise RefusedError("a tensor with hooks, metadata or a foreign storage")
-    (offset,), shape, strides = _sizes((offset,)), _sizes(shape), _sizes(strides)
-    if len(shape) != len(strides):
-        raise RefusedError("a tensor of impossible shape")
-    if math.prod(shape) and offset + _reach(shape, strides) > storage.size:
-        raise RefusedError("a tensor that reaches beyond its storage")
-    if math.prod(shape) > storage.size:
-        raise RefusedError("a tensor with more elements than its storage")
-    return Tensor(storage, offset, shape, strides)
-
-
-def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """The elements from a tensor's first to its last, both included."""
-    return sum((n - 1) * stride for n, stride in zip(shape, strides)) + 1
-
-
-def _rebuild_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
-) -> Tensor:
-    """`torch._utils._rebuild_tensor_v3`: the storage is untyped, and sizes count elements of `dtype`."""
-    if not isinstance(storage, _Storage) or not isinstance(dtype, _Dtype) or storage.dtype.name != "uint8":
-        raise RefusedError("a tensor with a foreign storage")
-    typed = _Storage(storage.key, dtype, storage.size // dtype.stored.itemsize)
-    return _rebuild(typed, offset, shape, strides, grad, hooks, *rest)
-
-
-def _parameter(tensor: Any, *rest: Any) -> Tensor:
-    """`torch._utils._rebuild_parameter`, with or without attributes, which are left out."""
-    if not isinstance(tensor, Tensor):
-        raise RefusedError("a parameter that is no tensor")
-    return tensor
-
-
-def _from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Tensor:
-    """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which are left out."""
-    if not any(function is known for known in _REBUILDS) or not isinstance(kind, _Class):
-        raise RefusedError("a tensor of a foreign class")
-    if not isinstance(arguments, tuple):
-        raise RefusedError("a call")
-    made: Tensor = function(*arguments)
-    return made
-
-
-def _shape(items: Any = ()) -> tuple[int, ...]:
-    """`torch.Size`."""
-    return _sizes(tuple(items))
-
-
-def _device(*arguments: Any) -> str:
-    """`torch.device`, as text."""
-    if not all(isinstance(argument, (str, int)) for argument in arguments):
-        raise RefusedError("a malformed device")
-    return shown(":".join(map(str, arguments)))
-
-
-def _finish(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, (_Dtype, _Class)):
-        return value.name
-    made = getattr(value, "array", value)
-    if not isinstance(made, np.ndarray):
-        raise RefusedError("an unfinished object")
-    return made
-
-
-_REBUILDS = (_rebuild, _rebuild_v3, _parameter)
-PYTORCH: Names = {
-    **NUMPY,
-    ("torch._utils", "_rebuild_tensor"): _rebuild,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_v3,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-    ("torch._tensor", "_rebuild_from_type_v2"): _from_type,
-    ("torch", "Tensor"): _Class("Tensor"),
-    ("torch.nn.parameter", "Parameter"): _Class("Parameter"),
-    ("torch.nn.parameter", "Buffer"): _Class("Buffer"),
-    ("torch", "Size"): _shape,
-    ("torch", "device"): _device,
-    **{("torch", f"{kind}Storage"): _Dtype(name) for kind, name in _STORAGES.items()},
-    ("torch.storage", "UntypedStorage"): _Dtype("uint8"),
-    **{("torch", name): _Dtype(name) for name in (*_DTYPES, *_UNSIGNED)},
-}
-"""What a file of PyTorch may name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError, one_of
 from ..files import AnyPath
+from ..formats.dtypes import finite
 from .npz import read_npz, write_npz
 
 DTYPES = ("float64", "float32", "float16")
@@ -100,14 +100,6 @@ def write_case(path: AnyPath, case: Case) -> None:
     write_npz(path, arrays)
 
 
-def finite_parameters(params: Mapping[str, np.ndarray], where: object) -> None:
-    """Raise `InputError` naming the first parameter that holds a NaN or an infinity."""
-    for name, array in params.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            what = "a NaN" if np.isnan(array).any() else "an infinity"
-            raise InputError(f"{where}: parameter {name!r} holds {what}; expected finite weights")
-
-
 def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
     if array is None:
         raise InputError(f"{path} has no 'meta'; expected a case of the vector format, with meta as JSON text")
@@ -135,7 +127,7 @@ def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
 
 
 def _validate(path: object, case: Case) -> None:
-    finite_parameters(case.params, path)
+    finite(case.params, path)
     pairs = [
         ("cotangent", case.cotangents, "output", case.outputs),
         ("grad_param", case.grad_params, "param", case.params),

@@ -170,6 +170,12 @@ WRAPPED = {
         "checkpoint": {"model": ordered(d)},
         "args": {"lr": 1.0, "device": Called(Global("torch", "device"), ("cuda", 0))},
     },
+    "settings": lambda d: {
+        "model": ordered(d),
+        "args": Called(Global("argparse", "Namespace"), (), {"lr": 0.1}),
+        "path": Called(Global("pathlib", "PosixPath"), ("a", "b")),
+        "hyper_parameters": Called(Global("lightning.fabric.utilities.data", "AttributeDict"), (), {"x": 1}),
+    },
     "with a dtype": lambda d: {"state_dict": ordered(d), "dtype": Global("torch", "float32"), "rng": None},
 }  # fmt: skip
 
