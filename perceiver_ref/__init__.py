@@ -26,6 +26,7 @@ if not (Path(__file__).parent / "autograd").is_dir() and find_spec("perceiver_re
 _PUBLIC = {
     "Conventions": ".conventions",
     "DIALECTS": ".conventions",
+    "Flamingo": ".flamingo.model",
     "InputError": ".errors",
     "PerceiverAR": ".autoregressive",
     "PerceiverIO": ".perceiver_io",

@@ -24,7 +24,7 @@ from ..parameters import Module, Parameter, explains_parameters, truncated_norma
 from ..tracing import point, scope
 
 LANGUAGE = DIALECTS["paper"]
-"""Conventions of the language model: its activation is the GELU (Flamingo, appendix B.1), its biases are GPT-2's."""
+"""Conventions of the language model: the GELU, as Flamingo's frozen one has it, and biases everywhere, as in GPT-2."""
 
 Logits = Literal["tied", "untied"]
 Layer = Callable[[int, Any], Any]
@@ -159,18 +159,19 @@ class LanguageModel(Module):
         numbers = before[:, None] + real.cumsum(-1)  # of each token in its sequence, from 1
         self._check_length(numbers)
         attend = _causal(real, cache)
+        kept = [] if cache is None else cache.layers
+        made: list[KeysValues] = []
+
+        def layer(i: int, x: Any) -> Any:
+            with scope(f"language.layers.{i}"):
+                x, z = self.layer().apply(p["layers"][i], x, kept[i] if kept else None, mask=attend)
+            made.append(z)
+            return x
+
         with scope("language"):
             x = self._embedded(p["input"], ids, library.maximum(numbers - 1, 0))
-            kept = [] if cache is None else cache.layers
-            made: list[KeysValues] = []
-
-            def layer(i: int, x: Any) -> Any:
-                with scope(f"layers.{i}"):
-                    x, z = self.layer().apply(p["layers"][i], x, kept[i] if kept else None, mask=attend)
-                made.append(z)
-                return x
-
-            x = _straight(self.layers)(x, layer) if through is None else through(x, layer)
+        x = _straight(self.layers)(x, layer) if through is None else through(x, layer)
+        with scope("language"):
             logits = self._logits(p, x)
         seen = real if cache is None else library.concatenate([cache.real, real], -1)
         return logits, TextCache(tuple(made), seen)

@@ -19,14 +19,14 @@ from ..parameters import Module, Parameter, explains_parameters, truncated_norma
 from .gated_xattn import GatedLayers
 from .language_model import LanguageModel, Layer, TextCache, Through
 from .media import Which, media_mask, preceding
-from .prompts import IMAGE, VOCABULARY
+from .prompts import EOC, IMAGE, VOCABULARY
 from .resampler import PerceiverResampler
 from .vision import Vision
 
 PARTS = ("vision", "resampler", "gated", "language")
 FROZEN = ("vision", "language")
-NEW = 2
-"""The last ids of the vocabulary are Flamingo's own: the image tag and <EOC>."""
+NEW = (IMAGE, EOC)
+"""The ids, one after the other, of which a language model knows nothing that was trained on text alone."""
 
 Tokens = Literal["frozen", "trained"]
 BeforeMedia = Literal["language", "mlp"]
@@ -58,8 +58,8 @@ class Flamingo(Module):
     `before_media`: what text gets that no medium precedes, which the paper leaves open: the "language" model alone, so
     that text without media has its logits whatever else is in the batch, or the gated layers' "mlp" (open_flamingo).
     `tokens`: whether the image tag and <EOC>, which the language model never learned, have embeddings of their own
-    among the trained parameters, in place of the last two rows of the language model's table (section 2.3: "added to
-    the vocabulary and learnt").
+    among the trained parameters, in place of their rows in the language model's table (section 2.4: "added to the
+    vocabulary and learnt").
     """
 
     language: LanguageModel
@@ -103,9 +103,9 @@ class Flamingo(Module):
             groups["frozen" if name in self.frozen else "trained"][name] = getattr(self, name).parameters()
         if self.tokens == "trained":
             row = truncated_normal(0.02)
-            new = {"embedding": Parameter((NEW, self.language.channels), row)}
+            new = {"embedding": Parameter((len(NEW), self.language.channels), row)}
             if self.language.logits == "untied":
-                new["output"] = Parameter((self.language.channels, NEW), row)
+                new["output"] = Parameter((self.language.channels, len(NEW)), row)
             groups["trained"]["tokens"] = new
         return groups
 
@@ -125,11 +125,13 @@ class Flamingo(Module):
         p = part(params, "language")
         if self.tokens == "frozen":
             return p
-        new, kept = params["trained"]["tokens"], self.language.vocabulary - NEW
-        table = ops.concatenate([p["input"]["embedding"][:kept], new["embedding"]], axis=0)
+        new, (first, last) = params["trained"]["tokens"], NEW
+        old = p["input"]["embedding"]
+        table = ops.concatenate([old[:first], new["embedding"], old[last + 1 :]], axis=0)
         p = {**p, "input": {**p["input"], "embedding": table}}
         if self.language.logits == "untied":
-            weight = ops.concatenate([p["output"]["weight"][:, :kept], new["output"]], axis=1)
+            old = p["output"]["weight"]
+            weight = ops.concatenate([old[:, :first], new["output"], old[:, last + 1 :]], axis=1)
             p = {**p, "output": {**p["output"], "weight": weight}}
         return p
 

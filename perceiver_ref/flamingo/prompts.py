@@ -1,6 +1,6 @@
 """Interleaved text and media as token ids: prompts, few-shot prompts, batches of them, and what is learned from them.
 
-Flamingo, section 2.3 and 2.4, figures 7 and 8: an `<image>` tag stands where a medium does, and `<EOC>` (end of chunk)
+Flamingo, sections 2.3 to 2.5, figures 7 and 8: an `<image>` tag stands where a medium does, and `<EOC>` (end of chunk)
 ends the text that belongs to it.
 """
 
@@ -135,13 +135,13 @@ def few_shot(
     answer: str | None = None,
     show: bool = True,
 ) -> Prompt:
-    """Examples (medium, text), then a medium to say the same of (figure 8):
+    """Examples (medium, text), then a medium to say the same of (section 2.5, figure 8):
 
         <BOS>instruction<EOC> <image>lead text<EOC> ... <image>lead                        (without the spaces)
 
     With an `answer` the prompt ends in it and <EOC>, for training, and `answers` marks the texts of all examples, the
-    answer, and their <EOC>. Without `show` the examples' media and tags are left out, as the paper does for zero shots
-    (appendix A.2). Raises `InputError` without examples.
+    answer, and their <EOC>. Without `show` the examples' media and tags are left out, as the paper does where it counts
+    zero shots. Raises `InputError` without examples.
     """
     if not examples:
         raise InputError("a few-shot prompt needs at least one example")

@@ -18,7 +18,7 @@ from perceiver_ref.autograd.testing import check_grads
 from perceiver_ref.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler
 from perceiver_ref.flamingo.language_model import LanguageModel
 from perceiver_ref.flamingo.model import Flamingo
-from perceiver_ref.flamingo.prompts import IMAGE, VOCABULARY, Chunk, Prompt, interleave, marked, without_media
+from perceiver_ref.flamingo.prompts import EOC, IMAGE, VOCABULARY, Chunk, Prompt, interleave, marked, without_media
 from perceiver_ref.flamingo.vision import Features
 
 CACHED = 1e-10
@@ -141,7 +141,7 @@ def test_immediate_text_attends_to_the_last_medium_alone(backend: str) -> None:
         model = tiny.flamingo(media=which)
         with trace() as traced:
             model.apply(tiny.parameters(model, backend), ids, media)
-        weights = host(traced["language.gated.0.attention.weights"])  # (1, heads, 5, 2 media of 2 latents)
+        weights = host(traced["gated.0.attention.weights"])  # (1, heads, 5, 2 media of 2 latents)
         per_medium = weights.reshape(*weights.shape[:-1], 2, 2).max((0, 1, -1))
         assert (per_medium > 0).tolist() == np.array(seen, bool).tolist()
 
@@ -199,17 +199,21 @@ def test_with_mlp_text_before_media_goes_through_the_gated_mlp(backend: str) -> 
 
 
 @pytest.mark.parametrize("logits", ["tied", "untied"])
-def test_new_tokens_have_rows_of_their_own(backend: str, logits: str) -> None:
-    """`tokens="trained"` is the language model with its last two rows replaced, and only those."""
+@pytest.mark.parametrize("more", [0, 3])
+def test_new_tokens_have_rows_of_their_own(backend: str, logits: str, more: int) -> None:
+    """`tokens="trained"` is the language model with the rows of image tag and <EOC> replaced, and only those."""
     model = tiny.flamingo(tokens="trained", logits=logits)
+    model = replace(model, language=replace(model.language, vocabulary=VOCABULARY + more))
     params = tiny.parameters(model, backend)
     merged, frozen = host(model.language_parameters(params)), host(params["frozen"]["language"])
     new = host(params["trained"]["tokens"])
-    assert_close(merged["input"]["embedding"][-2:], new["embedding"], tolerance=0)
-    assert_close(merged["input"]["embedding"][:-2], frozen["input"]["embedding"][:-2], tolerance=0)
+    expected = frozen["input"]["embedding"].copy()
+    expected[[IMAGE, EOC]] = new["embedding"]
+    assert_close(merged["input"]["embedding"], expected, tolerance=0)
     if logits == "untied":
-        assert_close(merged["output"]["weight"][:, -2:], new["output"], tolerance=0)
-        assert_close(merged["output"]["weight"][:, :-2], frozen["output"]["weight"][:, :-2], tolerance=0)
+        expected = frozen["output"]["weight"].copy()
+        expected[:, [IMAGE, EOC]] = new["output"]
+        assert_close(merged["output"]["weight"], expected, tolerance=0)
     ids = on(backend, np.array([[10, IMAGE, 11]]))
     media = on(backend, normal(0, 1, 1, 1, tiny.S, tiny.C))
     closed = {**params, "trained": {**params["trained"], "gated": on(backend, closed_gates(host(params)))}}

@@ -35,6 +35,7 @@ IMAGES = [normal(seed, 4, 4, 3) for seed in range(4)]
 words = st.text(max_size=6)
 media = st.none() | st.integers(0, 3).map(IMAGES.__getitem__)
 chunks = st.lists(st.tuples(words, media), min_size=1, max_size=4)
+without_tags = chunks.filter(lambda made: not any(tag in text for tag in SPECIAL for text, _ in made))
 
 
 def shown(prompt: Prompt) -> str:
@@ -76,7 +77,7 @@ def test_the_papers_figure_7() -> None:
     assert prompts.decode(prompt.ids) == "Cute pics!My puppy.My cat."
 
 
-@given(chunks=chunks, complete=st.booleans())
+@given(chunks=without_tags, complete=st.booleans())
 def test_chunks_and_tags_are_the_same(chunks: list[Any], complete: bool) -> None:
     prompt = interleave(chunks, complete=complete)
     text = "<BOS>" + "".join(("<image>" if m is not None else "") + t + "<EOC>" for t, m in chunks)
