@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ MODULES = {
     "Attention": "perceiver_pytorch",
     "FeedForward": "perceiver_pytorch",
     "EnformerAttentionResidual": "perceiver_pytorch",
+    "GEGLU": "perceiver_pytorch",
+    "fourier_encode": "perceiver_pytorch",
     "PerceiverIO": "perceiver_io",
     "PerceiverLM": "perceiver_io",
     "gated.Perceiver": "gated",
@@ -59,6 +62,17 @@ def randomise(module: Any, rng: np.random.Generator) -> None:
             p.copy_(torch.from_numpy(values))
 
 
+class Function(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, **arguments: Any) -> Any:
+        return self.function(**arguments)
+
+
 def case(
     name: str, config: Mapping[str, Any], inputs: Mapping[str, np.ndarray], call: Mapping[str, Any], seed: int
 ) -> Case:
@@ -66,7 +80,8 @@ def case(
     rng = np.random.default_rng(seed)
     with float64_throughout():
         path = f"perceiver_pytorch.{MODULES[name]}.{name.rpartition('.')[2]}"
-        module = getattr(importlib.import_module(path.rpartition(".")[0]), path.rpartition(".")[2])(**config).eval()
+        target = getattr(importlib.import_module(path.rpartition(".")[0]), path.rpartition(".")[2])
+        module = target(**config).eval() if isinstance(target, type) else Function(partial(target, **config))
         randomise(module, rng)
         traces: dict[str, list[np.ndarray]] = {}
         for part, submodule in module.named_modules():

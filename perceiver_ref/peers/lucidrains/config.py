@@ -8,16 +8,17 @@ from typing import Any
 from ...autograd.tensor import array_of
 from ...errors import InputError
 from ...masks import check_mask
-from ..base import REQUIRED, Arguments, options
+from ..base import Option, options
 
+_SIZE, _NUMBER = Option(int, required=True), Option(float, required=True)
 HEADS: dict[str, Any] = {"cross_heads": 1, "latent_heads": 8, "cross_dim_head": 64, "latent_dim_head": 64}
 _LATENTS: dict[str, Any] = {"num_latents": 512, "latent_dim": 512, **HEADS}
 _RESIDUAL: dict[str, Any] = {"inverted_cross_attn": False, "attn_residual": False, "attn_residual_rank": 64}
 
 GRID: dict[str, Any] = {
-    "num_freq_bands": REQUIRED,
-    "depth": REQUIRED,
-    "max_freq": REQUIRED,
+    "num_freq_bands": _SIZE,
+    "depth": _SIZE,
+    "max_freq": _NUMBER,
     "input_channels": 3,
     "input_axis": 2,
     **_LATENTS,
@@ -35,10 +36,10 @@ PERCEIVER: dict[str, Any] = {
     **_RESIDUAL,
 }
 PERCEIVER_IO: dict[str, Any] = {
-    "depth": REQUIRED,
-    "dim": REQUIRED,
-    "queries_dim": REQUIRED,
-    "logits_dim": None,
+    "depth": _SIZE,
+    "dim": _SIZE,
+    "queries_dim": _SIZE,
+    "logits_dim": Option(int),
     **_LATENTS,
     "weight_tie_layers": False,
     "decoder_ff": False,
@@ -46,8 +47,8 @@ PERCEIVER_IO: dict[str, Any] = {
     **_RESIDUAL,
 }
 BLOCK: dict[str, Any] = {
-    "dim": REQUIRED,
-    "context_dim": None,
+    "dim": _SIZE,
+    "context_dim": Option(int),
     **HEADS,
     "self_per_cross_attn": 1,
     "attn_dropout": 0.0,
@@ -56,39 +57,26 @@ BLOCK: dict[str, Any] = {
     "queries_contribute_kv": False,
 }
 ATTENTION: dict[str, Any] = {
-    "query_dim": REQUIRED,
-    "context_dim": None,
+    "query_dim": _SIZE,
+    "context_dim": Option(int),
     "heads": 8,
     "dim_head": 64,
     "dropout": 0.0,
     "queries_contribute_kv": False,
 }
 
-_SIZES = frozenset(
-    [
-        *("depth", "input_channels", "input_axis", "num_latents", "latent_dim", "num_classes", *HEADS, "heads"),
-        *("dim_head", "dim", "queries_dim", "logits_dim", "context_dim", "query_dim", "num_tokens", "max_seq_len"),
-        *("attn_residual_rank", "rank", "mult"),
-    ]
-)
-_COUNTS = frozenset(["num_freq_bands", "self_per_cross_attn", "num_bands"])  # may be 0
-_NUMBERS = frozenset(["max_freq", "attn_dropout", "ff_dropout", "seq_dropout_prob", "dropout"])
+_MAY_BE_0 = frozenset(["num_freq_bands", "self_per_cross_attn", "num_bands"])
 
 
 def read(
     what: str, given: Mapping[str, Any], known: Mapping[str, Any], ignored: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """The options of `what`, with sizes and numbers checked; `inverted_cross_attn` is left to `inverted`."""
+    """The options of `what`, of which no size is 0; `inverted_cross_attn` is left to `inverted`."""
     untyped = {"inverted_cross_attn": None} if "inverted_cross_attn" in known else {}
     chosen = options(what, given, {**known, **untyped}, ignored)
     for name, value in chosen.items():
-        if value is None and known[name] is None:
-            continue
-        least = 1 if name in _SIZES else 0 if name in _COUNTS else None
-        if least is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise InputError(f"option {name!r} of {what} must be a whole number of at least {least}, got {value!r}")
-        if name in _NUMBERS and (not isinstance(value, (int, float)) or isinstance(value, bool)):
-            raise InputError(f"option {name!r} of {what} must be a number, got {value!r}")
+        if value == 0 and type(value) is int and name not in _MAY_BE_0:
+            raise InputError(f"option {name!r} of {what} must be at least 1, got 0")
     return chosen
 
 
@@ -101,14 +89,6 @@ def inverted(what: str, value: Any, depth: int) -> tuple[bool, ...]:
             f"one for each cross-attention; got {value!r}"
         )
     return tuple(each)
-
-
-def needed(what: str, values: Arguments, *names: str) -> list[Any]:
-    """These arguments of a call, or an `InputError` for one that is missing."""
-    for name in names:
-        if name not in values:
-            raise InputError(f"{what} needs the argument {name}")
-    return [values[name] for name in names]
 
 
 def flat_mask(mask: Any, batch: int, elements: int) -> Any:

@@ -15,10 +15,10 @@ from ...perceiver_io import PerceiverIO
 from ...position import FourierPositions
 from ...queries import InputQueries
 from ...tracing import scope
-from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, read_call
+from ..base import Arguments, Given, Option, Outputs, Rebuilt, read_call
 from ..names import LINEAR, NORM, Table, below, bind, renamed, same
 from . import names
-from .config import GRID, PERCEIVER, PERCEIVER_IO, array_list, flat_mask, inverted, needed, read
+from .config import GRID, PERCEIVER, PERCEIVER_IO, array_list, flat_mask, inverted, read
 from .encoders import BlockEncoder, GatedEncoder, MixedLatentsEncoder
 from .quirks import CONVENTIONS, MULTIPLE, AxisMajorFourier, GridVectors, NormedProjection, OptionalMLPDecoder
 
@@ -39,8 +39,9 @@ def perceiver(given: Given) -> Rebuilt:
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         defaults = {"return_embeddings": False, **_HIDDENS}
-        values, wanted = read_call("Perceiver", arguments, called, {"data", "mask", "block_outputs"}, defaults)
-        x, hiddens = _encoded(model, encoder, params, values, _prepared(model, params, values, call))
+        known = {"data", "mask", "block_outputs"}
+        values, wanted = read_call("Perceiver", arguments, called, known, defaults, ["data"])
+        x, hiddens = _encoded(model, encoder, params, values, _prepared(model, params, values["data"], call))
         if head is not None and not wanted["return_embeddings"]:
             x = head.apply(params["decoder"], x)
         return _outputs(x, hiddens, wanted)
@@ -70,8 +71,8 @@ def _variant(what: str, chosen: Mapping[str, Any], encoder: Encoder, layout: nam
     model = PerceiverIO(encoder, _grid_input(chosen), head)
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, _ = read_call(what, arguments, called, {"data", "mask"}, {})
-        given = _prepared(model, params, values, call)
+        values, _ = read_call(what, arguments, called, {"data", "mask"}, {}, ["data"])
+        given = _prepared(model, params, values["data"], call)
         mask = flat_mask(values.get("mask"), *given.inputs.shape[:2])
         return {"out": head.apply(params["decoder"], encoder.apply(params["encoder"], given.inputs, mask=mask))}
 
@@ -101,7 +102,7 @@ def perceiver_io(given: Given) -> Rebuilt:
 
 def perceiver_lm(given: Given) -> Rebuilt:
     """PerceiverLM: a PerceiverIO whose inputs and queries are the embedded tokens."""
-    own = {"dim": REQUIRED, "num_tokens": REQUIRED, "max_seq_len": REQUIRED}
+    own = dict.fromkeys(("dim", "num_tokens", "max_seq_len"), Option(int, required=True))
     shared = {name: default for name, default in PERCEIVER_IO.items() if name not in ("queries_dim", "logits_dim")}
     chosen = read("PerceiverLM", given.config, {**shared, **own})
     widths = {"queries_dim": chosen["dim"], "logits_dim": chosen["num_tokens"]}
@@ -134,8 +135,9 @@ def _io(what: str, chosen: Mapping[str, Any], given: Given, text: TextInput | No
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {"x", "mask"} if text else {"data", "mask", "queries", "block_outputs"}
-        values, wanted = read_call(what, arguments, called, known, {} if text else _HIDDENS)
-        inputs = _prepared(model, params, values, call, "x" if text else "data")
+        data = "x" if text else "data"
+        values, wanted = read_call(what, arguments, called, known, {} if text else _HIDDENS, [data])
+        inputs = _prepared(model, params, values[data], call)
         x, hiddens = _encoded(model, encoder, params, values, inputs)
         queries = inputs.inputs if text else values.get("queries")
         if queries is not None:
@@ -201,8 +203,7 @@ def _head(chosen: Mapping[str, Any]) -> NormedProjection:
     return NormedProjection(chosen["latent_dim"], chosen["num_classes"])
 
 
-def _prepared(model: PerceiverIO, params: Tree, values: Arguments, call: Call, name: str = "data") -> Preprocessed:
-    [data] = needed("forward", values, name)
+def _prepared(model: PerceiverIO, params: Tree, data: Any, call: Call) -> Preprocessed:
     if model.preprocessor is None:
         return Preprocessed(data, None)
     with scope("input"):

@@ -15,10 +15,10 @@ from ...layers import MLP
 from ...parameters import Module
 from ...position import fourier_features
 from ...tracing import point, scope
-from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, read_call
+from ..base import Arguments, Function, Given, Option, Outputs, Rebuilt, read_call
 from ..names import below, bind
 from . import names
-from .config import ATTENTION, BLOCK, array_list, flat_mask, needed, read
+from .config import ATTENTION, BLOCK, array_list, flat_mask, read
 from .quirks import (
     CONVENTIONS,
     MULTIPLE,
@@ -55,8 +55,8 @@ def attention(given: Given) -> Rebuilt:
         return VariedAttention(*sizes, conventions=CONVENTIONS, inverted=inverted, queries_join=joins)
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, wanted = read_call("Attention", arguments, called, {"x", "context", "mask"}, _INVERTED)
-        [x] = needed("Attention", values, "x")
+        values, wanted = read_call("Attention", arguments, called, {"x", "context", "mask"}, _INVERTED, ["x"])
+        x = values["x"]
         context = values.get("context", x)
         out = made(wanted["inverted_attention"]).apply(params, x, context, mask=_rows(values.get("mask"), context))
         return {"out": out}
@@ -68,12 +68,12 @@ def attention(given: Given) -> Rebuilt:
 
 def feed_forward(given: Given) -> Rebuilt:
     """`FeedForward`: the gated MLP."""
-    chosen = read("FeedForward", given.config, {"dim": REQUIRED, "mult": MULTIPLE, "dropout": 0.0})
+    chosen = read("FeedForward", given.config, {"dim": Option(int, required=True), "mult": MULTIPLE, "dropout": 0.0})
     module = MLP(chosen["dim"], chosen["mult"], CONVENTIONS)
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, _ = read_call("FeedForward", arguments, called, {"x"}, {})
-        return {"out": module.apply(params, *needed("FeedForward", values, "x"))}
+        values, _ = read_call("FeedForward", arguments, called, {"x"}, {}, ["x"])
+        return {"out": module.apply(params, values["x"])}
 
     return Rebuilt(
         module, bind(module.parameters(), names.MLP), run, [(r"net\.1", "mlp.activation"), (r"net\.2", "mlp")]
@@ -122,11 +122,12 @@ def perceiver_block(given: Given) -> Rebuilt:
     module = Block(cross, SelfAttention(width, chosen["latent_heads"], inner, **shared), chosen["self_per_cross_attn"])
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, wanted = read_call("PerceiverBlock", arguments, called, {"x", "context", "mask"}, _INVERTED)
-        [x] = needed("PerceiverBlock", values, "x")
+        required = ["x"] if cross is None else ["x", "context"]
+        known = {"x", "context", "mask"}
+        values, wanted = read_call("PerceiverBlock", arguments, called, known, _INVERTED, required)
         if cross is None:
-            return {"out": module.apply(params, x)}
-        [context] = needed("PerceiverBlock", values, "context")
+            return {"out": module.apply(params, values["x"])}
+        x, context = values["x"], values["context"]
         mask = _rows(values.get("mask"), context)
         return {"out": module.apply(params, x, context, mask=mask, inverted=wanted["inverted_attention"])}
 
@@ -142,12 +143,13 @@ def perceiver_block(given: Given) -> Rebuilt:
 
 def attention_residual(given: Given) -> Rebuilt:
     """`EnformerAttentionResidual` of a list of arrays, or of one array of them all."""
-    chosen = read("EnformerAttentionResidual", given.config, {"dim": REQUIRED, "rank": 64})
+    chosen = read("EnformerAttentionResidual", given.config, {"dim": Option(int, required=True), "rank": 64})
     module = AttentionResidual(chosen["dim"], chosen["rank"])
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, _ = read_call("EnformerAttentionResidual", arguments, called, {"block_outputs"}, {})
-        return {"out": module.apply(params, array_list(*needed("EnformerAttentionResidual", values, "block_outputs")))}
+        name = "block_outputs"
+        values, _ = read_call("EnformerAttentionResidual", arguments, called, {name}, {}, [name])
+        return {"out": module.apply(params, array_list(values[name]))}
 
     return Rebuilt(
         module,
@@ -161,12 +163,11 @@ def attention_residual(given: Given) -> Rebuilt:
 
 def fourier_encode(given: Given) -> Rebuilt:
     """`fourier_encode`: x (...) -> (..., 2 num_bands + 1), sines, cosines and x itself."""
-    known = {"max_freq": REQUIRED, "num_bands": 4}
+    known = {"max_freq": Option(float, required=True), "num_bands": 4}
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, rest = read_call("fourier_encode", arguments, {**given.config, **called}, {"x"}, dict.fromkeys(known))
-        chosen = read("fourier_encode", {name: value for name, value in rest.items() if value is not None}, known)
-        [x] = needed("fourier_encode", values, "x")
+        values, chosen = read_call("fourier_encode", arguments, {**given.config, **called}, {"x"}, known, ["x"])
+        x = values["x"]
         column = ops.reshape(x, shape=(*x.shape, 1))
         features = fourier_features(column, chosen["num_bands"], (chosen["max_freq"],))
         return {"out": axis_major(features, chosen["num_bands"])}
@@ -178,7 +179,7 @@ def geglu(given: Given) -> Rebuilt:
     """`GEGLU`: the first half of the channels times gelu of the second."""
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        [x] = needed("GEGLU", read_call("GEGLU", arguments, called, {"x"}, {})[0], "x")
+        x = read_call("GEGLU", arguments, called, {"x"}, {}, ["x"])[0]["x"]
         half = x.shape[-1] - x.shape[-1] // 2
         hidden, gates = ops.split(x, sizes=(half, x.shape[-1] - half), axis=-1)
         return {"out": ops.multiply(hidden, ops.gelu_erf(gates))}
