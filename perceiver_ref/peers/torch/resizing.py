@@ -67,6 +67,8 @@ def _matrix(mode: str, source: int, target: int, ratio: float, corners: bool, an
     cubic = mode == "bicubic"
     if corners:
         ratio = (source - 1) / (target - 1) if target > 1 else 0.0
+    if source == target and (antialias or not cubic):
+        return np.eye(source)  # whatever scale_factor says, unlike in the other modes
     if antialias:
         return _smoothed(cubic, source, target, ratio)
     centre = i * ratio if corners else (i + 0.5) * ratio - 0.5
