@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,16 @@ class CheckpointWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's weights with the class that they are for: its peer, name and configuration, and how they fit."""
+    """A file's weights with the class that they are for: its peer, name and configuration, and how they fit.
+
+    `inputs` are the shapes of the arguments that it was rebuilt with.
+    """
 
     peer: str
     cls: str
     config: Mapping[str, Any]
     fitted: Fitted
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def rebuilt(self) -> Rebuilt:
@@ -129,6 +133,7 @@ def read_checkpoint(
     """
     if peer_name is not None:
         peer(peer_name)  # an unknown one is said before a large file is read
+    sizes = _shapes(inputs)
     arrays, notes = read_finite(path, dtype)
     meta = own_meta(arrays, path)
     where = path if config is None or isinstance(config, Mapping) else config
@@ -140,16 +145,17 @@ def read_checkpoint(
         given = read_config(_beside(path)) if config is None else config
         named = cls or named_class(given, where)
         known = peer(peer_name)
-        fitted = fit(lambda found: known.rebuild(named, Given(given, _shapes(inputs), _shapes(found))), arrays, path)
+        fitted = fit(lambda found: known.rebuild(named, Given(given, sizes, _shapes(found))), arrays, path)
     else:
         if peer_name not in (None, meta["peer"]):
             raise InputError(f"{path} is a checkpoint of peer {meta['peer']}, not {peer_name}")
         peer_name, given, named = meta["peer"], meta["config"] if config is None else config, cls or meta["class"]
         shapes = {name: tuple(shape) for name, shape in meta["shapes"].items()}
-        rebuilt = peer(meta["peer"]).rebuild(named, Given(given, _shapes(inputs), shapes))
+        sizes = sizes or {name: tuple(shape) for name, shape in meta["inputs"].items()}
+        rebuilt = peer(meta["peer"]).rebuild(named, Given(given, sizes, shapes))
         fitted = Fitted(rebuilt, from_own(rebuilt, meta, arrays, path), dict(meta["tied"]))
     fitted = Fitted(fitted.rebuilt, fitted.arrays, fitted.tied, (*notes, *fitted.notes))
-    return Checkpoint(str(peer_name), named, given, fitted)
+    return Checkpoint(str(peer_name), named, given, fitted, sizes)
 
 
 def rebuild(

@@ -19,13 +19,13 @@ from ..checkpoints import read_checkpoint
 from ..crosscheck import Result, check_file
 from ..crosscheck import run as execute
 from ..errors import InputError
-from ..files import check_writable, existing_file, write_json
+from ..files import check_writable, write_json
 from ..formats.read import dtype_of
 from ..vectors import TOLERANCES
-from ..vectors.npz import read_npz, write_npz
+from ..vectors.npz import write_npz
 from ..version import __version__
 from .convert import convert as convert
-from .convert import say_notes
+from .convert import read_inputs, say_notes
 from .explain import explain as explain
 from .main import BAD_INPUT, MISMATCH, OK
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         check_writable(options.json)
     module(options.backend)
-    inputs = _inputs(options.inputs)
+    inputs = read_inputs(options.inputs)
     arguments = {name: array for name, array in inputs.items() if not name.startswith("cotangent/")}
     cotangents = {n.removeprefix("cotangent/"): a for n, a in inputs.items() if n.startswith("cotangent/")}
     if options.grad and not cotangents:
@@ -170,16 +170,6 @@ def _check_json(results: list[Result]) -> dict[str, Any]:
 
     passed = sum(result.status == "pass" for result in results)
     return {"version": 1, "cases": [row(r) for r in results], "passed": passed, "failed": len(results) - passed}
-
-
-def _inputs(path: str) -> dict[str, np.ndarray]:
-    """Arrays by argument name, with or without a leading `input/`; cotangents keep theirs."""
-    existing_file(path, "an .npz file of the inputs")
-    arrays = read_npz(path)
-    arrays.pop("meta", None)
-    if any(name.startswith("input/") for name in arrays):  # a case of the vector format
-        arrays = {n.removeprefix("input/"): a for n, a in arrays.items() if n.startswith(("input/", "cotangent/"))}
-    return arrays
 
 
 def _info() -> Iterator[tuple[str, str]]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..checkpoints import Checkpoint, read_checkpoint
 from ..errors import InputError
-from ..files import check_writable, write_json
+from ..files import check_writable, existing_file, write_json
 from ..formats.own import to_own
 from ..formats.safetensors_file import write_safetensors
-from ..vectors.npz import write_npz
+from ..vectors.npz import read_npz, write_npz
 
 WRITERS = {".npz": write_npz, ".safetensors": write_safetensors}
 
@@ -23,6 +23,7 @@ def options(command: argparse.ArgumentParser) -> None:
     weights(command)
     command.add_argument("--output", required=True, metavar="F", help=".npz to write; .safetensors with --to-peer")
     command.add_argument("--to-peer", action="store_true", help="write the peer's names instead of our own checkpoint")
+    command.add_argument("--inputs", metavar="F", help=".npz with arguments, for classes that take sizes from them")
     command.add_argument("--dtype", choices=("float64", "float32", "float16"), help="precision (default: the file's)")
 
 
@@ -44,6 +45,16 @@ def weights(command: argparse.ArgumentParser) -> None:
     )
 
 
+def read_inputs(path: str) -> dict[str, np.ndarray]:
+    """Arrays by argument name, with or without a leading `input/`; cotangents keep theirs."""
+    existing_file(path, "an .npz file of the inputs")
+    arrays = read_npz(path)
+    arrays.pop("meta", None)
+    if any(name.startswith("input/") for name in arrays):  # a case of the vector format
+        arrays = {n.removeprefix("input/"): a for n, a in arrays.items() if n.startswith(("input/", "cotangent/"))}
+    return arrays
+
+
 def say_notes(command: str, checkpoint: Checkpoint) -> None:
     """One line on stderr for each thing that was done to make a file fit."""
     for note in checkpoint.notes:
@@ -59,7 +70,15 @@ def convert(options: argparse.Namespace) -> int:
     if output.suffix not in known:
         why = "" if options.to_peer else "; our own checkpoint is an .npz, see --to-peer"
         raise InputError(f"{output}: the output must end in {' or '.join(known)}{why}")
-    checkpoint = read_checkpoint(options.peer, options.weights, options.cls, config=options.config, dtype=options.dtype)
+    inputs = read_inputs(options.inputs) if options.inputs else {}
+    checkpoint = read_checkpoint(
+        options.peer,
+        options.weights,
+        options.cls,
+        config=options.config,
+        dtype=options.dtype,
+        inputs={name: array for name, array in inputs.items() if not name.startswith("cotangent/")},
+    )
     say_notes("convert", checkpoint)
     arrays = _to_peer(checkpoint, options.weights) if options.to_peer else _to_own(checkpoint, options.weights)
     WRITERS[output.suffix](output, arrays)
@@ -74,7 +93,8 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def _to_own(checkpoint: Checkpoint, where: str | Path) -> dict[str, np.ndarray]:
-    return to_own(checkpoint.fitted, checkpoint.peer, checkpoint.cls, checkpoint.config, where)
+    known = checkpoint
+    return to_own(known.fitted, known.peer, known.cls, known.config, where, known.inputs)
 
 
 def _to_peer(checkpoint: Checkpoint, where: str | Path) -> dict[str, np.ndarray]:

@@ -3,7 +3,8 @@
 | key | what |
 | --- | --- |
 | `meta` | JSON in a 0-d text array: `format`, `version`, `perceiver_ref`, `peer`, `class`, `config`, `dtype`, |
-| | `shapes` (by the peer's names, in its order) and `tied` (alias: the parameter that it shares) |
+| | `shapes` (by the peer's names, in its order), `tied` (alias: the parameter that it shares), `inputs` (shapes of |
+| | the arguments, for classes that take sizes from them) |
 | `param/<path>`, `state/<path>` | parameters and running statistics |
 | `peer/<name>` | what the peer stores beyond them, such as counters of steps |
 """
@@ -27,11 +28,21 @@ from .opcodes import first_line
 from .read import Arrays
 
 FORMAT, VERSION = "perceiver-ref checkpoint", 1
-_TYPES = {"peer": str, "class": str, "config": dict, "shapes": dict, "tied": dict}
+_TYPES = {"peer": str, "class": str, "config": dict, "shapes": dict, "tied": dict, "inputs": dict}
 
 
-def to_own(fitted: Fitted, peer: str, cls: str, config: Mapping[str, Any], where: object) -> Arrays:
-    """The arrays of our checkpoint for a peer's; `InputError` for missing, unused or unfit ones."""
+def to_own(
+    fitted: Fitted,
+    peer: str,
+    cls: str,
+    config: Mapping[str, Any],
+    where: object,
+    inputs: Mapping[str, tuple[int, ...]] | None = None,
+) -> Arrays:
+    """The arrays of our checkpoint for a peer's; `InputError` for missing, unused or unfit ones.
+
+    `inputs` are the shapes of the arguments that the class was rebuilt with, if any.
+    """
     rebuilt, theirs = fitted.rebuilt, fitted.arrays
     params, state = rebuilt.load(theirs, where)
     meta = {
@@ -44,6 +55,7 @@ def to_own(fitted: Fitted, peer: str, cls: str, config: Mapping[str, Any], where
         "dtype": ", ".join(sorted({str(array.dtype) for array in theirs.values() if array.dtype.kind == "f"})),
         "shapes": {name: list(array.shape) for name, array in theirs.items()},
         "tied": fitted.tied,
+        "inputs": {name: list(shape) for name, shape in (inputs or {}).items()},
     }
     made = {f"param/{path}": array for path, array in tree.leaves(params)}
     made |= {f"state/{path}": array for path, array in tree.leaves(state)}
@@ -70,8 +82,9 @@ def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
     if wrong := [key for key, kind in _TYPES.items() if not isinstance(meta.get(key), kind)]:
         raise InputError(f"{where}: meta lacks {', '.join(wrong)}")
     shapes = meta["shapes"]
-    if not all(isinstance(s, list) and all(type(n) is int and n >= 0 for n in s) for s in shapes.values()):
-        raise InputError(f"{where}: meta: shapes must be lists of sizes")
+    for sizes in (*shapes.values(), *meta["inputs"].values()):
+        if not isinstance(sizes, list) or not all(type(n) is int and n >= 0 for n in sizes):
+            raise InputError(f"{where}: meta: shapes must be lists of sizes")
     if not all(isinstance(n, str) and n in shapes and a not in shapes for a, n in meta["tied"].items()):
         raise InputError(f"{where}: meta: tied must map other names to those of shapes")
     if not all(name.isprintable() for name in [*shapes, *meta["tied"], meta["peer"], meta["class"]]):

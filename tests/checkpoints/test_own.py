@@ -51,9 +51,9 @@ def test_every_class_comes_back_bit_for_bit(path: Path, tmp_path: Path) -> None:
     checkpoint = read_checkpoint(
         meta["peer"], tmp_path / "case.npz", meta["class"], config=meta["config"], inputs=case.inputs
     )
-    own = to_own(checkpoint.fitted, meta["peer"], checkpoint.cls, meta["config"], path)
+    own = to_own(checkpoint.fitted, meta["peer"], checkpoint.cls, meta["config"], path, checkpoint.inputs)
     write_npz(tmp_path / "own.npz", own)
-    back = read_checkpoint(None, tmp_path / "own.npz", inputs=case.inputs)
+    back = read_checkpoint(None, tmp_path / "own.npz")
     assert (back.peer, back.config) == (meta["peer"], meta["config"])
     assert back.rebuilt.model == checkpoint.rebuilt.model
     aliases = {alias: back.arrays[name] for alias, name in back.fitted.tied.items()}
@@ -148,6 +148,8 @@ BROKEN = {
     "a config of text": (with_meta(config="x"), "meta lacks config"),
     "shapes of text": (with_meta(shapes={"x": "2"}), "shapes must be lists of sizes"),
     "negative shapes": (with_shape(LATENTS, [-3, 8]), "shapes must be lists of sizes"),
+    "inputs of text": (with_meta(inputs={"x": "2"}), "shapes must be lists of sizes"),
+    "no inputs": (with_meta(inputs=None), "meta lacks inputs"),
     "no shapes": (with_meta(shapes={}, tied={}), "missing in shapes"),
     "tied to nothing": (with_meta(tied={"a": "b"}), "tied must map other names to those of shapes"),
     "a name of two lines": (with_shape("a\nb", [1]), "a name is no printable text"),

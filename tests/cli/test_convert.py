@@ -104,6 +104,18 @@ def test_run_takes_our_checkpoint_alone(tmp_path: Path, capsys: pytest.CaptureFi
     assert {name: same_bits(after[name], array) for name, array in before.items()} == dict.fromkeys(before, True)
 
 
+def test_a_class_that_takes_sizes_from_its_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = pr.vectors.read_case(Path(__file__).parents[1] / "vectors" / "deepmind" / "attention_qk_v.npz")
+    pr.vectors.write_case(tmp_path / "case.npz", case)
+    (tmp_path / "config.json").write_text(json.dumps(case.meta["config"]))
+    arguments = convert(Files(tmp_path), "case.npz", "own.npz", "--peer", "deepmind", "--class", case.meta["class"])
+    invoke(capsys, *arguments).assert_refused("the argument inputs_q is missing")
+    assert invoke(capsys, *arguments, "--inputs", tmp_path / "case.npz").code == 0
+    assert invoke(capsys, *convert(Files(tmp_path), "own.npz", "back.npz", "--to-peer")).code == 0
+    assert_same_bits(read_npz(tmp_path / "back.npz"), case.params)
+    assert pr.load("deepmind", tmp_path / "own.npz")[0].count() == sum(a.size for a in case.params.values())
+
+
 def test_the_file_is_the_same_every_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = prepare(tmp_path)
     for name in ("one.npz", "two.npz"):
