@@ -3,11 +3,13 @@
 from ..errors import one_of
 from . import (
     deepmind,
+    evolla,
     hf,
     idefics,
     idefics2,
     lucidrains,
     lucidrains_flamingo,
+    mllama,
     open_flamingo,
     optax,
     perceiver_ar,
@@ -25,6 +27,8 @@ PEERS: dict[str, Peer] = {
     "open-flamingo": open_flamingo.PEER,
     "idefics": idefics.PEER,
     "idefics2": idefics2.PEER,
+    "evolla": evolla.PEER,
+    "mllama": mllama.PEER,
     "optax": optax.PEER,
     "torch": torch.PEER,
     "torch-optimizer": torch_optimizer.PEER,

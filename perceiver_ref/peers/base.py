@@ -160,11 +160,18 @@ def _check_type(what: str, value: Any, default: Any) -> None:
     optional = not default.required if isinstance(default, Option) else kind is float
     if kind is None or (optional and value is None):
         return
-    wanted = (int, float) if kind is float else kind
+    wanted: Any = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"{what} must be {_KINDS[kind]}, got {value!r}")
-    if kind is int and int(value) < (min(default, 0) if isinstance(default, int) else 0):
+    if kind is int and value < (min(default, 0) if isinstance(default, int) else 0):
         raise InputError(f"{what} must not be negative, got {value!r}")
+
+
+def positive(what: str, value: Any) -> int:
+    """A size: `InputError` unless it is a whole number above 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{what} must be a whole number above 0, got {value!r}")
+    return value
 
 
 def read_call(

@@ -21,7 +21,7 @@ from ..call import Call
 from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError, one_of
 from ..flamingo import GatedCrossAttention, MediaMask, PerceiverResampler
-from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
+from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
 from .hf.config import PRETRAINED, activation
 from .names import NORM, Table, bind, flat, same, transposed
 
@@ -61,7 +61,7 @@ _GATED: Table = {
     "mlp": ("mlp", SWIGLU),
     "mlp_gate": ("alpha_dense", flat),
 }
-_GATED_POINTS = [
+GATED_POINTS = [
     ("input_layernorm", "norm"),
     ("cross_attn", "attention"),
     ("post_attention_layernorm", "mlp_norm"),
@@ -136,9 +136,7 @@ def _resampler(given: Given) -> Rebuilt:
 def _vision_width(vision: Mapping[str, Any], default: int) -> int:
     """The width of the vision encoder, which its configuration has two names for."""
     width = vision.get("embed_dim", vision.get("hidden_size", default))
-    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise InputError(f"option 'embed_dim' of vision_config must be a whole number above 0, got {width!r}")
-    return width
+    return positive("option 'embed_dim' of vision_config", width)
 
 
 def alone(model: PerceiverResampler, params: Tree, context: Any, mask: Any = None) -> Any:
@@ -188,7 +186,7 @@ def _gated(given: Given) -> Rebuilt:
         x = model.attended(params, x, media, mask=MediaMask(attend, gate != 0), bias=bias)
         return {"out": model.finished(params, x), **made}
 
-    return Rebuilt(model, bind(model.parameters(), _GATED), run, _GATED_POINTS)
+    return Rebuilt(model, bind(model.parameters(), _GATED), run, GATED_POINTS)
 
 
 def one_medium(states: Any, name: str) -> Any:
@@ -198,7 +196,7 @@ def one_medium(states: Any, name: str) -> Any:
 
 
 def added_mask(mask: Any, x: Any, media: Any, name: str) -> tuple[Array, Any]:
-    """(attend, bias), (B, L, S) each, of a mask (B, 1, L, S) that is added to the logits.
+    """(attend (B, L, S), bias (B, 1, L, S)) of a mask (B, 1, L, S) that is added to the logits.
 
     What is at half the dtype's lowest number or below counts as masked, whatever the logits; the rest is added.
     """
@@ -221,9 +219,7 @@ def added_mask(mask: Any, x: Any, media: Any, name: str) -> tuple[Array, Any]:
 
 def _masks(index: Array, wanted: Mapping[str, Any], x: Any, media: Any) -> Outputs:
     """The two masks that the processor makes of each token's image: its number, or -1 for none."""
-    tokens = wanted["tokens_per_image"]
-    if not tokens:
-        raise InputError(f"tokens_per_image must be a whole number above 0, got {tokens!r}")
+    tokens = positive("tokens_per_image", wanted["tokens_per_image"])
     if index.shape != tuple(x.shape[:2]):
         raise InputError(f"image_index must be {tuple(x.shape[:2])}, got {tuple(index.shape)}")
     library, dtype = xp(index), array_of(x).dtype

@@ -27,7 +27,7 @@ _MEDIA = {"dim": SIZE, "dim_head": 64, "heads": 8, "ff_mult": 4.0}
 RESAMPLER = {**_MEDIA, "num_latents": 64}
 GATED = {**_MEDIA, "only_attend_immediate_media": True}
 
-_ATTENTION: Table = {
+ATTENTION: Table = {
     "query/weight": ("to_q.weight", transposed),
     "key/weight": ("to_kv.weight", fused(0, 2)),
     "value/weight": ("to_kv.weight", fused(1, 2)),
@@ -37,7 +37,7 @@ _MLP: Table = {"hidden/weight": ("1.weight", transposed), "output/weight": ("3.w
 _LAYER: Table = {
     "features_norm": ("0.norm_media", NORM),
     "latents_norm": ("0.norm_latents", NORM),
-    "attention": ("0", _ATTENTION),
+    "attention": ("0", ATTENTION),
     "mlp_norm": ("1.0", NORM),
     "mlp": ("1", _MLP),
 }
@@ -61,7 +61,7 @@ RESAMPLER_POINTS = [
 ]
 GATED_NAMES: Table = {
     "norm": ("attn.norm", NORM),
-    "attention": ("attn", _ATTENTION),
+    "attention": ("attn", ATTENTION),
     "attention_gate": ("attn_gate", same),
     "mlp_norm": ("ff.0", NORM),
     "mlp": ("ff", _MLP),

@@ -8,34 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from crosscheck.cases import case_of
+from peers.runs import out, ran, rebuilt
 from support import assert_close, normal
 
 import perceiver_ref as pr
 from perceiver_ref.conventions import FLAMINGO
-from perceiver_ref.crosscheck import Run, run
 from perceiver_ref.crosscheck.execution import Arrays
 from perceiver_ref.flamingo import media_mask, preceding
-from perceiver_ref.peers import Given, Rebuilt, peer
 from perceiver_ref.vectors import Case
 
 MASKED = ("lucidrains-flamingo", "open-flamingo")
 of_both = pytest.mark.parametrize("name", MASKED)
-
-
-def rebuilt(case: Case, **config: Any) -> Rebuilt:
-    given = Given({**case.meta["config"], **config})
-    return peer(case.meta["peer"]).rebuild(case.meta["class"], given)
-
-
-def ran(case: Case, backend: str = "numpy", call: dict[str, Any] | None = None, **changed: Any) -> Run:
-    """The case on other inputs (None: left out), with every trace point."""
-    inputs = {name: array for name, array in {**case.inputs, **changed}.items() if array is not None}
-    options = case.meta["call"] if call is None else call
-    return run(rebuilt(case), case.params, inputs, options, points=lambda name: True, backend=backend)
-
-
-def out(case: Case, backend: str = "numpy", call: dict[str, Any] | None = None, **changed: Any) -> np.ndarray:
-    return ran(case, backend, call, **changed).outputs["out"]
 
 
 def average(params: Arrays, media: np.ndarray) -> np.ndarray:
