@@ -85,8 +85,8 @@ class Attention(Module):
         """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e). positions (..., M): for `rotary`."""
         parts = self._parts()
         with scope("attention"):
-            k = _split(point("key", parts["key"].apply(p["key"], z)), self._shared())
-            v = _split(point("value", parts["value"].apply(p["value"], z)), self._shared())
+            k = split_heads(point("key", parts["key"].apply(p["key"], z)), self._shared())
+            v = split_heads(point("value", parts["value"].apply(p["value"], z)), self._shared())
             return KeysValues(self._rotated(self._normed(p, "key_norm", k), positions), v)
 
     def apply(
@@ -109,13 +109,13 @@ class Attention(Module):
         """
         parts = self._parts()
         with scope("attention"):
-            q = _split(point("query", parts["query"].apply(p["query"], x)), self.heads)  # (..., H, N, d)
+            q = split_heads(point("query", parts["query"].apply(p["query"], x)), self.heads)  # (..., H, N, d)
             q = self._rotated(self._normed(p, "query_norm", q), positions)
         k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z, positions=key_positions)
         with scope("attention"):
             if mask is not None:
                 mask = mask[..., None, :, :]  # one mask for all heads
-            mixed = point("mixed", _join(self._mixed(q, k, v, mask, bias)))  # (..., N, v_channels)
+            mixed = point("mixed", join_heads(self._mixed(q, k, v, mask, bias)))  # (..., N, v_channels)
             return point("", parts["output"].apply(p["output"], mixed))
 
     def _mixed(self, q: Any, k: Any, v: Any, mask: Array | None, bias: Any) -> Any:
@@ -263,14 +263,14 @@ class SelfAttention(Layer):
         return self._finished(p, self._joined(p, x, attended))
 
 
-def _split(x: Any, heads: int) -> Any:
+def split_heads(x: Any, heads: int) -> Any:
     """(..., N, channels) -> (..., heads, N, channels / heads)."""
     *lead, n, channels = x.shape
     x = ops.reshape(x, shape=(*lead, n, heads, channels // heads))
     return ops.transpose(x, axes=(*range(len(lead)), len(lead) + 1, len(lead), len(lead) + 2))
 
 
-def _join(x: Any) -> Any:
+def join_heads(x: Any) -> Any:
     """(..., H, N, e) -> (..., N, H e)."""
     *lead, h, n, e = x.shape
     x = ops.transpose(x, axes=(*range(len(lead)), len(lead) + 1, len(lead), len(lead) + 2))

@@ -30,11 +30,12 @@ MODULES = {
     "PerceiverLM": "perceiver_io",
     "gated.Perceiver": "gated",
     "mixed_latents.Perceiver": "mixed_latents",
+    "experimental.Perceiver": "experimental",
 }
-_PART = r"\.(cross_attn|cross_ff|self_attns\.\d+\.[01]|[0-3])"
+_PART = r"\.(cross_attn|cross_ff|self_attns\.\d+\.[01]|[0-6])"
 TRACED = re.compile(
     rf"(perceiver_io\.)?((layers\.\d+|cross_attend_block)({_PART})?|attn_residuals\.\d+|decoder_cross_attn|decoder_ff"
-    r"|to_logits)|token_emb|pos_emb|cross_attn|cross_ff|self_attns\.\d+\.[01]|net\.[12]|to_q|to_out"
+    r"|to_logits)|token_emb|pos_emb|data_proj|cross_attn|cross_ff|self_attns\.\d+\.[01]|net\.[12]|to_q|to_out"
 )
 """The modules whose outputs are compared; only those of the whole class's own are called by these names."""
 
@@ -55,7 +56,7 @@ def randomise(module: Any, rng: np.random.Generator) -> None:
     for name, p in module.named_parameters():
         values = rng.standard_normal(tuple(p.shape))
         if p.ndim >= 2 and "latents" not in name and "emb" not in name:
-            values *= (1.5 if "to_q." in name or "to_kv" in name else 1.0) / np.sqrt(np.prod(p.shape[1:]))
+            values *= (1.5 if "to_q" in name or "to_kv" in name else 1.0) / np.sqrt(np.prod(p.shape[1:]))
         elif p.ndim == 1:
             values = 0.3 * values + (name.endswith("weight"))
         with torch.no_grad():

@@ -82,6 +82,17 @@ def test_variants(backend: str, name: str, data: st.DataObject, config: dict[str
 
 
 @many
+@given(data=st.data(), config=peer.grids(), seed=seeds)
+def test_experimental(backend: str, data: st.DataObject, config: dict[str, Any], seed: int) -> None:
+    """It runs only without Fourier features, and with a mask only where there is one block."""
+    config = {**config, "fourier_encode_data": False}
+    inputs = grid(data, config, np.random.default_rng(seed))
+    if config["depth"] > 1:
+        inputs.pop("mask", None)
+    assert_passes("experimental.Perceiver", config, inputs, {}, seed, backend)
+
+
+@many
 @given(data=st.data(), config=peer.perceiver_ios(), seed=seeds, size=st.tuples(peer.few, peer.some))
 def test_perceiver_io(
     backend: str, data: st.DataObject, config: dict[str, Any], seed: int, size: tuple[int, int]

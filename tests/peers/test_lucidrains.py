@@ -25,6 +25,7 @@ from perceiver_ref.peers.lucidrains.quirks import (
     GatedSelfAttention,
     GRUCell,
     LatentMixing,
+    LinearAttention,
     VariedAttention,
     VariedCrossAttention,
 )
@@ -54,7 +55,7 @@ def weights(rebuilt: Rebuilt, seed: int = 0) -> dict[str, np.ndarray]:
     shapes: dict[str, list[int]] = {}
     for binding in rebuilt.bindings:
         own = list(binding.shape[::-1])
-        parts = 2 if ".to_kv." in f".{binding.name}" or "net.0" in binding.name else 1
+        parts = next((n for part, n in (("to_kv.", 2), ("net.0", 2), ("to_qkv.", 3)) if part in binding.name), 1)
         shapes[binding.name] = [own[0] * parts, *own[1:]]
         if binding.name.endswith(("latents", "emb.weight")):
             shapes[binding.name] = list(binding.shape)
@@ -175,6 +176,16 @@ def test_a_gated_layer_has_the_gate_in_place_of_the_residual() -> None:
     assert_close(layer.apply(p, x), x)
 
 
+def test_linear_attention_multiplies_queries_with_keys_and_the_values_with_that() -> None:
+    layer = LinearAttention(3, heads=1, head_channels=2)
+    p, x = random_parameters(layer), normal(1, 1, 4, 3)
+    q, k, v = (x[0] @ p[name]["weight"] for name in ("query", "key", "value"))
+    q, k = np.exp(q / np.sqrt(2)), np.exp(k)
+    q, k = q / q.sum(1, keepdims=True), k / k.sum(0)
+    expected = np.einsum("de,nd->ne", np.einsum("nd,ne->de", q, k), v)
+    assert_close(layer.apply(p, x)[0], expected @ p["output"]["weight"] + p["output"]["bias"])
+
+
 def test_mixing_adds_one_number_to_all_channels_of_a_latent() -> None:
     layer = LatentMixing(3, 5)
     p, x = random_parameters(layer), normal(1, 2, 3, 5)
@@ -280,14 +291,17 @@ def test_a_checkpoint_of_the_package_is_loaded_by_its_constructor_arguments(tmp_
 
 
 def test_the_module_path_of_a_class_tells_the_variants_apart() -> None:
+    plain = {**GRID, "fourier_encode_data": False}  # which mixed_latents takes no notice of
     kinds = {
-        path: type(rebuild(f"perceiver_pytorch.{path}.Perceiver", GRID).model.encoder).__name__
-        for path in ("perceiver_pytorch", "gated", "mixed_latents")
+        path: type(rebuild(f"perceiver_pytorch.{path}.Perceiver", plain).model.encoder).__name__
+        for path in ("perceiver_pytorch", "mixed_latents", "experimental")
     }
+    kinds["gated"] = type(rebuild("perceiver_pytorch.gated.Perceiver", GRID).model.encoder).__name__
     assert kinds == {
-        "perceiver_pytorch": "BlockEncoder",
         "gated": "GatedEncoder",
+        "perceiver_pytorch": "BlockEncoder",
         "mixed_latents": "MixedLatentsEncoder",
+        "experimental": "TwoWayEncoder",
     }
 
 
@@ -328,6 +342,7 @@ BAD_CONFIGURATIONS = {
     "inverted text": ("Perceiver", {**GRID, "inverted_cross_attn": "yes"}, "must be true, false, or a list of 3"),
     "inverted list": ("PerceiverIO", {**IO, "inverted_cross_attn": [True]}, "must be true or false: it has one"),
     "joining others": ("PerceiverBlock", {**BLOCK, "queries_contribute_kv": True}, "needs context_dim to be 5"),
+    "experimental": ("experimental.Perceiver", GRID, "needs fourier_encode_data=False: with it the peer fails"),
     "a list": ("Perceiver", [GRID], "the options of Perceiver must be an object"),
 }
 
@@ -370,6 +385,10 @@ BAD_CALLS = {
     "queries of other width": (
         *("PerceiverIO", IO, {"data": DATA, "queries": DATA}, {}),
         "queries must be (batch, outputs, 6), got (2, 3, 4)",
+    ),
+    "a mask between experimental blocks": (
+        *("experimental.Perceiver", {**GRID, "fourier_encode_data": False}),
+        *({"data": IMAGES, "mask": np.ones((2, 3, 4), bool)}, {}, "takes a mask only with depth 1"),
     ),
     "no context": ("PerceiverBlock", BLOCK, {"x": normal(1, 2, 3, 5)}, {}, "needs the argument 'context'"),
     "an unknown argument": ("PerceiverIO", IO, {"data": DATA, "query": DATA}, {}, "unknown argument of PerceiverIO"),

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...attention import CrossAttention, SelfAttention
+from ...autograd import ops
 from ...autograd.backend import Array
 from ...autograd.tree import Tree
 from ...encoder import Encoder, own_weights, weights_of
 from ...errors import InputError
+from ...layers import LayerNorm, Linear
 from ...tracing import point, scope
 from .quirks import (
     AttentionResidual,
     GatedCrossAttention,
     GatedSelfAttention,
     LatentMixing,
+    LinearAttention,
     VariedCrossAttention,
     variant,
 )
@@ -104,3 +107,59 @@ class MixedLatentsEncoder(Encoder):
 
     def self_attention(self) -> Any:
         return LatentMixing(self.latents, self.channels, self.conventions)
+
+
+@dataclass(frozen=True)
+class TwoWayEncoder(Encoder):
+    """Inputs go through a linear map first, and between two blocks they attend to each other and to the latents.
+
+    Every block has the weights for that, the last, which does not need them, too.
+    """
+
+    def _projection(self) -> Linear:
+        return Linear(self.inputs, self.inputs)
+
+    def _inputs_parts(self) -> dict[str, Any]:
+        return {
+            "norm": LayerNorm(self.inputs),
+            "attention": LinearAttention(self.inputs),
+            "cross_attention": CrossAttention(
+                self.inputs,
+                self.channels,
+                self.cross_heads,
+                self.qk_channels,
+                widening=self.cross_widening,
+                conventions=self.conventions,
+            ),
+        }
+
+    def parameters(self) -> Tree:
+        own = {name: part.parameters() for name, part in self._inputs_parts().items()}
+        inputs = [own] * own_weights(self.blocks, self.shared_blocks)
+        return {**super().parameters(), "projection": self._projection().parameters(), "inputs": inputs}
+
+    def apply(self, p: Tree, inputs: Any, *, mask: Array | None = None, bias: Any = None, latents: Any = None) -> Any:
+        """As `Encoder.apply`; a mask only for a single block."""
+        if mask is not None and self.blocks > 1:
+            raise InputError(
+                "experimental.Perceiver takes a mask only with depth 1: the peer's linear attention has none"
+            )
+        inputs, mask = self._checked(inputs, mask)
+        with scope("encoder"):
+            inputs = point("projection", self._projection().apply(p["projection"], inputs))
+            x = self._initial(p, inputs, latents)
+            for b in range(self.blocks):
+                x = self._cross_attended(p, b, x, inputs, mask, bias)
+                if b < self.blocks - 1:
+                    with scope(f"inputs.{b}"):
+                        inputs = self._changed(p["inputs"][weights_of(b, self.shared_blocks)], inputs, x)
+                x = self._block(p, b, x)
+            return point("", x)
+
+    def _changed(self, p: Tree, inputs: Any, x: Any) -> Any:
+        """The inputs (B, M, C) after attention among themselves, and to the latents x (B, N, D)."""
+        parts = self._inputs_parts()
+        normed = point("norm", parts["norm"].apply(p["norm"], inputs))
+        inputs = ops.add(inputs, point("attention", parts["attention"].apply(p["attention"], normed)))
+        with scope("cross_attention"):
+            return parts["cross_attention"].apply(p["cross_attention"], inputs, x)

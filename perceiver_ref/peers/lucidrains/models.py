@@ -16,10 +16,10 @@ from ...position import FourierPositions
 from ...queries import InputQueries
 from ...tracing import scope
 from ..base import Arguments, Given, Option, Outputs, Rebuilt, read_call
-from ..names import LINEAR, NORM, Table, below, bind, renamed, same
+from ..names import LINEAR, NORM, Rows, Table, below, bind, renamed, same
 from . import names
 from .config import GRID, PERCEIVER, PERCEIVER_IO, array_list, flat_mask, inverted, read
-from .encoders import BlockEncoder, GatedEncoder, MixedLatentsEncoder
+from .encoders import BlockEncoder, GatedEncoder, MixedLatentsEncoder, TwoWayEncoder
 from .quirks import CONVENTIONS, MULTIPLE, AxisMajorFourier, GridVectors, NormedProjection, OptionalMLPDecoder
 
 _HIDDENS = {"return_hiddens": False}
@@ -66,7 +66,26 @@ def mixed_latents(given: Given) -> Rebuilt:
     return _variant("mixed_latents.Perceiver", chosen, encoder, names.MIXED)
 
 
-def _variant(what: str, chosen: Mapping[str, Any], encoder: Encoder, layout: names.Layout) -> Rebuilt:
+def experimental(given: Given) -> Rebuilt:
+    """`experimental.Perceiver`: inputs change between blocks. Only for data without Fourier features."""
+    what = "experimental.Perceiver"
+    chosen = read(what, given.config, {**GRID, "fourier_encode_data": True})
+    if chosen["fourier_encode_data"]:
+        raise InputError(
+            f"{what} needs fourier_encode_data=False: with it the peer fails, since it counts input_channels twice"
+        )
+    encoder = TwoWayEncoder(**_sizes(chosen, _grid_channels(chosen)), layers=1)
+    return _variant(what, chosen, encoder, names.TWO_WAY, names.TWO_WAY_INPUTS, names.input_rows(encoder))
+
+
+def _variant(
+    what: str,
+    chosen: Mapping[str, Any],
+    encoder: Encoder,
+    layout: names.Layout,
+    more_names: Table | None = None,
+    more_rows: Rows | None = None,
+) -> Rebuilt:
     head = _head(chosen)
     model = PerceiverIO(encoder, _grid_input(chosen), head)
 
@@ -76,21 +95,29 @@ def _variant(what: str, chosen: Mapping[str, Any], encoder: Encoder, layout: nam
         mask = flat_mask(values.get("mask"), *given.inputs.shape[:2])
         return {"out": head.apply(params["decoder"], encoder.apply(params["encoder"], given.inputs, mask=mask))}
 
-    return _named(model, run, layout, 0)
+    return _named(model, run, layout, 0, more_names, more_rows)
 
 
-def _named(model: PerceiverIO, run: Any, layout: names.Layout, norm: int) -> Rebuilt:
+def _named(
+    model: PerceiverIO,
+    run: Any,
+    layout: names.Layout,
+    norm: int,
+    more_names: Table | None = None,
+    more_rows: Rows | None = None,
+) -> Rebuilt:
     """With the names of a Perceiver whose head has its norm as module number `norm`."""
     own = 1 + len(model.encoder.parameters()["later_blocks"])
     head: Table = {"norm": (str(norm), NORM), "output": (str(norm + 1), LINEAR)}
     rows = [
         *layout.rows(model.encoder),
+        *(more_rows or []),
         *([(r"to_logits\.0", "decoder.mean")] if norm else []),
         (rf"to_logits\.{norm}", "decoder.norm"),
         (rf"to_logits\.{norm + 1}", "decoder"),
         ("to_logits", "decoder|encoder"),
     ]
-    table = {"encoder": ("", layout.table(own)), "decoder": ("to_logits", head)}
+    table = {"encoder": ("", {**layout.table(own), **(more_names or {})}), "decoder": ("to_logits", head)}
     return Rebuilt(model, bind(model.parameters(), table), run, rows)
 
 

@@ -94,13 +94,11 @@ class Layout:
 
     def rows(self, encoder: Encoder) -> Rows:
         """The trace points of an encoder's modules."""
-        which = [weights_of(b, encoder.shared_blocks) for b in range(encoder.blocks)]
         rows: Rows = []
         if self.first is not None:
             ours = _joined(self.cross, self.cross_gives, f"{self.first}.", "encoder.cross_attention")
             rows += [(re.escape(name), point) for name, point in (*ours, (self.first, "encoder.cross_attention"))]
-        for b, number in enumerate(which):
-            use = f"@{which[:b].count(number)}" if which.count(number) > 1 else ""
+        for b, number, use in uses(encoder, encoder.blocks):
             rows += [(re.escape(name + use), point) for name, point in self._modules(encoder, b, number)]
         return rows
 
@@ -121,6 +119,12 @@ class Layout:
         return rows
 
 
+def uses(encoder: Encoder, repetitions: int) -> list[tuple[int, int, str]]:
+    """For each of so many repetitions its number, that of its weights, and what a trace adds to its modules' names."""
+    which = [weights_of(b, encoder.shared_blocks) for b in range(repetitions)]
+    return [(b, i, f"@{which[:b].count(i)}" if which.count(i) > 1 else "") for b, i in enumerate(which)]
+
+
 def _joined(theirs: tuple[str, str], gives: tuple[str, str], prefix: str, ours: str) -> Rows:
     return [(prefix + name, f"{ours}.{end}".strip(".")) for name, end in zip(theirs, gives)]
 
@@ -138,6 +142,29 @@ GATED = Layout(
     own_gives=("attention_residual", ""),
 )
 MIXED = Layout(("0", "1"), "", ("2", "3"), own_gives=("mixing", "mlp"))
+TWO_WAY = Layout(("0", "1"), "", ("5", "6"))
+_INPUTS: Table = {
+    "norm": ("4.norm", NORM),
+    "attention/query/weight": ("4.fn.to_qkv.weight", fused(0, 3)),
+    "attention/key/weight": ("4.fn.to_qkv.weight", fused(1, 3)),
+    "attention/value/weight": ("4.fn.to_qkv.weight", fused(2, 3)),
+    "attention/output": ("4.fn.to_out.0", LINEAR),
+    "cross_attention": ("", layer("2", "3")),
+}
+TWO_WAY_INPUTS: Table = {"projection": ("data_proj", LINEAR), "inputs/{i}": ("layers.{i}", _INPUTS)}
+
+
+def input_rows(encoder: Encoder) -> Rows:
+    """The trace points of the modules that change the inputs of `experimental.Perceiver`, after every block but one."""
+    rows = [("data_proj", "encoder.projection")]
+    for b, number, use in uses(encoder, encoder.blocks - 1):
+        ours = f"encoder.inputs.{b}"
+        rows += [
+            (re.escape(f"layers.{number}.4{use}"), f"{ours}.attention"),
+            (re.escape(f"layers.{number}.2{use}"), f"{ours}.cross_attention.attention"),
+            (re.escape(f"layers.{number}.3{use}"), f"{ours}.cross_attention.mlp"),
+        ]
+    return rows
 
 
 def is_old(names: Iterable[str]) -> bool:

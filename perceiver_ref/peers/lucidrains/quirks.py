@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...attention import Attention, CrossAttention, Layer, SelfAttention
+from ...attention import Attention, CrossAttention, Layer, SelfAttention, join_heads, split_heads
 from ...autograd import ops
 from ...autograd.backend import Array, xp
 from ...autograd.ops.attention import scale_factor
@@ -207,6 +207,36 @@ class LatentMixing(Layer):
             mixed = parts["mixer"].apply(p["mixer"], ops.transpose(normed, axes=swapped))
             mixed = point("", ops.transpose(mixed, axes=swapped))
         return self._finished(p, self._joined(p, x, mixed))
+
+
+@dataclass(frozen=True)
+class LinearAttention(Module):
+    """Attention whose cost grows with the number of elements alone, by products of queries and keys over all elements.
+
+        Q = softmax over channels of x Wq / sqrt(d), K = softmax over elements of x Wk; output = V (Q^T K) Wo
+
+    (The products of arXiv 1812.01243, eq. 4, are Q (K^T V).)
+    """
+
+    channels: int
+    heads: int = 4
+    head_channels: int = 64
+
+    def _parts(self) -> dict[str, Linear]:
+        wide = self.heads * self.head_channels
+        into = Linear(self.channels, wide, False)
+        return {"query": into, "key": into, "value": into, "output": Linear(wide, self.channels)}
+
+    def parameters(self) -> Tree:
+        return {name: part.parameters() for name, part in self._parts().items()}
+
+    def apply(self, p: Tree, x: Any) -> Any:
+        """x (B, M, channels) -> the same shape."""
+        parts = self._parts()
+        q, k, v = (split_heads(parts[n].apply(p[n], x), self.heads) for n in ("query", "key", "value"))  # (B, H, M, d)
+        q = ops.softmax(ops.multiply(q, scale_factor(array_of(q), None)), axis=-1)
+        products = ops.matmul(ops.transpose(q, axes=(0, 1, 3, 2)), ops.softmax(k, axis=-2))  # (B, H, d, d)
+        return parts["output"].apply(p["output"], join_heads(ops.matmul(v, products)))
 
 
 @dataclass(frozen=True)
