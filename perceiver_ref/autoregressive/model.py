@@ -245,7 +245,7 @@ class PerceiverAR(Module):
 
     def normed(self, p: Tree, z: Any) -> Any:
         """The latents after all layers, (B, N, D), as logits are made of them."""
-        return point("norm", norm(self.width, self.conventions).apply(p["norm"], z)) if self.final_norm else z
+        return point("final", norm(self.width, self.conventions).apply(p["norm"], z) if self.final_norm else z)
 
     def logits(self, p: Tree, z: Any) -> Any:
         """Normed latents (B, N, D) -> logits (B, N, V)."""

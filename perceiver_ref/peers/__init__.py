@@ -7,6 +7,7 @@ from . import (
     hf,
     idefics,
     idefics2,
+    krasserm,
     lucidrains,
     lucidrains_flamingo,
     mllama,
@@ -21,6 +22,7 @@ from .base import Given, Peer, Rebuilt
 PEERS: dict[str, Peer] = {
     "deepmind": deepmind.PEER,
     "hf": hf.PEER,
+    "krasserm": krasserm.PEER,
     "perceiver-ar": perceiver_ar.PEER,
     "lucidrains-perceiver": lucidrains.PEER,
     "lucidrains-flamingo": lucidrains_flamingo.PEER,

@@ -240,7 +240,7 @@ def _names(chosen: Mapping[str, Any]) -> Table:
 _POINTS = [
     ("~/embed/output", "embedding"),
     ("~/z_pos_enc/output", "latent_index"),
-    ("layer_norm/output", "norm"),
+    ("layer_norm/output", "final"),
     ("~/logits/output", "logits"),
 ]
 
