@@ -14,6 +14,7 @@ from .errors import InputError
 from .masks import check_mask, finite_where_unused
 from .parameters import Module, Parameter, truncated_normal
 from .tracing import point, scope
+from .variation import variable
 
 Sharing = Literal["all", "later", "none"]
 _MOST_LAYERS = 100_000  # a mistyped configuration is an error at once, not memory filling up
@@ -130,12 +131,14 @@ class Encoder(Module):
             latents = ops.broadcast_to(p["latents"], shape=(inputs.shape[0], self.latents, self.channels))
         return point("latents", latents)
 
+    @variable("Encoder.cross_attended")
     def _cross_attended(self, p: Tree, b: int, x: Any, inputs: Any, mask: Array | None, bias: Any) -> Any:
         """The cross-attention before block b."""
         weights = [p["cross_attention"], *p["later_cross_attentions"]][weights_of(b, self.shared_cross)]
         with scope("cross_attention" if self.cross_attends == 1 else f"cross_attention.{b}"):
             return self.cross_attention(b).apply(weights, x, inputs, mask=mask, bias=bias)
 
+    @variable("Encoder.block")
     def _block(self, p: Tree, b: int, x: Any) -> Any:
         """The self-attentions of block b."""
         for i, weights in enumerate([p["block"], *p["later_blocks"]][weights_of(b, self.shared_blocks)]):

@@ -61,6 +61,12 @@ def linear_positions(
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
+@variable("frequencies")
+def frequencies(num_bands: int, max_resolution: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """K numbers from 1 to half the resolution of each of d axes, evenly spaced with both ends: (d, K)."""
+    return np.stack([linspace(1.0, r / 2, num_bands, dtype, "compute") for r in max_resolution])
+
+
 @variable("fourier_features")
 def fourier_features(
     positions: Any,
@@ -79,7 +85,7 @@ def fourier_features(
         axes = positions.shape[-1]
         raise InputError(f"positions have {axes} axes, but max_resolution {max_resolution} has {len(max_resolution)}")
     data = array_of(positions)
-    bands = np.stack([linspace(1.0, r / 2, num_bands, data.dtype, "compute") for r in max_resolution])  # (d, K)
+    bands = frequencies(num_bands, max_resolution, data.dtype)
     angles = ops.reshape(positions, shape=(*positions.shape, 1)) * backends.xp(data).asarray(bands)  # (..., d, K)
     angles = ops.reshape(angles, shape=(*positions.shape[:-1], bands.size)) * math.pi
     parts = [positions] if concat_pos else []

@@ -59,6 +59,12 @@ def trace(only: Callable[[str], bool] | None = None, *, tensors: bool = False) -
         _active.reset(token)
 
 
+def where() -> str:
+    """The scopes of the innermost trace, joined by dots; "" outside any."""
+    active = _active.get()
+    return ".".join(active[-1].scopes) if active else ""
+
+
 class scope:  # noqa: N801 - used as `with scope("encoder"):`
     """A part of the model: its name goes before the names of the points inside."""
 

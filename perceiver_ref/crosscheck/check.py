@@ -86,7 +86,7 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
         _require("grad_input", case.grad_inputs, ours.grad_inputs, where)
     limit = _tolerances(case, dtype)
     pairs = [("output", name, ours.outputs[name], case.outputs[name]) for name in case.outputs]
-    pairs += [("trace", name, _spread(ours.trace[traced[name]], array), array) for name, array in case.trace.items()]
+    pairs += [("trace", name, spread(ours.trace[traced[name]], array), array) for name, array in case.trace.items()]
     pairs += [("state", name, ours.state[name], array) for name, array in case.state_out.items()]
     if gradients:
         pairs += [
@@ -106,7 +106,7 @@ def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str)
         raise InputError(f"{where}: the reference gives no {kind} {', '.join(absent)}; it gives {', '.join(given)}")
 
 
-def _spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """A value that we compute once for the whole batch, where the peer repeats it."""
     return np.broadcast_to(ours, theirs.shape) if ours.shape == theirs.shape[1:] else ours
 

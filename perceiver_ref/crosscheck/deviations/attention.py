@@ -1,0 +1,255 @@
+"""Deviations of attention: its scale, heads, keys and values, softmax and masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...attention import KeysValues
+from ...autograd import ops
+from ...autograd.backend import xp
+from ...autograd.engine import Op
+from ...autograd.ops.attention import scale_factor
+from ...autograd.tensor import array_of
+from ...autograd.tree import Tree
+from ...tracing import where
+from ...variation import Replacement
+from .base import Candidate, Change, Match, OpReplacement, Survey, groups
+
+_OPS = ("attention", "attention_weights")
+_SCALES: dict[str, Callable[[int, int], float]] = {
+    "none": lambda d, heads: 1.0,
+    "1 / d": lambda d, heads: 1 / d,
+    "1 / sqrt(width of all heads)": lambda d, heads: 1 / math.sqrt(d * heads),
+    "1 / sqrt(heads)": lambda d, heads: 1 / math.sqrt(heads),
+    "d^(-1/4)": lambda d, heads: d**-0.25,
+    "sqrt(d)": lambda d, heads: math.sqrt(d),
+    "1 / width of all heads": lambda d, heads: 1 / (d * heads),
+    "1 / sqrt(2 d)": lambda d, heads: 1 / math.sqrt(2 * d),
+}
+
+
+def _places(found: Survey) -> list[str]:
+    return found.ops.get("attention", [])
+
+
+def _everywhere(found: Survey, cause: str, variant: str, replacement: OpReplacement) -> Iterator[Candidate]:
+    """The same replacement of the op in each group of places."""
+    for label, match in groups(_places(found)):
+
+        def run(op: Op, arguments: Any, static: Any, match: Match = match) -> Any:
+            return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
+
+        yield Candidate(cause, f"{variant}, {label}", Change(ops=lambda path, run=run: dict.fromkeys(_OPS, run)))
+
+
+def attention_scale(found: Survey) -> Iterator[Candidate]:
+    """Logits scaled otherwise than by 1 / sqrt(d)."""
+    for name, factor in _SCALES.items():
+
+        def run(op: Op, arguments: Any, static: Any, factor: Callable[[int, int], float] = factor) -> Any:
+            q = arguments[0]
+            heads = q.shape[-3] if len(q.shape) > 2 else 1
+            return op(*arguments, **{**static, "scale": factor(q.shape[-1], heads)})
+
+        if _places(found):
+            yield from _everywhere(found, "attention-scale", f"scale {name}", run)
+
+
+def softmax_axis(found: Survey) -> Iterator[Candidate]:
+    """The softmax over another axis than keys."""
+    for name, axis in (("queries", -2), ("heads", -3)):
+        if _places(found):
+            yield from _everywhere(found, "softmax-axis", f"softmax over {name}", _over(axis))
+
+
+def _over(axis: int) -> OpReplacement:
+    def run(op: Op, arguments: Any, static: Any) -> Any:
+        q, k, *rest = arguments
+        axes = (*range(len(k.shape) - 2), len(k.shape) - 1, len(k.shape) - 2)
+        logits = ops.multiply(
+            ops.matmul(q, ops.transpose(k, axes=axes)), scale_factor(array_of(q), static.get("scale"))
+        )
+        bias = rest[-1] if len(rest) == (2 if op.name == "attention" else 1) else None
+        if bias is not None:
+            logits = ops.add(logits, bias)
+        mask, data = static.get("mask"), array_of(logits)
+        if mask is not None:
+            logits = ops.where(mask, logits, xp(data).asarray(np.finfo(data.dtype).min, data.dtype))
+        weights = ops.softmax(logits, axis=axis)
+        return ops.matmul(weights, rest[0]) if op.name == "attention" else weights
+
+    return run
+
+
+def mask_inverted(found: Survey) -> Iterator[Candidate]:
+    """True taken for padding."""
+    if found.masked:
+        yield from _everywhere(found, "mask-inverted", "True taken for padding", _with_mask(lambda mask: ~mask))
+        yield Candidate(
+            "mask-inverted", "True taken for padding in the features alone", Change(layers=_features_mask_inverted)
+        )
+
+
+def _features_mask_inverted() -> Mapping[str, Replacement]:
+    def layer(original: Any, self: Any, p: Tree, x: Any, features: Any, *, mask: Any = None) -> Any:
+        return original(self, p, x, features, mask=None if mask is None else ~mask)
+
+    return {"ResamplerLayer": layer}
+
+
+def mask_ignored(found: Survey) -> Iterator[Candidate]:
+    """No mask, or that of queries or of keys alone."""
+    if found.masked:
+        yield from _everywhere(found, "mask-ignored", "no mask", _with_mask(lambda mask: None))
+
+
+def _with_mask(change: Callable[[Any], Any]) -> OpReplacement:
+    def run(op: Op, arguments: Any, static: Any) -> Any:
+        mask = static.get("mask")
+        return op(*arguments, **{**static, "mask": None if mask is None else change(mask)})
+
+    return run
+
+
+def fully_masked_row(found: Survey) -> Iterator[Candidate]:
+    """What a query without any key gets: zero where it is the average, the average where it is zero."""
+
+    def flipped(op: Op, arguments: Any, static: Any) -> Any:
+        other = {"zero": "uniform", "uniform": "zero"}[static.get("masked_rows", "zero")]
+        return op(*arguments, **{**static, "masked_rows": other})
+
+    if found.masked:
+        yield from _everywhere(found, "fully-masked-row", "average in place of zero, or zero in place of it", flipped)
+        yield Candidate(
+            "fully-masked-row", "text before the first medium gets the average", Change(layers=_average_unseen)
+        )
+
+
+def _average_unseen() -> Mapping[str, Replacement]:
+    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None) -> Any:
+        if mask is not None:
+            mask = mask._replace(seen=None)
+        return original(self, p, x, media, mask=mask)
+
+    def uniform(original: Any, self: Any, *arguments: Any, **options: Any) -> Any:
+        return original(
+            replace(self, conventions=replace(self.conventions, masked_rows="uniform")), *arguments, **options
+        )
+
+    return {"GatedCrossAttention": gated, "Attention": uniform}
+
+
+def key_value_swapped(found: Survey) -> Iterator[Candidate]:
+    """Keys' weights used for values and the other way round."""
+    for label, match in groups(_places(found)) if _places(found) else []:
+        change = Change(layers=_attention_params(match, lambda layer, p: {**p, "key": p["value"], "value": p["key"]}))
+        yield Candidate("key-value-swapped", f"keys and values swapped, {label}", change)
+
+
+def head_layout(found: Survey) -> Iterator[Candidate]:
+    """Channels split into heads as (d h) in place of (h d); or a fused key-value map split within heads."""
+    kinds: dict[str, Callable[[Any, Tree], Tree]] = {
+        "(d h) in splitting and joining": lambda layer, p: _joined(layer, _split(layer, p)),
+        "(d h) in splitting": _split,
+        "(d h) in joining": _joined,
+        "(d h) of queries and keys": lambda layer, p: _split(layer, p, ("query", "key")),
+        "(d h) of values": lambda layer, p: _split(layer, p, ("value",)),
+        "(d h) of queries": lambda layer, p: _split(layer, p, ("query",)),
+        "(d h) of keys and values": lambda layer, p: _split(layer, p, ("key", "value")),
+        "keys and values fused within heads": _fused_in_heads,
+    }
+    if not _places(found):
+        return
+    for name, change in kinds.items():
+        for label, match in groups(_places(found)):
+            yield Candidate("head-layout", f"{name}, {label}", Change(layers=_attention_params(match, change)))
+    for label, match in groups(_places(found)):
+        yield Candidate("head-layout", f"heads share keys in turn, {label}", Change(layers=_keys_in_turn(match)))
+
+
+def _attention_params(match: Match, change: Callable[[Any, Tree], Tree]) -> Callable[[], Mapping[str, Replacement]]:
+    """Attention with changed parameters; where they would not fit, unchanged."""
+
+    def made() -> Mapping[str, Replacement]:
+        def attend(original: Any, layer: Any, p: Tree, x: Any, z: Any, **options: Any) -> Any:
+            changed = match(where()) and not isinstance(z, KeysValues)
+            return original(layer, _fitting(layer, p, change) if changed else p, x, z, **options)
+
+        def gated(original: Any, layer: Any, p: Tree, *arguments: Any, **options: Any) -> Any:
+            p = {**p, "attention": _fitting(layer._attention(), p["attention"], change)}
+            return original(layer, p, *arguments, **options)
+
+        return {"Attention": attend, "GatedCrossAttention": gated}
+
+    return made
+
+
+def _fitting(layer: Any, p: Tree, change: Callable[[Any, Tree], Tree]) -> Tree:
+    made = change(layer, p)
+    same = all(made[n]["weight"].shape == p[n]["weight"].shape for n in ("query", "key", "value", "output"))
+    return made if same else p
+
+
+def _columns(part: Tree, order: Any) -> Tree:
+    return {name: array[..., order] for name, array in part.items()}
+
+
+def _order(width: int, heads: int) -> Any:
+    """Our channel (h, d) is their channel d H + h."""
+    return np.arange(width).reshape(width // heads, heads).T.reshape(-1)
+
+
+def _split(layer: Any, p: Tree, parts: tuple[str, ...] = ("query", "key", "value")) -> Tree:
+    shared = layer._shared()
+    heads = {"query": layer.heads, "key": shared, "value": shared}
+    made = {name: _columns(p[name], _order(p[name]["weight"].shape[-1], heads[name])) for name in parts}
+    return {**p, **made}
+
+
+def _joined(layer: Any, p: Tree) -> Tree:
+    weight = p["output"]["weight"]
+    return {**p, "output": {**p["output"], "weight": weight[_order(weight.shape[0], layer.heads)]}}
+
+
+def _fused_in_heads(layer: Any, p: Tree) -> Tree:
+    """One map to (heads, 2, d) in place of (2, heads, d)."""
+    shared, made = layer._shared(), {}
+    if p["key"]["weight"].shape != p["value"]["weight"].shape:
+        return p
+    for name in p["key"]:
+        k, v = p["key"][name], p["value"][name]
+        both = xp(k).concatenate([k, v], axis=-1)
+        apart = both.reshape(*both.shape[:-1], shared, 2, -1)
+        made[name] = [apart[..., i, :].reshape(*k.shape) for i in range(2)]
+    return {**p, "key": {n: pair[0] for n, pair in made.items()}, "value": {n: pair[1] for n, pair in made.items()}}
+
+
+def _blocks(heads: Any, width: int) -> Any:
+    """The channels of these heads, one head after the other."""
+    d = width // len(heads)
+    return (heads[:, None] * d + np.arange(d)).reshape(-1)
+
+
+def _keys_in_turn(match: Match) -> Callable[[], Mapping[str, Replacement]]:
+    """Query head h uses head h mod Hk of the keys, in place of consecutive heads sharing one."""
+
+    def made() -> Mapping[str, Replacement]:
+        def attend(original: Any, layer: Any, p: Tree, *arguments: Any, **options: Any) -> Any:
+            shared = layer._shared()
+            if shared == layer.heads or not match(where()):
+                return original(layer, p, *arguments, **options)
+            heads = np.arange(layer.heads).reshape(-1, shared).T.reshape(-1)
+            out = p["output"]["weight"]
+            columns = _blocks(heads, p["query"]["weight"].shape[-1])
+            rows = out[_blocks(heads, out.shape[0])]
+            p = {**p, "query": _columns(p["query"], columns), "output": {**p["output"], "weight": rows}}
+            return original(layer, p, *arguments, **options)
+
+        return {"Attention": attend}
+
+    return made

@@ -1,0 +1,162 @@
+"""What a deviation is: a small change of the parameters, of a layer or of an op of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...autograd import tree
+from ...autograd.engine import Op, handle, observe
+from ...autograd.tensor import array_of
+from ...autograd.tree import Tree
+from ...tracing import trace, where
+from ...variation import Replacement, varied
+
+OpReplacement = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+Match = Callable[[str], bool]
+"""Whether a place, the dotted scopes that an op runs in or the path of a parameter, is meant."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a deviation does to one run: each part is left out where it has nothing to do.
+
+    `params` gives the changed parameter tree; `layers` exchange layers and named functions (`variation.varied`); `ops`
+    makes, from a function that tells the path of a parameter, a replacement for every op by name.
+    """
+
+    params: Callable[[Tree], Tree] | None = None
+    layers: Callable[[], Mapping[str, Replacement]] | None = None
+    ops: Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]] | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One deviation that could explain a difference: the cause's id, the variant in words, and what it changes.
+
+    `rare` ones are tried when nothing else explains the difference.
+    """
+
+    cause: str
+    variant: str
+    change: Change
+    rare: bool = False
+
+
+@dataclass
+class Survey:
+    """What a run of the reference used, so that only deviations that can occur are tried."""
+
+    params: Tree
+    ops: dict[str, list[str]] = field(default_factory=dict)
+    """op -> the scopes that it ran in"""
+    used: dict[str, set[str]] = field(default_factory=dict)
+    """op -> the paths of parameters among its arguments"""
+    masked: set[str] = field(default_factory=set)
+    """scopes in which attention had a mask"""
+
+    @property
+    def paths(self) -> dict[str, Any]:
+        """Parameters by path."""
+        return tree.flatten(self.params)
+
+    @property
+    def scopes(self) -> list[str]:
+        """Every scope, in the order of the run."""
+        return list(dict.fromkeys(place for places in self.ops.values() for place in places))
+
+
+def survey(params: Tree, run: Callable[[], Any]) -> Survey:
+    """Run the reference once and note what it used."""
+    made, path = Survey(params), paths_of(params)
+
+    def watch(event: Any) -> None:
+        place, op = where(), event.op.name
+        made.ops.setdefault(op, []).append(place)
+        for argument in event.arguments:
+            if name := path(argument):
+                made.used.setdefault(op, set()).add(name)
+        if op == "attention" and event.static.get("mask") is not None:
+            made.masked.add(place)
+
+    with trace(lambda name: False), observe(watch):
+        run()
+    return made
+
+
+def paths_of(params: Tree) -> Callable[[Any], str]:
+    """A function from a parameter to its path; "" for any other value."""
+    known = {id(array_of(array)): name for name, array in tree.leaves(params)}
+    return lambda value: known.get(id(array_of(value)), "")
+
+
+@contextmanager
+def deviating(candidates: Sequence[Candidate], params: Tree) -> Iterator[Tree]:
+    """The reference with these deviations; gives the parameters to run it with."""
+    with ExitStack() as stack:
+        for candidate in candidates:
+            if candidate.change.params is not None:
+                params = candidate.change.params(params)
+        path = paths_of(params)
+        for candidate in candidates:
+            if candidate.change.layers is not None:
+                stack.enter_context(varied(candidate.change.layers()))
+            if candidate.change.ops is not None:
+                stack.enter_context(handle(_by_name(candidate.change.ops(path))))
+        yield params
+
+
+def _by_name(table: Mapping[str, OpReplacement]) -> Any:
+    def handler(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        replacement = table.get(op.name)
+        return op(*arguments, **static) if replacement is None else replacement(op, arguments, static)
+
+    return handler
+
+
+def groups(places: Iterable[str]) -> list[tuple[str, Match]]:
+    """The ways in which deviations come: everywhere, in one kind of layer, in one part of the model.
+
+    Only groups that some place belongs to and some other does not are named beside "everywhere".
+    """
+    places = list(places)
+    found: list[tuple[str, Match]] = [("everywhere", lambda place: True)]
+    kinds: list[tuple[str, Match]] = [
+        ("in cross-attention", lambda place: "cross_attention" in place),
+        ("in self-attention", lambda place: "cross_attention" not in place),
+        ("in the encoder", lambda place: _part(place) == "encoder"),
+        ("in the decoder", lambda place: _part(place) == "decoder"),
+        ("in the encoder's cross-attention", lambda place: _part(place) == "encoder" and "cross_attention" in place),
+        ("outside the encoder and decoder", lambda place: _part(place) not in ("encoder", "decoder")),
+    ]
+    seen: list[tuple[bool, ...]] = [tuple(True for _ in places)]
+    for label, match in kinds:
+        hits = tuple(match(place) for place in places)
+        if any(hits) and hits not in seen:
+            seen.append(hits)
+            found.append((label, match))
+    return found
+
+
+def _part(place: str) -> str:
+    return place.replace("/", ".").split(".")[0]
+
+
+def edited(params: Tree, edit: Callable[[str, Any], Any]) -> Tree:
+    """The parameters with each array replaced by `edit(path, array)`."""
+    return tree.unflatten_like(params, [edit(path, array) for path, array in tree.leaves(params)])
+
+
+def module_of(path: str) -> str:
+    """The path of the layer that a parameter belongs to: "a/mlp_norm" for "a/mlp_norm/scale"."""
+    return path.rpartition("/")[0]
+
+
+def role_of(path: str) -> str:
+    """What a parameter is for: the names of its layer and, within attention and MLP, of those."""
+    parts = module_of(path).split("/")
+    if len(parts) > 1 and parts[-2] in ("attention", "mlp"):
+        return "/".join(parts[-2:])
+    return parts[-1]

@@ -1,0 +1,239 @@
+"""Deviations of Flamingo's resampler and gated cross-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...autograd import ops
+from ...autograd.backend import xp
+from ...autograd.engine import Op
+from ...autograd.tree import Tree
+from ...variation import Replacement
+from .base import Candidate, Change, Survey, edited
+
+
+def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
+    """Keys and values from the features alone; or from latents that were not normed."""
+    if not any("/features_norm/" in f"/{path}" for path in found.paths):
+        return
+
+    def alone(original: Any, layer: Any, *arguments: Any, **options: Any) -> Any:
+        return original(replace(layer, latents_in_keys=not layer.latents_in_keys), *arguments, **options)
+
+    yield Candidate("latents-not-in-keys", "features alone", Change(layers=lambda: {"ResamplerLayer": alone}))
+    yield Candidate(
+        "latents-not-in-keys",
+        "latents in the keys before their norm",
+        Change(layers=lambda: _latents(lambda x, q: x)),
+        rare=True,
+    )
+
+
+def _latents(choose: Callable[[Any, Any], Any]) -> Mapping[str, Replacement]:
+    """Other latents among the keys: those of `choose(latents, normed latents)`."""
+    newest: dict[str, Any] = {}
+
+    def layer(original: Any, self: Any, p: Tree, x: Any, features: Any, **options: Any) -> Any:
+        newest["x"] = x
+        return original(self, p, x, features, **options)
+
+    def attend(original: Any, self: Any, p: Tree, q: Any, kv: Any, **options: Any) -> Any:
+        if "x" in newest:
+            n, latents = q.shape[-2], newest.pop("x")
+            kv = ops.concatenate([kv[..., :-n, :], choose(latents, q)], axis=-2)
+        return original(self, p, q, kv, **options)
+
+    return {"ResamplerLayer": layer, "Attention": attend}
+
+
+_TABLES = {"time_embedding": "of frames", "media_embedding": "of media"}
+
+
+def time_embedding(found: Survey) -> Iterator[Candidate]:
+    """The embeddings of frames or media left out, in another order, the same for all, or added twice."""
+    changes: dict[str, Callable[[Any], Any]] = {
+        "left out": lambda table: xp(table).zeros_like(table),
+        "in reverse": lambda table: table[::-1],
+        "one place later": lambda table: xp(table).roll(table, 1, axis=0),
+        "one place earlier": lambda table: xp(table).roll(table, -1, axis=0),
+        "the first for all": lambda table: xp(table).broadcast_to(table[:1], table.shape),
+        "the last for all": lambda table: xp(table).broadcast_to(table[-1:], table.shape),
+        "added twice": lambda table: 2 * table,
+        "subtracted": lambda table: -table,
+        "the last ones": lambda table: table,
+        "the mean for all": lambda table: xp(table).broadcast_to(table.mean(0, keepdims=True), table.shape),
+    }
+    here = [path for path in found.paths if path.split("/")[-1] in _TABLES]
+    for name, change in changes.items():
+        if name == "the last ones":
+            continue
+        chosen = [[path] for path in here] + ([here] if len(here) > 1 else [])
+        for paths in chosen:
+            label = " and ".join(_TABLES[path.split("/")[-1]] for path in paths)
+
+            def made(p: Tree, paths: list[str] = paths, change: Callable[[Any], Any] = change) -> Tree:
+                return edited(p, lambda path, a: change(a) if path in paths else a)
+
+            yield Candidate("time-embedding", f"embeddings {label} {name}", Change(params=made))
+    for path in here:
+        yield Candidate(
+            "time-embedding",
+            f"embeddings {_TABLES[path.split('/')[-1]]}: those of the last places",
+            Change(layers=lambda name=path.split("/")[-1]: _last_places(name)),
+        )
+    if len(here) == 2:
+        yield Candidate("time-embedding", "embeddings of frames and media exchanged", Change(params=_exchanged))
+
+
+def _last_places(name: str) -> Mapping[str, Replacement]:
+    def resampler(original: Any, layer: Any, p: Tree, features: Any, **options: Any) -> Any:
+        shape = features.shape
+        used = shape[1] if name == "media_embedding" else shape[-3]
+        return original(layer, {**p, name: xp(p[name]).roll(p[name], used, axis=0)}, features, **options)
+
+    return {"PerceiverResampler": resampler}
+
+
+def _exchanged(p: Tree) -> Tree:
+    if p["time_embedding"].shape != p["media_embedding"].shape:
+        return p
+    return {**p, "time_embedding": p["media_embedding"], "media_embedding": p["time_embedding"]}
+
+
+_GATES = {"both gates": ("attention_gate", "mlp_gate"), "attention": ("attention_gate",), "the MLP": ("mlp_gate",)}
+
+
+def _gates(found: Survey, cause: str, variant: str, function: Callable[[Any], Any]) -> Iterator[Candidate]:
+    if not any(path.endswith("attention_gate") for path in found.paths):
+        return
+    for label, names in _GATES.items():
+
+        def table(path: Callable[[Any], str], names: tuple[str, ...] = names) -> Mapping[str, Any]:
+            def tanh(op: Op, arguments: Any, static: Any) -> Any:
+                meant = path(arguments[0]).split("/")[-1] in names
+                return function(arguments[0]) if meant else op(*arguments, **static)
+
+            return {"tanh": tanh}
+
+        yield Candidate(cause, f"{variant}: {label}", Change(ops=table))
+
+
+def gate_not_tanh(found: Survey) -> Iterator[Candidate]:
+    """Another function than tanh on the gates."""
+    functions: dict[str, Callable[[Any], Any]] = {
+        "the gate itself": lambda a: a,
+        "sigmoid": ops.sigmoid,
+        "exp": ops.exp,
+        "relu": ops.relu,
+        "2 sigmoid - 1": lambda a: ops.subtract(ops.multiply(ops.sigmoid(a), 2.0), 1.0),
+        "tanh of its absolute value": lambda a: ops.tanh(ops.absolute(a)),
+        "1 + tanh": lambda a: ops.add(ops.tanh(a), 1.0),
+        "erf": ops.erf,
+        "sin": ops.sin,
+        "clipped to [-1, 1]": lambda a: ops.minimum(ops.maximum(a, -1.0), 1.0),
+    }
+    for name, function in functions.items():
+        yield from _gates(found, "gate-not-tanh", name, function)
+
+
+def gate_missing(found: Survey) -> Iterator[Candidate]:
+    """Branches added without their gates; gates exchanged."""
+
+    def one(a: Any) -> Any:
+        return xp(a).ones_like(a)
+
+    yield from _gates(found, "gate-missing", "no gate", one)
+    yield from _gates(found, "gate-missing", "branch left out", lambda a: xp(a).zeros_like(a))
+    if any(path.endswith("attention_gate") for path in found.paths):
+        yield Candidate(
+            "gate-missing",
+            "gates exchanged",
+            Change(params=lambda p: {**p, "attention_gate": p["mlp_gate"], "mlp_gate": p["attention_gate"]}),
+        )
+
+
+def media_mask(found: Survey) -> Iterator[Candidate]:
+    """All earlier media in place of the last one, or the reverse; counted from another token; or no mask."""
+    if not any(path.endswith("attention_gate") for path in found.paths):
+        return
+
+    def other(original: Any, phi: Any, *, media: int, tokens: int, which: str = "immediate") -> Any:
+        return original(phi, media=media, tokens=tokens, which={"immediate": "all", "all": "immediate"}[which])
+
+    def other_zeroed(original: Any, phi: Any, *, media: int, tokens: int, which: str = "immediate") -> Any:
+        kept = original(phi, media=media, tokens=tokens, which=which)
+        return other(original, phi, media=media, tokens=tokens, which=which)._replace(seen=kept.seen)
+
+    def everything(original: Any, phi: Any, **options: Any) -> Any:
+        made = original(phi, **options)
+        return made._replace(attend=xp(phi).ones_like(made.attend))
+
+    def nothing_zeroed(original: Any, phi: Any, **options: Any) -> Any:
+        made = original(phi, **options)
+        return made._replace(attend=xp(phi).ones_like(made.attend), seen=None)
+
+    def shifted(by: int) -> Replacement:
+        return lambda original, phi, **options: original(phi + by, **options)
+
+    def later(original: Any, phi: Any, *, media: int, tokens: int, which: str = "immediate") -> Any:
+        made = original(phi, media=media, tokens=tokens, which=which)
+        number = xp(phi).arange(1, media + 1).repeat(tokens)
+        return made._replace(attend=number >= phi[..., None])
+
+    def strictly(original: Any, phi: Any, *, media: int, tokens: int, which: str = "immediate") -> Any:
+        made = original(phi, media=media, tokens=tokens, which=which)
+        number = xp(phi).arange(1, media + 1).repeat(tokens)
+        return made._replace(attend=number < phi[..., None])
+
+    def tokens_in_turn(original: Any, phi: Any, *, media: int, tokens: int, which: str = "immediate") -> Any:
+        made = original(phi, media=media, tokens=tokens, which=which)
+        shape = made.attend.shape
+        turned = made.attend.reshape(*shape[:-1], media, tokens).swapaxes(-1, -2)
+        return made._replace(attend=turned.reshape(shape))
+
+    def own_tag_excluded(original: Any, locations: Any, before: Any = None) -> Any:
+        return original(locations, before) - locations
+
+    def clipped(original: Any, phi: Any, *, media: int, **options: Any) -> Any:
+        return original(xp(phi).minimum(phi, media), media=media, **options)
+
+    def reversed_text(original: Any, locations: Any, before: Any = None) -> Any:
+        total = original(locations, before)
+        return total[..., -1:] - total + locations
+
+    for name, table in {
+        "all earlier media in place of the last, or the last in place of all": {"media_mask": other},
+        "the same, with text before the first medium zeroed as before": {"media_mask": other_zeroed},
+        "all media for all text but what is before the first": {"media_mask": everything},
+        "all media for all text": {"media_mask": nothing_zeroed},
+        "a tag does not see its own medium": {"preceding": own_tag_excluded},
+        "media counted from 0": {"media_mask": shifted(1)},
+        "the medium before the last": {"media_mask": shifted(-1)},
+        "later media": {"media_mask": later},
+        "media before the last": {"media_mask": strictly},
+        "tokens of media in turn": {"media_mask": tokens_in_turn},
+        "text after more tags than media sees the last medium": {"media_mask": clipped},
+        "media that come later in the text": {"preceding": reversed_text},
+    }.items():
+        yield Candidate("media-mask", name, Change(layers=lambda table=table: table))
+    yield Candidate("media-mask", "no mask", Change(layers=_no_media_mask))
+    yield Candidate("media-mask", "a mask given by position: one token earlier", Change(layers=lambda: _rolled(-1)))
+    yield Candidate("media-mask", "a mask given by position: one token later", Change(layers=lambda: _rolled(1)))
+
+
+def _no_media_mask() -> Mapping[str, Replacement]:
+    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None) -> Any:
+        return original(self, p, x, media, mask=None)
+
+    return {"GatedCrossAttention": gated}
+
+
+def _rolled(by: int) -> Mapping[str, Replacement]:
+    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None) -> Any:
+        if mask is not None:
+            mask = mask._replace(attend=xp(mask.attend).roll(mask.attend, by, axis=1))
+        return original(self, p, x, media, mask=mask)
+
+    return {"GatedCrossAttention": gated}

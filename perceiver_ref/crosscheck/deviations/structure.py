@@ -1,0 +1,262 @@
+"""Deviations of the order of layers and of whose weights they use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ...autograd import ops
+from ...autograd.tree import Tree
+from ...encoder import weights_of
+from ...tracing import point, scope
+from ...variation import Replacement
+from .base import Candidate, Change, Survey, edited
+
+Order = Callable[[int, list[list[Tree]]], list[Tree]]
+"""The layers of block b, from all blocks' layers."""
+
+_SHARING: dict[str, Order] = {
+    "later blocks use the layers in rotated order": lambda b, w: w[b][b % len(w[b]) :] + w[b][: b % len(w[b])],
+    "later blocks use the layers in rotated order, the other way": lambda b, w: (
+        w[b][-b % len(w[b]) :] + w[b][: -b % len(w[b])]
+    ),
+    "later blocks use the layers in reverse": lambda b, w: w[b][::-1] if b else w[b],
+    "every second block uses the layers in reverse": lambda b, w: w[b][::-1] if b % 2 else w[b],
+    "every block uses the first block's layers": lambda b, w: w[0],
+    "every block uses the last block's layers": lambda b, w: w[-1],
+    "every block but the first uses the second's layers": lambda b, w: w[min(b, 1)],
+    "every block uses the next one's layers": lambda b, w: w[(b + 1) % len(w)],
+    "blocks use the layers of the block before": lambda b, w: w[max(b - 1, 0)],
+    "every layer of a block uses its first layer": lambda b, w: [w[b][0]] * len(w[b]),
+    "every layer of a block uses its last layer": lambda b, w: [w[b][-1]] * len(w[b]),
+    "every layer of later blocks uses the first layer": lambda b, w: [w[b][0]] * len(w[b]) if b else w[b],
+    "later blocks use one layer each": lambda b, w: [w[b][b % len(w[b])]] * len(w[b]),
+}
+_BLOCK_ORDER: dict[str, Order] = {
+    "the layers of every block in reverse": lambda b, w: w[b][::-1],
+    "blocks in reverse": lambda b, w: w[len(w) - 1 - b],
+    "blocks and their layers in reverse": lambda b, w: w[len(w) - 1 - b][::-1],
+    "layers of every block rotated by one": lambda b, w: w[b][1:] + w[b][:1],
+    "layers of every block rotated by one, the other way": lambda b, w: w[b][-1:] + w[b][:-1],
+    "the first two layers of every block swapped": lambda b, w: [*w[b][1:2], *w[b][:1], *w[b][2:]],
+    "the last two layers of every block swapped": lambda b, w: [*w[b][:-2], *w[b][-1:], *w[b][-2:-1]],
+}
+
+
+def _weights(encoder: Any, p: Tree) -> list[list[Tree]]:
+    own = [p["block"], *p["later_blocks"]]
+    return [list(own[weights_of(b, encoder.shared_blocks)]) for b in range(encoder.blocks)]
+
+
+def _blocks(order: Order) -> Mapping[str, Replacement]:
+    def block(original: Any, encoder: Any, p: Tree, b: int, x: Any) -> Any:
+        for i, weights in enumerate(order(b, _weights(encoder, p))):
+            with scope(f"blocks.{b}.{i}"):
+                x = encoder.self_attention().apply(weights, x)
+        return x
+
+    return {"Encoder.block": block}
+
+
+def _crosses(order: Callable[[int, list[Tree]], Tree]) -> Mapping[str, Replacement]:
+    def attended(original: Any, encoder: Any, p: Tree, b: int, *rest: Any) -> Any:
+        own = [p["cross_attention"], *p["later_cross_attentions"]]
+        chosen = order(b, [own[weights_of(i, encoder.shared_cross)] for i in range(encoder.cross_attends)])
+        n = len(p["later_cross_attentions"])
+        return original(encoder, {**p, "cross_attention": chosen, "later_cross_attentions": [chosen] * n}, b, *rest)
+
+    return {"Encoder.cross_attended": attended}
+
+
+def _has_encoder(found: Survey) -> bool:
+    return any(place.startswith("encoder.blocks.") for place in found.scopes)
+
+
+def _crossing(found: Survey) -> bool:
+    return any(place.startswith("encoder.cross_attention.1.") for place in found.scopes)
+
+
+def _stack(found: Survey) -> bool:
+    """Whether the parameters are a stack of layers outside an encoder, as the resampler's are."""
+    return isinstance(found.params, dict) and len(found.params.get("layers") or []) > 1
+
+
+def weight_sharing(found: Survey) -> Iterator[Candidate]:
+    """Layers that use other layers' weights: shared where they are not, their own where they are."""
+    if _has_encoder(found):
+        for name, order in _SHARING.items():
+            yield Candidate("weight-sharing", name, Change(layers=lambda order=order: _blocks(order)))
+    crosses: dict[str, Callable[[int, list[Tree]], Tree]] = {
+        "every cross-attention uses the first's weights": lambda b, w: w[0],
+        "every cross-attention uses the last's weights": lambda b, w: w[-1],
+        "every cross-attention but the first uses the second's weights": lambda b, w: w[min(b, 1)],
+        "every cross-attention uses the next one's weights": lambda b, w: w[(b + 1) % len(w)],
+    }
+    if _crossing(found):
+        for name, choose in crosses.items():
+            yield Candidate("weight-sharing", name, Change(layers=lambda choose=choose: _crosses(choose)))
+        for name, order in _SHARING.items():
+            for other, choose in crosses.items():
+
+                def both(order: Any = order, choose: Any = choose) -> Mapping[str, Replacement]:
+                    return {**_blocks(order), **_crosses(choose)}
+
+                yield Candidate("weight-sharing", f"{name}; {other}", Change(layers=both), rare=True)
+    if _stack(found):
+        stacks: dict[str, Callable[[list[Tree]], list[Tree]]] = {
+            "every layer uses the first's weights": lambda w: [w[0]] * len(w),
+            "every layer uses the last's weights": lambda w: [w[-1]] * len(w),
+            "every layer but the first uses the second's weights": lambda w: [w[0], *[w[1]] * (len(w) - 1)],
+        }
+        for name, change in stacks.items():
+            yield Candidate("weight-sharing", name, _restacked(change))
+        for part in ("attention", "mlp"):
+            yield Candidate("weight-sharing", f"{part} of the first layer in every layer", _first_part(part))
+
+
+def _restacked(change: Callable[[list[Tree]], list[Tree]]) -> Change:
+    return Change(params=lambda p: {**p, "layers": change(list(p["layers"]))})
+
+
+def _first_part(part: str) -> Change:
+    return Change(params=lambda p: {**p, "layers": [{**layer, part: p["layers"][0][part]} for layer in p["layers"]]})
+
+
+def block_order(found: Survey) -> Iterator[Candidate]:
+    """Layers, blocks, or the halves of a layer in another order."""
+    if _has_encoder(found):
+        for name, order in _BLOCK_ORDER.items():
+            yield Candidate("block-order", name, Change(layers=lambda order=order: _blocks(order)))
+        yield Candidate("block-order", "each layer of all blocks before the next layer", Change(layers=_layer_major))
+        yield Candidate("block-order", "cross-attention after its block", Change(layers=_cross_after))
+        yield Candidate("block-order", "cross-attention after all blocks", Change(layers=_cross_last))
+        yield Candidate(
+            "block-order", "cross-attention between the first layer and the rest", Change(layers=_cross_after_first)
+        )
+    if _stack(found):
+        yield Candidate("block-order", "layers in reverse", _restacked(lambda w: w[::-1]))
+        yield Candidate("block-order", "layers rotated by one", _restacked(lambda w: w[1:] + w[:1]))
+    kinds = {
+        "": ("SelfAttention", "CrossAttention", "ResamplerLayer", "GatedCrossAttention"),
+        " in self-attention": ("SelfAttention",),
+        " in cross-attention": ("CrossAttention",),
+    }
+    for how, layer in (("the MLP before attention", _mlp_first), ("attention and MLP side by side", _parallel)):
+        for where, names in kinds.items():
+            yield Candidate(
+                "block-order",
+                f"{how}{where}",
+                Change(layers=lambda names=names, layer=layer: dict.fromkeys(names, layer)),
+            )
+
+
+def _layer_major() -> Mapping[str, Replacement]:
+    def block(original: Any, encoder: Any, p: Tree, b: int, x: Any) -> Any:
+        if b:
+            return x
+        weights = _weights(encoder, p)
+        for i in range(encoder.layers):
+            for number in range(encoder.blocks):
+                with scope(f"blocks.{number}.{i}"):
+                    x = encoder.self_attention().apply(weights[number][i], x)
+        return x
+
+    return {"Encoder.block": block}
+
+
+def _postponed(due: Callable[[Any, int], bool], split: int | None = None) -> Mapping[str, Replacement]:
+    """Cross-attentions wait until after the block for which `due` says so, or until after its first layers."""
+    waiting: list[Callable[[Any], Any]] = []
+
+    def attended(original: Any, encoder: Any, p: Tree, b: int, x: Any, *rest: Any) -> Any:
+        waiting.append(lambda y: original.__wrapped__(encoder, p, b, y, *rest))
+        return x
+
+    def block(original: Any, encoder: Any, p: Tree, b: int, x: Any) -> Any:
+        weights = _weights(encoder, p)[b]
+        for i, layer in enumerate(weights):
+            if split == i and due(encoder, b):
+                x = _run_all(waiting, x)
+            with scope(f"blocks.{b}.{i}"):
+                x = encoder.self_attention().apply(layer, x)
+        return _run_all(waiting, x) if due(encoder, b) else x
+
+    return {"Encoder.cross_attended": attended, "Encoder.block": block}
+
+
+def _run_all(waiting: list[Callable[[Any], Any]], x: Any) -> Any:
+    while waiting:
+        x = waiting.pop(0)(x)
+    return x
+
+
+def _cross_after() -> Mapping[str, Replacement]:
+    return _postponed(lambda encoder, b: True)
+
+
+def _cross_last() -> Mapping[str, Replacement]:
+    return _postponed(lambda encoder, b: b == encoder.blocks - 1)
+
+
+def _cross_after_first() -> Mapping[str, Replacement]:
+    return _postponed(lambda encoder, b: True, split=1)
+
+
+def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...]) -> tuple[Any, Any]:
+    """(what attention adds to x, what the MLP adds to x) of any kind of layer, as functions of x."""
+    parts, kind = layer._parts(), type(layer).__name__
+
+    def attended(x: Any) -> Any:
+        if kind == "ResamplerLayer":
+            features = parts["features_norm"].apply(p["features_norm"], others[0])
+            q = point("latents_norm", parts["latents_norm"].apply(p["latents_norm"], x))
+            kv = ops.concatenate([features, q], axis=-2) if layer.latents_in_keys else features
+            mask = options.get("mask")
+            attend = None if mask is None else layer._attend(mask, x.shape[-2])
+            return parts["attention"].apply(p["attention"], q, kv, mask=attend)
+        if "key_value_norm" in parts:
+            q = point("query_norm", parts["query_norm"].apply(p["query_norm"], x))
+            kv = parts["key_value_norm"].apply(p["key_value_norm"], others[0])
+            return parts["attention"].apply(p["attention"], q, kv, **options)
+        normed = point("norm", parts["norm"].apply(p["norm"], x))
+        if others:  # gated: media
+            mask = options.get("mask")
+            kept = layer.keys_values(p, others[0])
+            out = parts["attention"].apply(p["attention"], normed, kept, mask=None if mask is None else mask.attend)
+            if mask is not None and mask.seen is not None:
+                out = ops.multiply(out, mask.seen[..., None].astype(out.dtype))
+            return layer._gated(p, "attention_gate", out)
+        return parts["attention"].apply(p["attention"], normed, normed, **options)
+
+    def fed(x: Any) -> Any:
+        out = parts["mlp"].apply(p["mlp"], point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x)))
+        return layer._gated(p, "mlp_gate", out) if hasattr(layer, "_gated") else out
+
+    return attended, fed
+
+
+def _rebuilt(join: Callable[[Any, Any, Any, bool], Any]) -> Replacement:
+    def run(original: Any, layer: Any, p: Tree, x: Any, *others: Any, **options: Any) -> Any:
+        if "mlp" not in layer._parts():
+            return original(layer, p, x, *others, **options)
+        attended, fed = _halves(layer, p, options, others)
+        return point("", join(x, attended, fed, getattr(layer, "query_residual", True)))
+
+    return run
+
+
+def _first_the_mlp(x: Any, attended: Any, fed: Any, residual: bool) -> Any:
+    x = ops.add(x, fed(x))
+    return ops.add(x, attended(x)) if residual else attended(x)
+
+
+def _side_by_side(x: Any, attended: Any, fed: Any, residual: bool) -> Any:
+    both = ops.add(attended(x), fed(x))
+    return ops.add(x, both) if residual else both
+
+
+_mlp_first = _rebuilt(_first_the_mlp)
+_parallel = _rebuilt(_side_by_side)
+
+
+__all__ = ["block_order", "edited", "weight_sharing"]
