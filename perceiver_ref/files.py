@@ -19,6 +19,17 @@ _JSON_LIMIT = 64 << 20
 def existing_file(path: AnyPath, what: str) -> Path:
     """The path, or an `InputError` unless it is a file that can be read; `what` describes the file expected."""
     path = Path(path)
+    try:
+        _check_readable(path, what)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # such as a name that is too long
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}); expected {what}") from None
+    return path
+
+
+def _check_readable(path: Path, what: str) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a directory; expected {what}")
     if not path.exists():
@@ -27,7 +38,6 @@ def existing_file(path: AnyPath, what: str) -> Path:
         raise InputError(f"{path} is no regular file; expected {what}")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read (permission denied); expected {what}")
-    return path
 
 
 def read_json(path: AnyPath, what: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _read_shards(index: Path, suffix: str, dtype: Any) -> tuple[Arrays, list[str
 
 
 def _beside(shard: Any) -> bool:
-    return isinstance(shard, str) and shard.isprintable() and Path(shard).name == shard
+    return isinstance(shard, str) and shard.isprintable() and len(shard) <= _NAME and Path(shard).name == shard
 
 
 def dtype_of(arrays: Arrays) -> str:

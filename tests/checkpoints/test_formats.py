@@ -157,6 +157,16 @@ def test_shards_lie_beside_their_index(tmp_path: Path, name: Any) -> None:
         pr.load("hf", folder)
 
 
+def test_a_name_that_no_file_can_have_is_one_error(tmp_path: Path) -> None:
+    folder = directory(tmp_path / "checkpoint", weights(CONFIG, np.float32), 2)
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "x" * 900}}))
+    with pytest.raises(pr.InputError, match=r"cannot be read \(File name too long\)|does not exist"):
+        pr.load("hf", folder)
+    with pytest.raises(pr.InputError, match=r"cannot be read \(embedded null|does not exist"):
+        pr.load("hf", tmp_path / "x\0.npz", config=CONFIG)
+
+
 def test_shards_hold_each_array_once_and_all(tmp_path: Path) -> None:
     arrays = weights(CONFIG, np.float32)
     folder = directory(tmp_path / "checkpoint", arrays, 2)
