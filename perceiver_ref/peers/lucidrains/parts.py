@@ -16,7 +16,7 @@ from ...parameters import Module
 from ...position import fourier_features
 from ...tracing import point, scope
 from ..base import Arguments, Function, Given, Option, Outputs, Rebuilt, read_call
-from ..names import below, bind
+from ..names import bind, renamed
 from . import names
 from .config import ATTENTION, BLOCK, array_list, flat_mask, read
 from .quirks import (
@@ -75,9 +75,8 @@ def feed_forward(given: Given) -> Rebuilt:
         values, _ = read_call("FeedForward", arguments, called, {"x"}, {}, ["x"])
         return {"out": module.apply(params, values["x"])}
 
-    return Rebuilt(
-        module, bind(module.parameters(), names.MLP), run, [(r"net\.1", "mlp.activation"), (r"net\.2", "mlp")]
-    )
+    rows = [(r"net\.1", "mlp.activation"), (r"net\.2", "mlp")]
+    return Rebuilt(module, bind(module.parameters(), names.MLP), run, rows)
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,8 @@ def perceiver_block(given: Given) -> Rebuilt:
     block = {"{i}": ("self_attns.{i}", names.layer("0", "1"))}
     table = {"cross_attention": ("", names.layer("cross_attn", "cross_ff")), "block": ("", block)}
     rows = [
-        *below("", "cross_attention", [("cross_attn", "attention"), ("cross_ff", "mlp")]),
+        ("cross_attn", "cross_attention.attention"),
+        ("cross_ff", "cross_attention.mlp"),
         (r"self_attns\.(\d+)\.0", r"layers.\1.attention"),
         (r"self_attns\.(\d+)\.1", r"layers.\1.mlp"),
     ]
@@ -151,14 +151,7 @@ def attention_residual(given: Given) -> Rebuilt:
         values, _ = read_call("EnformerAttentionResidual", arguments, called, {name}, {}, [name])
         return {"out": module.apply(params, array_list(values[name]))}
 
-    return Rebuilt(
-        module,
-        bind(
-            module.parameters(),
-            {name: (f"to_attn_logits.{theirs}", view) for name, (theirs, view) in names.RESIDUAL.items()},
-        ),
-        run,
-    )
+    return Rebuilt(module, bind(module.parameters(), renamed("to_attn_logits", names.RESIDUAL)), run)
 
 
 def fourier_encode(given: Given) -> Rebuilt:
