@@ -96,6 +96,15 @@ def test_what_padded_media_hold_does_not_matter(backend: str, content: float) ->
     assert_close(results[1], results[0], tolerance=0)
 
 
+def test_a_tag_in_padding_counts_for_nothing(backend: str) -> None:
+    model = tiny.flamingo()
+    params = tiny.parameters(model, backend)
+    ids, mask = np.array([[10, IMAGE, IMAGE, 11]]), np.array([[True, False, True, True]])
+    media = on(backend, normal(0, 1, 1, 1, tiny.S, tiny.C))
+    ours = host(model.apply(params, on(backend, ids), media, mask=on(backend, mask)))
+    assert_close(ours[mask][None], model.apply(params, on(backend, ids[mask][None]), media))
+
+
 def loss_and_gradients(model: Flamingo, params: Any, ids: Any, media: Any) -> Any:
     def loss(trained: Any) -> Any:
         return ops.sum(model.apply({**params, "trained": trained}, ids, media))
