@@ -26,6 +26,7 @@ from ..vectors.npz import write_npz
 from ..version import __version__
 from .convert import convert as convert
 from .convert import read_inputs, say_notes
+from .diagnose import diagnose as diagnose
 from .explain import explain as explain
 from .main import BAD_INPUT, MISMATCH, OK
 

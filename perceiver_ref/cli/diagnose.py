@@ -1,0 +1,82 @@
+"""`perceiver-ref diagnose`: whether an implementation's outputs are right, and if not, why."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..crosscheck.diagnose import Cause, Diagnosis, diagnose_file
+from ..files import check_writable, write_json
+from ..vectors.npz import write_npz
+from .main import MISMATCH, OK
+
+
+def options(command: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    command.add_argument(
+        "case", metavar="CASE", help="a case file whose outputs come from the implementation under test"
+    )
+    command.add_argument(
+        "--excerpt", metavar="F", help=".npz to write where an unexplained difference begins (default: beside CASE)"
+    )
+
+
+def diagnose(given: argparse.Namespace) -> int:
+    """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
+    if given.json:
+        check_writable(given.json)
+    found = diagnose_file(given.case)
+    _print(found)
+    if found.verdict == "unexplained":
+        path = Path(given.excerpt or Path(given.case).with_suffix(".excerpt.npz"))
+        write_npz(path, found.excerpt)
+        print(f"the point, its inputs and both outputs are in {path}")
+    if given.json:
+        write_json(given.json, to_json(found))
+    return OK if found.verdict in ("match", "rounding") else MISMATCH
+
+
+def _print(found: Diagnosis) -> None:
+    said = {
+        "match": "the outputs are the reference's",
+        "rounding": f"the outputs are the reference's but for rounding in {found.dtype}",
+        "deviation": "the outputs differ, and this explains it: " + " and ".join(map(_said, found.explanation)),
+        "unexplained": "the outputs differ, and no known deviation explains it",
+    }
+    print(f"{found.verdict}: {said[found.verdict]}")
+    print(f"error of the outputs: {found.error:.1e}", end="")
+    rounding = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in found.expected_rounding.items())
+    print(f" (rounding makes up to {rounding})" if rounding else "")
+    if found.first_divergence:
+        print(f"first point that differs: {found.first_divergence}")
+    if found.points:
+        width = max(len(point.name) for point in found.points)
+        print(f"\n{'point':<{width}}  error    float32 rounding")
+        for point in found.points:
+            limit = point.rounding.get("float32")
+            print(f"{point.name:<{width}}  {point.error:.1e}  {'' if limit is None else f'{limit:.1e}'}")
+    if found.others:
+        print("\nalso possible, in this order:")
+        for causes in found.others[:4]:
+            print(f"  {' and '.join(map(_said, causes))}")
+
+
+def _said(cause: Cause) -> str:
+    return f"{cause.cause} ({cause.variant}; {100 * (1 - cause.remaining):.4g} % of the difference)"
+
+
+def to_json(found: Diagnosis) -> dict[str, Any]:
+    """The result for machines, version 1."""
+    return {
+        "version": 1,
+        "verdict": found.verdict,
+        "first_divergence": found.first_divergence,
+        "causes": found.causes,
+        "explanation": [vars(cause) for cause in found.explanation],
+        "others": [[vars(cause) for cause in causes] for causes in found.others],
+        "error": found.error,
+        "expected_rounding": found.expected_rounding,
+        "dtype": found.dtype,
+        "points": [{"name": p.name, "error": p.error, "rounding": dict(p.rounding)} for p in found.points],
+    }
