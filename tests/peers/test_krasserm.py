@@ -244,7 +244,7 @@ def test_calls_that_cannot_be_made_are_input_errors(
 
 
 def test_released_sizes() -> None:
-    """Of the examples' models, trained on GiantMIDI and on WikiText: what PyTorch counts."""
+    """Of the model for GiantMIDI, and of the default one: what PyTorch counts."""
     midi = {"vocab_size": 389, "max_seq_len": 6144, "max_latents": 2048, "num_channels": 768}
     midi |= {"num_self_attention_layers": 18, "output_norm": True, "output_bias": False, "abs_pos_emb": False}
     assert rebuild("SymbolicAudioModel", midi).model.count() == 134_840_832
