@@ -74,6 +74,7 @@ _GATED_CONFIG = {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "alpha_type": "float",
+    "attn_implementation": Option(str),
     "qk_layer_norms": False,
     "vision_config": {},
 }
@@ -182,7 +183,8 @@ def _gated(given: Given) -> Rebuilt:
         gate = array_of(values["cross_attention_gate"])
         if gate.shape != tuple(x.shape[:2]):
             raise InputError(f"cross_attention_gate must be {tuple(x.shape[:2])}, got {tuple(gate.shape)}")
-        attend, bias = added_mask(values.get("image_attention_mask"), x, media, "image_attention_mask")
+        mask, implementation = values.get("image_attention_mask"), chosen["attn_implementation"]
+        attend, bias = added_mask(mask, x, media, "image_attention_mask", implementation)
         x = model.attended(params, x, media, mask=MediaMask(attend, gate != 0), bias=bias)
         return {"out": model.finished(params, x), **made}
 
@@ -195,14 +197,18 @@ def one_medium(states: Any, name: str) -> Any:
     return ops.reshape(states, shape=(states.shape[0], 1, *states.shape[1:]))
 
 
-def added_mask(mask: Any, x: Any, media: Any, name: str) -> tuple[Array, Any]:
+def added_mask(mask: Any, x: Any, media: Any, name: str, implementation: str | None) -> tuple[Array, Any]:
     """(attend (B, L, S), bias (B, 1, L, S)) of a mask (B, 1, L, S) that is added to the logits.
 
     What is at half the dtype's lowest number or below counts as masked, whatever the logits; the rest is added.
+    Without a mask, text attends to everything; but under the attention `implementation` "sdpa", which then takes the
+    layer for causal self-attention, text longer than 1 attends from token i to tokens 0 to i of the media.
     """
     shape = (*x.shape[:2], media.shape[1] * media.shape[2])
     if mask is None:
-        return xp(array_of(x)).ones(shape, bool), None
+        library = xp(array_of(x))
+        everything = library.ones(shape, bool)
+        return library.tril(everything) if implementation == "sdpa" and shape[1] > 1 else everything, None
     full = (shape[0], 1, *shape[1:])
     fits = len(mask.shape) == 4 and all(n in (1, m) for n, m in zip(mask.shape, full))
     if not fits or array_of(mask).dtype.kind != "f":

@@ -28,6 +28,7 @@ from .names import NORM, Table, bind, same, transposed
 
 _LAYER = "MllamaCrossAttentionDecoderLayer"
 _CONFIG = {
+    "attn_implementation": Option(str),
     "hidden_size": 4096,
     "hidden_act": "silu",
     "num_attention_heads": 32,
@@ -97,7 +98,7 @@ def _layer(given: Given) -> Rebuilt:
             raw = array_of(values["raw_cross_attention_mask"])
             made = prepared(raw, wanted["num_vision_tokens"], x, media.shape[2])
         mask = made.get("prepared_mask", values.get("cross_attention_mask"))
-        attend, bias = added_mask(mask, x, media, "cross_attention_mask")
+        attend, bias = added_mask(mask, x, media, "cross_attention_mask", chosen["attn_implementation"])
         rows = made.get("full_text_row_masked_out_mask", values.get("full_text_row_masked_out_mask"))
         if rows is not None:
             if tuple(rows.shape) != (x.shape[0], 1, x.shape[1], 1):

@@ -1,0 +1,321 @@
+"""flamingo-pytorch and transformers' relatives of Flamingo, run live: cases of the vector format, in float64.
+
+Each function draws a configuration and inputs of one class, and gives (peer, class, config, live module, inputs,
+options of the call).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from flamingo_pytorch import GatedCrossAttentionBlock, PerceiverResampler
+from transformers import EvollaConfig, Idefics2Config, IdeficsConfig, MllamaTextConfig
+from transformers.models.evolla import modeling_evolla as evolla
+from transformers.models.idefics import modeling_idefics as idefics
+from transformers.models.idefics import perceiver as idefics_perceiver
+from transformers.models.idefics2 import modeling_idefics2 as idefics2
+from transformers.models.mllama import modeling_mllama as mllama
+
+from perceiver_ref.errors import InputError
+from perceiver_ref.peers import Given, peer
+from perceiver_ref.vectors import Case
+
+torch.set_num_threads(1)  # for arrays this small
+Made = tuple[str, str, dict[str, Any], Any, dict[str, np.ndarray], dict[str, Any]]
+_MODULES = (evolla, idefics, idefics2, mllama)
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+
+
+class Draw:
+    """Numbers, choices and arrays of one example, all equally likely: hypothesis would favour the smallest."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, low: int, high: int) -> int:
+        return int(self.generator.integers(low, high + 1))
+
+    def of(self, *choices: Any) -> Any:
+        return choices[self(0, len(choices) - 1)]
+
+    def array(self, *shape: int) -> np.ndarray:
+        return self.generator.standard_normal(shape)
+
+    def bits(self, *shape: int) -> np.ndarray:
+        return self.generator.random(shape) < self.of(0.0, 0.3, 0.7, 1.0)
+
+
+class _Promoted:
+    """The module torch as transformers sees it, with float64 for float32: RMS norms and softmax name that."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextmanager
+def promoted() -> Iterator[None]:
+    """Every float32 step of transformers' modules in float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    for module in _MODULES:
+        module.torch = _Promoted()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+        for module in _MODULES:
+            module.torch = torch
+
+
+def heads(draw: Draw) -> dict[str, int]:
+    return {"dim_head": draw(1, 5), "heads": draw(1, 4)}
+
+
+def flamingo_resampler(draw: Draw) -> Made:
+    media, single = draw(1, 3), draw.of(True, False)
+    config = {"dim": draw(2, 9), "depth": draw(0, 3), **heads(draw), "num_latents": draw(1, 4)}
+    config |= {"num_media_embeds": 1 if single else draw(media, 4), "ff_mult": draw.of(1, 2, 2.5, 4)}
+    axes = draw.of((), (media,))
+    x = draw.array(draw(1, 3), *axes, draw(1, 5), config["dim"])
+    return "lucidrains-flamingo", "PerceiverResampler", config, PerceiverResampler(**config), {"x": x}, {}
+
+
+def flamingo_gated(draw: Draw) -> Made:
+    config = {"dim": draw(2, 9), **heads(draw), "ff_mult": draw.of(1, 1.5, 4)}
+    config |= {"only_attend_immediate_media": draw.of(True, False)}
+    batch, length = draw(1, 3), draw(1, 7)
+    inputs = {
+        "x": draw.array(batch, length, config["dim"]),
+        "media": draw.array(batch, draw(1, 3), draw(1, 3), config["dim"]),
+    }
+    if draw.of(True, True, False):
+        inputs["media_locations"] = draw.bits(batch, length).astype(draw.of("bool", "int64"))
+    made = GatedCrossAttentionBlock(**config)
+    return "lucidrains-flamingo", "GatedCrossAttentionBlock", config, made, inputs, {}
+
+
+def idefics_resampler(draw: Draw) -> Made:
+    width, normed = draw(2, 9), draw.of(True, False)
+    config = {"embed_dim": width, "depth": draw(0, 3), "n_heads": draw(1, 4), "head_dim": draw(1, 5)}
+    config |= {"n_latents": draw(1, 4)}
+    whole = IdeficsConfig(
+        vision_config={"embed_dim": width}, perceiver_config={"qk_layer_norms_perceiver": normed}, hidden_size=8
+    )
+    made = idefics_perceiver.IdeficsPerceiverResampler(whole, **config)
+    inputs = {"context": draw.array(draw(1, 3), draw(1, 6), width)}
+    return "idefics", "IdeficsPerceiverResampler", {**config, "qk_layer_norms": normed}, made, inputs, {}
+
+
+def idefics_gated(draw: Draw) -> Made:
+    count, vision, batch, length, images = draw(1, 4), draw(2, 7), draw(1, 3), draw(1, 6), draw(1, 6)
+    config = {
+        "hidden_size": count * 2 * draw(1, 3),
+        "intermediate_size": draw(1, 9),
+        "num_attention_heads": count,
+        "alpha_type": draw.of("float", "vector"),
+        "qk_layer_norms": draw.of(True, False),
+        "hidden_act": draw.of(*_ACTIVATIONS),
+        "rms_norm_eps": draw.of(1e-6, 1e-2),
+        "vision_config": {"embed_dim": vision},
+        "attn_implementation": draw.of("eager", "sdpa"),
+    }
+    attend = draw.bits(batch, 1, length, images)
+    gate = attend.any(-1)[:, 0] & draw.bits(batch, length)
+    attend |= ~attend.any(-1, keepdims=True) & gate[:, None, :, None]  # an open gate has something to attend to
+    inputs = {
+        "hidden_states": draw.array(batch, length, config["hidden_size"]),
+        "image_hidden_states": draw.array(batch, images, vision),
+        "cross_attention_gate": gate.astype(draw.of("float64", "int64", "bool")),
+    }
+    if draw.of(True, True, False):
+        finite = draw.array(*attend.shape) if draw.of(True, False) else np.zeros(attend.shape)
+        inputs["image_attention_mask"] = np.where(attend, finite, np.finfo(np.float64).min)
+    made = idefics.IdeficsGatedCrossAttentionLayer(IdeficsConfig(**config), layer_idx=0)
+    return "idefics", "IdeficsGatedCrossAttentionLayer", config, made, inputs, {}
+
+
+def idefics2_resampler(draw: Draw) -> Made:
+    kv_heads = draw(1, 3)
+    config = {
+        "hidden_size": draw(2, 9),
+        "hidden_act": draw.of(*_ACTIVATIONS),
+        "rms_norm_eps": draw.of(1e-6, 1e-2),
+        "resampler_n_latents": draw(1, 4),
+        "resampler_depth": draw(0, 3),
+        "resampler_n_heads": kv_heads * draw(1, 3),
+        "resampler_head_dim": draw(1, 5),
+        "num_key_value_heads": kv_heads,
+        "attn_implementation": draw.of("eager", "sdpa"),
+    }
+    kind = type(Idefics2Config().perceiver_config)
+    batch, length = draw(1, 3), draw(1, 6)
+    mask = draw.bits(batch, length).astype(draw.of("bool", "int64", "float64"))
+    inputs = {"context": draw.array(batch, length, config["hidden_size"]), "attention_mask": mask}
+    made = idefics2.Idefics2PerceiverResampler(kind(**config))
+    return "idefics2", "Idefics2PerceiverResampler", config, made, inputs, {}
+
+
+def evolla_resampler(draw: Draw) -> Made:
+    config = {
+        "protein_encoder_config": {"hidden_size": draw(1, 4) * 2},
+        "hidden_size": draw(1, 4) * 2,
+        "resampler_depth": draw(0, 3),
+        "resampler_dim_head": draw(1, 5),
+        "resampler_heads": draw(1, 4),
+        "resampler_num_latents": draw(1, 4),
+        "resampler_ff_mult": draw(1, 4),
+    }
+    batch, length = draw(1, 3), draw(1, 6)
+    mask = draw.bits(batch, length).astype(draw.of("bool", "int64", "float64"))
+    inputs = {"embeds": draw.array(batch, length, config["protein_encoder_config"]["hidden_size"]), "mask": mask}
+    made = evolla.EvollaSequenceCompressorResampler(EvollaConfig(**config))
+    return "evolla", "EvollaSequenceCompressorResampler", config, made, inputs, {}
+
+
+def evolla_aligner(draw: Draw) -> Made:
+    count, batch, length = draw(1, 4), draw(1, 3), draw(1, 6)
+    config: dict[str, Any] = {
+        "hidden_size": count * 2 * draw(1, 3),
+        "num_attention_heads": count,
+        "aligner_ffn_mult": draw(1, 4),
+        "aligner_enable_bias": draw.of(True, False),
+    }
+    names = [name for name in ("protein", "structure", "msa") if draw.of(True, False)] or ["msa"]
+    widths = {f"{name}_encoder_dim": draw(1, 7) for name in names}
+    inputs = {"query_states": draw.array(batch, length, config["hidden_size"])}
+    call: dict[str, Any] = {f"{name}_kv_states": None for name in ("protein", "structure", "msa") if name not in names}
+    by_item = "protein" in names and draw.of(True, False)  # the peer reads the device off the proteins' mask
+    kind = draw.of("int64", "float64")
+    for name in names:
+        tokens = draw(1, 4)
+        inputs[f"{name}_kv_states"] = draw.array(batch, tokens, widths[f"{name}_encoder_dim"])
+        if by_item:
+            inputs[f"{name}_batch_mask"] = draw.bits(batch).astype(draw.of("int64", "float64", "bool"))
+        else:
+            inputs[f"{name}_kv_attn_mask"] = draw.bits(batch, tokens).astype(kind)
+    if draw.of(True, True, False):
+        inputs["query_attn_mask"] = draw.bits(batch, length).astype(kind)
+    else:
+        call["query_attn_mask"] = None
+    made = evolla.EvollaSequenceAlignerCrossAttention(EvollaConfig(**config), **widths)
+    return "evolla", "EvollaSequenceAlignerCrossAttention", {**config, **widths}, made, inputs, call
+
+
+def mllama_layer(draw: Draw) -> Made:
+    kv_heads, batch, length = draw(1, 3), draw(1, 3), draw(1, 6)
+    count, images, tiles, tokens = kv_heads * draw(1, 3), draw(1, 2), draw(1, 2), draw(1, 3)
+    config = {
+        "hidden_size": count * 2 * draw(1, 3),
+        "hidden_act": draw.of(*_ACTIVATIONS),
+        "num_attention_heads": count,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": draw(1, 9),
+        "rms_norm_eps": draw.of(1e-5, 1e-2),
+        "pad_token_id": 0,
+        "attn_implementation": draw.of("eager", "sdpa"),
+    }
+    inputs = {
+        "hidden_states": draw.array(batch, length, config["hidden_size"]),
+        "cross_attention_states": draw.array(batch, images * tiles * tokens, config["hidden_size"]),
+    }
+    call = {}
+    if draw.of(True, True, False):
+        inputs["raw_cross_attention_mask"] = draw.bits(batch, length, images, tiles).astype("int64")
+        call = {"num_vision_tokens": tokens}
+    layer = mllama.MllamaCrossAttentionDecoderLayer(MllamaTextConfig(**config), layer_idx=0)
+    return "mllama", "MllamaCrossAttentionDecoderLayer", config, layer, inputs, call
+
+
+KINDS: tuple[Callable[[Draw], Made], ...] = (
+    flamingo_resampler,
+    flamingo_gated,
+    idefics_resampler,
+    idefics_gated,
+    idefics2_resampler,
+    evolla_resampler,
+    evolla_aligner,
+    mllama_layer,
+)
+
+
+def randomise(module: Any, seed: int) -> None:
+    """Random weights with which no part is idle: norms near 1, gates half open, logits of a deviation above 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            p.normal_(generator=generator)
+            if p.ndim == 2 and not name.endswith("latents"):
+                p.mul_(1.5 / p.shape[1] ** 0.5)
+            elif re.search(r"norm|ff\.0|\.ln\.|\.1\.0\.", name):
+                p.mul_(0.2).add_(1.0 if name.endswith("weight") else 0.0)
+            elif name.endswith("bias"):
+                p.mul_(0.2)
+
+
+def case(made: Made, seed: int) -> Case:
+    """What the live module computes from random weights and cotangents: outputs, gradients and trace points."""
+    name, cls, config, module, inputs, call = made
+    module = module.double().eval()
+    randomise(module, seed)
+    params = dict(module.named_parameters())
+    shapes = {key: tuple(p.shape) for key, p in params.items()}
+    rebuilt = peer(name).rebuild(cls, Given(config, params=shapes))
+    traced: dict[str, np.ndarray] = {}
+    for path, part in module.named_modules():
+        if path and _known(rebuilt.point, path):
+            part.register_forward_hook(lambda m, i, o, path=path: traced.update({path: _array(o)}))
+    arguments = {key: torch.from_numpy(array.copy()) for key, array in inputs.items()}
+    floats = {key: t.requires_grad_() for key, t in arguments.items() if t.is_floating_point()}
+    extra: dict[str, Any] = {}
+    if name == "mllama":
+        arguments, extra = _prepared(arguments, call.get("num_vision_tokens"))
+    options = {key: value for key, value in call.items() if key != "num_vision_tokens"}
+    out = module(**arguments, **options)
+    cotangent = np.random.default_rng(seed).standard_normal(tuple(out.shape))
+    (out * torch.from_numpy(cotangent)).sum().backward()
+    return Case(
+        {"peer": name, "class": cls, "config": config, "call": call, "dtype": "float64"},
+        params={key: p.detach().numpy() for key, p in params.items()},
+        inputs=inputs,
+        outputs={"out": _array(out), **{key: _array(t) for key, t in extra.items()}},
+        cotangents={"out": cotangent},
+        grad_params={key: _gradient(p) for key, p in params.items()},
+        grad_inputs={key: _gradient(t) for key, t in floats.items()},
+        trace=traced,
+    )
+
+
+def _prepared(arguments: Mapping[str, Any], tokens: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of Llama 3.2 Vision's layer, whose masks its model makes of the raw one."""
+    rest = {key: t for key, t in arguments.items() if key != "raw_cross_attention_mask"}
+    made = dict.fromkeys(("prepared_mask", "full_text_row_masked_out_mask"))
+    if tokens is not None:
+        pair = mllama._prepare_cross_attention_mask(arguments["raw_cross_attention_mask"], tokens, torch.float64)
+        made = dict(zip(made, pair))
+    masks = {"cross_attention_mask": made["prepared_mask"], "attention_mask": None}
+    rest |= {**masks, "full_text_row_masked_out_mask": made["full_text_row_masked_out_mask"]}
+    return rest, {} if tokens is None else made
+
+
+def _known(point: Callable[[str], Any], path: str) -> bool:
+    try:
+        point(path)
+    except InputError:
+        return False
+    return True
+
+
+def _array(value: Any) -> np.ndarray:
+    value = value[0] if isinstance(value, tuple) else value
+    return value.detach().numpy().copy()
+
+
+def _gradient(tensor: Any) -> np.ndarray:
+    return np.zeros(tuple(tensor.shape)) if tensor.grad is None else tensor.grad.numpy()
