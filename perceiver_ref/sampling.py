@@ -77,6 +77,5 @@ def _nucleus(p: np.ndarray, values: np.ndarray, top_p: float) -> np.ndarray:
 def _inverse(p: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """The first token up to which the mass exceeds `uniform` (...), numbers in [0, 1): never one of probability 0."""
     mass = np.cumsum(p, -1)
-    total = mass[..., -1:]
-    at = np.minimum(uniform[..., None] * total, np.nextafter(total, 0))  # the product may round up to the total
+    at = uniform[..., None] * mass[..., -1:]  # below the total, also rounded: the factor is at most 1 - 2^-53
     return np.asarray((mass <= at).sum(-1))
