@@ -34,6 +34,10 @@ def test_the_limits_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (tmp_path / "file").write_text("x")
     with pytest.raises(AssertionError, match=r"os.system"), limited(traced=True):
         os.system("true")
-    monkeypatch.setattr("files.fuzz.SECONDS", 0.05)
+    monkeypatch.setattr("files.fuzz.WAITING", 0.05)
     with pytest.raises(LateError), limited(traced=True):
         time.sleep(5)
+    monkeypatch.setattr("files.fuzz.WAITING", 120)
+    monkeypatch.setattr("files.fuzz.SECONDS", 0.05)
+    with pytest.raises(LateError), limited(traced=True):
+        sum(range(1 << 40))
