@@ -81,8 +81,12 @@ def write_whole(path: AnyPath, write: Callable[[BinaryIO], None]) -> None:
 
 def write_json(path: AnyPath, value: Any) -> None:
     """Write JSON text, whole or not at all."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    write_whole(path, lambda file: _write_bytes(file, text.encode()))
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Write text as UTF-8, whole or not at all; what UTF-8 cannot hold, such as a half of a pair, is escaped."""
+    write_whole(path, lambda file: _write_bytes(file, text.encode("utf-8", "backslashreplace")))
 
 
 @contextmanager

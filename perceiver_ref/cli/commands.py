@@ -24,6 +24,7 @@ from ..formats.read import dtype_of
 from ..vectors import TOLERANCES
 from ..vectors.npz import write_npz
 from ..version import __version__
+from .compare import compare as compare
 from .convert import convert as convert
 from .convert import read_inputs, say_notes
 from .diagnose import diagnose as diagnose

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"perceiver-ref {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    from . import convert, diagnose, explain
+    from . import compare, convert, diagnose, explain
 
     check = _command(commands, "check", "rebuild cases in the reference and compare outputs, gradients and traces")
     check.add_argument("paths", nargs="*", metavar="PATH", help="case files or folders (default: the packaged vectors)")
@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     convert.options(_command(commands, "convert", "weights to our own checkpoint, and back to the peer's names"))
 
     diagnose.options(_command(commands, "diagnose", "say whether outputs are right, and if not, which deviation it is"))
+
+    compare.options(
+        _command(commands, "compare", "two dumps of intermediate values: where they begin to differ, and how it grows")
+    )
 
     explain.options(_command(commands, "explain", "parameters, FLOPs and memory of a model, layer by layer"))
 

@@ -1,0 +1,237 @@
+"""`perceiver-ref compare`: two dumps of intermediate values, how their error grows, and where it begins."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..crosscheck.dumps import Compared, Comparison, compare_files
+from ..crosscheck.report import Report, ReportPoint, excerpt, value_text, write_report
+from ..files import check_writable, write_json
+from .main import MISMATCH, OK
+
+_HOW = {
+    "name": "by name",
+    "translated": "by the peer's names for our points",
+    "spelling": "by names spelled alike",
+    "order": "by shape and order",
+}
+_LISTED = 8
+
+
+def options(command: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    command.add_argument("reference", metavar="REFERENCE.npz", help="arrays by name, or a case of the vector format")
+    command.add_argument("candidate", metavar="CANDIDATE.npz", help="what is held against it")
+    command.add_argument("--html", metavar="FILE", help="also write a page with a plot and the arrays where it begins")
+    command.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        metavar="X",
+        help="largest error that agrees (default: by the coarser dtype of each pair)",
+    )
+
+
+def compare(given: argparse.Namespace) -> int:
+    """`perceiver-ref compare`: 1 when a pair differs or an output or gradient is missing, else 0."""
+    for path in (given.html, given.json):
+        if path:
+            check_writable(path)
+    result = compare_files(given.reference, given.candidate, given.tolerance)
+    _print_matching(result)
+    _print_table(result.pairs)
+    print("\nerror: max |candidate - reference| / max(max |reference|, 1); ratio: to the error before")
+    print()
+    for line in [*result.notes, *verdict(result)]:
+        print(line)
+    if given.html:
+        write_report(given.html, as_report(result))
+    if given.json:
+        write_json(given.json, _json(result))
+    return OK if result.passed else MISMATCH
+
+
+def verdict(result: Comparison) -> list[str]:
+    """What was found, in lines: the first says whether all agree."""
+    first, before = result.first, result.before_first
+    count, failed = len(result.pairs), sum(not pair.passed for pair in result.pairs)
+    if first is None:
+        worst = result.worst
+        lines = [f"match: {count} {_noun(count)} agree; the largest error is {worst.error:.1e}, at {_both(worst)}"]
+    else:
+        lines = [f"mismatch: {failed} of {count} {_noun(count)} {'differs' if failed == 1 else 'differ'}"]
+        lines.append(f"first divergence: {_both(first)}: {_why(first)}")
+        if before is not None:
+            lines.append(f"just before it, {_both(before)} agrees: error {before.error:.1e}")
+        if first.how == "order":
+            lines.append("it was matched by shape and order, not by name: see that the two are meant to be the same")
+    if result.missing:
+        if first is None:
+            lines[0] = f"mismatch: {count} {_noun(count)} agree, but others are missing"
+        lines.append(f"missing in the candidate: {_listed(result.missing)}")
+    return lines
+
+
+def as_report(result: Comparison) -> Report:
+    """The comparison as a page."""
+    shown = result.first or result.worst
+    part = None if shown.candidate is None else excerpt(_both(shown), shown.reference, shown.candidate)
+    points = [
+        ReportPoint(
+            pair.name,
+            pair.error,
+            pair.tolerance,
+            cells={
+                "candidate's": pair.other,
+                "shape": _shape(pair),
+                "max abs": f"{pair.largest:.1e}",
+                "ratio": _ratio(pair),
+            },
+            note="; ".join(_remarks(pair)),
+        )
+        for pair in result.pairs
+    ]
+    alone = [("reference", result.unmatched_reference), ("candidate", result.unmatched_candidate)]
+    return Report(
+        f"{result.reference.path} and {result.candidate.path}",
+        result.passed,
+        verdict(result),
+        points,
+        part,
+        result.first.name if result.first else None,
+        [
+            *_matching(result),
+            *(f"in the {side} alone: {', '.join(names)}" for side, names in alone if names),
+            *result.notes,
+        ],
+    )
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not value >= 0 or math.isinf(value):
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
+    return value
+
+
+def _print_matching(result: Comparison) -> None:
+    for line in _matching(result):
+        print(line)
+    for side, names in (("reference", result.unmatched_reference), ("candidate", result.unmatched_candidate)):
+        if names:
+            print(f"in the {side} alone: {_listed(names)}")
+    print()
+
+
+def _matching(result: Comparison) -> list[str]:
+    """How many arrays there are, and how they were matched."""
+    sizes = [len(dump.entries) for dump in (result.reference, result.candidate)]
+    counts = Counter(pair.how for pair in result.pairs)
+    ways = ", ".join(f"{counts[how]} {said}" for how, said in _HOW.items() if counts[how])
+    return [f"{sizes[0]} arrays in the reference, {sizes[1]} in the candidate; matched: {ways}"]
+
+
+def _print_table(pairs: Sequence[Compared]) -> None:
+    renamed = any(pair.other != pair.name for pair in pairs)
+    head = ("point", *(("candidate's",) if renamed else ()), "shape", "max abs", "error", "ratio", "tolerance", "")
+    rows = [
+        (
+            pair.name,
+            *((pair.other,) if renamed else ()),
+            _shape(pair),
+            f"{pair.largest:.1e}",
+            f"{pair.error:.1e}",
+            _ratio(pair),
+            f"{pair.tolerance:.0e}",
+            "" if pair.passed else "differs",
+        )
+        for pair in pairs
+    ]
+    left = 2 if renamed else 1
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row, pair in zip((head, *rows), (None, *pairs)):
+        cells = [f"{cell:{'<' if i < left else '>'}{width}}" for i, (cell, width) in enumerate(zip(row, widths))]
+        print("  ".join(cells).rstrip())
+        for remark in _remarks(pair) if pair else ():
+            print(f"    {remark}")
+
+
+def _remarks(pair: Compared) -> list[str]:
+    """What a row does not show: how it was found, dtypes that differ, layouts."""
+    made = []
+    if pair.how in ("order", "spelling"):
+        made.append(f"matched {_HOW[pair.how]}")
+    if pair.dtypes[0] != pair.dtypes[1]:
+        made.append(f"{pair.dtypes[0]} in the reference, {pair.dtypes[1]} in the candidate")
+    if pair.note:
+        made.append(pair.note)
+    return made
+
+
+def _why(pair: Compared) -> str:
+    """What differs at a pair, with the values where it differs most."""
+    if pair.candidate is None or pair.index is None:
+        return pair.note
+    a, b = pair.reference[pair.index], pair.candidate[pair.index]
+    place = f"most at {list(pair.index)}, {value_text(b)} instead of {value_text(a)}"
+    said = f"; {pair.note}" if pair.note else ""
+    return f"error {pair.error:.1e}, tolerance {pair.tolerance:.0e}, {place}{said}"
+
+
+def _both(pair: Compared) -> str:
+    return pair.name if pair.other == pair.name else f"{pair.name} (the candidate's {pair.other})"
+
+
+def _shape(pair: Compared) -> str:
+    return "x".join(map(str, pair.reference.shape)) or "scalar"
+
+
+def _ratio(pair: Compared) -> str:
+    return "-" if pair.ratio is None else f"{pair.ratio:.1e}"
+
+
+def _noun(count: int) -> str:
+    return "pair" if count == 1 else "pairs"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"
+
+
+def _json(result: Comparison) -> dict[str, Any]:
+    def number(value: float | None) -> float | None:
+        return value if value is not None and math.isfinite(value) else None
+
+    return {
+        "version": 1,
+        "reference": result.reference.path,
+        "candidate": result.candidate.path,
+        "verdict": "match" if result.passed else "mismatch",
+        "first_divergence": result.first.name if result.first else None,
+        "error": number(result.worst.error),
+        "points": [
+            {
+                "name": pair.name,
+                "candidate": pair.other,
+                "matched": pair.how,
+                "shape": list(pair.reference.shape),
+                "dtypes": list(pair.dtypes),
+                "max_abs": number(pair.largest),
+                "error": number(pair.error),
+                "tolerance": pair.tolerance,
+                "ratio": number(pair.ratio),
+                "index": None if pair.index is None else list(pair.index),
+                "passed": pair.passed,
+                "note": pair.note,
+            }
+            for pair in result.pairs
+        ],
+        "unmatched": {"reference": result.unmatched_reference, "candidate": result.unmatched_candidate},
+        "missing": result.missing,
+        "notes": result.notes,
+    }

@@ -1,0 +1,164 @@
+"""The page of a report: plain HTML with its style, and a plot as SVG inside; everything given is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .report import Excerpt, Report, ReportPoint
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --faint: #6a737d; --line: #d0d7de;
+  --good: #1a7f37; --bad: #c62828; --error: #0b5fad; --band: #8250df; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --faint: #9aa4af; --line: #30363d;
+  --good: #4cc26a; --bad: #ff7b72; --error: #6cb6ff; --band: #c297ff; } }
+body { color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; max-width: 64em;
+  margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.3em; } h2 { font-size: 1.1em; margin-top: 2em; }
+.verdict { border-left: 5px solid; padding: .3em 1em; } .good { border-color: var(--good); }
+.bad { border-color: var(--bad); } .verdict p { margin: .2em 0; } .verdict p:first-child { font-weight: bold; }
+.good p:first-child { color: var(--good); } .bad p:first-child { color: var(--bad); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font: 13px/1.4 ui-monospace, monospace; }
+th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } caption { text-align: left; color: var(--faint); }
+td small { display: block; white-space: normal; color: var(--faint); }
+tr.off td { color: var(--bad); } tr.first td { font-weight: bold; } td.marked { outline: 2px solid var(--bad); }
+.pair { display: flex; flex-wrap: wrap; gap: 2em; } .faint { color: var(--faint); }
+svg { width: 100%; height: auto; } svg text { font: 12px ui-monospace, monospace; fill: var(--faint); }
+.grid { stroke: var(--line); } .error { stroke: var(--error); fill: none; stroke-width: 1.5; }
+.dot { fill: var(--error); } .dot.off { fill: var(--bad); }
+.limit { stroke: var(--bad); stroke-dasharray: 6 4; fill: none; }
+.band { stroke: var(--band); stroke-dasharray: 2 3; fill: none; } .begin { stroke: var(--bad); stroke-width: 1; }
+svg text.limit-name { fill: var(--bad); } svg text.band-name { fill: var(--band); }
+"""
+_LOWEST = -17  # a decade below the rounding of float64; smaller errors and 0 are drawn there
+_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 60, 110, 16, 30, 900, 320
+
+
+def page(given: Report) -> str:
+    """The whole document."""
+    return "\n".join(_page(given)) + "\n"
+
+
+def _page(given: Report) -> Iterator[str]:
+    yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width">'
+    yield "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+    yield f"<title>{escape(given.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>"
+    yield f"<h1>{escape(given.title)}</h1>"
+    yield f'<div class="verdict {"good" if given.good else "bad"}">'
+    yield from (f"<p>{escape(line)}</p>" for line in given.verdict)
+    yield "</div>"
+    if given.points:
+        yield "<h2>How the error grows</h2>"
+        yield from _plot(given)
+        yield from _table(given)
+    if given.excerpt is not None:
+        yield from _excerpt(given.excerpt)
+    if given.notes:
+        yield "<h2>Notes</h2>\n<ul>"
+        yield from (f"<li>{escape(note)}</li>" for note in given.notes)
+        yield "</ul>"
+    yield "</body>\n</html>"
+
+
+def _table(given: Report) -> Iterator[str]:
+    heads = list(dict.fromkeys(head for point in given.points for head in point.cells))
+    dtypes = list(dict.fromkeys(dtype for point in given.points for dtype in point.roundings))
+    limited = any(point.tolerance is not None for point in given.points)
+    columns = ["point", *heads, "error", *(["tolerance"] if limited else []), *(f"{d} rounding" for d in dtypes)]
+    yield '<div class="wide">\n<table>\n<caption>error: the largest difference, in units of the largest reference'
+    yield "value or 1, whichever is larger</caption>"
+    yield f"<thead><tr>{''.join(f'<th>{escape(head)}</th>' for head in columns)}</tr></thead>\n<tbody>"
+    for point in given.points:
+        marks = [*(["off"] if _off(point) else []), *(["first"] if point.name == given.first else [])]
+        note = f"<small>{escape(point.note)}</small>" if point.note else ""
+        cells = [f"<td>{escape(point.name)}{note}</td>"]
+        cells += [f"<td>{escape(point.cells.get(head, ''))}</td>" for head in heads]
+        cells.append(f"<td>{_written(point.error)}</td>")
+        if limited:
+            cells.append(f"<td>{'' if point.tolerance is None else _written(point.tolerance)}</td>")
+        cells += [f"<td>{_written(point.roundings[d]) if d in point.roundings else ''}</td>" for d in dtypes]
+        yield f'<tr class="{" ".join(marks)}">{"".join(cells)}</tr>'
+    yield "</tbody>\n</table>\n</div>"
+
+
+def _excerpt(given: Excerpt) -> Iterator[str]:
+    yield f"<h2>{escape(given.name)}: around the largest difference, at {_index(given.index)}</h2>"
+    yield '<div class="pair">'
+    row, column = given.marked
+    for title, rows in (("reference", given.reference), ("candidate", given.candidate)):
+        yield f'<div class="wide">\n<table>\n<caption>{title}, from {_index(given.starts)}</caption>\n<tbody>'
+        for i, values in enumerate(rows):
+            cells = "".join(
+                f'<td class="marked">{escape(v)}</td>' if (i, j) == (row, column) else f"<td>{escape(v)}</td>"
+                for j, v in enumerate(values)
+            )
+            yield f"<tr>{cells}</tr>"
+        yield "</tbody>\n</table>\n</div>"
+    yield "</div>"
+
+
+def _plot(given: Report) -> Iterator[str]:
+    """Errors on a logarithmic scale in the order of computation; infinite ones at the top edge."""
+    points = given.points
+    values = [v for p in points for v in (p.error, p.tolerance or 0.0, *p.roundings.values())]
+    top = max([math.ceil(math.log10(v)) for v in values if v > 0 and math.isfinite(v)], default=0)
+    top = max(top, _LOWEST + 2)
+
+    def x(i: float) -> float:
+        return round(_LEFT + (i + 0.5) * (_WIDTH - _LEFT - _RIGHT) / len(points), 2)
+
+    def y(value: float) -> float:
+        power = top + 1 if not math.isfinite(value) else max(math.log10(value), _LOWEST) if value > 0 else _LOWEST
+        return round(_TOP + (top + 1 - power) * (_HEIGHT - _TOP - _BOTTOM) / (top + 1 - _LOWEST), 2)
+
+    yield f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="error at each point, logarithmic scale">'
+    for power in [*range(top, _LOWEST, -max(1, math.ceil((top - _LOWEST) / 8))), _LOWEST]:
+        at = y(10.0**power)
+        yield f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>'
+        yield f'<text x="{_LEFT - 8}" y="{at + 4}" text-anchor="end">{"0" if power == _LOWEST else f"1e{power}"}</text>'
+    for i in sorted({0, len(points) // 2, len(points) - 1}):
+        yield f'<text x="{x(i)}" y="{_HEIGHT - 8}" text-anchor="middle">{i + 1}</text>'
+    first = next((i for i, point in enumerate(points) if point.name == given.first), None)
+    if first is not None:
+        yield f'<line class="begin" x1="{x(first)}" x2="{x(first)}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
+        anchor = "start" if first < len(points) / 2 else "end"
+        shift = 6 if anchor == "start" else -6
+        yield f'<text x="{x(first) + shift}" y="{_TOP + 10}" text-anchor="{anchor}">{escape(points[first].name)}</text>'
+    for dtype in dict.fromkeys(d for point in points for d in point.roundings):
+        line = [(i, point.roundings[dtype]) for i, point in enumerate(points) if dtype in point.roundings]
+        yield from _steps("band", f"{dtype} rounding", line, x, y)
+    yield from _steps("limit", "tolerance", [(i, p.tolerance) for i, p in enumerate(points) if p.tolerance], x, y)
+    path = " ".join(f"{x(i)},{y(point.error)}" for i, point in enumerate(points))
+    yield f'<polyline class="error" points="{path}"/>'
+    for i, point in enumerate(points):
+        off = " off" if _off(point) else ""
+        said = f"{i + 1}: {escape(point.name)}: {_written(point.error)}"
+        yield f'<circle class="dot{off}" cx="{x(i)}" cy="{y(point.error)}" r="3.5"><title>{said}</title></circle>'
+    yield "</svg>"
+
+
+def _steps(kind: str, name: str, line: Sequence[tuple[int, float]], x: object, y: object) -> Iterator[str]:
+    """A limit that holds point by point, with its name at the end."""
+    if not line:
+        return
+    places = " ".join(f"{x(i + side)},{y(value)}" for i, value in line for side in (-0.5, 0.5))  # type: ignore[operator]
+    yield f'<polyline class="{kind}" points="{places}"/>'
+    at = y(line[-1][1])  # type: ignore[operator]
+    yield f'<text class="{kind}-name" x="{_WIDTH - _RIGHT + 6}" y="{at + 4}">{escape(name)}</text>'
+
+
+def _off(point: ReportPoint) -> bool:
+    return point.tolerance is not None and not point.error <= point.tolerance
+
+
+def _written(error: float) -> str:
+    return f"{error:.1e}"
+
+
+def _index(index: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, index))}]"
