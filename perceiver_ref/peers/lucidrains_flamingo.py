@@ -1,4 +1,4 @@
-"""flamingo-pytorch 0.1.2 (Phil Wang): PerceiverResampler and GatedCrossAttentionBlock.
+"""flamingo-pytorch 0.1.2 (Phil Wang): PerceiverResampler, GatedCrossAttentionBlock; FlamingoPaLM has its own file.
 
 Read off its source: no biases but those of norms; exact GELU; keys and values are one linear map; scores of other
 media are filled with `-finfo.max`, so that text which matches no medium averages all media, later ones included. Only
@@ -152,4 +152,13 @@ def _times(locations: Array, text: tuple[int, ...], cached: bool) -> Array:
     return xp(phi).broadcast_to(phi, text)
 
 
-PEER = Peer("lucidrains-flamingo", {"PerceiverResampler": _resampler, "GatedCrossAttentionBlock": _gated})
+def _palm(given: Given) -> Rebuilt:
+    from .flamingo_palm import rebuild  # which is built on the tables above
+
+    return rebuild(given)
+
+
+PEER = Peer(
+    "lucidrains-flamingo",
+    {"PerceiverResampler": _resampler, "GatedCrossAttentionBlock": _gated, "FlamingoPaLM": _palm},
+)

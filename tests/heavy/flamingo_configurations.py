@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flamingo_pytorch import GatedCrossAttentionBlock, PerceiverResampler
+from flamingo_pytorch import FlamingoPaLM, GatedCrossAttentionBlock, PerceiverResampler
 from transformers import EvollaConfig, Idefics2Config, IdeficsConfig, MllamaTextConfig
 from transformers.models.evolla import modeling_evolla as evolla
 from transformers.models.idefics import modeling_idefics as idefics
@@ -99,6 +99,43 @@ def flamingo_gated(draw: Draw) -> Made:
         inputs["media_locations"] = draw.bits(batch, length).astype(draw.of("bool", "int64"))
     made = GatedCrossAttentionBlock(**config)
     return "lucidrains-flamingo", "GatedCrossAttentionBlock", config, made, inputs, {}
+
+
+class Encoded(torch.nn.Module):
+    """An image encoder that is given what it should answer."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Any) -> Any:
+        return x.reshape(-1, *self.shape)
+
+
+def flamingo_palm(draw: Draw) -> Made:
+    dim, batch, media, tokens, frames = draw(2, 8), draw(1, 3), draw(1, 4), draw(1, 3), draw(1, 3)
+    config = {
+        "dim": dim,
+        "num_tokens": draw(5, 9),
+        "depth": draw(1, 4),
+        "dim_head": 2 * draw(1, 3),
+        "heads": draw(1, 3),
+        "ff_mult": draw(1, 4),
+        "media_token_id": draw(0, 4),
+        "cross_attn_every": draw(1, 3),
+        "perceiver_num_latents": draw(1, 3),
+        "perceiver_depth": draw(0, 2),
+        "max_video_frames": draw.of(1, frames, frames + 1),
+        "only_attend_immediate_media": draw.of(True, False),
+    }
+    kind = draw.of("images", "videos", "text")
+    inputs = {"text": draw.generator.integers(0, config["num_tokens"], (batch, draw(1, 7)))}
+    if kind == "images":
+        inputs["images"] = draw.array(batch, media, tokens, dim)
+    elif kind == "videos":
+        inputs["videos"] = draw.array(batch, media, frames, tokens, dim)
+    model = FlamingoPaLM(**config, img_encoder=Encoded(tokens, dim))
+    return "lucidrains-flamingo", "FlamingoPaLM", config, model, inputs, {}
 
 
 def idefics_resampler(draw: Draw) -> Made:
@@ -236,6 +273,7 @@ def mllama_layer(draw: Draw) -> Made:
 KINDS: tuple[Callable[[Draw], Made], ...] = (
     flamingo_resampler,
     flamingo_gated,
+    flamingo_palm,
     idefics_resampler,
     idefics_gated,
     idefics2_resampler,
@@ -265,7 +303,8 @@ def case(made: Made, seed: int) -> Case:
     module = module.double().eval()
     randomise(module, seed)
     params = dict(module.named_parameters())
-    shapes = {key: tuple(p.shape) for key, p in params.items()}
+    arrays = params | {key: b for key, b in module.named_buffers() if key in module.state_dict()}
+    shapes = {key: tuple(p.shape) for key, p in arrays.items()}
     rebuilt = peer(name).rebuild(cls, Given(config, params=shapes))
     traced: dict[str, np.ndarray] = {}
     for path, part in module.named_modules():
@@ -282,12 +321,13 @@ def case(made: Made, seed: int) -> Case:
     (out * torch.from_numpy(cotangent)).sum().backward()
     return Case(
         {"peer": name, "class": cls, "config": config, "call": call, "dtype": "float64"},
-        params={key: p.detach().numpy() for key, p in params.items()},
+        params={key: p.detach().numpy() for key, p in arrays.items()},
         inputs=inputs,
         outputs={"out": _array(out), **{key: _array(t) for key, t in extra.items()}},
         cotangents={"out": cotangent},
-        grad_params={key: _gradient(p) for key, p in params.items()},
-        grad_inputs={key: _gradient(t) for key, t in floats.items()},
+        # FlamingoPaLM freezes its language model when it sees media, and never differentiates its image encoder
+        grad_params={key: _gradient(p) for key, p in params.items() if p.requires_grad},
+        grad_inputs={key: _gradient(t) for key, t in floats.items() if cls != "FlamingoPaLM"},
         trace=traced,
     )
 

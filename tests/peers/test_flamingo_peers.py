@@ -179,6 +179,22 @@ def test_the_multiple_of_the_feed_forward_may_be_a_fraction() -> None:
     assert rebuilt(case, dim=10, ff_mult=2.59).model.hidden == 25  # int(dim * mult)
 
 
+# FlamingoPaLM.
+
+
+def test_text_alone_passes_no_gated_block(backend: str) -> None:
+    case = case_of("lucidrains-flamingo/palm_images")
+    made = ran(case, backend, images=None)
+    assert not [name for name in made.trace if name.startswith(("gated", "resampler"))]
+    assert np.abs(made.outputs["out"] - case.outputs["out"]).max() > 1e-3  # media move the logits
+
+
+def test_the_embedding_may_be_there_twice_as_the_peer_stores_it(backend: str) -> None:
+    case = case_of("lucidrains-flamingo/palm_images")
+    case.params["to_logits.1.weight"] = case.params["token_emb.weight"]
+    assert_close(out(case, backend), case.outputs["out"])
+
+
 # IDEFICS.
 
 

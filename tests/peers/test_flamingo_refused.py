@@ -49,6 +49,11 @@ def ready(**masks: Any) -> Callable[[Case], None]:
     return spoil
 
 
+def fewer_frames(case: Case) -> None:
+    case.meta["config"]["max_video_frames"] = 2
+    case.params["video_frame_pos_emb"] = case.params["video_frame_pos_emb"].repeat(2, 0)
+
+
 REFUSED = {
     "lucidrains-flamingo/resampler_4d": [
         (drop("x"), "PerceiverResampler needs the argument 'x'"),
@@ -80,6 +85,16 @@ REFUSED = {
         (put("media_locations", lambda m: m[0]), "media_locations must be (2, 9), got (9,)"),
         (config(only_attend_immediate_media=1), "must be true or false, got 1"),
         (call(use_cached_media=True), "unknown option of GatedCrossAttentionBlock 'use_cached_media'"),
+    ],
+    "lucidrains-flamingo/palm_videos_all": [
+        (drop("text"), "FlamingoPaLM needs the argument 'text'"),
+        (put("text", lambda t: t[0]), "text must be (batch, tokens), got"),
+        (put("videos", lambda v: v[0]), "videos must be (batch, media, frames, tokens, dim), got"),
+        (fewer_frames, "videos of 3 frames need max_video_frames, which is 2"),
+        (config(dim_head=3), "dim_head must be even, since rotary embedding turns pairs of channels; got 3"),
+        (config(cross_attn_every=0), "cross_attn_every must be a whole number above 0, got 0"),
+        (unset("num_tokens"), "FlamingoPaLM needs the option 'num_tokens'"),
+        (config(max_frames=3), "unknown option of FlamingoPaLM 'max_frames'"),
     ],
     "open-flamingo/resampler_embs": [
         (drop("x"), "PerceiverResampler needs the argument 'x'"),
