@@ -60,9 +60,11 @@ def read_safetensors(path: Path, dtype: Any = None) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is not a readable safetensors file ({first_line(error)})") from None
 
 
-def write_safetensors(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:
+def write_safetensors(
+    path: AnyPath, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write all arrays, or nothing when that fails; the metadata say "pt", without which transformers reads none."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     begin = 0
     ordered = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)  # so that every array is aligned
     for name in ordered:

@@ -14,6 +14,7 @@ from . import (
     open_flamingo,
     optax,
     perceiver_ar,
+    reference,
     torch,
     torch_optimizer,
 )
@@ -34,6 +35,7 @@ PEERS: dict[str, Peer] = {
     "optax": optax.PEER,
     "torch": torch.PEER,
     "torch-optimizer": torch_optimizer.PEER,
+    reference.NAME: reference.PEER,
 }
 """Peers by name."""
 

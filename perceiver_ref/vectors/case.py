@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,9 +96,15 @@ def read_case(path: AnyPath) -> Case:
 def write_case(path: AnyPath, case: Case) -> None:
     """Write a case so that `read_case` gives it back; nothing is left behind when that fails."""
     arrays: dict[str, np.ndarray] = {"meta": np.array(json.dumps(case.meta))}
-    for group, attribute in _GROUPS.items():
-        arrays.update({f"{group}/{name}": array for name, array in getattr(case, attribute).items()})
+    for group, named in groups(case):
+        arrays.update({f"{group}/{name}": array for name, array in named.items()})
     write_npz(path, arrays)
+
+
+def groups(case: Case) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Each group of arrays with the first part that its keys have in the file."""
+    for group, attribute in _GROUPS.items():
+        yield group, getattr(case, attribute)
 
 
 def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
