@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .report import Excerpt, Report, ReportPoint
+
+_Scale = Callable[[float], float]
+_Limit = tuple[str, str, list[tuple[int, float]]]
+"""The class of a line, its name, and its places and values."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --faint: #6a737d; --line: #d0d7de;
@@ -35,7 +39,7 @@ svg { width: 100%; height: auto; } svg text { font: 12px ui-monospace, monospace
 svg text.limit-name { fill: var(--bad); } svg text.band-name { fill: var(--band); }
 """
 _LOWEST = -17  # a decade below the rounding of float64; smaller errors and 0 are drawn there
-_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 60, 110, 16, 30, 900, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 60, 150, 16, 30, 900, 320
 
 
 def page(given: Report) -> str:
@@ -129,10 +133,11 @@ def _plot(given: Report) -> Iterator[str]:
         anchor = "start" if first < len(points) / 2 else "end"
         shift = 6 if anchor == "start" else -6
         yield f'<text x="{x(first) + shift}" y="{_TOP + 10}" text-anchor="{anchor}">{escape(points[first].name)}</text>'
+    limits = [("limit", "tolerance", [(i, p.tolerance) for i, p in enumerate(points) if p.tolerance])]
     for dtype in dict.fromkeys(d for point in points for d in point.roundings):
         line = [(i, point.roundings[dtype]) for i, point in enumerate(points) if dtype in point.roundings]
-        yield from _steps("band", f"{dtype} rounding", line, x, y)
-    yield from _steps("limit", "tolerance", [(i, p.tolerance) for i, p in enumerate(points) if p.tolerance], x, y)
+        limits.append(("band", f"{dtype} rounding", line))
+    yield from _steps([limit for limit in limits if limit[2]], x, y)
     path = " ".join(f"{x(i)},{y(point.error)}" for i, point in enumerate(points))
     yield f'<polyline class="error" points="{path}"/>'
     for i, point in enumerate(points):
@@ -142,14 +147,14 @@ def _plot(given: Report) -> Iterator[str]:
     yield "</svg>"
 
 
-def _steps(kind: str, name: str, line: Sequence[tuple[int, float]], x: object, y: object) -> Iterator[str]:
-    """A limit that holds point by point, with its name at the end."""
-    if not line:
-        return
-    places = " ".join(f"{x(i + side)},{y(value)}" for i, value in line for side in (-0.5, 0.5))  # type: ignore[operator]
-    yield f'<polyline class="{kind}" points="{places}"/>'
-    at = y(line[-1][1])  # type: ignore[operator]
-    yield f'<text class="{kind}-name" x="{_WIDTH - _RIGHT + 6}" y="{at + 4}">{escape(name)}</text>'
+def _steps(limits: Sequence[_Limit], x: _Scale, y: _Scale) -> Iterator[str]:
+    """Limits that hold point by point, each with its name at the end, from the highest, none on another."""
+    lowest = 0.0
+    for kind, name, line in sorted(limits, key=lambda limit: -limit[2][-1][1]):
+        places = " ".join(f"{x(i + side)},{y(value)}" for i, value in line for side in (-0.5, 0.5))
+        yield f'<polyline class="{kind}" points="{places}"/>'
+        lowest = max(y(line[-1][1]) + 4, lowest + 14)
+        yield f'<text class="{kind}-name" x="{_WIDTH - _RIGHT + 6}" y="{lowest}">{escape(name)}</text>'
 
 
 def _off(point: ReportPoint) -> bool:
