@@ -1,11 +1,12 @@
 """The deviations that `diagnose` knows: a table from the id of each cause to what could make it.
 
-A row is a function from a `Survey` of the model to `Candidate`s: the variants in which the cause occurs, each a change of
-parameters, of a layer or of an op of the reference.
+A row is a function from a `Survey` of the model to `Candidate`s: the variants in which the cause occurs, each a change
+of parameters, of a layer or of an op of the reference.
 
 base        what a deviation is, and how a run deviates
 attention   scale, heads, keys and values, softmax, masks
-layers      norms, linear maps, activations, residuals
+layers      linear maps, activations, residuals
+norms       their epsilon, absence and place
 positions   grids and Fourier features
 structure   order and sharing of layers
 flamingo    resampler and gates
@@ -16,15 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from . import attention, flamingo, layers, positions, precision, structure
+from . import attention, flamingo, layers, norms, positions, precision, structure
 from .base import Candidate, Change, Survey, deviating, survey
 
 CAUSES: dict[str, Callable[[Survey], Iterable[Candidate]]] = {
     "activation": layers.activation,
-    "layer-norm-eps": layers.layer_norm_eps,
-    "norm-missing": layers.norm_missing,
-    "norm-after": layers.norm_after,
-    "final-norm": layers.final_norm,
+    "layer-norm-eps": norms.layer_norm_eps,
+    "norm-missing": norms.norm_missing,
+    "norm-after": norms.norm_after,
+    "final-norm": norms.final_norm,
     "attention-scale": attention.attention_scale,
     "head-layout": attention.head_layout,
     "key-value-swapped": attention.key_value_swapped,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...attention import KeysValues
+from ...attention import KeysValues, join_heads, split_heads
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.engine import Op
@@ -18,7 +18,7 @@ from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...tracing import where
 from ...variation import Replacement
-from .base import Candidate, Change, Match, OpReplacement, Survey, groups
+from .base import Candidate, Change, Match, OpReplacement, Survey, groups, replaced
 
 _OPS = ("attention", "attention_weights")
 _SCALES: dict[str, Callable[[int, int], float]] = {
@@ -39,12 +39,12 @@ def _places(found: Survey) -> list[str]:
 
 def _everywhere(found: Survey, cause: str, variant: str, replacement: OpReplacement) -> Iterator[Candidate]:
     """The same replacement of the op in each group of places."""
-    for label, match in groups(_places(found)):
+    for label, match, rare in groups(_places(found)):
 
         def run(op: Op, arguments: Any, static: Any, match: Match = match) -> Any:
             return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
 
-        yield Candidate(cause, f"{variant}, {label}", Change(ops=lambda path, run=run: dict.fromkeys(_OPS, run)))
+        yield Candidate(cause, f"{variant}, {label}", replaced(dict.fromkeys(_OPS, run)), rare)
 
 
 def attention_scale(found: Survey) -> Iterator[Candidate]:
@@ -62,12 +62,16 @@ def attention_scale(found: Survey) -> Iterator[Candidate]:
 
 def softmax_axis(found: Survey) -> Iterator[Candidate]:
     """The softmax over another axis than keys."""
-    for name, axis in (("queries", -2), ("heads", -3)):
+    for name, axis, lowered in (
+        ("queries", -2, False),
+        ("queries, less each query's largest logit", -2, True),
+        ("heads", -3, False),
+    ):
         if _places(found):
-            yield from _everywhere(found, "softmax-axis", f"softmax over {name}", _over(axis))
+            yield from _everywhere(found, "softmax-axis", f"softmax over {name}", _over(axis, lowered))
 
 
-def _over(axis: int) -> OpReplacement:
+def _over(axis: int, lowered: bool) -> OpReplacement:
     def run(op: Op, arguments: Any, static: Any) -> Any:
         q, k, *rest = arguments
         axes = (*range(len(k.shape) - 2), len(k.shape) - 1, len(k.shape) - 2)
@@ -80,6 +84,8 @@ def _over(axis: int) -> OpReplacement:
         mask, data = static.get("mask"), array_of(logits)
         if mask is not None:
             logits = ops.where(mask, logits, xp(data).asarray(np.finfo(data.dtype).min, data.dtype))
+        if lowered:
+            logits = ops.subtract(logits, ops.max(logits, axis=-1, keepdims=True))
         weights = ops.softmax(logits, axis=axis)
         return ops.matmul(weights, rest[0]) if op.name == "attention" else weights
 
@@ -146,9 +152,9 @@ def _average_unseen() -> Mapping[str, Replacement]:
 
 def key_value_swapped(found: Survey) -> Iterator[Candidate]:
     """Keys' weights used for values and the other way round."""
-    for label, match in groups(_places(found)) if _places(found) else []:
+    for label, match, rare in groups(_places(found)) if _places(found) else []:
         change = Change(layers=_attention_params(match, lambda layer, p: {**p, "key": p["value"], "value": p["key"]}))
-        yield Candidate("key-value-swapped", f"keys and values swapped, {label}", change)
+        yield Candidate("key-value-swapped", f"keys and values swapped, {label}", change, rare)
 
 
 def head_layout(found: Survey) -> Iterator[Candidate]:
@@ -162,14 +168,21 @@ def head_layout(found: Survey) -> Iterator[Candidate]:
         "(d h) of queries": lambda layer, p: _split(layer, p, ("query",)),
         "(d h) of keys and values": lambda layer, p: _split(layer, p, ("key", "value")),
         "keys and values fused within heads": _fused_in_heads,
+        "keys and values fused channel by channel": _fused_in_turn,
     }
     if not _places(found):
         return
     for name, change in kinds.items():
-        for label, match in groups(_places(found)):
-            yield Candidate("head-layout", f"{name}, {label}", Change(layers=_attention_params(match, change)))
-    for label, match in groups(_places(found)):
-        yield Candidate("head-layout", f"heads share keys in turn, {label}", Change(layers=_keys_in_turn(match)))
+        for label, match, rare in groups(_places(found)):
+            yield Candidate("head-layout", f"{name}, {label}", Change(layers=_attention_params(match, change)), rare)
+    for label, match, rare in groups(_places(found)):
+        yield Candidate("head-layout", f"heads share keys in turn, {label}", Change(layers=_keys_in_turn(match)), rare)
+    for name, split, joined in (
+        ("joined by a reshape without a transpose", False, True),
+        ("split by a reshape without a transpose", True, False),
+        ("split and joined by reshapes without transposes", True, True),
+    ):
+        yield from _everywhere(found, "head-layout", name, _reshaped(split, joined))
 
 
 def _attention_params(match: Match, change: Callable[[Any, Tree], Tree]) -> Callable[[], Mapping[str, Replacement]]:
@@ -216,6 +229,17 @@ def _joined(layer: Any, p: Tree) -> Tree:
     return {**p, "output": {**p["output"], "weight": weight[_order(weight.shape[0], layer.heads)]}}
 
 
+def _fused_in_turn(layer: Any, p: Tree) -> Tree:
+    """Keys from the even channels of the fused map, values from the odd ones."""
+    if p["key"]["weight"].shape != p["value"]["weight"].shape:
+        return p
+    made: dict[str, Tree] = {"key": {}, "value": {}}
+    for name in p["key"]:
+        both = xp(p["key"][name]).concatenate([p["key"][name], p["value"][name]], axis=-1)
+        made["key"][name], made["value"][name] = both[..., ::2], both[..., 1::2]
+    return {**p, **made}
+
+
 def _fused_in_heads(layer: Any, p: Tree) -> Tree:
     """One map to (heads, 2, d) in place of (2, heads, d)."""
     shared, made = layer._shared(), {}
@@ -233,6 +257,25 @@ def _blocks(heads: Any, width: int) -> Any:
     """The channels of these heads, one head after the other."""
     d = width // len(heads)
     return (heads[:, None] * d + np.arange(d)).reshape(-1)
+
+
+def _reshaped(split: bool, joined: bool) -> OpReplacement:
+    """(N, H d) seen as (H, N, d) with no axes exchanged, and back."""
+
+    def run(op: Op, arguments: Any, static: Any) -> Any:
+        if split:
+            arguments = (*(_seen_as_heads(a) for a in arguments[:3]), *arguments[3:])
+        out = op(*arguments, **static)
+        if not joined or op.name != "attention":
+            return out
+        *lead, h, n, e = out.shape
+        return split_heads(ops.reshape(out, shape=(*lead, n, h * e)), h)
+
+    return run
+
+
+def _seen_as_heads(x: Any) -> Any:
+    return ops.reshape(join_heads(x), shape=x.shape)
 
 
 def _keys_in_turn(match: Match) -> Callable[[], Mapping[str, Replacement]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from ...autograd import tree
 from ...autograd.engine import Op, handle, observe
@@ -15,6 +16,7 @@ from ...tracing import trace, where
 from ...variation import Replacement, varied
 
 OpReplacement = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+_MOST_LAYERS = 12  # deviations of one layer alone are looked for in models of up to so many
 Match = Callable[[str], bool]
 """Whether a place, the dotted scopes that an op runs in or the path of a parameter, is meant."""
 
@@ -30,6 +32,16 @@ class Change:
     params: Callable[[Tree], Tree] | None = None
     layers: Callable[[], Mapping[str, Replacement]] | None = None
     ops: Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]] | None = None
+
+
+def exchanged(table: Mapping[str, Replacement]) -> Change:
+    """Layers or named functions exchanged for others that keep nothing between runs."""
+    return Change(layers=lambda: table)
+
+
+def replaced(table: Mapping[str, OpReplacement]) -> Change:
+    """Ops exchanged wherever they run."""
+    return Change(ops=lambda path: table)
 
 
 @dataclass(frozen=True)
@@ -116,13 +128,21 @@ def _by_name(table: Mapping[str, OpReplacement]) -> Any:
     return handler
 
 
-def groups(places: Iterable[str]) -> list[tuple[str, Match]]:
-    """The ways in which deviations come: everywhere, in one kind of layer, in one part of the model.
+class Group(NamedTuple):
+    """Some of the places where a deviation can be."""
+
+    label: str
+    match: Match
+    rare: bool = False
+
+
+def groups(places: Iterable[str]) -> list[Group]:
+    """The ways in which deviations come: everywhere, in one kind of layer, in one part of the model, in one layer.
 
     Only groups that some place belongs to and some other does not are named beside "everywhere".
     """
     places = list(places)
-    found: list[tuple[str, Match]] = [("everywhere", lambda place: True)]
+    found = [Group("everywhere", lambda place: True)]
     kinds: list[tuple[str, Match]] = [
         ("in cross-attention", lambda place: "cross_attention" in place),
         ("in self-attention", lambda place: "cross_attention" not in place),
@@ -136,8 +156,24 @@ def groups(places: Iterable[str]) -> list[tuple[str, Match]]:
         hits = tuple(match(place) for place in places)
         if any(hits) and hits not in seen:
             seen.append(hits)
-            found.append((label, match))
+            found.append(Group(label, match))
+    layers = list(dict.fromkeys(map(_layer, places)))
+    if 1 < len(layers) <= _MOST_LAYERS:
+        for layer in layers:
+            found.append(Group(f"in {layer or 'the outermost layer'}", partial(_same_layer, layer), rare=True))
     return found
+
+
+def _layer(place: str) -> str:
+    """The scopes of a layer, or the path of its parameters, without those of its parts."""
+    parts = place.replace("/", ".").split(".")
+    while len(parts) > 1 and not parts[-1].isdigit() and parts[-1] not in ("cross_attention", "encoder", "decoder"):
+        parts.pop()
+    return ".".join(parts)
+
+
+def _same_layer(layer: str, place: str) -> bool:
+    return _layer(place) == layer
 
 
 def _part(place: str) -> str:
@@ -147,6 +183,11 @@ def _part(place: str) -> str:
 def edited(params: Tree, edit: Callable[[str, Any], Any]) -> Tree:
     """The parameters with each array replaced by `edit(path, array)`."""
     return tree.unflatten_like(params, [edit(path, array) for path, array in tree.leaves(params)])
+
+
+def edits(meant: set[str], edit: Callable[[Any], Any]) -> Change:
+    """The parameters at these paths edited."""
+    return Change(params=lambda params: edited(params, lambda path, a: edit(a) if path in meant else a))
 
 
 def module_of(path: str) -> str:

@@ -10,8 +10,9 @@ from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.engine import Op
 from ...autograd.tree import Tree
+from ...tracing import where
 from ...variation import Replacement
-from .base import Candidate, Change, Survey, edited
+from .base import Candidate, Change, Match, Survey, edits, exchanged, groups
 
 
 def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
@@ -19,10 +20,14 @@ def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
     if not any("/features_norm/" in f"/{path}" for path in found.paths):
         return
 
-    def alone(original: Any, layer: Any, *arguments: Any, **options: Any) -> Any:
-        return original(replace(layer, latents_in_keys=not layer.latents_in_keys), *arguments, **options)
+    for label, match, rare in groups(found.ops["attention"]):
 
-    yield Candidate("latents-not-in-keys", "features alone", Change(layers=lambda: {"ResamplerLayer": alone}))
+        def alone(original: Any, layer: Any, *arguments: Any, match: Match = match, **options: Any) -> Any:
+            if match(f"{where()}.attention"):
+                layer = replace(layer, latents_in_keys=not layer.latents_in_keys)
+            return original(layer, *arguments, **options)
+
+        yield Candidate("latents-not-in-keys", f"features alone, {label}", exchanged({"ResamplerLayer": alone}), rare)
     yield Candidate(
         "latents-not-in-keys",
         "latents in the keys before their norm",
@@ -73,15 +78,12 @@ def time_embedding(found: Survey) -> Iterator[Candidate]:
         for paths in chosen:
             label = " and ".join(_TABLES[path.split("/")[-1]] for path in paths)
 
-            def made(p: Tree, paths: list[str] = paths, change: Callable[[Any], Any] = change) -> Tree:
-                return edited(p, lambda path, a: change(a) if path in paths else a)
-
-            yield Candidate("time-embedding", f"embeddings {label} {name}", Change(params=made))
+            yield Candidate("time-embedding", f"embeddings {label} {name}", edits(set(paths), change))
     for path in here:
         yield Candidate(
             "time-embedding",
             f"embeddings {_TABLES[path.split('/')[-1]]}: those of the last places",
-            Change(layers=lambda name=path.split("/")[-1]: _last_places(name)),
+            exchanged(_last_places(path.split("/")[-1])),
         )
     if len(here) == 2:
         yield Candidate("time-embedding", "embeddings of frames and media exchanged", Change(params=_exchanged))
@@ -203,7 +205,7 @@ def media_mask(found: Survey) -> Iterator[Candidate]:
         total = original(locations, before)
         return total[..., -1:] - total + locations
 
-    for name, table in {
+    tables: dict[str, Mapping[str, Replacement]] = {
         "all earlier media in place of the last, or the last in place of all": {"media_mask": other},
         "the same, with text before the first medium zeroed as before": {"media_mask": other_zeroed},
         "all media for all text but what is before the first": {"media_mask": everything},
@@ -216,8 +218,9 @@ def media_mask(found: Survey) -> Iterator[Candidate]:
         "tokens of media in turn": {"media_mask": tokens_in_turn},
         "text after more tags than media sees the last medium": {"media_mask": clipped},
         "media that come later in the text": {"preceding": reversed_text},
-    }.items():
-        yield Candidate("media-mask", name, Change(layers=lambda table=table: table))
+    }
+    for name, table in tables.items():
+        yield Candidate("media-mask", name, exchanged(table))
     yield Candidate("media-mask", "no mask", Change(layers=_no_media_mask))
     yield Candidate("media-mask", "a mask given by position: one token earlier", Change(layers=lambda: _rolled(-1)))
     yield Candidate("media-mask", "a mask given by position: one token later", Change(layers=lambda: _rolled(1)))

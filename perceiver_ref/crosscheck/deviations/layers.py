@@ -1,4 +1,4 @@
-"""Deviations of norms, linear maps, activations and residuals."""
+"""Deviations of linear maps, activations and residuals."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Any
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.engine import Op
-from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...tracing import where
 from ...variation import Replacement
-from .base import Candidate, Change, Match, OpReplacement, Survey, edited, groups, module_of, role_of
-
-NORMS = ("layer_norm", "rms_norm")
-_EPS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+from .base import Candidate, Change, Match, OpReplacement, Survey, edits, exchanged, groups, role_of
 
 
 def _quick_gelu(x: Any) -> Any:
@@ -37,11 +33,11 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 def activation(found: Survey) -> Iterator[Candidate]:
     """Another activation in the MLPs; or, where they are gated, the gate and what it multiplies swapped."""
     for used in ops.activations:
-        for label, match in groups(found.ops.get(used, [])):
+        for label, match, rare in groups(found.ops.get(used, [])):
             for other, function in _ACTIVATIONS.items():
                 if other != used and used in found.ops:
                     change = Change(ops=_at({used: _other(function)}, match))
-                    yield Candidate("activation", f"{other} in place of {used}, {label}", change)
+                    yield Candidate("activation", f"{other} in place of {used}, {label}", change, rare)
     if any("/gate/" in f"/{path}" for path in found.paths):
         yield Candidate("activation", "the gate and what it multiplies are swapped", Change(params=_gates_swapped))
 
@@ -71,165 +67,38 @@ def _gates_swapped(params: Tree) -> Tree:
     return [_gates_swapped(part) for part in params] if isinstance(params, list) else params
 
 
-def layer_norm_eps(found: Survey) -> Iterator[Candidate]:
-    """Another epsilon; or epsilon added to the standard deviation; or the unbiased variance."""
-    places = [place for name in NORMS for place in found.ops.get(name, [])]
-    for label, match in groups(places):
-        for eps in _EPS:
-
-            def with_eps(op: Op, arguments: Any, static: Any, eps: float = eps) -> Any:
-                return op(*arguments, **{**static, "eps": eps})
-
-            change = Change(ops=_at(dict.fromkeys(NORMS, with_eps), match))
-            yield Candidate("layer-norm-eps", f"epsilon {eps:g}, {label}", change, rare=label != "everywhere")
-        for variant, function in (
-            ("added to the standard deviation", _eps_outside),
-            ("with the unbiased variance", _unbiased),
-        ):
-            yield Candidate(
-                "layer-norm-eps",
-                f"epsilon {variant}, {label}",
-                Change(ops=_at({"layer_norm": function}, match)),
-                rare=label != "everywhere",
-            )
-
-
-def _normalised(arguments: Any, inverse: Any, centred: Any) -> Any:
-    return ops.add(ops.multiply(ops.multiply(centred, inverse), arguments[1]), arguments[2])
-
-
-def _centred(x: Any) -> tuple[Any, Any]:
-    centred = ops.subtract(x, ops.mean(x, axis=-1, keepdims=True))
-    return centred, ops.mean(ops.multiply(centred, centred), axis=-1, keepdims=True)
-
-
-def _eps_outside(op: Op, arguments: Any, static: Any) -> Any:
-    centred, variance = _centred(arguments[0])
-    return _normalised(arguments, ops.divide(1.0, ops.add(ops.sqrt(variance), static.get("eps", 1e-5))), centred)
-
-
-def _unbiased(op: Op, arguments: Any, static: Any) -> Any:
-    centred, variance = _centred(arguments[0])
-    n = arguments[0].shape[-1]
-    variance = ops.add(ops.multiply(variance, n / max(n - 1, 1)), static.get("eps", 1e-5))
-    return _normalised(arguments, ops.divide(1.0, ops.sqrt(variance)), centred)
-
-
-def _norm_paths(found: Survey) -> list[str]:
-    return sorted({module_of(path) for name in NORMS for path in found.used.get(name, ())})
-
-
-def _is_final(found: Survey, module: str) -> bool:
-    """Whether a norm has no attention beside it: it ends a model, and is not the first step of a layer."""
-    parent = module.rpartition("/")[0]
-    prefix = f"{parent}/" if parent else ""
-    return module.rpartition("/")[2] in ("norm", "final_norm") and not any(
-        path.startswith((f"{prefix}attention/", f"{prefix}mixer/")) for path in found.paths
-    )
-
-
-def norm_missing(found: Survey) -> Iterator[Candidate]:
-    """A norm left out: of one role, of all roles, of one role in one part of the model."""
-    modules = [module for module in _norm_paths(found) if not _is_final(found, module)]
-    roles = sorted({module.rpartition("/")[2] for module in modules})
-    pairs = {"attention": {"query_norm", "norm", "key_value_norm", "features_norm", "latents_norm"}}
-    sets = [(role, {role}) for role in roles] + [
-        (f"{label}'s norms", wanted) for label, wanted in pairs.items() if len(wanted & set(roles)) > 1
-    ]
-    if len(roles) > 1:
-        sets.append(("every norm", set(roles)))
-    for name, wanted in sets:
-        chosen = [module for module in modules if module.rpartition("/")[2] in wanted]
-        for label, match in groups(chosen):
-            meant = {module for module in chosen if match(module)}
-            yield Candidate("norm-missing", f"{name} left out, {label}", _skipped(meant))
-    for module in modules:
-        yield Candidate("norm-missing", f"{module} left out", _skipped({module}), rare=True)
-
-
-def final_norm(found: Survey) -> Iterator[Candidate]:
-    """The norm at the end of a model left out."""
-    for module in _norm_paths(found):
-        if _is_final(found, module):
-            yield Candidate("final-norm", f"{module} left out", _skipped({module}))
-
-
-def _skipped(modules: set[str]) -> Change:
-    """These norms left out."""
-
-    def table(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
-        def run(op: Op, arguments: Any, static: Any) -> Any:
-            return arguments[0] if module_of(path(arguments[1])) in modules else op(*arguments, **static)
-
-        return dict.fromkeys(NORMS, run)
-
-    return Change(ops=table)
-
-
-_BEFORE = {"attention": {"norm", "query_norm", "latents_norm"}, "mlp": {"mlp_norm"}}
-
-
-def norm_after(found: Survey) -> Iterator[Candidate]:
-    """Norms after the residual sums in place of before the layers (post-norm)."""
-    modules = [module for module in _norm_paths(found) if not _is_final(found, module)]
-    for name, roles in (("all", _BEFORE["attention"] | _BEFORE["mlp"]), *_BEFORE.items()):
-        chosen = [module for module in modules if module.rpartition("/")[2] in roles]
-        for label, match in groups(chosen) if chosen else []:
-            meant = {module for module in chosen if match(module)}
-            yield Candidate("norm-after", f"norms after the sums: {name}, {label}", Change(ops=_post(meant, set())))
-            others = {m for m in modules if m.rpartition("/")[2] in ("key_value_norm", "features_norm") and match(m)}
-            if others and name != "mlp":
-                variant = f"norms after the sums: {name}, and none of keys and values, {label}"
-                yield Candidate("norm-after", variant, Change(ops=_post(meant, others)))
-
-
-def _post(modules: set[str], skipped: set[str]) -> Callable[[Any], Mapping[str, OpReplacement]]:
-    """A norm's input passes through it, and the next sum with that input is normed."""
-
-    def table(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
-        waiting: dict[int, tuple[Any, Op, Any, Any]] = {}
-
-        def norm(op: Op, arguments: Any, static: Any) -> Any:
-            module = module_of(path(arguments[1]))
-            if module in skipped:
-                return arguments[0]
-            if module not in modules:
-                return op(*arguments, **static)
-            waiting[id(array_of(arguments[0]))] = (arguments[0], op, arguments[1:], static)
-            return arguments[0]
-
-        def add(op: Op, arguments: Any, static: Any) -> Any:
-            total = op(*arguments, **static)
-            kept = waiting.pop(id(array_of(arguments[0])), None)
-            return total if kept is None else kept[1](total, *kept[2], **kept[3])
-
-        return {**dict.fromkeys(NORMS, norm), "add": add}
-
-    return table
-
-
 def weight_transposed(found: Survey) -> Iterator[Candidate]:
-    """A square weight used transposed: of one role, of all roles."""
-    square = [
-        path
-        for path, array in found.paths.items()
-        if path.endswith("/weight") and array.ndim == 2 and array.shape[0] == array.shape[1] > 1
+    """A weight reshaped where it should be transposed, which transposes square ones: of one role, of all."""
+    weights = [
+        p
+        for p, array in found.paths.items()
+        if p.split("/")[-1] == "weight" and array.ndim == 2 and min(array.shape) > 1
     ]
-    for name, chosen in _by_role(square):
-        for label, match in groups(chosen):
-            meant = {path for path in chosen if match(path)}
-            yield Candidate(
-                "weight-transposed",
-                f"weights of {name}, {label}",
-                _edited(meant, _transposed),
-            )
-    for path in square:
-        yield Candidate(
-            "weight-transposed",
-            path,
-            _edited({path}, _transposed),
-            rare=True,
-        )
+    square = [p for p in weights if found.paths[p].shape[0] == found.paths[p].shape[1]]
+    for paths, variant in ((square, "transposed"), (weights, "reshaped in place of transposed")):
+        for name, chosen in _by_role(paths):
+            for label, match, rare in groups(chosen):
+                meant = {path for path in chosen if match(path)}
+                yield Candidate(
+                    "weight-transposed", f"weights of {name} {variant}, {label}", edits(meant, _transposed), rare
+                )
+    if {"attention/key", "attention/value"} <= {role_of(path) for path in weights}:
+        yield Candidate("weight-transposed", "keys' and values' fused weight reshaped", Change(params=_fused_reshaped))
+
+
+def _fused_reshaped(params: Tree) -> Tree:
+    """A fused map to keys and values, kept as (outputs, inputs), seen as (inputs, outputs) by a reshape."""
+    if isinstance(params, list):
+        return [_fused_reshaped(part) for part in params]
+    if not isinstance(params, dict):
+        return params
+    made = {name: _fused_reshaped(part) for name, part in params.items()}
+    if {"query", "key", "value"} <= set(made) and "weight" in made["key"]:
+        k, v = made["key"]["weight"], made["value"]["weight"]
+        both = xp(k).concatenate([k.T, v.T], axis=0).reshape(k.shape[0], -1)
+        made["key"] = {**made["key"], "weight": both[:, : k.shape[1]]}
+        made["value"] = {**made["value"], "weight": both[:, k.shape[1] :]}
+    return made
 
 
 def bias_missing(found: Survey) -> Iterator[Candidate]:
@@ -237,14 +106,9 @@ def bias_missing(found: Survey) -> Iterator[Candidate]:
     for kind, ending in (("bias", "bias"), ("offset", "offset")):
         paths = [p for p in found.paths if p.split("/")[-1] == ending]
         for name, chosen in _by_role(paths):
-            for label, match in groups(chosen):
+            for label, match, rare in groups(chosen):
                 meant = {path for path in chosen if match(path)}
-                yield Candidate(
-                    "bias-missing",
-                    f"{kind} of {name}, {label}",
-                    _edited(meant, _zeros),
-                    rare=kind == "offset",
-                )
+                yield Candidate("bias-missing", f"{kind} of {name}, {label}", edits(meant, _zeros), rare)
 
 
 def _zeros(array: Any) -> Any:
@@ -252,12 +116,7 @@ def _zeros(array: Any) -> Any:
 
 
 def _transposed(array: Any) -> Any:
-    return array.T
-
-
-def _edited(meant: set[str], edit: Callable[[Any], Any]) -> Change:
-    """The parameters at these paths edited."""
-    return Change(params=lambda params: edited(params, lambda path, a: edit(a) if path in meant else a))
+    return array.T.reshape(array.shape)
 
 
 def _by_role(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -269,6 +128,8 @@ def _by_role(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
         "queries and keys": {"attention/query", "attention/key"},
         "attention": {"attention/query", "attention/key", "attention/value", "attention/output"},
         "the MLP": {"mlp/hidden", "mlp/output", "mlp/gate"},
+        "the MLP's first map": {"mlp/hidden", "mlp/gate"},
+        "keys and values": {"attention/key", "attention/value"},
         "everything": set(roles),
     }
     yield from roles.items()
@@ -280,7 +141,7 @@ def _by_role(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
 def query_residual(found: Survey) -> Iterator[Candidate]:
     """The residual around attention left out where there is one, added where there is none."""
     crosses = [place for place in found.ops.get("attention", []) if "cross_attention" in place]
-    for label, match in groups(crosses) if crosses else []:
+    for label, match, rare in groups(crosses) if crosses else []:
 
         def flipped(original: Any, layer: Any, *arguments: Any, match: Match = match, **options: Any) -> Any:
             if match(f"{where()}.attention"):
@@ -290,8 +151,13 @@ def query_residual(found: Survey) -> Iterator[Candidate]:
         yield Candidate(
             "query-residual",
             f"of cross-attention missing or extra, {label}",
-            Change(layers=lambda flipped=flipped: {"CrossAttention": flipped}),
+            exchanged({"CrossAttention": flipped}),
+            rare,
         )
+    everywhere = found.ops.get("attention", [])
+    for label, match, rare in groups(everywhere) if everywhere else []:
+        normed = _joined_with("attention_residual", lambda place, match=match: match(f"{place}.attention"), "normed")
+        yield Candidate("query-residual", f"the normed queries are added, {label}", Change(layers=normed), rare)
     others = [p for p in found.ops.get("attention", []) if "cross_attention" not in p]
     if others:
         yield Candidate(
@@ -304,8 +170,43 @@ def query_residual(found: Survey) -> Iterator[Candidate]:
 def mlp_residual(found: Survey) -> Iterator[Candidate]:
     """The residual around the MLP left out."""
     places = [p.rpartition(".")[0] for p in found.ops.get("linear", []) if p.split(".")[-1] == "mlp"]
-    for label, match in groups(places) if places else []:
-        yield Candidate("mlp-residual", f"missing {label}", Change(layers=_without("", match)))
+    for label, match, rare in groups(places) if places else []:
+        yield Candidate("mlp-residual", f"missing {label}", Change(layers=_without("", match)), rare)
+        for what, name in (("normed", "the normed input"), ("input", "the layer's input")):
+            change = Change(layers=_joined_with("", match, what))
+            yield Candidate("mlp-residual", f"{name} is added to the MLP's output, {label}", change, rare)
+
+
+_NORMED = {"attention_residual": ("query_norm", "norm", "latents_norm"), "": ("mlp_norm",)}
+
+
+def _joined_with(sum_point: str, match: Match, what: str) -> Callable[[], Mapping[str, Replacement]]:
+    """A residual sum adds the branch to its normed input, or to the input of the layer."""
+    branch = "mlp" if sum_point == "" else "attention"
+
+    def made() -> Mapping[str, Replacement]:
+        newest: dict[tuple[str, str], Any] = {}
+
+        def point(original: Any, name: str, value: Any) -> Any:
+            place = where()
+            for kind in ("mlp", "attention"):
+                if name == "" and place.split(".")[-1] == kind:
+                    newest[place.rpartition(".")[0], kind] = value
+                elif name in (f"{kind}_gated", f"{kind}_seen"):
+                    newest[place, kind] = value
+            if name in _NORMED[sum_point]:
+                newest[place, "normed"] = value
+            if name == "attention_residual" and (added := newest.get((place, "attention"))) is not None:
+                newest[place, "input"] = ops.subtract(value, added)
+            added, instead = newest.get((place, branch)), newest.get((place, what))
+            if name == sum_point and match(place) and added is not None and instead is not None:
+                newest.pop((place, branch))
+                return original(name, ops.add(instead, added))
+            return original(name, value)
+
+        return {"point": point}
+
+    return made
 
 
 def _without(sum_point: str, match: Match) -> Callable[[], Mapping[str, Replacement]]:

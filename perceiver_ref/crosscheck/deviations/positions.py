@@ -11,7 +11,7 @@ import numpy as np
 from ...autograd.backend import xp
 from ...autograd.tensor import array_of
 from ...variation import Replacement
-from .base import Candidate, Change, Survey
+from .base import Candidate, Change, Survey, exchanged
 
 Bands = Callable[[int, tuple[int, ...], Any], np.ndarray]
 
@@ -29,6 +29,7 @@ _FREQUENCIES: dict[str, Bands] = {
     "geometric from 1 to half the resolution": _rows(lambda k, r: np.geomspace(1.0, max(r / 2, 1e-9), k)),
     "up to the whole resolution": _rows(lambda k, r: np.linspace(1.0, r, k)),
     "geometric up to the whole resolution": _rows(lambda k, r: np.geomspace(1.0, r, k)),
+    "without the first": _rows(lambda k, r: np.linspace(1.0, r / 2, k + 1)[1:]),
     "without the last": _rows(lambda k, r: np.linspace(1.0, r / 2, k, endpoint=False)),
     "whole numbers from 1": _rows(lambda k, r: np.arange(1, k + 1)),
     "whole numbers from 0": _rows(lambda k, r: np.arange(k)),
@@ -58,7 +59,25 @@ def fourier_frequencies(found: Survey) -> Iterator[Candidate]:
         def changed(original: Any, k: int, resolution: tuple[int, ...], dtype: Any, bands: Bands = bands) -> Any:
             return bands(k, tuple(resolution), dtype)
 
-        yield Candidate("fourier-frequencies", name, Change(layers=lambda c=changed: {"frequencies": c}))
+        yield Candidate("fourier-frequencies", name, exchanged({"frequencies": changed}))
+    yield Candidate("fourier-frequencies", "resolutions are the grid's own", Change(layers=_of_the_grid))
+
+
+def _of_the_grid() -> Mapping[str, Replacement]:
+    """Resolutions of each axis that are the grid's own."""
+    grids: list[tuple[int, ...]] = []
+
+    def encoding(original: Any, layer: Any, p: Any, index_dims: tuple[int, ...], **options: Any) -> Any:
+        grids.append(tuple(index_dims))
+        try:
+            return original(layer, p, index_dims, **options)
+        finally:
+            grids.pop()
+
+    def bands(original: Any, k: int, resolution: tuple[int, ...], dtype: Any) -> Any:
+        return original(k, grids[-1] if grids and len(grids[-1]) == len(resolution) else resolution, dtype)
+
+    return {"FourierPositions": encoding, "frequencies": bands}
 
 
 def _orders(d: int, k: int, both: bool) -> dict[str, list[int]]:
@@ -76,7 +95,7 @@ def _orders(d: int, k: int, both: bool) -> dict[str, list[int]]:
     pairs = by_band.reshape(-1).tolist()
     named["[position, sine and cosine of each band in turn]"] = x + pairs
     named["[sine and cosine of each band in turn, position]"] = pairs + x
-    by_axis = [[x[a]] + sin[a].tolist() + cos[a].tolist() for a in range(d)]
+    by_axis = [[x[a], *sin[a].tolist(), *cos[a].tolist()] for a in range(d)]
     named["[position, sines, cosines] of each axis in turn"] = [i for row in by_axis for i in row]
     named["[sines, cosines, position] of each axis in turn"] = [i for row in by_axis for i in (*row[1:], row[0])]
     named["[position, sines and cosines of each axis in turn]"] = x + [i for row in by_axis for i in row[1:]]
@@ -118,8 +137,8 @@ def fourier_order(found: Survey) -> Iterator[Candidate]:
         def by_axis(original: Any, out: Any, num_bands: int, number: int = number) -> Any:
             return _ordered(out, out.shape[-1] // (2 * num_bands + 1), num_bands, True, number)
 
-        yield Candidate("fourier-order", name, Change(layers=lambda f=features: {"fourier_features": f}))
-        yield Candidate("fourier-order", name, Change(layers=lambda f=by_axis: {"axis_major": f}))
+        yield Candidate("fourier-order", name, exchanged({"fourier_features": features}))
+        yield Candidate("fourier-order", name, exchanged({"axis_major": by_axis}))
     yield Candidate(
         "fourier-order", "cosines in the place of sines without positions", Change(layers=_without_positions)
     )
@@ -167,7 +186,7 @@ def position_grid(found: Survey) -> Iterator[Candidate]:
             axes = [axis(n).astype(dtype) for n in index_dims]
             return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
-        yield Candidate("position-grid", name, Change(layers=lambda g=grid: {"linear_positions": g}))
+        yield Candidate("position-grid", name, exchanged({"linear_positions": grid}))
 
     def by_the_other_rule(original: Any, indices: Any, index_dims: Any, rule: Any, dtype: Any) -> Any:
         return original(indices, index_dims, {"half_open": "grid", "grid": "half_open"}[rule], dtype)
@@ -203,7 +222,7 @@ def position_axes(found: Survey) -> Iterator[Candidate]:
         ("the last two coordinates swapped", last_two),
         ("the first two coordinates swapped", first_two),
     ):
-        yield Candidate("position-axes", name, Change(layers=lambda f=function: {"linear_positions": f}))
+        yield Candidate("position-axes", name, exchanged({"linear_positions": function}))
 
     def points(original: Any, *arguments: Any, **options: Any) -> Any:
         return np.ascontiguousarray(original(*arguments, **options)[..., ::-1])

@@ -15,79 +15,113 @@ from ...autograd.tensor import array_of
 from ...tracing import where
 from ...variation import Replacement
 from ..rounding import DIGITS, rounded
-from .base import Candidate, Change, OpReplacement, Survey
-from .layers import NORMS
+from .base import Candidate, Change, Match, OpReplacement, Survey, exchanged, groups, replaced, role_of
+from .norms import NORMS
 
 _FORMATS = ("float32", "bfloat16", "float16")
+Cast = Callable[[Any], Any]
 
 
 def dtype(found: Survey) -> Iterator[Candidate]:
     """A part computed in float32, float16 or bfloat16: its inputs cast down, its result cast up again."""
+    places = list(dict.fromkeys(place for op in found.ops for place in found.ops[op]))
     for name in _FORMATS:
         cast = _cast(name)
+        step = _narrow(cast)
         parts: dict[str, Mapping[str, OpReplacement]] = {
-            "norms": dict.fromkeys(NORMS, _narrow(cast)),
-            "activations": dict.fromkeys(ops.activations, _narrow(cast)),
-            "attention": {"attention": _narrow(cast)},
+            "norms": dict.fromkeys(NORMS, step),
+            "activations": dict.fromkeys(ops.activations, step),
+            "attention without its linear maps": {"attention": _in_steps(cast)},
+            "attention without its linear maps, in one step": {"attention": step},
             "the softmax": {"attention": _softmax_alone(cast)},
             "logits and softmax": {"attention": _weights_alone(cast)},
-            "linear maps": {"linear": _narrow(cast)},
-            "products": {"linear": _narrow(cast), "attention": _narrow(cast), "matmul": _narrow(cast)},
-            "the MLP": {"linear": _within("mlp", _narrow(cast)), **dict.fromkeys(ops.activations, _narrow(cast))},
-            "attention's linear maps and attention": {
-                "linear": _within("attention", _narrow(cast)),
-                "attention": _narrow(cast),
+            "linear maps": {"linear": step},
+            "the MLP": {**_within("mlp", {"linear": step, "multiply": step, **dict.fromkeys(ops.activations, step)})},
+            "attention": {**_within("attention", {"linear": step}), "attention": _in_steps(cast)},
+            "everything in it": {
+                **dict.fromkeys(("linear", "add", "multiply", "concatenate", *NORMS, *ops.activations), step),
+                "attention": _in_steps(cast),
             },
-            "gates": {"tanh": _narrow(cast)},
+            "gates": {"tanh": step},
         }
         for part, table in parts.items():
-            if any(op in found.ops for op in table):
-                yield Candidate("dtype", f"{part} in {name}", Change(ops=lambda path, table=table: table))
-        yield Candidate("dtype", f"positions in {name}", Change(layers=lambda cast=cast: _positions(cast)))
-        yield Candidate("dtype", f"the grid in {name}", Change(layers=lambda cast=cast: _grid(cast)))
-        yield Candidate("dtype", f"angles in {name}", Change(layers=lambda cast=cast: _angles(cast)))
+            used = [place for place in places if any(place in found.ops.get(op, ()) for op in table)]
+            for label, match, rare in groups(used) if used else []:
+                yield Candidate("dtype", f"{part} in {name}, {label}", replaced(_at(table, match)), rare)
+        for role in sorted({role_of(path) for op in ("linear", *NORMS) for path in found.used.get(op, ())}):
+            yield Candidate("dtype", f"{role} in {name}", Change(ops=_of_role(role, step)))
+        yield Candidate("dtype", f"positions in {name}", exchanged(_positions(cast)))
+        yield Candidate("dtype", f"the grid in {name}", exchanged(_grid(cast)))
+        yield Candidate("dtype", f"angles in {name}", exchanged(_angles(cast)))
+        yield Candidate("dtype", f"the table of positions in {name}", exchanged(_table(cast)))
 
 
-def _cast(name: str) -> Callable[[Any], Any]:
+def _cast(name: str) -> Cast:
     """Values as they are after a cast to a narrower format and back."""
     if name == "bfloat16":
         return lambda a: rounded(a.astype(np.float32).astype(np.float64), DIGITS[name]).astype(a.dtype)
     return lambda a: a.astype(name).astype(a.dtype)
 
 
-def _narrow(cast: Callable[[Any], Any]) -> OpReplacement:
+def _narrow(cast: Cast) -> OpReplacement:
     """The op on narrowed arguments, in float32 inside, with a narrowed result."""
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
-        arrays = [_down(cast, a) for a in arguments]
-        out = op(*arrays, **static)
+        if op.name == "concatenate":
+            return cast(array_of(op(*arguments, **static)))
+        out = op(*(_down(cast, a) for a in arguments), **static)
         return cast(array_of(out).astype(np.float64))
 
     return run
 
 
-def _down(cast: Callable[[Any], Any], value: Any) -> Any:
+def _down(cast: Cast, value: Any) -> Any:
     data = array_of(value)
     return cast(data).astype(np.float32) if is_array(data) and data.dtype.kind == "f" else value
 
 
-def _within(part: str, replacement: OpReplacement) -> OpReplacement:
-    def run(op: Op, arguments: Any, static: Any) -> Any:
-        return replacement(op, arguments, static) if part in where().split(".") else op(*arguments, **static)
+def _at(table: Mapping[str, OpReplacement], match: Match) -> Mapping[str, OpReplacement]:
+    """The replacements, in the scopes that match."""
 
-    return run
+    def here(replacement: OpReplacement) -> OpReplacement:
+        def run(op: Op, arguments: Any, static: Any) -> Any:
+            return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
+
+        return run
+
+    return {name: here(replacement) for name, replacement in table.items()}
+
+
+def _within(part: str, table: Mapping[str, OpReplacement]) -> Mapping[str, OpReplacement]:
+    return _at(table, lambda place: part in place.split("."))
+
+
+def _of_role(role: str, replacement: OpReplacement) -> Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]]:
+    """The linear maps or norms that are for this."""
+
+    def table(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
+        def run(op: Op, arguments: Any, static: Any) -> Any:
+            meant = role_of(path(arguments[1])) == role
+            return replacement(op, arguments, static) if meant else op(*arguments, **static)
+
+        return dict.fromkeys(("linear", *NORMS), run)
+
+    return table
+
+
+def _masked(scores: Any, static: Any) -> Any:
+    mask = static.get("mask")
+    if mask is None:
+        return scores
+    library = xp(scores)
+    scores = library.where(mask, scores, library.asarray(-np.inf, scores.dtype))
+    return library.where(mask.any(-1, keepdims=True), scores, library.zeros((), scores.dtype))
 
 
 def _scores(arguments: Any, static: Any) -> Any:
     q, k, _, *rest = (array_of(a) for a in arguments)
     s = q @ k.swapaxes(-1, -2) * scale_factor(q, static.get("scale"))
-    if rest and rest[0] is not None:
-        s = s + rest[0]
-    mask = static.get("mask")
-    if mask is None:
-        return s
-    s = xp(s).where(mask, s, -xp(s).inf)
-    return xp(s).where(mask.any(-1, keepdims=True), s, 0.0)
+    return _masked(s if not rest or rest[0] is None else s + rest[0], static)
 
 
 def _mix(weights: Any, arguments: Any, static: Any) -> Any:
@@ -97,7 +131,22 @@ def _mix(weights: Any, arguments: Any, static: Any) -> Any:
     return weights @ array_of(arguments[2])
 
 
-def _softmax_alone(cast: Callable[[Any], Any]) -> OpReplacement:
+def _in_steps(cast: Cast) -> OpReplacement:
+    """Each step of attention rounded: scaled queries, logits, weights, mixture."""
+
+    def run(op: Op, arguments: Any, static: Any) -> Any:
+        q, k, v, *rest = (array_of(a) for a in arguments)
+        q, k, v = cast(q), cast(k), cast(v)
+        s = cast(cast(q * scale_factor(q, static.get("scale"))) @ k.swapaxes(-1, -2))
+        if rest and rest[0] is not None:
+            s = cast(s + rest[0])
+        weights = cast(array_of(ops.softmax(_masked(s, static).astype(np.float32))).astype(np.float64))
+        return cast(_mix(weights, (q, k, v), static))
+
+    return run
+
+
+def _softmax_alone(cast: Cast) -> OpReplacement:
     def run(op: Op, arguments: Any, static: Any) -> Any:
         scores = cast(_scores(arguments, static)).astype(np.float32)
         return _mix(cast(array_of(ops.softmax(scores)).astype(np.float64)), arguments, static)
@@ -105,7 +154,7 @@ def _softmax_alone(cast: Callable[[Any], Any]) -> OpReplacement:
     return run
 
 
-def _weights_alone(cast: Callable[[Any], Any]) -> OpReplacement:
+def _weights_alone(cast: Cast) -> OpReplacement:
     def run(op: Op, arguments: Any, static: Any) -> Any:
         q, k, *rest = arguments
         narrowed = (cast(array_of(q)), cast(array_of(k)), *rest)
@@ -115,18 +164,29 @@ def _weights_alone(cast: Callable[[Any], Any]) -> OpReplacement:
     return run
 
 
-def _positions(cast: Callable[[Any], Any]) -> Mapping[str, Replacement]:
+def _positions(cast: Cast) -> Mapping[str, Replacement]:
+    """Positions and what is made of them."""
+
     def features(original: Any, positions: Any, *arguments: Any, **options: Any) -> Any:
         return cast(array_of(original(cast(array_of(positions)), *arguments, **options)))
 
     return {"fourier_features": features}
 
 
-def _grid(cast: Callable[[Any], Any]) -> Mapping[str, Replacement]:
+def _table(cast: Cast) -> Mapping[str, Replacement]:
+    """The finished features alone, or a learned table."""
+
+    def features(original: Any, *arguments: Any, **options: Any) -> Any:
+        return cast(array_of(original(*arguments, **options)))
+
+    return {"fourier_features": features, "TrainablePositions": features}
+
+
+def _grid(cast: Cast) -> Mapping[str, Replacement]:
     return {"linear_positions": lambda original, *arguments, **options: cast(original(*arguments, **options))}
 
 
-def _angles(cast: Callable[[Any], Any]) -> Mapping[str, Replacement]:
+def _angles(cast: Cast) -> Mapping[str, Replacement]:
     """Positions, frequencies and their products in float32."""
 
     def features(original: Any, positions: Any, *arguments: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from ...autograd.tree import Tree
 from ...encoder import weights_of
 from ...tracing import point, scope
 from ...variation import Replacement
-from .base import Candidate, Change, Survey, edited
+from .base import Candidate, Change, Survey, exchanged
 
 Order = Callable[[int, list[list[Tree]]], list[Tree]]
 """The layers of block b, from all blocks' layers."""
@@ -25,11 +25,13 @@ _SHARING: dict[str, Order] = {
     "every block uses the first block's layers": lambda b, w: w[0],
     "every block uses the last block's layers": lambda b, w: w[-1],
     "every block but the first uses the second's layers": lambda b, w: w[min(b, 1)],
-    "every block uses the next one's layers": lambda b, w: w[(b + 1) % len(w)],
     "blocks use the layers of the block before": lambda b, w: w[max(b - 1, 0)],
     "every layer of a block uses its first layer": lambda b, w: [w[b][0]] * len(w[b]),
     "every layer of a block uses its last layer": lambda b, w: [w[b][-1]] * len(w[b]),
     "every layer of later blocks uses the first layer": lambda b, w: [w[b][0]] * len(w[b]) if b else w[b],
+    "blocks but the first are left out": lambda b, w: [] if b else w[b],
+    "blocks but the last are left out": lambda b, w: [] if b < len(w) - 1 else w[b],
+    "every block uses the first layer of the first": lambda b, w: [w[0][0]] * len(w[b]),
     "later blocks use one layer each": lambda b, w: [w[b][b % len(w[b])]] * len(w[b]),
 }
 _BLOCK_ORDER: dict[str, Order] = {
@@ -39,6 +41,7 @@ _BLOCK_ORDER: dict[str, Order] = {
     "layers of every block rotated by one": lambda b, w: w[b][1:] + w[b][:1],
     "layers of every block rotated by one, the other way": lambda b, w: w[b][-1:] + w[b][:-1],
     "the first two layers of every block swapped": lambda b, w: [*w[b][1:2], *w[b][:1], *w[b][2:]],
+    "layers of later blocks rotated by one": lambda b, w: w[b][1:] + w[b][:1] if b else w[b],
     "the last two layers of every block swapped": lambda b, w: [*w[b][:-2], *w[b][-1:], *w[b][-2:-1]],
 }
 
@@ -85,7 +88,7 @@ def weight_sharing(found: Survey) -> Iterator[Candidate]:
     """Layers that use other layers' weights: shared where they are not, their own where they are."""
     if _has_encoder(found):
         for name, order in _SHARING.items():
-            yield Candidate("weight-sharing", name, Change(layers=lambda order=order: _blocks(order)))
+            yield Candidate("weight-sharing", name, exchanged(_blocks(order)))
     crosses: dict[str, Callable[[int, list[Tree]], Tree]] = {
         "every cross-attention uses the first's weights": lambda b, w: w[0],
         "every cross-attention uses the last's weights": lambda b, w: w[-1],
@@ -94,14 +97,11 @@ def weight_sharing(found: Survey) -> Iterator[Candidate]:
     }
     if _crossing(found):
         for name, choose in crosses.items():
-            yield Candidate("weight-sharing", name, Change(layers=lambda choose=choose: _crosses(choose)))
+            yield Candidate("weight-sharing", name, exchanged(_crosses(choose)))
         for name, order in _SHARING.items():
             for other, choose in crosses.items():
-
-                def both(order: Any = order, choose: Any = choose) -> Mapping[str, Replacement]:
-                    return {**_blocks(order), **_crosses(choose)}
-
-                yield Candidate("weight-sharing", f"{name}; {other}", Change(layers=both), rare=True)
+                both = {**_blocks(order), **_crosses(choose)}
+                yield Candidate("weight-sharing", f"{name}; {other}", exchanged(both), rare=True)
     if _stack(found):
         stacks: dict[str, Callable[[list[Tree]], list[Tree]]] = {
             "every layer uses the first's weights": lambda w: [w[0]] * len(w),
@@ -110,23 +110,38 @@ def weight_sharing(found: Survey) -> Iterator[Candidate]:
         }
         for name, change in stacks.items():
             yield Candidate("weight-sharing", name, _restacked(change))
-        for part in ("attention", "mlp"):
-            yield Candidate("weight-sharing", f"{part} of the first layer in every layer", _first_part(part))
+        for label, parts in (
+            ("attention", ("attention",)),
+            ("attention with its norms", ("attention", "features_norm", "latents_norm")),
+            ("the MLP", ("mlp",)),
+            ("the MLP with its norm", ("mlp", "mlp_norm")),
+        ):
+            yield Candidate("weight-sharing", f"{label} of the first layer in every layer", _first_part(parts))
+            yield Candidate("weight-sharing", f"{label} of the first layer in the second", _first_part(parts, 2))
 
 
 def _restacked(change: Callable[[list[Tree]], list[Tree]]) -> Change:
     return Change(params=lambda p: {**p, "layers": change(list(p["layers"]))})
 
 
-def _first_part(part: str) -> Change:
-    return Change(params=lambda p: {**p, "layers": [{**layer, part: p["layers"][0][part]} for layer in p["layers"]]})
+def _first_part(parts: tuple[str, ...], upto: int | None = None) -> Change:
+    """These parts of the first layer used by all layers before `upto`."""
+
+    def change(layers: list[Tree]) -> list[Tree]:
+        shared = {name: part for name, part in layers[0].items() if name in parts}
+        return [{**layer, **shared} if upto is None or i < upto else layer for i, layer in enumerate(layers)]
+
+    return _restacked(change)
 
 
 def block_order(found: Survey) -> Iterator[Candidate]:
     """Layers, blocks, or the halves of a layer in another order."""
     if _has_encoder(found):
         for name, order in _BLOCK_ORDER.items():
-            yield Candidate("block-order", name, Change(layers=lambda order=order: _blocks(order)))
+            yield Candidate("block-order", name, exchanged(_blocks(order)))
+        if _crossing(found):
+            both = {**_blocks(_BLOCK_ORDER["blocks in reverse"]), **_crosses(lambda b, w: w[len(w) - 1 - b])}
+            yield Candidate("block-order", "blocks in reverse, with their cross-attentions", exchanged(both))
         yield Candidate("block-order", "each layer of all blocks before the next layer", Change(layers=_layer_major))
         yield Candidate("block-order", "cross-attention after its block", Change(layers=_cross_after))
         yield Candidate("block-order", "cross-attention after all blocks", Change(layers=_cross_last))
@@ -146,7 +161,7 @@ def block_order(found: Survey) -> Iterator[Candidate]:
             yield Candidate(
                 "block-order",
                 f"{how}{where}",
-                Change(layers=lambda names=names, layer=layer: dict.fromkeys(names, layer)),
+                exchanged(dict.fromkeys(names, layer)),
             )
 
 
@@ -257,6 +272,3 @@ def _side_by_side(x: Any, attended: Any, fed: Any, residual: bool) -> Any:
 
 _mlp_first = _rebuilt(_first_the_mlp)
 _parallel = _rebuilt(_side_by_side)
-
-
-__all__ = ["block_order", "edited", "weight_sharing"]
