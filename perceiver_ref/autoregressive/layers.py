@@ -30,7 +30,7 @@ def joined(kept: Kept, new: Kept) -> KeysValues:
 
 @dataclass(frozen=True)
 class CausalCrossAttention(CrossAttention):
-    """Latents attend to inputs at positions (section 3.1): `CrossAttention`, whose keys and queries may turn."""
+    """Latents attend to inputs at positions: `CrossAttention`, whose keys and queries may turn."""
 
     rotary: Rotary | None = None
 

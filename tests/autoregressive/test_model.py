@@ -171,6 +171,17 @@ def test_padding_among_latents_leaks_where_it_is_not_masked(backend: str) -> Non
         assert np.array_equal(a, b) == masked
 
 
+def test_own_keys_have_the_norm_that_they_are_asked_to(backend: str) -> None:
+    """Without a prefix there are only own keys, so the other norm gets no gradient."""
+    ids, model = on(backend, np.arange(5)[None]), replace(FIXED, own_keys="queries")
+    p = on(backend, random_parameters(model))
+    for prefix in (0, 2):
+        _, gradients = value_and_grad(lambda p, prefix=prefix: weighted_sum(model.apply(p, ids, prefix=prefix)))(p)
+        norms = host(gradients["cross_attentions"][0])
+        assert norms["query_norm"]["scale"].any()
+        assert norms["key_value_norm"]["scale"].any() == (prefix > 0)
+
+
 def test_rotary_turns_only_the_layers_asked_for(backend: str) -> None:
     far = replace(FIXED, self_rotary=Rotary((0.5, 0.7)), cross_rotary=None, position_table=False)
     ids = np.arange(6)[None]
