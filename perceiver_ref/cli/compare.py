@@ -19,7 +19,7 @@ _HOW = {
     "spelling": "by names spelled alike",
     "order": "by shape and order",
 }
-_LISTED = 8
+_LISTED = 4
 
 
 def options(command: argparse.ArgumentParser) -> None:

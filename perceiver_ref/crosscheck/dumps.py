@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from ..autograd.backend import to_host
+from ..autograd.tensor import array_of
 from ..errors import InputError
 from ..files import AnyPath
+from ..formats.opcodes import shown
 from ..peers import peer
 from ..peers.base import Given, Rebuilt
 from ..vectors import TOLERANCES
@@ -104,12 +107,20 @@ class Comparison:
 
 
 def read_dump(path: AnyPath) -> Dump:
+    """`as_dump` of the arrays of an `.npz` file."""
+    return as_dump(read_npz(path), str(path))
+
+
+def as_dump(arrays: Mapping[str, Any], path: str) -> Dump:
     """A dump: arrays by plain names, or under the keys `trace/`, `output/`, `grad_param/` and `grad_input/` of a case.
 
-    Raises `InputError` when the file is no readable `.npz` or holds nothing to compare. Where a case names a known peer
-    the dump can translate its names; where that fails, a note says so.
+    `path` is the dump's name in messages. Where a case's `meta` names a known peer the dump can translate its names;
+    where that fails, a note says so. Raises `InputError` when there is nothing to compare.
     """
-    arrays = read_npz(path)
+    arrays = {name: to_host(array_of(array)) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufU":
+            raise InputError(f"{path}: {shown(name)!r} has dtype {array.dtype}; expected real numbers")
     meta_text = arrays.pop("meta", None)
     text = [name for name, array in arrays.items() if array.dtype.kind == "U"]
     groups = {name.partition("/")[0] for name in arrays if "/" in name}
@@ -121,14 +132,14 @@ def read_dump(path: AnyPath) -> Dump:
             continue
         known = grouped and rest and group in COMPARED
         entries.append(Entry(group, rest, array) if known else Entry("trace", name, array))
-    entries.sort(key=lambda entry: COMPARED.index(entry.kind))  # stable: the file's order within each
+    entries.sort(key=lambda entry: COMPARED.index(entry.kind))  # stable: the given order within each
     if not entries:
         holds = f"only {', '.join(sorted(groups) or text)}" if arrays else "nothing"
         wanted = ", ".join(f"{group}/<name>" for group in COMPARED)
         raise InputError(f"{path} has no arrays to compare, it holds {holds}; expected plain names or {wanted}")
-    made = Dump(str(path), entries)
+    made = Dump(path, entries)
     if text:
-        made.notes.append(f"{path}: text is not compared: {', '.join(text)}")
+        made.notes.append(f"{path}: text is not compared: {', '.join(map(shown, text))}")
     if meta_text is not None:
         _add_meta(made, meta_text, arrays)
     return made
@@ -275,11 +286,11 @@ def _largest(candidate: np.ndarray, reference: np.ndarray) -> tuple[tuple[int, .
 
 def _not_finite(reference: np.ndarray, candidate: np.ndarray) -> list[str]:
     """What there is of NaN and infinities: in both at the same places, or in one alone, where first."""
-    if "f" not in (reference.dtype.kind, candidate.dtype.kind):
+    if np.isfinite(reference).all() and np.isfinite(candidate).all():
         return []
     notes = []
     for what, test in (("NaN", np.isnan), ("infinite", np.isinf)):
-        in_a, in_b = (test(x.astype(np.float64)) for x in (reference, candidate))
+        in_a, in_b = test(reference), test(candidate)
         if np.array_equal(in_a, in_b):
             if count := int(in_a.sum()):
                 notes.append(f"{count} {what} in both")

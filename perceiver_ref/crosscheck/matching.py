@@ -36,8 +36,9 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The name to show: outputs and gradients with their kind."""
-        return self.name if self.kind == "trace" else f"{self.kind}/{self.name}"
+        """The name to show: outputs and gradients with their kind, and what cannot be printed escaped."""
+        name = self.name if self.kind == "trace" else f"{self.kind}/{self.name}"
+        return name if name.isprintable() else repr(name)[1:-1]
 
     @property
     def group(self) -> str:

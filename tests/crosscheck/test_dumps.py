@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import normal
+from models import small
+from support import normal, on, random_parameters
 
 from perceiver_ref import trace
+from perceiver_ref.autograd.backend import to_host
+from perceiver_ref.autograd.tensor import array_of
 from perceiver_ref.call import Call
-from perceiver_ref.crosscheck.dumps import Comparison, compare_files, read_dump
+from perceiver_ref.crosscheck.dumps import Comparison, as_dump, compare_dumps, compare_files, read_dump
 from perceiver_ref.crosscheck.layouts import in_layout_of, same_shape_transposed
 from perceiver_ref.crosscheck.matching import Entry, align, match
 from perceiver_ref.errors import InputError
@@ -357,6 +360,18 @@ def test_a_meta_that_says_nothing_useful_is_noted(tmp_path: Path, meta: Any, not
     assert note in " ".join(result.notes)
 
 
+def test_dumps_need_no_files(backend: str) -> None:
+    encoder = small.encoder()
+    p, inputs = on(backend, [random_parameters(encoder), normal(1, 2, 5, 6)])
+    with trace(tensors=True) as ours:
+        encoder.apply(p, inputs)
+    mine = {name.replace(".", "/"): to_host(array_of(array)) for name, array in ours.items()}
+    result = compare_dumps(as_dump(ours, "ours"), as_dump(mine, "mine"))
+    assert result.passed
+    assert {pair.how for pair in result.pairs} == {"name", "spelling"}
+    assert len(result.pairs) == len(ours)
+
+
 # bad input
 
 
@@ -377,6 +392,17 @@ def test_files_with_nothing_to_compare(tmp_path: Path, arrays: dict[str, Any], t
 def test_dumps_without_anything_in_common(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"can be matched.*such as a \[2\] and b \[3\]"):
         compared(tmp_path, {"a": normal(0, 2)}, {"b": normal(1, 3)})
+
+
+@pytest.mark.parametrize("array", [np.array([1j]), np.array([None])])
+def test_numbers_of_other_kinds_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"mine: 'x' has dtype"):
+        as_dump({"x": array}, "mine")
+
+
+def test_names_that_cannot_be_printed_are_escaped(tmp_path: Path) -> None:
+    result = compared(tmp_path, {"a\nb\x1b[2J": [1.0]}, {"a\nb\x1b[2J": [1.0]})
+    assert result.pairs[0].name == r"a\nb\x1b[2J"
 
 
 def test_text_is_left_out_with_a_note(tmp_path: Path) -> None:
