@@ -17,6 +17,7 @@ _HOW = {
     "name": "by name",
     "translated": "by the peer's names for our points",
     "spelling": "by names spelled alike",
+    "values": "as outputs, by their values",
     "order": "by shape and order",
 }
 _LISTED = 4
@@ -162,7 +163,7 @@ def _print_table(pairs: Sequence[Compared]) -> None:
 def _remarks(pair: Compared) -> list[str]:
     """What a row does not show: how it was found, dtypes that differ, layouts."""
     made = []
-    if pair.how in ("order", "spelling"):
+    if pair.how in ("order", "spelling", "values"):
         made.append(f"matched {_HOW[pair.how]}")
     if pair.dtypes[0] != pair.dtypes[1]:
         made.append(f"{pair.dtypes[0]} in the reference, {pair.dtypes[1]} in the candidate")

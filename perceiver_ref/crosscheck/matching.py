@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
@@ -16,13 +16,15 @@ from .layouts import orders
 Translate = Callable[[str], Sequence[str]]
 """A peer's name for a point -> our names for it, the best first."""
 
-_Names = Callable[["Entry"], list[str]]
-_Round = tuple[str, _Names, _Names]
+_Pairs = list[tuple[int, int]]
+_Round = tuple[str, Callable[[Sequence["Match"]], _Pairs]]
 
 _SAMPLE = 4096
 """Elements of an array that matching by shape and order looks at."""
 _CLOSENESS = 2.0
 """What equal values count, where being there in order counts 1: enough to leave one pair out for them."""
+_SAME = 0.99
+"""Closeness of an output and the point that it is: correct models in different precision are closer."""
 _WRAPPERS = {"module", "model", "_orig_mod", "~", ""}
 
 
@@ -48,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Match:
-    """Positions in both dumps, and how they were found: "name", "translated", "spelling" or "order"."""
+    """Positions in both dumps, and how they were found: "name", "translated", "spelling", "values" or "order"."""
 
     reference: int
     candidate: int
@@ -62,29 +64,30 @@ def match(
     translate_reference: Translate | None = None,
     translate_candidate: Translate | None = None,
 ) -> list[Match]:
-    """Pairs of arrays, each array in one at most, sorted by the reference's order.
+    """Pairs of arrays, sorted by the reference's order; an array is in several only where a peer has several of ours.
 
     Names are compared first: as they are, with a peer's translated to ours (whichever gives more), and spelled alike up
-    to separators and wrappers' prefixes. What is left is aligned in order, equal shapes with equal shapes, so that as
-    many as possible, and close values rather than others, come together. Between two pairs that names gave, only what
-    lies between them in both dumps is aligned, as long as the dumps have those pairs in the same order.
+    to separators and wrappers' prefixes. An output without a name in common is looked for among all points of the other
+    dump, where it may be the last of a part. What is left is aligned in order, equal shapes with equal shapes, so that
+    as many as possible, and close values rather than others, come together. Between two pairs that names gave, only
+    what lies between them in both dumps is aligned, as long as the dumps have those pairs in the same order.
     """
     found: list[Match] = []
-    own: _Round = ("name", _own, _own)
-    translated: _Round = ("translated", _through(translate_reference), _through(translate_candidate))
-    rounds = [own]
+    rounds: list[_Round] = [("name", lambda done: _by_names(reference, candidate, done, _own))]
     if translate_reference or translate_candidate:
-        counts = [len(_by_names(reference, candidate, [], r[1], r[2])) for r in (own, translated)]
-        rounds = [translated, own] if counts[1] > counts[0] else [own, translated]
-    for how, ours, theirs in (*rounds, ("spelling", _loose, _loose)):
-        pairs = _by_names(reference, candidate, found, ours, theirs)
-        found += [Match(i, j, how) for i, j in pairs]
+        translate = (translate_reference or _as_it_is, translate_candidate or _as_it_is)
+        rounds.append(("translated", lambda done: _by_translation(reference, candidate, done, *translate)))
+        rounds.sort(key=lambda one: -len(one[1]([])))
+    rounds.append(("spelling", lambda done: _by_names(reference, candidate, done, _loose)))
+    rounds.append(("values", lambda done: _outputs(reference, candidate, done)))
+    for how, pairs_of in rounds:
+        found += [Match(i, j, how) for i, j in pairs_of(found)]
     for group in dict.fromkeys(entry.group for entry in reference):
         found += _by_order(reference, candidate, found, group)
     return sorted(found, key=lambda m: m.reference)
 
 
-def align(scores: np.ndarray) -> list[tuple[int, int]]:
+def align(scores: np.ndarray) -> _Pairs:
     """The pairs (i, j), both increasing, with the largest sum of `scores`; -inf stands for no pair.
 
         best[i, j] = max(best[i-1, j], best[i, j-1], best[i-1, j-1] + scores[i-1, j-1])
@@ -109,54 +112,90 @@ def align(scores: np.ndarray) -> list[tuple[int, int]]:
     return pairs[::-1]
 
 
-def _own(entry: Entry) -> list[str]:
-    return [entry.name]
+def _as_it_is(name: str) -> list[str]:
+    return [name]
 
 
-def _loose(entry: Entry) -> list[str]:
+def _own(entry: Entry) -> str:
+    return entry.name
+
+
+def _loose(entry: Entry) -> str:
     """The name without separators' kinds, wrappers' prefixes, capitals, and `@0`."""
     name = re.sub(r"@0$", "", entry.name.lower())
     parts = re.split(r"[./:]+", name)
     while len(parts) > 1 and parts[0] in _WRAPPERS:
         parts = parts[1:]
-    return [".".join(part for part in parts if part != "~")]
-
-
-def _through(translate: Translate | None) -> _Names:
-    def names(entry: Entry) -> list[str]:
-        if translate is None or entry.kind != "trace":
-            return [entry.name]
-        return [*translate(entry.name)]
-
-    return names
+    return ".".join(part for part in parts if part != "~")
 
 
 def _by_names(
+    reference: Sequence[Entry], candidate: Sequence[Entry], found: Iterable[Match], name: Callable[[Entry], str]
+) -> _Pairs:
+    """Pairs of the same name; first of the same kind, then points and outputs."""
+    used, taken = {m.reference for m in found}, {m.candidate for m in found}
+    pairs: _Pairs = []
+    keys: tuple[Callable[[Entry], str], ...] = (attrgetter("kind"), attrgetter("group"))
+    for key in keys:
+        places: dict[tuple[str, str], int] = {}
+        for j, entry in enumerate(candidate):
+            if j not in taken:
+                places.setdefault((key(entry), name(entry)), j)
+        for i, entry in enumerate(reference):
+            place = None if i in used else places.pop((key(entry), name(entry)), None)
+            if place is not None:
+                used.add(i)
+                taken.add(place)
+                pairs.append((i, place))
+    return pairs
+
+
+def _by_translation(
     reference: Sequence[Entry],
     candidate: Sequence[Entry],
     found: Iterable[Match],
-    ours: _Names,
-    theirs: _Names,
-) -> list[tuple[int, int]]:
-    """Pairs with a name in common; the same kind first, then points and outputs of the same name."""
+    translate_reference: Translate,
+    translate_candidate: Translate,
+) -> _Pairs:
+    """Pairs of points by our names for them: the first of a peer's that the other side has.
+
+    Several of a peer's points may be one of ours, which is then in several pairs.
+    """
     used, taken = {m.reference for m in found}, {m.candidate for m in found}
-    pairs: list[tuple[int, int]] = []
-    keys: tuple[Callable[[Entry], str], ...] = (attrgetter("kind"), attrgetter("group"))
-    for key in keys:
-        places: dict[tuple[str, str], list[int]] = {}
-        for j, entry in enumerate(candidate):
-            if j not in taken:
-                for name in theirs(entry):
-                    places.setdefault((key(entry), name), []).append(j)
-        for i, entry in enumerate(reference):
-            if i in used:
-                continue
-            wanted = (j for name in ours(entry) for j in places.get((key(entry), name), ()) if j not in taken)
-            chosen = next(wanted, None)
-            if chosen is not None:
-                used.add(i)
-                taken.add(chosen)
-                pairs.append((i, chosen))
+    left = {i: translate_reference(e.name) for i, e in enumerate(reference) if i not in used and e.kind == "trace"}
+    right = {j: translate_candidate(e.name) for j, e in enumerate(candidate) if j not in taken and e.kind == "trace"}
+    if translate_reference is _as_it_is:
+        return sorted((i, j) for j, i in _first_named(right, left))
+    return _first_named(left, right)
+
+
+def _first_named(asking: Mapping[int, Sequence[str]], having: Mapping[int, Sequence[str]]) -> _Pairs:
+    """For every place that asks the first of its names that another place has."""
+    places: dict[str, int] = {}
+    for place, names in having.items():
+        for name in names:
+            places.setdefault(name, place)
+    chosen = ((place, next((name for name in names if name in places), None)) for place, names in asking.items())
+    return [(place, places[name]) for place, name in chosen if name is not None]
+
+
+def _outputs(reference: Sequence[Entry], candidate: Sequence[Entry], found: Iterable[Match]) -> _Pairs:
+    """Outputs of one side with the point of the other that has their values, in another pair already or not."""
+    used, taken = {m.reference for m in found}, {m.candidate for m in found}
+    pairs = _outputs_among(reference, candidate, used)
+    return [*pairs, *((i, j) for j, i in _outputs_among(candidate, reference, taken | {j for _, j in pairs}))]
+
+
+def _outputs_among(asking: Sequence[Entry], having: Sequence[Entry], done: set[int]) -> _Pairs:
+    pairs = []
+    for place, output in enumerate(asking):
+        if place in done or output.kind != "output" or not output.array.size:
+            continue
+        others = [j for j, e in enumerate(having) if e.kind == "trace" and e.array.shape == output.array.shape]
+        if others:
+            close = _closeness(_samples([output.array]), _samples([having[j].array for j in others]))[0]
+            if close.max() >= _SAME:
+                pairs.append((place, others[len(others) - 1 - int(close[::-1].argmax())]))
     return pairs
 
 
@@ -170,7 +209,7 @@ def _by_order(
         return []
     scores = _scores([reference[i].array for i in left], [candidate[j].array for j in right])
     anchors = sorted((m.reference, m.candidate) for m in found if reference[m.reference].group == group)
-    if all(a[1] < b[1] for a, b in pairwise(anchors)):
+    if all(a[1] <= b[1] for a, b in pairwise(anchors)):
         before = [np.searchsorted([a[side] for a in anchors], places) for side, places in enumerate((left, right))]
         scores[before[0][:, None] != before[1]] = -math.inf
     return [Match(left[i], right[j], "order") for i, j in align(scores)]
