@@ -29,6 +29,7 @@ from .convert import convert as convert
 from .convert import read_inputs, say_notes
 from .diagnose import diagnose as diagnose
 from .explain import explain as explain
+from .export import export as export
 from .main import BAD_INPUT, MISMATCH, OK
 
 PACKAGED = "vectors/packaged"

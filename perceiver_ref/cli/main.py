@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"perceiver-ref {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    from . import compare, convert, diagnose, explain
+    from . import compare, convert, diagnose, explain, export
 
     check = _command(commands, "check", "rebuild cases in the reference and compare outputs, gradients and traces")
     check.add_argument("paths", nargs="*", metavar="PATH", help="case files or folders (default: the packaged vectors)")
@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.options(
         _command(commands, "compare", "two dumps of intermediate values: where they begin to differ, and how it grows")
     )
+
+    export.options(_command(commands, "export", "fresh vectors for a port, and the conformance pack"))
 
     explain.options(_command(commands, "explain", "parameters, FLOPs and memory of a model, layer by layer"))
 

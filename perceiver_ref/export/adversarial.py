@@ -76,7 +76,7 @@ def _masked(draft: Draft, real: np.ndarray) -> None:
         if of.dtype.kind == "f":
             draft.inputs[mask.of] = np.where(spread(real, of), of, garbage.astype(of.dtype))
             shape = shape if mask.flat else of.shape[:-1]
-    draft.inputs[mask.name] = real.reshape(shape).astype(mask.dtype)
+    draft.inputs[mask.name] = (real != mask.inverted).reshape(shape).astype(mask.dtype)
 
 
 def _empty_row(draft: Draft) -> None:

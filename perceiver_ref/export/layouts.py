@@ -26,7 +26,7 @@ from ..inputs import (
 )
 from ..ledger.sizes import Shape, Sizes
 from ..perceiver_io import PerceiverIO
-from ..position import FourierPositions
+from ..position import FourierPositions, ProjectedPositions, TrainablePositions
 from ..queries import InputQueries, MultimodalQueries, PositionQueries
 from . import draw
 from .draw import Argument
@@ -92,11 +92,15 @@ def _resized_grid(part: GridInput, shape: Shape, kind: Resize) -> Shape | None:
         patches = {"odd": 5, "single": 1}.get(kind)
         return None if patches is None else (patches * features.samples, shape[1])
     if isinstance(features, ConvStem):
-        cells: Any = {"odd": (13, 19), "non-square": (8, 16), "single": (3, 3)}
+        cells: Any = {"odd": (13, 19), "non-square": (8, 16)}
+        if features.convolution_padding is None:  # SAME fits any size
+            cells["single"] = (3, 3)
     else:
         block = features.space if isinstance(features, (Pixels, Patches)) else features.stride
-        # no more than the 6 x 6 that a small table of positions has
         cells = {"odd": (5, 7), "non-square": (4, 8), "single": (1, 1)}
+        if table := _table(part.positions):  # no larger than the grid that it is for
+            side = math.isqrt(table)
+            cells |= {"odd": (max(side - 1, 1), side), "non-square": (max(side // 2, 1), side)}
         cells = {name: (h * block, w * block) for name, (h, w) in cells.items()}
     if kind not in cells:
         return None
@@ -105,6 +109,12 @@ def _resized_grid(part: GridInput, shape: Shape, kind: Resize) -> Shape | None:
         time = features.time if isinstance(features, (Pixels, Patches)) else 1
         frames = {"odd": (3 * time,), "single": (time,)}.get(kind, shape[:1])
     return (*frames, *cells[kind], shape[-1])
+
+
+def _table(positions: Any) -> int:
+    """The rows of a table of positions; 0 where any grid has an encoding."""
+    encoding = positions.encoding if isinstance(positions, ProjectedPositions) else positions
+    return encoding.size if isinstance(encoding, TrainablePositions) else 0
 
 
 def _perceiver_io(model: PerceiverIO, sizes: Sizes) -> Layout:

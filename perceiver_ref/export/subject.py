@@ -32,6 +32,8 @@ class Masking:
     """Whether padding must come first."""
     flat: bool = True
     """(batch, elements), or of the argument's shape without channels."""
+    inverted: bool = False
+    """Whether True says that an element is padding."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _shape(parts: list[Binding]) -> tuple[int, ...]:
     rest = tuple(shape[-2::-1])
     candidates = [shape, shape[::-1], (*shape[:-1], rows), (rows, *rest)]
     candidates += [(shape[-1], shape[-2], *shape[:-2])] if len(shape) > 2 else []
+    candidates += [(*shape[::-1], 1), (*shape[::-1], 1, 1)] if len(shape) == 2 else []
     candidates += [(shape[0], 1, *shape[1:]), (1, *shape), (1, 1, *shape)] if shape else []
     for candidate in candidates:
         if not any(b.view is flat for b in parts) and _covered(parts, candidate):

@@ -1,0 +1,117 @@
+"""`perceiver-ref export`: fresh vectors of a published or a configured model, and the conformance pack."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import InputError, one_of
+from ..export.adversarial import ROWS, Row, rows
+from ..export.find import Wanted, find
+from ..export.make import Options, make
+from ..export.pack import pack
+from ..export.subject import Subject
+from ..export.write import INDEX, check_folder, write_folder
+from ..files import check_writable, write_json
+from ..vectors import Case
+from .main import OK
+
+
+def options(command: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add = command.add_argument
+    add("model", nargs="?", metavar="PRESET|CONFIG", help="a published model, or a configuration in JSON")
+    add("--out", metavar="DIR", help="folder for the cases and their index")
+    add("--pack", metavar="DIR", help="write the conformance pack instead: every kind of model and each operation")
+    add("--peer", help="the implementation that a CONFIG is of, such as hf (default: perceiver-ref's own)")
+    add("--class", dest="cls", metavar="CLASS", help="its class (default: what CONFIG names)")
+    add("--weights", metavar="F", help="parameters to use (default: random ones)")
+    size = command.add_mutually_exclusive_group()
+    size.add_argument(
+        "--small", action="store_false", dest="full", help="a small model of a preset's structure (default)"
+    )
+    size.add_argument(
+        "--full", action="store_true", help="a preset as published: one case, without traces unless asked"
+    )
+    command.set_defaults(full=False)
+    add("--sizes", metavar="SIZES", help="sizes of the small model, such as latents=7,channels=16,layers=3")
+    add(
+        "--inputs",
+        metavar="SIZES|F",
+        help="shape of one example, such as 224x224x3 or text=9x8,media=2x3x6; or an .npz",
+    )
+    add("--batch", type=int, metavar="B", help="examples (default: 2, and what an adversarial case needs)")
+    add("--seed", type=int, default=0, help="of parameters, inputs and cotangents (default: 0)")
+    add("--dtype", choices=("float64", "float32"), default="float64", help="precision (default: float64)")
+    add("--dialect", help="conventions of a preset, such as hf (default: deepmind, for Flamingo paper)")
+    add("--cases", metavar="IDS", help=f"some of {', '.join(row.id for row in ROWS)} (default: all that there are)")
+    flag: Any = argparse.BooleanOptionalAction
+    add("--gradients", action=flag, default=True, help="gradients of all parameters and inputs, for fixed cotangents")
+    add("--trace", action=flag, default=None, help="intermediate values")
+    add("--safetensors", action="store_true", help="also write each case as .safetensors")
+    add("--force", action="store_true", help="replace an earlier export in DIR")
+
+
+def export(given: argparse.Namespace) -> int:
+    """`perceiver-ref export`: writes the cases, and prints one line each."""
+    if given.json:
+        check_writable(given.json)
+    if bool(given.pack) == bool(given.model):
+        raise InputError("give a PRESET or CONFIG with --out DIR, or --pack DIR alone")
+    if given.seed < 0 or (given.batch is not None and given.batch < 1):
+        raise InputError(f"--seed must be at least 0 and --batch at least 1, got {given.seed} and {given.batch}")
+    folder = given.pack or given.out
+    if not folder:
+        raise InputError("say where to write with --out DIR")
+    check_folder(folder, force=given.force)
+    cases = _packed(given) if given.pack else _cases(given)
+    index = write_folder(
+        folder, cases, safetensors=given.safetensors or bool(given.pack), force=given.force, written=_say
+    )
+    print(f"\n{folder}: {len(index['cases'])} cases and {INDEX}; perceiver-ref check {folder} runs them")
+    if given.json:
+        write_json(given.json, {"version": 1, "folder": str(folder), "cases": [row["id"] for row in index["cases"]]})
+    return OK
+
+
+def _packed(given: argparse.Namespace) -> Iterator[Case]:
+    names = ("out", "peer", "cls", "weights", "sizes", "inputs", "batch", "dialect", "cases")
+    if given.full or any(getattr(given, name) is not None for name in names):
+        raise InputError("--pack has its own models and sizes; only --seed, --dtype, --gradients and --trace change it")
+    return pack(Options(given.seed, given.dtype, given.gradients, given.trace is not False))
+
+
+def _cases(given: argparse.Namespace) -> Iterator[Case]:
+    """The cases, made one by one; everything that can be wrong in the arguments is found here and now."""
+    subject = find(
+        Wanted(given.model, given.peer, given.cls, given.weights, given.inputs, given.sizes, given.full, given.dialect)
+    )
+    chosen = _rows(subject, given)
+    trace = given.trace if given.trace is not None else not given.full
+    settings = Options(given.seed, given.dtype, given.gradients, trace, given.batch)
+    count = subject.rebuilt.model.count()
+    print(f"{given.model}: {subject.peer} {subject.cls}, {count:,} parameters, {given.dtype}")
+    if "reduced: " in subject.notes:
+        changes = subject.notes.partition("reduced: ")[2].split("; ")
+        more = f" and {len(changes) - 6} more, see notes in {INDEX}" if len(changes) > 6 else ""
+        print(f"smaller than published (--full is not): {'; '.join(changes[:6])}{more}")
+    print()
+    return (make(subject, row, settings) for row in chosen)
+
+
+def _rows(subject: Subject, given: argparse.Namespace) -> list[Row]:
+    known = {row.id: row for row in rows(subject)}
+    if given.cases is None:
+        return [known["plain"]] if given.full else list(known.values())
+    names = given.cases.split(",")
+    for name in names:
+        if name not in {row.id for row in ROWS}:
+            raise one_of("case", name, [row.id for row in ROWS])
+        if name not in known:
+            raise InputError(f"{subject.id} has no case {name!r}; it has {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def _say(row: dict[str, Any]) -> None:
+    print(f"{row['id']:<44}  {row['catches']}", flush=True)
