@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from operator import attrgetter
 
@@ -67,10 +68,10 @@ def match(
     """Pairs of arrays, sorted by the reference's order; an array is in several only where a peer has several of ours.
 
     Names are compared first: as they are, with a peer's translated to ours (whichever gives more), and spelled alike up
-    to separators and wrappers' prefixes. An output without a name in common is looked for among all points of the other
-    dump, where it may be the last of a part. What is left is aligned in order, equal shapes with equal shapes, so that
-    as many as possible, and close values rather than others, come together. Between two pairs that names gave, only
-    what lies between them in both dumps is aligned, as long as the dumps have those pairs in the same order.
+    to separators and wrappers' prefixes. What is left is aligned in order, equal shapes with equal shapes, so that as
+    many as possible, and close values rather than others, come together. Between two pairs that are known, only what
+    lies between them in both dumps is aligned, as long as the dumps have those pairs in the same order. An output that
+    has no output beside it may be any point of the other dump, also one that is in a pair already.
     """
     found: list[Match] = []
     rounds: list[_Round] = [("name", lambda done: _by_names(reference, candidate, done, _own))]
@@ -79,11 +80,12 @@ def match(
         rounds.append(("translated", lambda done: _by_translation(reference, candidate, done, *translate)))
         rounds.sort(key=lambda one: -len(one[1]([])))
     rounds.append(("spelling", lambda done: _by_names(reference, candidate, done, _loose)))
+    for kind in dict.fromkeys(entry.kind for entry in reference):
+        rounds.append(("order", partial(_by_order, reference, candidate, among=kind)))
     rounds.append(("values", lambda done: _outputs(reference, candidate, done)))
+    rounds.append(("order", partial(_by_order, reference, candidate, among="point")))
     for how, pairs_of in rounds:
         found += [Match(i, j, how) for i, j in pairs_of(found)]
-    for group in dict.fromkeys(entry.group for entry in reference):
-        found += _by_order(reference, candidate, found, group)
     return sorted(found, key=lambda m: m.reference)
 
 
@@ -199,20 +201,20 @@ def _outputs_among(asking: Sequence[Entry], having: Sequence[Entry], done: set[i
     return pairs
 
 
-def _by_order(
-    reference: Sequence[Entry], candidate: Sequence[Entry], found: Sequence[Match], group: str
-) -> list[Match]:
+def _by_order(reference: Sequence[Entry], candidate: Sequence[Entry], found: Sequence[Match], *, among: str) -> _Pairs:
+    """What is left of one kind, or of one group, aligned."""
     used, taken = {m.reference for m in found}, {m.candidate for m in found}
-    left = [i for i, e in enumerate(reference) if i not in used and e.group == group]
-    right = [j for j, e in enumerate(candidate) if j not in taken and e.group == group]
+    left = [i for i, e in enumerate(reference) if i not in used and among in (e.kind, e.group)]
+    right = [j for j, e in enumerate(candidate) if j not in taken and among in (e.kind, e.group)]
     if not left or not right:
         return []
     scores = _scores([reference[i].array for i in left], [candidate[j].array for j in right])
+    group = reference[left[0]].group
     anchors = sorted((m.reference, m.candidate) for m in found if reference[m.reference].group == group)
     if all(a[1] <= b[1] for a, b in pairwise(anchors)):
         before = [np.searchsorted([a[side] for a in anchors], places) for side, places in enumerate((left, right))]
         scores[before[0][:, None] != before[1]] = -math.inf
-    return [Match(left[i], right[j], "order") for i, j in align(scores)]
+    return [(left[i], right[j]) for i, j in align(scores)]
 
 
 def _scores(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> np.ndarray:
