@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..crosscheck.diagnose import Cause, Diagnosis, diagnose_file
+from ..crosscheck.diagnose import Diagnosis, diagnose_file
+from ..crosscheck.search import Cause
 from ..files import check_writable, write_json
 from ..vectors.npz import write_npz
 from .main import MISMATCH, OK

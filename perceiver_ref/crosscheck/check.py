@@ -84,7 +84,7 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
     if gradients:
         _require("grad_param", (aliases.get(name, name) for name in case.grad_params), ours.grad_params, where)
         _require("grad_input", case.grad_inputs, ours.grad_inputs, where)
-    limit = _tolerances(case, dtype)
+    limit = tolerances(case, dtype)
     pairs = [("output", name, ours.outputs[name], case.outputs[name]) for name in case.outputs]
     pairs += [("trace", name, spread(ours.trace[traced[name]], array), array) for name, array in case.trace.items()]
     pairs += [("state", name, ours.state[name], array) for name, array in case.state_out.items()]
@@ -111,7 +111,7 @@ def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.broadcast_to(ours, theirs.shape) if ours.shape == theirs.shape[1:] else ours
 
 
-def _tolerances(case: Case, dtype: str | None) -> dict[str, float]:
+def tolerances(case: Case, dtype: str | None) -> dict[str, float]:
     """By kind: the case's own, else those of the coarser of the case's dtype and the one computed in."""
     given = case.meta["dtype"]
     computed = max((given, dtype or given), key=lambda name: TOLERANCES[name]["output"])

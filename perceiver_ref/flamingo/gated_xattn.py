@@ -87,16 +87,15 @@ class GatedCrossAttention(Module):
         return self._attention().keys_values(p["attention"], ops.reshape(media, shape=(b, m * n, c)))
 
     @explains_parameters
-    def apply(self, p: Tree, x: Any, media: Any, *, mask: MediaMask | None = None) -> Any:
+    def apply(
+        self, p: Tree, x: Any, media: Any, *, mask: MediaMask | None = None, bias: Any = None, rows: Any = None
+    ) -> Any:
         """x (B, L, D), media (B, M, N, C) or its `keys_values` -> (B, L, D).
 
-        mask: see `media_mask`; without one every token attends to all media. Raises `InputError` for a gate, a mask or
-        an input of another shape.
+        mask: see `media_mask`; without one every token attends to all media. bias: as in `Attention`, added to the
+        logits. rows (B, L, 1): a factor on what the MLP gives. Raises `InputError` for a gate, a mask or an input of
+        another shape.
         """
-        return self.finished(p, self.attended(p, x, media, mask=mask))
-
-    def attended(self, p: Tree, x: Any, media: Any, *, mask: MediaMask | None = None, bias: Any = None) -> Any:
-        """The first half of `apply`, x + tanh(a) attention(...). bias: as in `Attention`, added to the logits."""
         if len(x.shape) != 3 or x.shape[-1] != self.channels:
             raise InputError(f"text must be (batch, tokens, {self.channels}), got {tuple(x.shape)}")
         parts = self._parts()
@@ -108,11 +107,7 @@ class GatedCrossAttention(Module):
         if mask is not None and mask.seen is not None:
             zero = xp(array_of(attended)).zeros((), attended.dtype)
             attended = point("attention_seen", ops.where(mask.seen[..., None], attended, zero))
-        return point("attention_residual", ops.add(x, self._gated(p, "attention_gate", attended)))
-
-    def finished(self, p: Tree, x: Any, *, rows: Any = None) -> Any:
-        """The second half, x + tanh(b) mlp(...). rows (B, L, 1): a factor on what the MLP gives; None for 1."""
-        parts = self._parts()
+        x = point("attention_residual", ops.add(x, self._gated(p, "attention_gate", attended)))
         out = parts["mlp"].apply(p["mlp"], point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x)))
         out = out if rows is None else ops.multiply(rows, out)
         return point("", ops.add(x, self._gated(p, "mlp_gate", out)))

@@ -185,8 +185,7 @@ def _gated(given: Given) -> Rebuilt:
             raise InputError(f"cross_attention_gate must be {tuple(x.shape[:2])}, got {tuple(gate.shape)}")
         mask, implementation = values.get("image_attention_mask"), chosen["attn_implementation"]
         attend, bias = added_mask(mask, x, media, "image_attention_mask", implementation)
-        x = model.attended(params, x, media, mask=MediaMask(attend, gate != 0), bias=bias)
-        return {"out": model.finished(params, x), **made}
+        return {"out": model.apply(params, x, media, mask=MediaMask(attend, gate != 0), bias=bias), **made}
 
     return Rebuilt(model, bind(model.parameters(), _GATED), run, GATED_POINTS)
 

@@ -106,8 +106,7 @@ def _layer(given: Given) -> Rebuilt:
                     f"full_text_row_masked_out_mask must be {(x.shape[0], 1, x.shape[1], 1)}, got {tuple(rows.shape)}"
                 )
             rows = rows[:, 0]
-        x = model.attended(params, x, media, mask=MediaMask(attend), bias=bias)
-        return {"out": model.finished(params, x, rows=rows), **made}
+        return {"out": model.apply(params, x, media, mask=MediaMask(attend), bias=bias, rows=rows), **made}
 
     return Rebuilt(model, bind(model.parameters(), _NAMES), run, GATED_POINTS)
 

@@ -18,7 +18,7 @@ from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...tracing import where
 from ...variation import Replacement
-from .base import Candidate, Change, Match, OpReplacement, Survey, groups, replaced
+from .base import Candidate, Change, Match, OpReplacement, Survey, exchanged, groups, replaced
 
 _OPS = ("attention", "attention_weights")
 _SCALES: dict[str, Callable[[int, int], float]] = {
@@ -58,6 +58,24 @@ def attention_scale(found: Survey) -> Iterator[Candidate]:
 
         if _places(found):
             yield from _everywhere(found, "attention-scale", f"scale {name}", run)
+    yield from attention_scale_by_width(found)
+
+
+_WIDTHS = {"queries' input": "q_inputs", "keys' input": "kv_inputs", "output": "outputs", "values": "v_channels"}
+
+
+def attention_scale_by_width(found: Survey) -> Iterator[Candidate]:
+    """1 / sqrt of another width of the layer."""
+    for name, field in _WIDTHS.items():
+        for label, match, rare in groups(_places(found)) if _places(found) else []:
+
+            def scaled(original: Any, layer: Any, *a: Any, field: str = field, match: Match = match, **o: Any) -> Any:
+                if match(f"{where()}.attention"):
+                    layer = replace(layer, scale=getattr(layer, field) ** -0.5)
+                return original(layer, *a, **o)
+
+            variant = f"scale 1 / sqrt(width of the {name}), {label}"
+            yield Candidate("attention-scale", variant, exchanged({"Attention": scaled}), rare)
 
 
 def softmax_axis(found: Survey) -> Iterator[Candidate]:
@@ -66,6 +84,7 @@ def softmax_axis(found: Survey) -> Iterator[Candidate]:
         ("queries", -2, False),
         ("queries, less each query's largest logit", -2, True),
         ("heads", -3, False),
+        ("heads, less each query's largest logit", -3, True),
     ):
         if _places(found):
             yield from _everywhere(found, "softmax-axis", f"softmax over {name}", _over(axis, lowered))
@@ -86,7 +105,10 @@ def _over(axis: int, lowered: bool) -> OpReplacement:
             logits = ops.where(mask, logits, xp(data).asarray(np.finfo(data.dtype).min, data.dtype))
         if lowered:
             logits = ops.subtract(logits, ops.max(logits, axis=-1, keepdims=True))
-        weights = ops.softmax(logits, axis=axis)
+        grouped = logits.shape
+        if axis == -3 and len(grouped) > 4 and k.shape[-3] == 1:  # heads that share keys are an axis of their own
+            logits = ops.reshape(logits, shape=(*grouped[:-4], grouped[-4] * grouped[-3], *grouped[-2:]))
+        weights = ops.reshape(ops.softmax(logits, axis=axis), shape=grouped)
         return ops.matmul(weights, rest[0]) if op.name == "attention" else weights
 
     return run
@@ -99,6 +121,18 @@ def mask_inverted(found: Survey) -> Iterator[Candidate]:
         yield Candidate(
             "mask-inverted", "True taken for padding in the features alone", Change(layers=_features_mask_inverted)
         )
+        yield from _everywhere(found, "mask-inverted", "masked and kept keys exchanged in the logits", _exchanged_keys)
+
+
+def _exchanged_keys(op: Op, arguments: Any, static: Any) -> Any:
+    """The logits' mask inverted, while rows without a key are those of the mask as given."""
+    mask = static.get("mask")
+    if mask is None or op.name != "attention":
+        return op(*arguments, **static)
+    out = op(*arguments, **{**static, "mask": ~mask, "masked_rows": "uniform"})
+    if static.get("masked_rows", "zero") == "uniform":
+        return out
+    return ops.where(mask.any(-1, keepdims=True), out, xp(array_of(out)).zeros((), out.dtype))
 
 
 def _features_mask_inverted() -> Mapping[str, Replacement]:
@@ -134,13 +168,43 @@ def fully_masked_row(found: Survey) -> Iterator[Candidate]:
         yield Candidate(
             "fully-masked-row", "text before the first medium gets the average", Change(layers=_average_unseen)
         )
+        yield Candidate(
+            "fully-masked-row",
+            "text without a medium: the MLP's part is zero too",
+            exchanged({"GatedCrossAttention": _no_mlp}),
+        )
+        for fill in (-1e4, -1e9, -100.0, -65504.0, -1e30):
+            yield from _everywhere(found, "fully-masked-row", f"{fill:g} added to masked logits", _filled(fill))
+
+
+def _no_mlp(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None, **rest: Any) -> Any:
+    if mask is not None:
+        seen = mask.attend.any(-1) if mask.seen is None else mask.seen
+        rest["rows"] = seen[..., None].astype(x.dtype)
+    return original(self, p, x, media, mask=mask, **rest)
+
+
+def _filled(fill: float) -> OpReplacement:
+    """Masked logits get a finite addition; a row without keys keeps what comes of it."""
+
+    def run(op: Op, arguments: Any, static: Any) -> Any:
+        mask = static.get("mask")
+        if mask is None:
+            return op(*arguments, **static)
+        n = 3 if op.name == "attention" else 2
+        library, dtype = xp(array_of(arguments[0])), arguments[0].dtype
+        added = library.where(mask, library.zeros((), dtype), library.asarray(fill, dtype))
+        bias = ops.add(arguments[n], added) if len(arguments) > n and arguments[n] is not None else added
+        return op(*arguments[:n], bias, **{**static, "mask": None})
+
+    return run
 
 
 def _average_unseen() -> Mapping[str, Replacement]:
-    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None) -> Any:
+    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None, **rest: Any) -> Any:
         if mask is not None:
             mask = mask._replace(seen=None)
-        return original(self, p, x, media, mask=mask)
+        return original(self, p, x, media, mask=mask, **rest)
 
     def uniform(original: Any, self: Any, *arguments: Any, **options: Any) -> Any:
         return original(

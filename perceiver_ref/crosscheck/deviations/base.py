@@ -68,6 +68,25 @@ class Survey:
     """op -> the paths of parameters among its arguments"""
     masked: set[str] = field(default_factory=set)
     """scopes in which attention had a mask"""
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters as the peer stores them, by its names"""
+    bound: Mapping[str, str] = field(default_factory=dict)
+    """Our path of a parameter -> the peer's name of the array that it is a part of"""
+    reload: Callable[[Mapping[str, Any]], Tree] | None = None
+    """From arrays as the peer stores them to ours"""
+
+    def restored(self, names: set[str], edit: Callable[[Any], Any]) -> Change:
+        """The peer's arrays of these names edited before they are read."""
+        reload = self.reload
+        if reload is None:
+            return Change()
+
+        def params(given: Tree) -> Tree:
+            made = reload({name: edit(array) if name in names else array for name, array in self.stored.items()})
+            new = dict(tree.leaves(made))
+            return edited(given, lambda path, array: new[path] if self.bound.get(path) in names else array)
+
+        return Change(params=params)
 
     @property
     def paths(self) -> dict[str, Any]:

@@ -227,16 +227,16 @@ def media_mask(found: Survey) -> Iterator[Candidate]:
 
 
 def _no_media_mask() -> Mapping[str, Replacement]:
-    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None) -> Any:
-        return original(self, p, x, media, mask=None)
+    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None, **rest: Any) -> Any:
+        return original(self, p, x, media, mask=None, **rest)
 
     return {"GatedCrossAttention": gated}
 
 
 def _rolled(by: int) -> Mapping[str, Replacement]:
-    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None) -> Any:
+    def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None, **rest: Any) -> Any:
         if mask is not None:
             mask = mask._replace(attend=xp(mask.attend).roll(mask.attend, by, axis=1))
-        return original(self, p, x, media, mask=mask)
+        return original(self, p, x, media, mask=mask, **rest)
 
     return {"GatedCrossAttention": gated}

@@ -68,37 +68,26 @@ def _gates_swapped(params: Tree) -> Tree:
 
 
 def weight_transposed(found: Survey) -> Iterator[Candidate]:
-    """A weight reshaped where it should be transposed, which transposes square ones: of one role, of all."""
+    """A weight reshaped where it should be transposed, which transposes square ones: of one role, of all.
+
+    As the peer stores it: keys' and values' weights, or those of an MLP and its gate, may be one array there.
+    """
     weights = [
-        p
-        for p, array in found.paths.items()
-        if p.split("/")[-1] == "weight" and array.ndim == 2 and min(array.shape) > 1
+        path
+        for path, array in found.paths.items()
+        if path.split("/")[-1] == "weight" and array.ndim == 2 and path in found.bound and min(array.shape) > 1
     ]
-    square = [p for p in weights if found.paths[p].shape[0] == found.paths[p].shape[1]]
+    square = [path for path in weights if len(set(found.stored[found.bound[path]].shape)) == 1]
     for paths, variant in ((square, "transposed"), (weights, "reshaped in place of transposed")):
         for name, chosen in _by_role(paths):
             for label, match, rare in groups(chosen):
-                meant = {path for path in chosen if match(path)}
-                yield Candidate(
-                    "weight-transposed", f"weights of {name} {variant}, {label}", edits(meant, _transposed), rare
-                )
-    if {"attention/key", "attention/value"} <= {role_of(path) for path in weights}:
-        yield Candidate("weight-transposed", "keys' and values' fused weight reshaped", Change(params=_fused_reshaped))
+                meant = {found.bound[path] for path in chosen if match(path)}
+                change = found.restored(meant, _reshaped)
+                yield Candidate("weight-transposed", f"weights of {name} {variant}, {label}", change, rare)
 
 
-def _fused_reshaped(params: Tree) -> Tree:
-    """A fused map to keys and values, kept as (outputs, inputs), seen as (inputs, outputs) by a reshape."""
-    if isinstance(params, list):
-        return [_fused_reshaped(part) for part in params]
-    if not isinstance(params, dict):
-        return params
-    made = {name: _fused_reshaped(part) for name, part in params.items()}
-    if {"query", "key", "value"} <= set(made) and "weight" in made["key"]:
-        k, v = made["key"]["weight"], made["value"]["weight"]
-        both = xp(k).concatenate([k.T, v.T], axis=0).reshape(k.shape[0], -1)
-        made["key"] = {**made["key"], "weight": both[:, : k.shape[1]]}
-        made["value"] = {**made["value"], "weight": both[:, k.shape[1] :]}
-    return made
+def _reshaped(array: Any) -> Any:
+    return array.reshape(array.shape[::-1]).T if array.ndim == 2 else array
 
 
 def bias_missing(found: Survey) -> Iterator[Candidate]:
@@ -113,10 +102,6 @@ def bias_missing(found: Survey) -> Iterator[Candidate]:
 
 def _zeros(array: Any) -> Any:
     return xp(array).zeros_like(array)
-
-
-def _transposed(array: Any) -> Any:
-    return array.T.reshape(array.shape)
 
 
 def _by_role(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -156,15 +141,12 @@ def query_residual(found: Survey) -> Iterator[Candidate]:
         )
     everywhere = found.ops.get("attention", [])
     for label, match, rare in groups(everywhere) if everywhere else []:
-        normed = _joined_with("attention_residual", lambda place, match=match: match(f"{place}.attention"), "normed")
+        normed = _joined_with("attention_residual", lambda place, match=match: match(f"{place}.attention"), "normed")  # type: ignore[misc]
         yield Candidate("query-residual", f"the normed queries are added, {label}", Change(layers=normed), rare)
-    others = [p for p in found.ops.get("attention", []) if "cross_attention" not in p]
-    if others:
-        yield Candidate(
-            "query-residual",
-            "around attention missing",
-            Change(layers=_without("attention_residual", lambda place: "cross_attention" not in place)),
+        missing = Change(
+            layers=_without("attention_residual", lambda place, match=match: match(f"{place}.attention"))  # type: ignore[misc]
         )
+        yield Candidate("query-residual", f"around attention missing, {label}", missing, rare)
 
 
 def mlp_residual(found: Survey) -> Iterator[Candidate]:

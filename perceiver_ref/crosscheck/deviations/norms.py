@@ -11,7 +11,8 @@ from ...autograd.backend import xp
 from ...autograd.engine import Op
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...tracing import point
+from ...tracing import point, where
+from ...variation import Replacement
 from .base import Candidate, Change, OpReplacement, Survey, edited, exchanged, groups, module_of
 
 NORMS = ("layer_norm", "rms_norm")
@@ -122,7 +123,9 @@ def final_norm(found: Survey) -> Iterator[Candidate]:
     for module in _norm_paths(found):
         if _is_final(found, module):
             yield Candidate("final-norm", f"{module} left out", _skipped({module}))
-            yield Candidate("final-norm", f"{module} without scale and offset", _plain({module}))
+            for names in (("scale", "offset"), ("scale",), ("offset",)):
+                variant = f"{module} without {' and '.join(names)}"
+                yield Candidate("final-norm", variant, _plain({module}, names))
     yield Candidate("final-norm", "before the mean over latents", exchanged({"NormedProjection": _normed_before_mean}))
     yield Candidate("final-norm", "after the last linear map", exchanged({"NormedProjection": _unnormed_projection}))
 
@@ -139,11 +142,11 @@ def _unnormed_projection(original: Any, layer: Any, p: Tree, latents: Any, **_: 
     return layer._norm().apply(p["norm"], out)
 
 
-def _plain(modules: set[str]) -> Change:
-    """These norms with scale 1 and offset 0."""
+def _plain(modules: set[str], names: tuple[str, ...] = ("scale", "offset")) -> Change:
+    """These norms with scale 1, offset 0, or both."""
 
     def edit(path: str, array: Any) -> Any:
-        if module_of(path) not in modules:
+        if module_of(path) not in modules or path.split("/")[-1] not in names:
             return array
         return xp(array).ones_like(array) if path.endswith("scale") else xp(array).zeros_like(array)
 
@@ -174,18 +177,44 @@ def norm_after(found: Survey) -> Iterator[Candidate]:
             meant = {module for module in chosen if match(module)}
             after = Change(ops=_post(meant, set()))
             yield Candidate("norm-after", f"norms after the sums: {name}, {label}", after, rare)
-            inside = Change(ops=_post(meant, set(), inside=True))
-            yield Candidate("norm-after", f"norms of what is added: {name}, {label}", inside, rare)
+            yield Candidate("norm-after", f"norms of what is added: {name}, {label}", _of_branches(meant), rare)
             others = {m for m in modules if m.rpartition("/")[2] in ("key_value_norm", "features_norm") and match(m)}
             if others and name != "mlp":
                 variant = f"norms after the sums: {name}, and none of keys and values, {label}"
                 yield Candidate("norm-after", variant, Change(ops=_post(meant, others)), rare)
 
 
-def _post(
-    modules: set[str], skipped: set[str], *, inside: bool = False
-) -> Callable[[Any], Mapping[str, OpReplacement]]:
-    """A norm's input passes through it, and the next sum with that input is normed, or what that sum adds to it."""
+def _of_branches(modules: set[str]) -> Change:
+    """A norm's input passes through it, and what attention or the MLP gives is normed, before any gate and sum."""
+    waiting: dict[str, Callable[[Any], Any]] = {}
+
+    def layers() -> Mapping[str, Replacement]:
+        waiting.clear()
+
+        def named(original: Any, name: str, value: Any) -> Any:
+            if name == "" and (norm := waiting.pop(where(), None)) is not None:
+                value = norm(value)
+            return original(name, value)
+
+        return {"point": named}
+
+    def table(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
+        def run(op: Op, arguments: Any, static: Any) -> Any:
+            module = module_of(path(arguments[1]))
+            if module not in modules:
+                return op(*arguments, **static)
+            branch = "mlp" if module.endswith("mlp_norm") else "attention"
+            place = f"{where()}.{branch}" if where() else branch
+            waiting[place] = lambda value: op(value, *arguments[1:], **static)
+            return arguments[0]
+
+        return dict.fromkeys(NORMS, run)
+
+    return Change(layers=layers, ops=table)
+
+
+def _post(modules: set[str], skipped: set[str]) -> Callable[[Any], Mapping[str, OpReplacement]]:
+    """A norm's input passes through it, and the next sum with that input is normed."""
 
     def table(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
         waiting: dict[int, tuple[Any, Op, Any, Any]] = {}
@@ -203,8 +232,6 @@ def _post(
             kept = waiting.pop(id(array_of(arguments[0])), None)
             if kept is None:
                 return op(*arguments, **static)
-            if inside:
-                return op(arguments[0], kept[1](arguments[1], *kept[2], **kept[3]))
             return kept[1](op(*arguments, **static), *kept[2], **kept[3])
 
         return {**dict.fromkeys(NORMS, norm), "add": add}

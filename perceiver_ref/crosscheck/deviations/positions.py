@@ -216,7 +216,12 @@ def position_axes(found: Survey) -> Iterator[Candidate]:
         grid = original(*arguments, **options)
         return grid[..., [1, 0, 2]] if grid.shape[-1] == 3 else grid
 
+    def of_reversed_axes(original: Any, index_dims: Any, *arguments: Any, **options: Any) -> Any:
+        grid = original(tuple(reversed(index_dims)), *arguments, **options)
+        return np.ascontiguousarray(grid).reshape(*index_dims, len(index_dims))
+
     for name, function in (
+        ("a grid of the axes in reverse", of_reversed_axes),
         ("coordinates in reverse", swapped),
         ("points column by column", other_order),
         ("the last two coordinates swapped", last_two),

@@ -32,6 +32,13 @@ _SHARING: dict[str, Order] = {
     "blocks but the first are left out": lambda b, w: [] if b else w[b],
     "blocks but the last are left out": lambda b, w: [] if b < len(w) - 1 else w[b],
     "every block uses the first layer of the first": lambda b, w: [w[0][0]] * len(w[b]),
+    "every layer of the last block uses its last layer": lambda b, w: (
+        [w[b][-1]] * len(w[b]) if b == len(w) - 1 else w[b]
+    ),
+    "every layer of the last block uses its first layer": lambda b, w: (
+        [w[b][0]] * len(w[b]) if b == len(w) - 1 else w[b]
+    ),
+    "every layer of later blocks uses the last layer": lambda b, w: [w[b][-1]] * len(w[b]) if b else w[b],
     "later blocks use one layer each": lambda b, w: [w[b][b % len(w[b])]] * len(w[b]),
 }
 _BLOCK_ORDER: dict[str, Order] = {
@@ -106,6 +113,7 @@ def weight_sharing(found: Survey) -> Iterator[Candidate]:
         stacks: dict[str, Callable[[list[Tree]], list[Tree]]] = {
             "every layer uses the first's weights": lambda w: [w[0]] * len(w),
             "every layer uses the last's weights": lambda w: [w[-1]] * len(w),
+            "the second layer uses the first's weights": lambda w: [w[0], w[0], *w[2:]],
             "every layer but the first uses the second's weights": lambda w: [w[0], *[w[1]] * (len(w) - 1)],
         }
         for name, change in stacks.items():
@@ -144,6 +152,7 @@ def block_order(found: Survey) -> Iterator[Candidate]:
             yield Candidate("block-order", "blocks in reverse, with their cross-attentions", exchanged(both))
         yield Candidate("block-order", "each layer of all blocks before the next layer", Change(layers=_layer_major))
         yield Candidate("block-order", "cross-attention after its block", Change(layers=_cross_after))
+        yield Candidate("block-order", "cross-attention before every block", Change(layers=_cross_again))
         yield Candidate("block-order", "cross-attention after all blocks", Change(layers=_cross_last))
         yield Candidate(
             "block-order", "cross-attention between the first layer and the rest", Change(layers=_cross_after_first)
@@ -217,6 +226,22 @@ def _cross_after_first() -> Mapping[str, Replacement]:
     return _postponed(lambda encoder, b: True, split=1)
 
 
+def _cross_again() -> Mapping[str, Replacement]:
+    """The only cross-attention again before every block."""
+    seen: list[tuple[Any, ...]] = []
+
+    def attended(original: Any, encoder: Any, p: Tree, b: int, x: Any, *rest: Any) -> Any:
+        seen[:] = [rest]
+        return original(encoder, p, b, x, *rest)
+
+    def block(original: Any, encoder: Any, p: Tree, b: int, x: Any) -> Any:
+        if b and seen and encoder.cross_attends == 1:
+            x = encoder.cross_attention().apply(p["cross_attention"], x, seen[0][0], mask=seen[0][1], bias=seen[0][2])
+        return original(encoder, p, b, x)
+
+    return {"Encoder.cross_attended": attended, "Encoder.block": block}
+
+
 def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...]) -> tuple[Any, Any]:
     """(what attention adds to x, what the MLP adds to x) of any kind of layer, as functions of x."""
     parts, kind = layer._parts(), type(layer).__name__
@@ -237,7 +262,8 @@ def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...
         if others:  # gated: media
             mask = options.get("mask")
             kept = layer.keys_values(p, others[0])
-            out = parts["attention"].apply(p["attention"], normed, kept, mask=None if mask is None else mask.attend)
+            attend = None if mask is None else mask.attend
+            out = parts["attention"].apply(p["attention"], normed, kept, mask=attend, bias=options.get("bias"))
             if mask is not None and mask.seen is not None:
                 out = ops.multiply(out, mask.seen[..., None].astype(out.dtype))
             return layer._gated(p, "attention_gate", out)
@@ -245,6 +271,8 @@ def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...
 
     def fed(x: Any) -> Any:
         out = parts["mlp"].apply(p["mlp"], point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x)))
+        if options.get("rows") is not None:
+            out = ops.multiply(options["rows"], out)
         return layer._gated(p, "mlp_gate", out) if hasattr(layer, "_gated") else out
 
     return attended, fed

@@ -1,0 +1,147 @@
+"""A case under test: the reference rebuilt for it, run with and without deviations, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autograd import tree
+from ..autograd.backend import to_host
+from ..call import Call
+from ..errors import InputError
+from ..peers import peer
+from ..peers.base import Given, Rebuilt
+from ..tracing import trace, where
+from ..variation import varied
+from ..vectors import Case
+from ..vectors.compare import difference
+from .check import spread
+from .deviations import Candidate, deviating
+
+Arrays = dict[str, np.ndarray]
+_HUGE = 1e30  # a mask's "minus infinity", which each dtype has its own of
+_LARGE = 6e4
+
+_CANNOT_BE_APPLIED = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
+
+
+class _GivenUpError(Exception):
+    """A run that need not go on."""
+
+
+class Subject:
+    """`expected` are the case's arrays by "trace/<name>", in the order in which the reference computes them, and then
+    "output/<name>"; `compute` gives the reference's under the same names."""
+
+    def __init__(self, case: Case) -> None:
+        aliases = case.meta.get("tied", {})
+        self.case = case
+        self.arrays = {name: array for name, array in (case.params | case.state).items() if name not in aliases}
+        self.rebuilt: Rebuilt = peer(case.meta["peer"]).rebuild(
+            case.meta["class"],
+            Given(
+                case.meta["config"],
+                inputs={name: array.shape for name, array in case.inputs.items()},
+                params={name: array.shape for name, array in self.arrays.items()},
+                call=case.meta["call"],
+            ),
+        )
+        self.params, self.state = self.load(self.arrays)
+        self.inputs = {name: _wide(array) for name, array in case.inputs.items()}
+        named = {name: _points(self.rebuilt, name) for name in case.trace}
+        self.kept = {ours for names in named.values() for ours in names}
+        with trace(self.kept.__contains__) as traced:
+            outputs = self._run(self.params, self.inputs)
+        order = list(traced)
+        self.points = {
+            n: next(o for o in names if o in traced) for n, names in named.items() if set(names) & set(order)
+        }
+        self.expected: Arrays = {}
+        for name in sorted(self.points, key=lambda n: order.index(self.points[n])):
+            self.expected[f"trace/{name}"] = case.trace[name]
+        for name, array in case.outputs.items():
+            if name not in outputs:
+                raise InputError(f"the reference gives no output {name!r}; it gives {', '.join(outputs)}")
+            self.expected[f"output/{name}"] = _tamed(array)
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
+        """(parameters, running statistics) in float64 from the peer's arrays."""
+        where = self.case.meta.get("case", self.case.meta["class"])
+        params, state = self.rebuilt.load(arrays, where)
+        return tree.map(_wide, params), tree.map(_wide, state)
+
+    def compute(self, params: Any = None, inputs: Any = None) -> Arrays:
+        """Traced points and outputs by the peer's names, as `expected` has them, in float64."""
+        params, inputs = self.params if params is None else params, self.inputs if inputs is None else inputs
+        with trace(self.kept.__contains__) as traced, np.errstate(all="ignore"):
+            outputs = self._run(params, inputs)
+        made: Arrays = {}
+        for name, ours in self.points.items():
+            if ours in traced:
+                made[f"trace/{name}"] = spread(to_host(traced[ours]), self.case.trace[name])
+        for name in self.case.outputs:
+            if name in outputs:
+                made[f"output/{name}"] = _tamed(to_host(outputs[name]))
+        return made
+
+    def deviating(self, chosen: Sequence[Candidate], gate: Mapping[str, float] | None = None) -> Arrays | None:
+        """The same with deviations; None where they cannot be applied, or leave more at a point than `gate` allows."""
+        try:
+            with deviating(chosen, self.params) as params, self._gated(gate or {}):
+                return self.compute(params)
+        except (_GivenUpError, *_CANNOT_BE_APPLIED):
+            return None
+
+    def errors(self, ours: Arrays) -> dict[str, float]:
+        """The error of every compared array, in the order of `expected`."""
+        return {n: difference(ours[n], wanted) if n in ours else float("inf") for n, wanted in self.expected.items()}
+
+    def _run(self, params: Any, inputs: Any) -> dict[str, Any]:
+        call = Call(training=bool(self.case.meta["call"].get("is_training", False)), state=self.state)
+        return self.rebuilt.run(params, dict(inputs), self.case.meta["call"], call)
+
+    def _gated(self, gate: Mapping[str, float]) -> Any:
+        """Give up at the first point whose error is above its limit."""
+        limits = {
+            self.points[name.removeprefix("trace/")]: (self.expected[name], limit)
+            for name, limit in gate.items()
+            if name.startswith("trace/")
+        }
+
+        def point(original: Any, name: str, value: Any) -> Any:
+            value = original(name, value)
+            place = where()
+            full = f"{place}.{name}" if place and name else place or name
+            if full in limits:
+                expected, limit = limits.pop(full)
+                if not difference(spread(to_host(value), expected), expected) <= limit:
+                    raise _GivenUpError
+            return value
+
+        return varied({"point": point})
+
+
+def _points(rebuilt: Rebuilt, name: str) -> list[str]:
+    """Our names for a peer's trace point; none for one that an implementation under test alone has.
+
+    A layer that it calls more often than it should has calls by number: the first is meant.
+    """
+    for candidate in (name, name.removesuffix("@0")):
+        try:
+            return rebuilt.point(candidate)
+        except InputError:
+            continue
+    return []
+
+
+def _tamed(array: np.ndarray) -> np.ndarray:
+    """A mask to be added holds each dtype's own lowest number: any that is as good as infinite is one."""
+    if array.dtype.kind != "f" or not array.size or not np.abs(array).max() >= min(_HUGE, np.finfo(array.dtype).max):
+        return array
+    return np.clip(array, -_LARGE, _LARGE)
+
+
+def _wide(array: Any) -> Any:
+    return array.astype(np.float64) if array is not None and array.dtype.kind == "f" else array
