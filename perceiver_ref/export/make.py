@@ -54,7 +54,7 @@ def make(subject: Subject, row: Row, options: Options) -> Case:
         state={name: a for name, a in arrays.items() if name in stateful},
         inputs=inputs,
         outputs=found.outputs,
-        cotangents={name: _cast(a, options.dtype) for name, a in _cotangents(found, options).items()},
+        cotangents=_cotangents(found, options) if found.grad_params or found.grad_inputs else {},
         grad_params=found.grad_params,
         grad_inputs=found.grad_inputs,
         trace=_peer_trace(subject.rebuilt, found.trace) if options.trace else {},
@@ -111,14 +111,15 @@ def _computed(
     if not variables and not arrays:
         return first
     cotangents = {name: _cast(a, dtype) for name, a in _cotangents(first, options).items()}
-    cotangents = {name: _cast(_cast(a, options.dtype), dtype) for name, a in cotangents.items()}
     second = run(subject.rebuilt, arrays, inputs, call, cotangents=cotangents, **arguments)
     first.grad_params, first.grad_inputs = second.grad_params, second.grad_inputs
     return first
 
 
 def _cotangents(found: Run, options: Options) -> Arrays:
-    return draw.cotangents(found.outputs, options.seed) if options.gradients else {}
+    """In the case's dtype, whatever `found` was computed in."""
+    drawn = draw.cotangents(found.outputs, options.seed) if options.gradients else {}
+    return {name: _cast(array, options.dtype) for name, array in drawn.items()}
 
 
 def _meta(subject: Subject, row: Row, draft: Draft, options: Options) -> dict[str, Any]:

@@ -110,8 +110,8 @@ def _grid(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> L
 
 
 def _data_and_queries(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> Layout:
-    usual = {"data": (_LENGTH, int(config["dim"])), "queries": (4, int(config["queries_dim"]))}
-    usual = by_name(sizes or usual, ["data", "queries"])
+    shapes = {"data": (_LENGTH, int(config["dim"])), "queries": (4, int(config["queries_dim"]))}
+    usual = by_name(sizes or shapes, ["data", "queries"])
 
     def resized(kind: Resize) -> Sizes | None:
         lengths = {"odd": 5, "single": 1}
