@@ -174,7 +174,8 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
     for found in matches:
         a, b = reference.entries[found.reference], candidate.entries[found.candidate]
         limit = _tolerance(a, b, reference, candidate) if tolerance is None else tolerance
-        pairs.append(_compared(a, b, found.how, limit, previous.get(a.group, 0.0)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            pairs.append(_compared(a, b, found.how, limit, previous.get(a.group, 0.0)))
         previous[a.group] = pairs[-1].error
     alone = _alone(reference.entries, {m.reference for m in matches})
     kinds = {entry.kind for entry in candidate.entries}

@@ -22,6 +22,8 @@ _Round = tuple[str, Callable[[Sequence["Match"]], _Pairs]]
 
 _SAMPLE = 4096
 """Elements of an array that matching by shape and order looks at."""
+_HUGE = 1e150
+"""Larger values count as this: their squares would overflow."""
 _CLOSENESS = 2.0
 """What equal values count, where being there in order counts 1: enough to leave one pair out for them."""
 _SAME = 0.99
@@ -243,7 +245,7 @@ def _samples(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Evenly spaced elements of arrays of one shape, (arrays, elements); what is not finite counts as 0."""
     step = max(1, math.ceil(arrays[0].size / _SAMPLE))
     rows = np.stack([array.reshape(-1)[::step].astype(np.float64) for array in arrays])
-    return np.where(np.isfinite(rows), rows, 0.0)
+    return np.clip(np.where(np.isfinite(rows), rows, 0.0), -_HUGE, _HUGE)
 
 
 def _closeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:

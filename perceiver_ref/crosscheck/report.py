@@ -96,7 +96,7 @@ def excerpt(name: str, reference: np.ndarray, candidate: np.ndarray) -> Excerpt 
 def largest_difference(reference: np.ndarray, candidate: np.ndarray) -> tuple[int, ...]:
     """Where two arrays of one shape differ most; a NaN or infinity that only one of them has comes first."""
     a, b = candidate.astype(np.float64), reference.astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
     apart = np.where(np.isnan(apart), np.inf, apart)
     return tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))

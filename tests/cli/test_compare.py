@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cli.command import invoke
+from cli.command import execute, invoke
 from support import normal
 
 from perceiver_ref.vectors.npz import write_npz
@@ -123,3 +124,11 @@ def test_bad_input_is_one_line(reference: Path, tmp_path: Path, capsys: Capture)
     for tolerance in ("x", "-1", "inf", "nan"):
         invoke(capsys, "compare", reference, reference, f"--tolerance={tolerance}").assert_refused("--tolerance")
     invoke(capsys, "compare", reference).assert_refused("CANDIDATE.npz")
+
+
+def test_names_that_the_terminal_cannot_show(tmp_path: Path) -> None:
+    write_npz(tmp_path / "x.npz", {"größe": normal(0, 2)})
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = execute("compare", tmp_path / "x.npz", tmp_path / "x.npz", env=environment)
+    assert (done.code, done.err) == (0, "")
+    assert r"gr\xf6\xdfe" in done.out

@@ -99,6 +99,16 @@ def test_nan_and_infinities(tmp_path: Path) -> None:
     assert result.first.index == (0,)
 
 
+def test_values_near_the_end_of_the_range(tmp_path: Path) -> None:
+    huge = np.array([[1.7e308, -1.7e308], [1.0, 2.0]])
+    for name in ("x", "y"):  # by name, and by shape and order
+        assert compared(tmp_path, {"x": huge}, {name: huge}).passed
+        result = compared(tmp_path, {"x": huge}, {name: -huge})
+        assert not result.passed
+        assert result.first.error == np.inf
+        assert result.first.index == (0, 0)
+
+
 def test_empty_arrays_and_scalars(tmp_path: Path) -> None:
     result = compared(tmp_path, {"none": np.zeros((0, 3)), "one": 2.0}, {"none": np.zeros((0, 3)), "one": 2.5})
     assert [pair.index for pair in result.pairs] == [None, ()]
