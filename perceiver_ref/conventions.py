@@ -1,6 +1,7 @@
 """Where the implementations of one architecture differ: each choice a named option, each dialect a row of values.
 
-The models take a `Conventions`; nothing else in them depends on whose Perceiver it is.
+The models take a `Conventions`; nothing else in them depends on whose Perceiver it is. `differences` has a row for each
+field, and for what is an option of a class or a peer's own, with cases that show it; docs/CONVENTIONS.md is made of it.
 """
 
 from __future__ import annotations
