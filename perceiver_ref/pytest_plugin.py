@@ -26,9 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options that switch the plugin on."""
     group = parser.getgroup("perceiver", "vectors of perceiver-ref")
     group.addoption("--perceiver-vectors", metavar="PACK", help="a folder of cases, or one: see perceiver-ref export")
-    group.addoption(
-        "--perceiver-adapter", metavar="MODULE:FUNCTION", help="runs a case in the implementation under test"
-    )
+    group.addoption("--perceiver-adapter", metavar="MODULE:FUNCTION", help="runs a case in what is under test")
     group.addoption(
         "--perceiver-dtype",
         choices=("float64", "float32", "float16"),
@@ -129,7 +127,7 @@ def _cases(path: Path) -> Iterator[tuple[str, Path]]:
         return
     if not path.is_dir():
         raise pytest.UsageError(
-            f"--perceiver-vectors: {path} does not exist; perceiver-ref export --pack {path} makes it"
+            f"--perceiver-vectors: {path} is not there; perceiver-ref export --pack {path} makes it"
         )
     index = path / _INDEX
     if not index.exists():

@@ -41,8 +41,8 @@ def assert_matches(
     compares these alone. `dtype` is the precision that was computed in, where it is not the case's: "float32" for a
     float64 case allows what float32 can reach.
 
-    Raises `AssertionError` naming every array that is missing or differs, with its error, the tolerance and the place of
-    the largest difference; `InputError` for unknown names and a case without what is compared.
+    Raises `AssertionError` naming every array that is missing or differs, with its error, the tolerance and the place
+    of the largest difference; `InputError` for unknown names and a case without what is compared.
     """
     case = reference if isinstance(reference, Case) else read_case(reference)
     if what not in _WHAT:
@@ -178,7 +178,7 @@ def _examples(far: np.ndarray) -> str:
     if far.ndim < 2 or far.shape[0] < 2:
         return ""
     wrong = np.flatnonzero(far.reshape(len(far), -1).any(1))
-    return "" if len(wrong) == len(far) else f", all in rows {', '.join(map(str, wrong[:_SHOWN]))} of the first axis"
+    return "" if len(wrong) == len(far) else f", all at {', '.join(map(str, wrong[:_SHOWN]))} of the first axis"
 
 
 def _message(
