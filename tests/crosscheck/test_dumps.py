@@ -76,6 +76,9 @@ def test_gradients_have_their_own_tolerance_and_come_last(tmp_path: Path) -> Non
 def test_a_case_may_state_its_tolerance(tmp_path: Path) -> None:
     meta = json.dumps({"tolerance": {"output": 0.5}})
     assert compared(tmp_path, {"meta": meta, "output/y": [1.0]}, {"output/y": [1.25]}).passed
+    strict = {"meta": json.dumps({"tolerance": {"output": 0.1}}), "output/y": [1.25]}
+    assert compared(tmp_path, {"meta": meta, "output/y": [1.0]}, strict).passed  # of two, the larger
+    assert not compared(tmp_path, strict, {"output/y": [1.0]}).passed
 
 
 def test_integers_must_be_equal_even_where_float64_cannot_tell(tmp_path: Path) -> None:

@@ -121,6 +121,11 @@ def test_only_equal_shapes_are_aligned(tmp_path: Path) -> None:
     assert (result.unmatched_reference, result.unmatched_candidate) == (["b"], ["v"])
 
 
+def test_the_same_shape_comes_before_the_same_sizes(tmp_path: Path) -> None:
+    zeros = np.zeros((2, 3))  # whose values tell nothing
+    assert matched(compared(tmp_path, {"a": zeros}, {"u": zeros.T, "v": zeros, "w": zeros.T})) == {"a": "v"}
+
+
 def test_nothing_is_aligned_across_a_pair_that_names_gave(tmp_path: Path) -> None:
     reference = {"only here": normal(0, 3), "same": normal(1, 3)}
     candidate = {"same": normal(1, 3), "only there": normal(0, 3)}

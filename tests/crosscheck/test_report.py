@@ -107,6 +107,17 @@ def test_excerpts_show_the_largest_difference(shape: list[int], data: st.DataObj
     assert len(shown.reference[0]) <= 5
 
 
+@pytest.mark.parametrize(("index", "marked"), [((4, 4), (2, 2)), ((0, 0), (0, 0)), ((8, 8), (4, 3)), ((1, 8), (1, 3))])
+def test_the_largest_difference_is_in_the_middle_where_it_can_be(
+    index: tuple[int, int], marked: tuple[int, int]
+) -> None:
+    reference, candidate = np.zeros((9, 9)), np.zeros((9, 9))
+    candidate[index] = 1
+    shown = excerpt("x", reference, candidate)
+    assert shown.marked == marked
+    assert (len(shown.reference), len(shown.reference[0])) == (5, 4)
+
+
 def test_names_of_limits_are_not_on_top_of_each_other() -> None:
     roundings = {f"format {i}": 1e-6 * (1 + i / 100) for i in range(4)}
     page = Page(report(Report("t", True, ["v"], [ReportPoint("a", 1e-9, 1e-6, roundings)])))
