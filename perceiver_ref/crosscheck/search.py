@@ -18,7 +18,7 @@ EXPLAINED = 0.01
 """A deviation is the cause when it leaves at most this part of the difference."""
 NOTHING = 1e-6
 """What is left is nothing: float64 leaves less, and two deviations that both leave so little cannot be told apart."""
-PARTLY = 0.3
+PARTLY = 0.6
 """As `EXPLAINED`, for a part in less precision, whose rounding errors cannot be repeated one by one."""
 _RANKED, _LEADERS = 250, 6
 
@@ -54,8 +54,8 @@ class Search:
         self.given = subject.case.meta["dtype"]
         self.noise: Mapping[str, float] = {} if self.given == "float64" else roundings.at(self.given)
         found = survey(subject.params, subject.compute)
-        found.stored, found.reload = subject.arrays, lambda arrays: subject.load(arrays)[0]
-        found.bound = {binding.path: binding.name for binding in subject.rebuilt.bindings}
+        found.stored = subject.arrays
+        found.bound = {binding.path: (binding.name, binding.view) for binding in subject.rebuilt.bindings}
         self.found = candidates(found)
         self.first = next((n for n, e in errors.items() if e > max(1e-9, self.noise.get(n, 0.0))), None)
         self.scores: list[_Score] = []
@@ -174,22 +174,26 @@ class Search:
 
     def _part(self, chosen: tuple[Candidate, ...]) -> _Score | None:
         """A part in less precision, where it repeats the difference and better than everything in less precision."""
-        scores = []
-        for candidate in self.found:
-            if candidate.cause == "dtype":
-                made = self.subject.deviating((*chosen, candidate))
-                if made is not None:
-                    scores.append(_Score(self.remaining(made), (*chosen, candidate)))
-        best = min(scores, key=lambda score: score.remaining, default=None)
-        if best is None or not best.remaining <= PARTLY:
-            return None
+        best: _Score | None = None
+        limit = PARTLY * (min(score.remaining for score in self.scores) if chosen else 1.0)
+        for rare in (False, True):
+            if best is not None and best.remaining <= limit:
+                break
+            for candidate in self.found:
+                if candidate.cause == "dtype" and candidate.rare == rare:
+                    made = self.subject.deviating((*chosen, candidate))
+                    remaining = float("inf") if made is None else self.remaining(made)
+                    if best is None or remaining < best.remaining:
+                        best = _Score(remaining, (*chosen, candidate))
         if chosen:
             return best
+        if best is None or not best.remaining <= PARTLY:
+            return None
         for dtype in ("float32", "bfloat16", "float16"):
             params, inputs = (rounded_tree(t, DIGITS[dtype]) for t in (self.subject.params, self.subject.inputs))
             with arithmetic(dtype):
                 whole = self.subject.compute(params, inputs)
-            if self.remaining(whole) <= 2 * best.remaining:
+            if self.remaining(whole) <= 1.5 * best.remaining:
                 return None
         return best
 

@@ -140,7 +140,8 @@ def _tamed(array: np.ndarray) -> np.ndarray:
     """A mask to be added holds each dtype's own lowest number: any that is as good as infinite is one."""
     if array.dtype.kind != "f" or not array.size or not np.abs(array).max() >= min(_HUGE, np.finfo(array.dtype).max):
         return array
-    return np.clip(array, -_LARGE, _LARGE)
+    tamed: np.ndarray = np.clip(array, -_LARGE, _LARGE)
+    return tamed
 
 
 def _wide(array: Any) -> Any:

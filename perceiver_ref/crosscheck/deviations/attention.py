@@ -333,7 +333,9 @@ def _reshaped(split: bool, joined: bool) -> OpReplacement:
         if not joined or op.name != "attention":
             return out
         *lead, h, n, e = out.shape
-        return split_heads(ops.reshape(out, shape=(*lead, n, h * e)), h)
+        if len(lead) > 1 and arguments[1].shape[-3] == 1:  # heads that share keys are an axis of their own
+            h *= lead.pop()
+        return ops.reshape(split_heads(ops.reshape(out, shape=(*lead, n, h * e)), h), shape=out.shape)
 
     return run
 

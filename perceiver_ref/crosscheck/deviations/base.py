@@ -12,11 +12,11 @@ from ...autograd import tree
 from ...autograd.engine import Op, handle, observe
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
+from ...peers.names import View
 from ...tracing import trace, where
 from ...variation import Replacement, varied
 
 OpReplacement = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
-_MOST_LAYERS = 12  # deviations of one layer alone are looked for in models of up to so many
 Match = Callable[[str], bool]
 """Whether a place, the dotted scopes that an op runs in or the path of a parameter, is meant."""
 
@@ -70,23 +70,19 @@ class Survey:
     """scopes in which attention had a mask"""
     stored: Mapping[str, Any] = field(default_factory=dict)
     """Parameters as the peer stores them, by its names"""
-    bound: Mapping[str, str] = field(default_factory=dict)
-    """Our path of a parameter -> the peer's name of the array that it is a part of"""
-    reload: Callable[[Mapping[str, Any]], Tree] | None = None
-    """From arrays as the peer stores them to ours"""
+    bound: Mapping[str, tuple[str, View]] = field(default_factory=dict)
+    """Our path of a parameter -> the peer's name of the array that it is a view of, and the view"""
 
     def restored(self, names: set[str], edit: Callable[[Any], Any]) -> Change:
         """The peer's arrays of these names edited before they are read."""
-        reload = self.reload
-        if reload is None:
-            return Change()
 
-        def params(given: Tree) -> Tree:
-            made = reload({name: edit(array) if name in names else array for name, array in self.stored.items()})
-            new = dict(tree.leaves(made))
-            return edited(given, lambda path, array: new[path] if self.bound.get(path) in names else array)
+        def part(path: str, array: Any) -> Any:
+            name, view = self.bound.get(path, ("", None))
+            if view is None or name not in names:
+                return array
+            return view(edit(self.stored[name])).astype(array.dtype)
 
-        return Change(params=params)
+        return Change(params=lambda given: edited(given, part))
 
     @property
     def paths(self) -> dict[str, Any]:
@@ -156,7 +152,7 @@ class Group(NamedTuple):
 
 
 def groups(places: Iterable[str]) -> list[Group]:
-    """The ways in which deviations come: everywhere, in one kind of layer, in one part of the model, in one layer.
+    """The ways in which deviations come: everywhere, in one kind or part of the model, in its first or last layer.
 
     Only groups that some place belongs to and some other does not are named beside "everywhere".
     """
@@ -177,8 +173,8 @@ def groups(places: Iterable[str]) -> list[Group]:
             seen.append(hits)
             found.append(Group(label, match))
     layers = list(dict.fromkeys(map(_layer, places)))
-    if 1 < len(layers) <= _MOST_LAYERS:
-        for layer in layers:
+    if len(layers) > 1:
+        for layer in (layers[0], layers[-1]):
             found.append(Group(f"in {layer or 'the outermost layer'}", partial(_same_layer, layer), rare=True))
     return found
 

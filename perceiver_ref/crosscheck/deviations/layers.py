@@ -77,11 +77,11 @@ def weight_transposed(found: Survey) -> Iterator[Candidate]:
         for path, array in found.paths.items()
         if path.split("/")[-1] == "weight" and array.ndim == 2 and path in found.bound and min(array.shape) > 1
     ]
-    square = [path for path in weights if len(set(found.stored[found.bound[path]].shape)) == 1]
+    square = [path for path in weights if len(set(found.stored[found.bound[path][0]].shape)) == 1]
     for paths, variant in ((square, "transposed"), (weights, "reshaped in place of transposed")):
-        for name, chosen in _by_role(paths):
+        for name, chosen in by_role(paths):
             for label, match, rare in groups(chosen):
-                meant = {found.bound[path] for path in chosen if match(path)}
+                meant = {found.bound[path][0] for path in chosen if match(path)}
                 change = found.restored(meant, _reshaped)
                 yield Candidate("weight-transposed", f"weights of {name} {variant}, {label}", change, rare)
 
@@ -94,7 +94,7 @@ def bias_missing(found: Survey) -> Iterator[Candidate]:
     """A bias, or a norm's offset, left out: of one role, of attention, of MLPs, of all."""
     for kind, ending in (("bias", "bias"), ("offset", "offset")):
         paths = [p for p in found.paths if p.split("/")[-1] == ending]
-        for name, chosen in _by_role(paths):
+        for name, chosen in by_role(paths):
             for label, match, rare in groups(chosen):
                 meant = {path for path in chosen if match(path)}
                 yield Candidate("bias-missing", f"{kind} of {name}, {label}", edits(meant, _zeros), rare)
@@ -104,7 +104,8 @@ def _zeros(array: Any) -> Any:
     return xp(array).zeros_like(array)
 
 
-def _by_role(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
+def by_role(paths: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """These paths by what they are for, and then by sets of such."""
     roles: dict[str, list[str]] = {}
     for path in paths:
         roles.setdefault(role_of(path), []).append(path)

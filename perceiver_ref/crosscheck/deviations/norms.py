@@ -29,11 +29,13 @@ def layer_norm_eps(found: Survey) -> Iterator[Candidate]:
         chosen = [module for module in modules if roles is None or module.rpartition("/")[2] in roles]
         if not chosen or (roles is not None and len(chosen) == len(modules)):
             continue
-        for label, match, rare in groups(chosen):
+        for label, match, single in groups(chosen):
+            if single:
+                continue
             meant = {module for module in chosen if match(module)}
             for variant, function in functions.items():
                 change = Change(ops=partial(_of_norms, meant, function))
-                yield Candidate("layer-norm-eps", f"{variant}: {name}, {label}", change, rare or label != "everywhere")
+                yield Candidate("layer-norm-eps", f"{variant}: {name}, {label}", change, label != "everywhere")
 
 
 _NORMS_OF = {
@@ -187,6 +189,11 @@ def norm_after(found: Survey) -> Iterator[Candidate]:
 def _of_branches(modules: set[str]) -> Change:
     """A norm's input passes through it, and what attention or the MLP gives is normed, before any gate and sum."""
     waiting: dict[str, Callable[[Any], Any]] = {}
+    applying: list[Op] = []
+
+    def applied(op: Op, arguments: Any, static: Any) -> Any:
+        applying.append(op)
+        return op(*arguments, **static)
 
     def layers() -> Mapping[str, Replacement]:
         waiting.clear()
@@ -201,11 +208,12 @@ def _of_branches(modules: set[str]) -> Change:
     def table(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
         def run(op: Op, arguments: Any, static: Any) -> Any:
             module = module_of(path(arguments[1]))
-            if module not in modules:
+            if applying or module not in modules:
+                applying.clear()
                 return op(*arguments, **static)
             branch = "mlp" if module.endswith("mlp_norm") else "attention"
             place = f"{where()}.{branch}" if where() else branch
-            waiting[place] = lambda value: op(value, *arguments[1:], **static)
+            waiting[place] = lambda value: applied(op, (value, *arguments[1:]), static)
             return arguments[0]
 
         return dict.fromkeys(NORMS, run)

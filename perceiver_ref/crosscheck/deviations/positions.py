@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backend import xp
+from ...autograd.engine import Op
 from ...autograd.tensor import array_of
+from ...tracing import where
 from ...variation import Replacement
-from .base import Candidate, Change, Survey, exchanged
+from .base import Candidate, Change, OpReplacement, Survey, exchanged
 
 Bands = Callable[[int, tuple[int, ...], Any], np.ndarray]
 
@@ -139,9 +141,21 @@ def fourier_order(found: Survey) -> Iterator[Candidate]:
 
         yield Candidate("fourier-order", name, exchanged({"fourier_features": features}))
         yield Candidate("fourier-order", name, exchanged({"axis_major": by_axis}))
+    yield Candidate("fourier-order", "positions before the features", Change(ops=_positions_first))
     yield Candidate(
         "fourier-order", "cosines in the place of sines without positions", Change(layers=_without_positions)
     )
+
+
+def _positions_first(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
+    """Inputs joined as [positions, features]."""
+
+    def run(op: Op, arguments: Any, static: Any) -> Any:
+        parts = list(arguments[0])
+        swapped = len(parts) == 2 and where().split(".")[0] == "input" and static.get("axis") == -1
+        return op(parts[::-1] if swapped else parts, **static)
+
+    return {"concatenate": run}
 
 
 def _without_positions() -> Mapping[str, Replacement]:
@@ -178,6 +192,12 @@ _GRIDS: dict[str, Callable[[int], np.ndarray]] = {
 }
 
 
+def _in_proportion(original: Any, index_dims: Any, dtype: Any = np.float64, *_: Any, **__: Any) -> Any:
+    """The longest axis from -1 to 1, the others as far as their sizes go."""
+    axes = [(np.linspace(-1, 1, n) * n / max(index_dims)).astype(dtype) for n in index_dims]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
 def position_grid(found: Survey) -> Iterator[Candidate]:
     """Grid points elsewhere than evenly from -1 to 1 with both ends; single points by the other rule."""
     for name, axis in _GRIDS.items():
@@ -187,6 +207,10 @@ def position_grid(found: Survey) -> Iterator[Candidate]:
             return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
         yield Candidate("position-grid", name, exchanged({"linear_positions": grid}))
+
+    yield Candidate(
+        "position-grid", "in proportion to the longest axis", exchanged({"linear_positions": _in_proportion})
+    )
 
     def by_the_other_rule(original: Any, indices: Any, index_dims: Any, rule: Any, dtype: Any) -> Any:
         return original(indices, index_dims, {"half_open": "grid", "grid": "half_open"}[rule], dtype)

@@ -15,7 +15,8 @@ from ...autograd.tensor import array_of
 from ...tracing import where
 from ...variation import Replacement
 from ..rounding import DIGITS, rounded
-from .base import Candidate, Change, Match, OpReplacement, Survey, exchanged, groups, replaced, role_of
+from .base import Candidate, Change, Match, OpReplacement, Survey, exchanged, groups, replaced
+from .layers import by_role
 from .norms import NORMS
 
 _FORMATS = ("float32", "bfloat16", "float16")
@@ -47,9 +48,13 @@ def dtype(found: Survey) -> Iterator[Candidate]:
         for part, table in parts.items():
             used = [place for place in places if any(place in found.ops.get(op, ()) for op in table)]
             for label, match, rare in groups(used) if used else []:
+                if part == "everything in it" and label == "everywhere":
+                    continue  # that is rounding
                 yield Candidate("dtype", f"{part} in {name}, {label}", replaced(_at(table, match)), rare)
-        for role in sorted({role_of(path) for op in ("linear", *NORMS) for path in found.used.get(op, ())}):
-            yield Candidate("dtype", f"{role} in {name}", Change(ops=_of_role(role, step)))
+        for role, paths in by_role([path for op in ("linear", *NORMS) for path in sorted(found.used.get(op, ()))]):
+            for label, match, rare in groups(paths):
+                meant = {path for path in paths if match(path)}
+                yield Candidate("dtype", f"{role} in {name}, {label}", Change(ops=_of_paths(meant, step)), rare)
         yield Candidate("dtype", f"positions in {name}", exchanged(_positions(cast)))
         yield Candidate("dtype", f"the grid in {name}", exchanged(_grid(cast)))
         yield Candidate("dtype", f"angles in {name}", exchanged(_angles(cast)))
@@ -96,13 +101,14 @@ def _within(part: str, table: Mapping[str, OpReplacement]) -> Mapping[str, OpRep
     return _at(table, lambda place: part in place.split("."))
 
 
-def _of_role(role: str, replacement: OpReplacement) -> Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]]:
-    """The linear maps or norms that are for this."""
+def _of_paths(
+    meant: set[str], replacement: OpReplacement
+) -> Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]]:
+    """The linear maps or norms with these weights."""
 
     def table(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
         def run(op: Op, arguments: Any, static: Any) -> Any:
-            meant = role_of(path(arguments[1])) == role
-            return replacement(op, arguments, static) if meant else op(*arguments, **static)
+            return replacement(op, arguments, static) if path(arguments[1]) in meant else op(*arguments, **static)
 
         return dict.fromkeys(("linear", *NORMS), run)
 

@@ -8,9 +8,9 @@ from typing import Any
 from ...autograd import ops
 from ...autograd.tree import Tree
 from ...encoder import weights_of
-from ...tracing import point, scope
+from ...tracing import point, scope, where
 from ...variation import Replacement
-from .base import Candidate, Change, Survey, exchanged
+from .base import Candidate, Change, Match, Survey, exchanged, groups
 
 Order = Callable[[int, list[list[Tree]]], list[Tree]]
 """The layers of block b, from all blocks' layers."""
@@ -160,18 +160,11 @@ def block_order(found: Survey) -> Iterator[Candidate]:
     if _stack(found):
         yield Candidate("block-order", "layers in reverse", _restacked(lambda w: w[::-1]))
         yield Candidate("block-order", "layers rotated by one", _restacked(lambda w: w[1:] + w[:1]))
-    kinds = {
-        "": ("SelfAttention", "CrossAttention", "ResamplerLayer", "GatedCrossAttention"),
-        " in self-attention": ("SelfAttention",),
-        " in cross-attention": ("CrossAttention",),
-    }
-    for how, layer in (("the MLP before attention", _mlp_first), ("attention and MLP side by side", _parallel)):
-        for where, names in kinds.items():
-            yield Candidate(
-                "block-order",
-                f"{how}{where}",
-                exchanged(dict.fromkeys(names, layer)),
-            )
+    layers = ("SelfAttention", "CrossAttention", "ResamplerLayer", "GatedCrossAttention")
+    for how, join in (("the MLP before attention", _first_the_mlp), ("attention and MLP side by side", _side_by_side)):
+        for label, match, rare in groups(found.ops.get("attention", [])):
+            exchange = exchanged(dict.fromkeys(layers, _rebuilt(join, match)))
+            yield Candidate("block-order", f"{how}, {label}", exchange, rare)
 
 
 def _layer_major() -> Mapping[str, Replacement]:
@@ -278,9 +271,9 @@ def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...
     return attended, fed
 
 
-def _rebuilt(join: Callable[[Any, Any, Any, bool], Any]) -> Replacement:
+def _rebuilt(join: Callable[[Any, Any, Any, bool], Any], match: Match) -> Replacement:
     def run(original: Any, layer: Any, p: Tree, x: Any, *others: Any, **options: Any) -> Any:
-        if "mlp" not in layer._parts():
+        if "mlp" not in layer._parts() or not match(f"{where()}.attention"):
             return original(layer, p, x, *others, **options)
         attended, fed = _halves(layer, p, options, others)
         return point("", join(x, attended, fed, getattr(layer, "query_residual", True)))
@@ -296,7 +289,3 @@ def _first_the_mlp(x: Any, attended: Any, fed: Any, residual: bool) -> Any:
 def _side_by_side(x: Any, attended: Any, fed: Any, residual: bool) -> Any:
     both = ops.add(attended(x), fed(x))
     return ops.add(x, both) if residual else both
-
-
-_mlp_first = _rebuilt(_first_the_mlp)
-_parallel = _rebuilt(_side_by_side)
