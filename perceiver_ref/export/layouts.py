@@ -234,7 +234,7 @@ def _autoregressive(model: PerceiverAR, sizes: Sizes) -> Layout:
         Masking("mask", "ids", left=True),
         lambda inputs: inputs["ids"].shape[1],
         frozenset({"tokens", "prefix"}),
-        {"prefix": max(length - model.latents, 0)},
+        call={"prefix": max(length - model.latents, 0)},
     )
 
 

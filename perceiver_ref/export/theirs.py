@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
@@ -54,7 +55,13 @@ def _hf(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> Lay
         mask,
         lambda inputs: inputs["inputs"].shape[1],
         ours.traits & {"latents", "tokens"},
+        adds_masks=True,
     )
+
+
+def _hf_task(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> Layout:
+    """Task classes return no latents."""
+    return replace(_hf(rebuilt, config, sizes), outputs=lambda name: name != "last_hidden_state")
 
 
 def _first(part: Any, shape: Shape, batch: int) -> Argument:
@@ -155,6 +162,7 @@ def _resampler(name: str, axes: int, mask: Masking | None = None) -> Recipe:
             mask,
             lambda inputs: inputs[name][0, ..., 0].size,
             frozenset({"latents", "vectors"}),
+            adds_masks=mask is not None,
         )
 
     return recipe
@@ -170,10 +178,10 @@ def _gated(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> 
 
 
 RECIPES: dict[tuple[str, str], Recipe] = {
+    ("hf", "PerceiverModel"): _hf,
     **{
-        ("hf", name): _hf
+        ("hf", name): _hf_task
         for name in (
-            "PerceiverModel",
             "PerceiverForMaskedLM",
             "PerceiverForSequenceClassification",
             "PerceiverForImageClassificationLearned",
