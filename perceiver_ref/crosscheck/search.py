@@ -19,7 +19,10 @@ EXPLAINED = 0.01
 NOTHING = 1e-6
 """What is left is nothing: float64 leaves less, and two deviations that both leave so little cannot be told apart."""
 PARTLY = 0.6
-"""As `EXPLAINED`, for a part in less precision, whose rounding errors cannot be repeated one by one."""
+"""As `EXPLAINED`, for a part in less precision, whose rounding errors cannot all be repeated, where it is known to be a
+part: another deviation leaves it, or traced points before it agree."""
+REPEATED = 0.1
+"""As `PARTLY`, where rounding of everything is as likely: rounding of a part then repeats what was rounded."""
 _RANKED, _LEADERS = 250, 6
 
 
@@ -69,6 +72,8 @@ class Search:
 
     def run(self) -> tuple[str, list[Cause]]:
         """(verdict, explanation)."""
+        if self.noise and self.roundings.holds(self.given, self.errors):
+            return self._rounding(self.given)
         best = self._single() or self._single(gated=False)
         if best and best.remaining <= NOTHING:
             return self._deviation()
@@ -76,9 +81,8 @@ class Search:
             self._second(best)
             return self._deviation()
         part = self._part(())
-        for dtype in dict.fromkeys([*([] if self.given == "float64" else [self.given]), "float32"]):
-            if self.roundings.holds(dtype, self.errors) and part is None:
-                return self._rounding(dtype)
+        if part is None and self.roundings.holds("float32", self.errors):
+            return self._rounding("float32")
         if part is not None:
             self.scores.append(part)
             return self._deviation()
@@ -187,15 +191,25 @@ class Search:
                         best = _Score(remaining, (*chosen, candidate))
         if chosen:
             return best
-        if best is None or not best.remaining <= PARTLY:
+        if best is None or not best.remaining <= (PARTLY if self._begins_late() else REPEATED):
             return None
         for dtype in ("float32", "bfloat16", "float16"):
             params, inputs = (rounded_tree(t, DIGITS[dtype]) for t in (self.subject.params, self.subject.inputs))
             with arithmetic(dtype):
                 whole = self.subject.compute(params, inputs)
-            if self.remaining(whole) <= 1.5 * best.remaining:
+            if self.remaining(whole) <= 3 * best.remaining:
                 return None
         return best
+
+    def _begins_late(self) -> bool:
+        """Whether traced points before the first that differs agree to the last digits."""
+        names = list(self.errors)
+        before = names[: names.index(self.first)] if self.first in names else []
+        return any(name.startswith("trace/") and self._computed(name) for name in before)
+
+    def _computed(self, name: str) -> bool:
+        """Whether rounding could change a point at all: parameters passed on are exact in any case."""
+        return self.roundings.at("float32").get(name, 0.0) > 1e-9
 
     def _pairs(self) -> Iterator[tuple[Candidate, ...]]:
         """Pairs of deviations of different kinds, the most promising first."""
