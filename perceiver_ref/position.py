@@ -154,7 +154,6 @@ class FourierPositions(Module):
         lazy_point("grid", shape, lambda: backends.xp(like).asarray(linear_positions(index_dims, like.dtype, grid)))
         return point("positions", backends.xp(like).asarray(self._table(index_dims, like.dtype)))
 
-
     def _table(self, index_dims: tuple[int, ...], dtype: Any) -> Array:
         kept = _grid_features.__wrapped__ if is_varied() else _grid_features
         return kept(self, index_dims, dtype)

@@ -38,7 +38,11 @@ def test_presets_lists_the_names_that_preset_knows() -> None:
     ("name", "options", "message"),
     [
         ("perceiver-io/langauge", {}, "unknown preset 'perceiver-io/langauge'; did you mean 'perceiver-io/language'?"),
-        ("perceiver-io/language", {"dialect": "deepmimd"}, "unknown dialect of perceiver-io/language 'deepmimd'; did you mean 'deepmind'?"),
+        (
+            "perceiver-io/language",
+            {"dialect": "deepmimd"},
+            "unknown dialect of perceiver-io/language 'deepmimd'; did you mean 'deepmind'?",
+        ),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_and_all_known(name: str, options: dict[str, str], message: str) -> None:
