@@ -7,7 +7,7 @@ import contextlib
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -155,11 +155,9 @@ def first_divergence(run: Run, right: Run) -> str | None:
     return next((name for name in points if _relative(run.trace[name], right.trace[name]) > APART), None)
 
 
-def alike(a: Run, b: Run, *, traced: bool) -> bool:
-    """Whether two runs cannot be told apart by what is stored of them."""
-    if error(a, b) > APART:
-        return False
-    return not traced or all(_relative(a.trace.get(name, np.zeros(())), b.trace[name]) <= APART for name in b.trace)
+def alike(a: Run, b: Run) -> bool:
+    """Whether the traces of two runs with the same outputs cannot be told apart."""
+    return all(_relative(a.trace.get(name, np.zeros(())), b.trace[name]) <= APART for name in b.trace)
 
 
 def singles(example: Instance, sample: int = 0) -> list[tuple[Deviation, Run]]:
@@ -182,13 +180,22 @@ class Single:
 
 def all_singles(model: Model, seed: int = 0, sample: int = 0) -> list[Single]:
     """What of the table can be planted in this model."""
-    found = singles(instance(model, seed), sample)
+    example = instance(model, seed)
+    found = singles(example, sample)
 
-    def same(row: Deviation, run: Run, *, traced: bool) -> frozenset[str]:
-        equal = {r.cause for r, other in found if alike(other, run, traced=traced)}
-        return frozenset(equal | {row.cause, *row.also})
+    outputs = np.array([_scaled(run, example.right) for _, run in found])
+    told = []
+    for (row, run), own in zip(found, outputs):
+        near = np.flatnonzero(np.abs(outputs - own).max(axis=1) <= APART)
+        untraced = {found[k][0].cause for k in near} | {row.cause, *row.also}
+        traced = {found[k][0].cause for k in near if alike(found[k][1], run)} | {row.cause, *row.also}
+        told.append(Single(row, model, frozenset(traced), frozenset(untraced)))
+    return told
 
-    return [Single(row, model, same(row, run, traced=True), same(row, run, traced=False)) for row, run in found]
+
+def _scaled(run: Run, right: Run) -> np.ndarray:
+    """All outputs in one row, in units of the right ones' largest magnitudes."""
+    return np.concatenate([(run.outputs[key] / np.max(np.abs(value))).ravel() for key, value in right.outputs.items()])
 
 
 Entry = dict[str, Any]
@@ -296,16 +303,28 @@ def write(path: Path, example: Instance, run: Run, *, traced: bool) -> None:
 
 
 def spread(rows: Sequence[Single], rng: np.random.Generator) -> Iterator[Single]:
-    """All of them in an order in which every cause of every model comes early, and variants alternate."""
-    groups: dict[tuple[str, str, str], list[Single]] = {}
-    for k in rng.permutation(len(rows)):
-        single = rows[k]
-        groups.setdefault((single.model.peer, single.model.name, single.row.cause), []).append(single)
-    keys = list(groups)
-    while any(groups.values()):
-        for k in rng.permutation(len(keys)):
-            if groups[keys[k]]:
-                yield groups[keys[k]].pop()
+    """All of them, in turn the next of a cause and the next of a cause in a model, so that none of these comes late."""
+    shuffled = [rows[k] for k in rng.permutation(len(rows))]
+    by_cause = _in_turn(shuffled, lambda single: single.row.cause, rng)
+    by_model = _in_turn(shuffled, lambda single: (id(single.model), single.row.cause), rng)
+    given: set[int] = set()
+    for pair in zip(by_cause, by_model):
+        for single in pair:
+            if id(single) not in given:
+                given.add(id(single))
+                yield single
+
+
+def _in_turn(rows: Sequence[Single], group: Callable[[Single], Any], rng: np.random.Generator) -> Iterator[Single]:
+    """One of each group, in any order, then a second one of each, and so on."""
+    groups: dict[Any, list[Single]] = {}
+    for single in rows:
+        groups.setdefault(group(single), []).append(single)
+    waiting = list(groups.values())
+    while waiting:
+        for k in rng.permutation(len(waiting)):
+            yield waiting[k].pop()
+        waiting = [found for found in waiting if found]
 
 
 def table(only: str = "", sample: int = 0) -> list[Single]:

@@ -30,6 +30,11 @@ class Edit:
     new: str
     inside: str = ""
 
+    @property
+    def first(self) -> str:
+        """The first of the lines, by which a text is passed over quickly."""
+        return self.old.strip().splitlines()[0]
+
     def apply(self, text: str, scopes: tuple[str, ...] = ()) -> tuple[str, int]:
         """The text with every occurrence replaced, and the number of them."""
         done: list[str] = []
@@ -121,7 +126,7 @@ def planted(run: Iterable[Source], edits: Iterable[Edit], scopes: tuple[str, ...
             for name, piece in source.pieces.items():
                 text = piece
                 for k, edit in enumerate(edits):
-                    if edit.inside in ("", name):
+                    if edit.inside in ("", name) and edit.first in piece:
                         text, count = edit.apply(text, scopes)
                         applied[k] += count
                 if text.rstrip() != piece.rstrip():

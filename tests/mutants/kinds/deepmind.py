@@ -168,8 +168,8 @@ DEEPMIND_MODELS = (
         "encoder_shared_blocks",
         "perceiver.perceiver.PerceiverEncoder",
         part("PerceiverEncoder", **{**ENCODER, "num_blocks": 3, "self_attend_widening_factor": 2}),
-        (2, 6, 7),
-        normal(inputs=(2, 6, 7)),
+        (2, 7, 6),
+        normal(inputs=(2, 7, 6)),
         "z",
     ),
 )
