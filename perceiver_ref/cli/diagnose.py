@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..crosscheck.diagnose import Diagnosis, diagnose_file
+from ..crosscheck.report import Report, ReportPoint, excerpt, write_report
 from ..crosscheck.search import Cause
 from ..files import check_writable, write_json
 from ..vectors.npz import write_npz
@@ -18,6 +19,7 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "case", metavar="CASE", help="a case file whose outputs come from the implementation under test"
     )
+    command.add_argument("--html", metavar="F", help="a page to write: verdict, growth of the error, where it begins")
     command.add_argument(
         "--excerpt", metavar="F", help=".npz to write where an unexplained difference begins (default: beside CASE)"
     )
@@ -25,8 +27,9 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
-    if given.json:
-        check_writable(given.json)
+    for path in (given.json, given.html):
+        if path:
+            check_writable(path)
     found = diagnose_file(given.case)
     _print(found)
     if found.verdict == "unexplained":
@@ -35,22 +38,38 @@ def diagnose(given: argparse.Namespace) -> int:
         print(f"the point, its inputs and both outputs are in {path}")
     if given.json:
         write_json(given.json, to_json(found))
+    if given.html:
+        write_report(given.html, _report(found))
     return OK if found.verdict in ("match", "rounding") else MISMATCH
 
 
-def _print(found: Diagnosis) -> None:
+def _verdict(found: Diagnosis) -> list[str]:
     said = {
         "match": "the outputs are the reference's",
         "rounding": f"the outputs are the reference's but for rounding in {found.dtype}",
         "deviation": "the outputs differ, and this explains it: " + " and ".join(map(_said, found.explanation)),
         "unexplained": "the outputs differ, and no known deviation explains it",
     }
-    print(f"{found.verdict}: {said[found.verdict]}")
-    print(f"error of the outputs: {found.error:.1e}", end="")
     rounding = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in found.expected_rounding.items())
-    print(f" (rounding makes up to {rounding})" if rounding else "")
-    if found.first_divergence:
-        print(f"first point that differs: {found.first_divergence}")
+    limits = f" (rounding makes up to {rounding})" if rounding else ""
+    first = [f"first point that differs: {found.first_divergence}"] if found.first_divergence else []
+    return [f"{found.verdict}: {said[found.verdict]}", f"error of the outputs: {found.error:.1e}{limits}", *first]
+
+
+def _report(found: Diagnosis) -> Report:
+    """The result as a page."""
+    points = [ReportPoint(point.name, point.error, roundings=point.rounding) for point in found.points]
+    shown = found.excerpt
+    begins = excerpt(str(shown["point"]), shown["reference"], shown["candidate"]) if shown else None
+    first = f"trace/{found.first_divergence}" if found.first_divergence else None
+    others = [" and ".join(map(_said, causes)) for causes in found.others[:4]]
+    notes = [f"Also possible: {other}" for other in others]
+    good = found.verdict in ("match", "rounding")
+    return Report(f"Diagnosis of {found.path}", good, _verdict(found), points, begins, first, notes)
+
+
+def _print(found: Diagnosis) -> None:
+    print("\n".join(_verdict(found)))
     if found.points:
         width = max(len(point.name) for point in found.points)
         print(f"\n{'point':<{width}}  error    float32 rounding")

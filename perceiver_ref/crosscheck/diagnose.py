@@ -45,7 +45,7 @@ class Diagnosis:
     others: list[list[Cause]] = field(default_factory=list)
     """Further explanations, the best first."""
     excerpt: Arrays = field(default_factory=dict)
-    """For an unexplained difference: where it begins, ours and theirs, and the case's inputs."""
+    """Where a difference begins, ours and theirs, and the case's inputs."""
 
     @property
     def causes(self) -> list[str]:
@@ -73,7 +73,7 @@ def diagnose(case: Case, path: str = "") -> Diagnosis:
     made.points = [PointError(name, e, roundings.of(name)) for name, e in errors.items()]
     if verdict in ("deviation", "unexplained"):
         made.first_divergence = search.first_divergence()
-    if verdict == "unexplained":
+    if verdict in ("deviation", "unexplained"):
         name = search.first or max(errors, key=lambda n: errors[n])
         made.excerpt = {
             "point": np.array(name),

@@ -174,6 +174,22 @@ def test_what_nothing_explains_is_unexplained_and_shown(tmp_path: Path, capsys: 
     assert found["error"] > 0.1 > found["expected_rounding"]["float32"] > 0
 
 
+def test_a_diagnosis_is_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_case(tmp_path / "port.npz", planted(*PLANTED["all media before"][1:], traced=True))
+    assert main(["diagnose", str(tmp_path / "port.npz"), "--html", str(tmp_path / "page.html")]) == 1
+    page = (tmp_path / "page.html").read_text()
+    assert "media-mask" in page
+    assert "trace/ff" in page
+    assert "media-mask" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"PK"], ids=["empty", "no archive"])
+def test_a_file_that_is_no_case_is_one_line(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "port.npz").write_bytes(content)
+    assert main(["diagnose", str(tmp_path / "port.npz")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_the_causes_are_those_promised() -> None:
     assert set(NAMES.split()) <= set(CAUSES)
 
