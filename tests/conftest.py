@@ -9,7 +9,7 @@ from perceiver_ref.autograd import BackendError
 from perceiver_ref.autograd import backend as backends
 
 settings.register_profile(
-    "default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "default", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("default")
 

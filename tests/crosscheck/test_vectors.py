@@ -30,10 +30,18 @@ def test_there_are_cases_to_check() -> None:
 
 
 @every_file
-@pytest.mark.parametrize("mode", ["plain", "fast"])
-def test_the_case_passes(backend: str, path: Path, mode: str) -> None:
-    with kernels(mode):
-        result = check_file(path, backend=backend)
+def test_the_case_passes(backend: str, path: Path) -> None:
+    passes(path, backend)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if PACKAGED in path.parents], ids=label)
+def test_the_case_passes_by_the_plain_definitions(backend: str, path: Path) -> None:
+    with kernels("plain"):
+        passes(path, backend)
+
+
+def passes(path: Path, backend: str) -> None:
+    result = check_file(path, backend=backend)
     failed = [a for a in result.agreements if not a.passed]
     assert (result.status, result.message, failed) == ("pass", "", [])
 
