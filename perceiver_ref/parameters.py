@@ -128,8 +128,13 @@ class Module:
             for path in want
             if path in have and tuple(have[path].shape) != want[path].shape
         ]
-        problems = [f"missing: {', '.join(missing)}"] if missing else []
-        problems += [f"unexpected: {', '.join(extra)}"] if extra else []
-        problems += [f"wrong shape: {', '.join(wrong)}"] if wrong else []
+        found = {"missing": missing, "unexpected": extra, "wrong shape": wrong}
+        problems = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
         if problems:
             raise InputError(f"parameters do not fit {type(self).__name__}; {'; '.join(problems)}")
+
+
+def _listed(names: list[str]) -> str:
+    """The first ones, and how many more there are."""
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
