@@ -10,10 +10,8 @@ import numpy as np
 from ..autograd import BackendError
 from ..errors import InputError
 from ..files import AnyPath
-from ..peers import peer
-from ..peers.base import Given
 from ..vectors import TOLERANCES, Agreement, Case, agreement, read_case
-from .execution import run
+from .execution import rebuild, run
 
 
 @dataclass
@@ -54,16 +52,7 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
     """
     where = case.meta.get("case", case.meta["class"])
     aliases: dict[str, str] = case.meta.get("tied", {})
-    arrays = {name: array for name, array in (case.params | case.state).items() if name not in aliases}
-    rebuilt = peer(case.meta["peer"]).rebuild(
-        case.meta["class"],
-        Given(
-            case.meta["config"],
-            inputs={name: array.shape for name, array in case.inputs.items()},
-            params={name: array.shape for name, array in arrays.items()},
-            call=case.meta["call"],
-        ),
-    )
+    rebuilt, arrays = rebuild(case)
     points = {name: rebuilt.point(name) for name in case.trace}
     gradients = bool(case.cotangents) and case.meta.get("compare_gradients", True)
     ours = run(

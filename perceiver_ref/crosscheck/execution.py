@@ -13,8 +13,9 @@ from ..autograd import backend as backends
 from ..autograd.backend import to_backend, to_host
 from ..call import Call
 from ..errors import InputError, input_errors
-from ..peers import Rebuilt
+from ..peers import Given, Rebuilt, peer
 from ..tracing import trace
+from ..vectors import Case
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,6 +29,19 @@ class Run:
     grad_inputs: Arrays = field(default_factory=dict)
     state: Arrays = field(default_factory=dict)
     trace: Arrays = field(default_factory=dict)
+
+
+def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
+    """The class of a case, and the arrays that it is run with: parameters and buffers, each tied one once."""
+    aliases = case.meta.get("tied", {})
+    arrays = {name: array for name, array in (case.params | case.state).items() if name not in aliases}
+    given = Given(
+        case.meta["config"],
+        inputs={name: array.shape for name, array in case.inputs.items()},
+        params={name: array.shape for name, array in arrays.items()},
+        call=case.meta["call"],
+    )
+    return peer(case.meta["peer"]).rebuild(case.meta["class"], given), arrays
 
 
 def run(

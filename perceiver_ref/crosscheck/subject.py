@@ -11,14 +11,14 @@ from ..autograd import tree
 from ..autograd.backend import to_host
 from ..call import Call
 from ..errors import InputError
-from ..peers import peer
-from ..peers.base import Given, Rebuilt
+from ..peers import Rebuilt
 from ..tracing import trace, where
 from ..variation import varied
 from ..vectors import Case
 from ..vectors.compare import difference
 from .check import spread
 from .deviations import Candidate, deviating
+from .execution import rebuild
 
 Arrays = dict[str, np.ndarray]
 _HUGE = 1e30  # a mask's "minus infinity", which each dtype has its own of
@@ -36,18 +36,8 @@ class Subject:
     "output/<name>"; `compute` gives the reference's under the same names."""
 
     def __init__(self, case: Case) -> None:
-        aliases = case.meta.get("tied", {})
         self.case = case
-        self.arrays = {name: array for name, array in (case.params | case.state).items() if name not in aliases}
-        self.rebuilt: Rebuilt = peer(case.meta["peer"]).rebuild(
-            case.meta["class"],
-            Given(
-                case.meta["config"],
-                inputs={name: array.shape for name, array in case.inputs.items()},
-                params={name: array.shape for name, array in self.arrays.items()},
-                call=case.meta["call"],
-            ),
-        )
+        self.rebuilt, self.arrays = rebuild(case)
         self.params, self.state = self.load(self.arrays)
         self.inputs = {name: _wide(array) for name, array in case.inputs.items()}
         named = {name: _points(self.rebuilt, name) for name in case.trace}
