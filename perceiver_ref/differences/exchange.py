@@ -11,11 +11,10 @@ from typing import Any
 
 from ..autograd import tree
 from ..conventions import Conventions
-from ..crosscheck.execution import run
+from ..crosscheck.execution import rebuild, run
 from ..errors import InputError
 from ..parameters import Module
-from ..peers import Rebuilt, peer
-from ..peers.base import Given
+from ..peers import Rebuilt
 from ..variation import varied
 from ..vectors import TOLERANCES, Case, read_case
 from ..vectors.compare import difference
@@ -58,31 +57,19 @@ def _case(name: str) -> Case:
 def rebuilt(name: str) -> tuple[Case, Rebuilt]:
     """A case, and its class rebuilt."""
     case = _case(name)
-    return case, peer(case.meta["peer"]).rebuild(
-        case.meta["class"],
-        Given(
-            case.meta["config"],
-            inputs={n: array.shape for n, array in case.inputs.items()},
-            params={n: array.shape for n, array in _arrays(case).items()},
-            call=case.meta["call"],
-        ),
-    )
-
-
-def _arrays(case: Case) -> dict[str, Any]:
-    aliases = case.meta.get("tied", {})
-    return {name: array for name, array in (case.params | case.state).items() if name not in aliases}
+    return case, rebuild(case)[0]
 
 
 def outcome(name: str, change: Change | None = None) -> Outcome:
     """Run a case with an exchange and compare its outputs."""
-    case, made = rebuilt(name)
+    case = _case(name)
+    made, arrays = rebuild(case)
     own, limit = _shapes(made.model), TOLERANCES[case.meta["dtype"]] | case.meta.get("tolerance", {})
     try:
         with exchanged(made.model, {} if change is None else change):
             if (others := _shapes(made.model)) != own:
                 return Outcome(refused=_weights(own, others))
-            outputs = run(made, _arrays(case), case.inputs, case.meta["call"], dtype=case.dtype, where=name).outputs
+            outputs = run(made, arrays, case.inputs, case.meta["call"], dtype=case.dtype, where=name).outputs
     except InputError as error:
         if change is None:
             raise

@@ -18,7 +18,7 @@ from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...tracing import where
 from ...variation import Replacement
-from .base import Candidate, Change, Match, OpReplacement, Survey, exchanged, groups, replaced
+from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, replaced
 
 _OPS = ("attention", "attention_weights")
 _SCALES: dict[str, Callable[[int, int], float]] = {
@@ -40,11 +40,8 @@ def _places(found: Survey) -> list[str]:
 def _everywhere(found: Survey, cause: str, variant: str, replacement: OpReplacement) -> Iterator[Candidate]:
     """The same replacement of the op in each group of places."""
     for label, match, rare in groups(_places(found)):
-
-        def run(op: Op, arguments: Any, static: Any, match: Match = match) -> Any:
-            return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
-
-        yield Candidate(cause, f"{variant}, {label}", replaced(dict.fromkeys(_OPS, run)), rare)
+        change = replaced(at(dict.fromkeys(_OPS, replacement), match))
+        yield Candidate(cause, f"{variant}, {label}", change, rare)
 
 
 def attention_scale(found: Survey) -> Iterator[Candidate]:

@@ -44,6 +44,18 @@ def replaced(table: Mapping[str, OpReplacement]) -> Change:
     return Change(ops=lambda path: table)
 
 
+def at(table: Mapping[str, OpReplacement], match: Match) -> Mapping[str, OpReplacement]:
+    """The replacements, in the scopes that match."""
+
+    def here(replacement: OpReplacement) -> OpReplacement:
+        def run(op: Op, arguments: Any, static: Any) -> Any:
+            return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
+
+        return run
+
+    return {name: here(replacement) for name, replacement in table.items()}
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One deviation that could explain a difference: the cause's id, the variant in words, and what it changes.

@@ -8,11 +8,10 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.engine import Op
 from ...autograd.tree import Tree
 from ...tracing import where
 from ...variation import Replacement
-from .base import Candidate, Change, Match, OpReplacement, Survey, edits, exchanged, groups, role_of
+from .base import Candidate, Change, Match, OpReplacement, Survey, at, edits, exchanged, groups, replaced, role_of
 
 
 def _quick_gelu(x: Any) -> Any:
@@ -36,7 +35,7 @@ def activation(found: Survey) -> Iterator[Candidate]:
         for label, match, rare in groups(found.ops.get(used, [])):
             for other, function in _ACTIVATIONS.items():
                 if other != used and used in found.ops:
-                    change = Change(ops=_at({used: _other(function)}, match))
+                    change = replaced(at({used: _other(function)}, match))
                     yield Candidate("activation", f"{other} in place of {used}, {label}", change, rare)
     if any("/gate/" in f"/{path}" for path in found.paths):
         yield Candidate("activation", "the gate and what it multiplies are swapped", Change(params=_gates_swapped))
@@ -44,18 +43,6 @@ def activation(found: Survey) -> Iterator[Candidate]:
 
 def _other(function: Callable[[Any], Any]) -> OpReplacement:
     return lambda op, arguments, static: function(arguments[0])
-
-
-def _at(table: Mapping[str, OpReplacement], match: Match) -> Callable[[Any], Mapping[str, OpReplacement]]:
-    """The replacements, in the scopes that match."""
-
-    def here(replacement: OpReplacement) -> OpReplacement:
-        def run(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
-            return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
-
-        return run
-
-    return lambda path: {name: here(replacement) for name, replacement in table.items()}
 
 
 def _gates_swapped(params: Tree) -> Tree:

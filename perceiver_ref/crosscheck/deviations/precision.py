@@ -12,10 +12,9 @@ from ...autograd.backend import is_array, xp
 from ...autograd.engine import Op
 from ...autograd.ops.attention import scale_factor
 from ...autograd.tensor import array_of
-from ...tracing import where
 from ...variation import Replacement
 from ..rounding import DIGITS, rounded
-from .base import Candidate, Change, Match, OpReplacement, Survey, exchanged, groups, replaced
+from .base import Candidate, Change, OpReplacement, Survey, at, exchanged, groups, replaced
 from .layers import by_role
 from .norms import NORMS
 
@@ -50,7 +49,7 @@ def dtype(found: Survey) -> Iterator[Candidate]:
             for label, match, rare in groups(used) if used else []:
                 if part == "everything in it" and label == "everywhere":
                     continue  # that is rounding
-                yield Candidate("dtype", f"{part} in {name}, {label}", replaced(_at(table, match)), rare)
+                yield Candidate("dtype", f"{part} in {name}, {label}", replaced(at(table, match)), rare)
         for role, paths in by_role([path for op in ("linear", *NORMS) for path in sorted(found.used.get(op, ()))]):
             for label, match, rare in groups(paths):
                 meant = {path for path in paths if match(path)}
@@ -85,20 +84,8 @@ def _down(cast: Cast, value: Any) -> Any:
     return cast(data).astype(np.float32) if is_array(data) and data.dtype.kind == "f" else value
 
 
-def _at(table: Mapping[str, OpReplacement], match: Match) -> Mapping[str, OpReplacement]:
-    """The replacements, in the scopes that match."""
-
-    def here(replacement: OpReplacement) -> OpReplacement:
-        def run(op: Op, arguments: Any, static: Any) -> Any:
-            return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
-
-        return run
-
-    return {name: here(replacement) for name, replacement in table.items()}
-
-
 def _within(part: str, table: Mapping[str, OpReplacement]) -> Mapping[str, OpReplacement]:
-    return _at(table, lambda place: part in place.split("."))
+    return at(table, lambda place: part in place.split("."))
 
 
 def _of_paths(
