@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..vectors.compare import difference
-from .deviations import Candidate, candidates, survey
+from .deviations import Candidate, candidates
 from .rounding import DIGITS, arithmetic, rounded_tree
 from .roundings import Roundings
 from .subject import Arrays, Subject
@@ -56,10 +56,7 @@ class Search:
         self.subject, self.ours, self.errors, self.roundings = subject, ours, errors, roundings
         self.given = subject.case.meta["dtype"]
         self.noise: Mapping[str, float] = {} if self.given == "float64" else roundings.at(self.given)
-        found = survey(subject.params, subject.compute)
-        found.stored = subject.arrays
-        found.bound = {binding.path: (binding.name, binding.view) for binding in subject.rebuilt.bindings}
-        self.found = candidates(found)
+        self.found = candidates(subject.survey)
         self.first = next((n for n, e in errors.items() if e > max(1e-9, self.noise.get(n, 0.0))), None)
         self.scores: list[_Score] = []
         self.others: list[list[Cause]] = []
@@ -147,10 +144,12 @@ class Search:
         return explained
 
     def _gate(self, point: str | None, errors: Mapping[str, float], part: float = 0.1) -> dict[str, float] | None:
-        """The first point that differs must come right."""
+        """The first point that differs must come right, and those before it stay so."""
         if point is None or not point.startswith("trace/"):
             return None
-        return {point: max(part * errors[point], self.noise.get(point, 0.0))}
+        names = list(errors)
+        limits = {n: max(1e-9, self.noise.get(n, 0.0), errors[n]) for n in names[: names.index(point)]}
+        return limits | {point: max(part * errors[point], self.noise.get(point, 0.0))}
 
     def _single(self, *, gated: bool = True) -> _Score | None:
         gate = self._gate(self.first, self.errors) if gated else None

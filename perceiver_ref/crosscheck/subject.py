@@ -9,6 +9,7 @@ import numpy as np
 
 from ..autograd import tree
 from ..autograd.backend import to_host
+from ..autograd.tensor import array_of
 from ..call import Call
 from ..errors import InputError
 from ..peers import Rebuilt
@@ -17,8 +18,9 @@ from ..variation import varied
 from ..vectors import Case
 from ..vectors.compare import difference
 from .check import spread
-from .deviations import Candidate, deviating
+from .deviations import Candidate, deviating, survey
 from .execution import rebuild
+from .memo import Memo
 
 Arrays = dict[str, np.ndarray]
 _HUGE = 1e30  # a mask's "minus infinity", which each dtype has its own of
@@ -42,8 +44,19 @@ class Subject:
         self.inputs = {name: _wide(array) for name, array in case.inputs.items()}
         named = {name: _points(self.rebuilt, name) for name in case.trace}
         self.kept = {ours for names in named.values() for ours in names}
-        with trace(self.kept.__contains__) as traced:
-            outputs = self._run(self.params, self.inputs)
+        self.memo = Memo()
+        for _, array in [*tree.leaves(self.params), *tree.leaves(self.inputs)]:
+            self.memo.distinct(array)
+        outputs, traced = {}, {}
+
+        def run() -> None:
+            with trace(self.kept.__contains__) as points, self.memo.recording(), np.errstate(all="ignore"):
+                outputs.update(self._run(self.params, self.inputs))
+            traced.update(points)
+
+        self.survey = survey(self.params, run)
+        self.survey.stored = self.arrays
+        self.survey.bound = {binding.path: (binding.name, binding.view) for binding in self.rebuilt.bindings}
         order = list(traced)
         self.points = {
             n: next(o for o in names if o in traced) for n, names in named.items() if set(names) & set(order)
@@ -55,6 +68,10 @@ class Subject:
             if name not in outputs:
                 raise InputError(f"the reference gives no output {name!r}; it gives {', '.join(outputs)}")
             self.expected[f"output/{name}"] = _tamed(array)
+        self.numbers = {ours: self.memo.number(array) for ours, array in traced.items()}
+        self.ours = self._named(traced, outputs)
+        """The reference's arrays, by the names of `expected`."""
+        self.base = {ours: difference(self.ours[f"trace/{n}"], case.trace[n]) for n, ours in self.points.items()}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
         """(parameters, running statistics) in float64 from the peer's arrays."""
@@ -67,6 +84,9 @@ class Subject:
         params, inputs = self.params if params is None else params, self.inputs if inputs is None else inputs
         with trace(self.kept.__contains__) as traced, np.errstate(all="ignore"):
             outputs = self._run(params, inputs)
+        return self._named(traced, outputs)
+
+    def _named(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> Arrays:
         made: Arrays = {}
         for name, ours in self.points.items():
             if ours in traced:
@@ -79,7 +99,7 @@ class Subject:
     def deviating(self, chosen: Sequence[Candidate], gate: Mapping[str, float] | None = None) -> Arrays | None:
         """The same with deviations; None where they cannot be applied, or leave more at a point than `gate` allows."""
         try:
-            with deviating(chosen, self.params) as params, self._gated(gate or {}):
+            with self.memo.replaying(), deviating(chosen, self.params) as params, self._gated(gate or {}):
                 return self.compute(params)
         except (_GivenUpError, *_CANNOT_BE_APPLIED):
             return None
@@ -106,7 +126,11 @@ class Subject:
             full = f"{place}.{name}" if place and name else place or name
             if full in limits:
                 expected, limit = limits.pop(full)
-                if not difference(spread(to_host(value), expected), expected) <= limit:
+                if self.memo.number(array_of(value)) == self.numbers[full]:
+                    error = self.base[full]
+                else:
+                    error = difference(spread(to_host(value), expected), expected)
+                if not error <= limit:
                     raise _GivenUpError
             return value
 

@@ -1,0 +1,110 @@
+"""Results of ops kept from one run for later runs of the same model, so that only what differs is computed again.
+
+Every array of a run has a number: a parameter or input one of its own, the result of an op the number that belongs to
+the op, the numbers of its arguments and its options. An op whose key is known gives the result that is kept. A run with
+a deviation so computes from the first op that it changes onwards, and equal arrays are told by their numbers alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+from weakref import ref
+
+from ..autograd.backend import is_array, to_host
+from ..autograd.engine import Op, handle
+from ..autograd.tensor import array_of
+
+BYTES = 4 << 30
+"""As much is kept at most; what a larger model computes after that is computed again by every run that needs it."""
+
+
+class Memo:
+    """`recording` keeps what a run computes, `replaying` uses it; `number` tells equal arrays."""
+
+    def __init__(self, limit: int = BYTES) -> None:
+        self.room = limit
+        self.kept: dict[Hashable, Any] = {}
+        """Key of an op -> its result"""
+        self._numbers: dict[Hashable, list[int]] = {}
+        self._known: dict[int, tuple[ref[Any], int]] = {}
+        self._contents: dict[Hashable, int] = {}
+        self._new = count(1)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Within this context results are kept, as long as there is room."""
+        with handle(self._record):
+            yield
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Within this context ops give what is kept. Arrays that only this run makes are forgotten after it."""
+        known = dict(self._known)
+        try:
+            with handle(self._replay):
+                yield
+        finally:
+            self._known = known
+
+    def number(self, array: Any) -> int:
+        """The number of an array; one that no op has made here is known by its contents."""
+        if known := self._known_number(array):
+            return known
+        host = to_host(array)
+        contents = (host.shape, host.dtype.str, hashlib.blake2b(host.tobytes(), digest_size=16).digest())
+        return self._note(array, self._contents.setdefault(contents, -1 - len(self._contents)))
+
+    def distinct(self, array: Any) -> None:
+        """Give an array, such as a parameter, a number of its own without a look at its contents."""
+        self._note(array, next(self._new))
+
+    def _known_number(self, array: Any) -> int | None:
+        found = self._known.get(id(array))
+        return found[1] if found is not None and found[0]() is array else None
+
+    def _note(self, array: Any, number: int) -> int:
+        self._known[id(array)] = (ref(array), number)
+        return number
+
+    def _key(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Hashable:
+        return (op.name, self._frozen(arguments), self._frozen(static))
+
+    def _frozen(self, value: Any) -> Hashable:
+        """Something that can be a key; functions and the like by their identity."""
+        value = array_of(value)
+        if is_array(value):
+            return ("array", self.number(value))
+        if isinstance(value, (tuple, list)):
+            return tuple(self._frozen(part) for part in value)
+        if isinstance(value, dict):
+            return tuple(sorted((name, self._frozen(part)) for name, part in value.items()))
+        return repr(value) if isinstance(value, slice) else (type(value).__name__, value)
+
+    def _record(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        key, out = self._key(op, arguments, static), op(*arguments, **static)
+        results = [array for array in _results(out) if is_array(array)]
+        self._numbers[key] = [self._known_number(array) or self._note(array, next(self._new)) for array in results]
+        size = sum(array.nbytes for array in results if array.base is None)
+        if size <= self.room:
+            self.room -= size
+            self.kept[key] = out
+        return out
+
+    def _replay(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        key = self._key(op, arguments, static)
+        if key in self.kept:
+            return self.kept[key]
+        out = op(*arguments, **static)
+        numbers = self._numbers.get(key)
+        for i, array in enumerate(array for array in _results(out) if is_array(array)):
+            if not self._known_number(array):
+                self._note(array, numbers[i] if numbers else next(self._new))
+        return out
+
+
+def _results(out: Any) -> tuple[Any, ...]:
+    return out if isinstance(out, tuple) else (out,)
