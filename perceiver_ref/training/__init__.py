@@ -1,0 +1,8 @@
+"""Training the small models of `recipes`.
+
+loop         the whole of training: batch, gradients, optimizer, metrics, evaluation, checkpoints
+state        what a checkpoint holds, and writing and reading it
+metrics      metrics.jsonl: one line a logged step, none twice after resuming
+progress     rate, loss and time left, by tqdm or as plain lines
+pictures     curves.png and attention maps, with the extra `plot`
+"""
