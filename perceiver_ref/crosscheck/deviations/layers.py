@@ -18,7 +18,7 @@ def _quick_gelu(x: Any) -> Any:
     return ops.multiply(x, ops.sigmoid(ops.multiply(x, 1.702)))
 
 
-_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     **ops.activations,
     "quick_gelu": _quick_gelu,
     "tanh": ops.tanh,
@@ -33,7 +33,7 @@ def activation(found: Survey) -> Iterator[Candidate]:
     """Another activation in the MLPs; or, where they are gated, the gate and what it multiplies swapped."""
     for used in ops.activations:
         for label, match, rare in groups(found.ops.get(used, [])):
-            for other, function in _ACTIVATIONS.items():
+            for other, function in ACTIVATIONS.items():
                 if other != used and used in found.ops:
                     change = replaced(at({used: _other(function)}, match))
                     yield Candidate("activation", f"{other} in place of {used}, {label}", change, rare)
