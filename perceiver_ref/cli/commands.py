@@ -31,6 +31,7 @@ from .diagnose import diagnose as diagnose
 from .explain import explain as explain
 from .export import export as export
 from .main import BAD_INPUT, MISMATCH, OK
+from .train import train as train
 
 PACKAGED = "vectors/packaged"
 

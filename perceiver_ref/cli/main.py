@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(options.name, f"{error.strerror or error}: {error.filename or 'no file'}")
     except MemoryError:
         return _failed(options.name, "out of memory; use a smaller dtype or fewer inputs")
-    except KeyboardInterrupt:
-        return _failed(options.name, "interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _failed(options.name, str(error) or "interrupted", 130)
 
 
 def _failed(name: str, error: object, code: int = BAD_INPUT) -> int:
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"perceiver-ref {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    from . import compare, convert, diagnose, explain, export
+    from . import compare, convert, diagnose, explain, export, train
 
     check = _command(commands, "check", "rebuild cases in the reference and compare outputs, gradients and traces")
     check.add_argument("paths", nargs="*", metavar="PATH", help="case files or folders (default: the packaged vectors)")
@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     export.options(_command(commands, "export", "fresh vectors for a port, and the conformance pack"))
 
     explain.options(_command(commands, "explain", "parameters, FLOPs and memory of a model, layer by layer"))
+
+    train.options(_command(commands, "train", "train a small model, end to end"))
 
     _command(commands, "info", "versions, BLAS, threads and GPU")
     return parser

@@ -22,8 +22,8 @@ def recipe(name: str) -> Recipe:
     """The recipe of this name; `InputError` listing all for an unknown one."""
     if name not in MODULES:
         raise one_of("recipe", name, MODULES)
-    module = import_module(f".{MODULES[name]}", __name__)
-    return next(made for made in module.RECIPES if made.name == name)
+    defined: tuple[Recipe, ...] = import_module(f".{MODULES[name]}", __name__).RECIPES
+    return next(made for made in defined if made.name == name)
 
 
 __all__ = ["MODULES", "Batch", "Recipe", "Settings", "Stage", "Task", "arrays_like", "recipe"]

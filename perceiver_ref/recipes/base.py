@@ -76,7 +76,7 @@ class Task(ABC):
     def show(self, params: Tree, folder: Path) -> list[Path]:
         """Write samples and pictures, such as attention maps, and return the files. `params` are NumPy arrays.
 
-        Pictures are for the extra `plot`: `training.pictures.pyplot()` is None without it.
+        Pictures are for the extra `plot`: `training.pictures` has figures, attention maps, and nothing without it.
         """
         return []
 
@@ -146,6 +146,7 @@ class Recipe:
 
     `threshold` and `quick_threshold` are what it must reach (`better` says in which direction) for exit code 0;
     `minutes` is the time of the full form on 2 cores; `expected` the result to expect of it, in words or numbers.
+    `threads`: of matrix products; more than 1 pays off only where they are large (`training.threads`).
     """
 
     name: str
@@ -160,6 +161,7 @@ class Recipe:
     expected: str
     minutes: float
     stages: tuple[Stage, ...]
+    threads: int = 1
 
     def reached(self, value: float, quick: bool) -> bool:
         """Whether a value of the metric meets the threshold."""

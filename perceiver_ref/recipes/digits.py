@@ -86,7 +86,8 @@ def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)
     top, left = rng.integers(3, size=(2, len(images), 1, 1))
     rows, columns = np.arange(8)[:, None], np.arange(8)
-    return padded[np.arange(len(images))[:, None, None], top + rows, left + columns]
+    moved: np.ndarray = padded[np.arange(len(images))[:, None, None], top + rows, left + columns]
+    return moved
 
 
 def accuracy(logits: Any, labels: np.ndarray) -> Array:
@@ -96,7 +97,7 @@ def accuracy(logits: Any, labels: np.ndarray) -> Array:
 
 
 _FULL = Settings(steps=1500, batch_size=64, learning_rate=2e-3, warmup=100, weight_decay=0.05)
-_QUICK = Settings(steps=150, batch_size=32, learning_rate=2e-3, warmup=20, weight_decay=0.05, save_every=20)
+_QUICK = Settings(steps=20, batch_size=32, learning_rate=2e-3, warmup=20, weight_decay=0.05, save_every=20)
 
 
 def _digits(seed: int, quick: bool) -> Digits:

@@ -1,0 +1,66 @@
+"""The end of a run: result.json, curves and what the task shows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..autograd import tree
+from ..autograd.tree import Tree
+from ..errors import InputError
+from ..files import write_json
+from ..recipes.base import Recipe, Task
+from ..version import __version__
+from .pictures import curves
+from .state import writing
+
+if TYPE_CHECKING:
+    from .loop import Options
+
+NAME = "result.json"
+
+
+def finish(
+    recipe: Recipe,
+    options: Options,
+    task: Task,
+    params: Tree,
+    evaluation: dict[str, float],
+    lines: list[dict[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    """The result as JSON holds it. With a folder, also written there, with curves and what the task shows.
+
+    params: NumPy arrays. lines: those of metrics.jsonl. seconds: of training and evaluation, all processes together.
+    """
+    value = float(evaluation[recipe.metric])
+    if not math.isfinite(value):
+        raise InputError(f"{recipe.metric} is {value} at the end: there is no result")
+    result = {
+        "recipe": recipe.name,
+        "metric": recipe.metric,
+        "value": value,
+        "seconds": round(seconds, 1),
+        "seed": options.seed,
+        "quick": options.quick,
+        "better": recipe.better,
+        "threshold": recipe.quick_threshold if options.quick else recipe.threshold,
+        "passed": recipe.reached(value, options.quick),
+        "evaluation": evaluation,
+        "baselines": task.baselines(),
+        "parameters": sum(p.size for _, p in tree.leaves(params)),
+        "steps": sum(stage.chosen(options.quick).steps for stage in recipe.stages),
+        "backend": options.backend,
+        "perceiver_ref": __version__,
+    }
+    if options.out is not None:
+        with writing(options.out / NAME):
+            files = [*curves(lines, recipe, options.out), *task.show(params, options.out)]
+            result["files"] = [_relative(path, options.out) for path in files]
+            write_json(options.out / NAME, result)
+    return result
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
