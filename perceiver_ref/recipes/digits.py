@@ -97,7 +97,7 @@ def accuracy(logits: Any, labels: np.ndarray) -> Array:
 
 
 _FULL = Settings(steps=1500, batch_size=64, learning_rate=2e-3, warmup=100, weight_decay=0.05)
-_QUICK = Settings(steps=20, batch_size=32, learning_rate=2e-3, warmup=20, weight_decay=0.05, save_every=20)
+_QUICK = Settings(steps=100, batch_size=64, learning_rate=4e-3, warmup=10, weight_decay=0.05, save_every=20)
 
 
 def _digits(seed: int, quick: bool) -> Digits:
