@@ -211,10 +211,20 @@ def load(model: Model, module: nn.Module, state: Mapping[str, np.ndarray]) -> No
             tensor.copy_(torch.from_numpy(np.asarray(state[name])))
 
 
+Backward = Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None]
+
+
 def execute(
-    model: Model, module: nn.Module, inputs: Arrays, dtype: torch.dtype = torch.float64
+    model: Model,
+    module: nn.Module,
+    inputs: Arrays,
+    dtype: torch.dtype = torch.float64,
+    backward: Backward | None = None,
 ) -> tuple[Arrays, Arrays]:
-    """Outputs by name, and the traced points in the order in which they were reached."""
+    """Outputs by name, and the traced points in the order in which they were reached.
+
+    With `backward` the run is recorded, and it is given the inputs and the outputs, both by name.
+    """
     points: dict[str, list[torch.Tensor]] = {}
 
     def hook(path: str) -> Callable[..., None]:
@@ -230,9 +240,13 @@ def execute(
     hooks = [part.register_forward_hook(hook(path)) for path, part in named if path and pattern.match(path)]
     module.recorded.clear()
     arguments: dict[str, Any] = {}
+    given: dict[str, torch.Tensor] = {}
     for key, array in inputs.items():
         tensor = torch.from_numpy(array)
         tensor = tensor.to(dtype) if tensor.dtype.is_floating_point else tensor
+        if backward is not None and tensor.dtype.is_floating_point:
+            tensor = tensor.clone().requires_grad_()
+        given[key] = tensor
         outer, _, inner = key.partition(".")
         if inner:
             arguments.setdefault(outer, {})[inner] = tensor
@@ -249,13 +263,15 @@ def execute(
     # positions are computed in the default dtype: float32 where the weights are in half precision
     torch.set_default_dtype(torch.float32 if dtype.itemsize < 4 and model.peer != "deepmind" else dtype)
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(backward is not None):
             out = module(**arguments)
     finally:
         torch.set_default_dtype(before)
         for handle in hooks:
             handle.remove()
     flat = _flat({"out": out, **extra} if extra else out, model.outputs)
+    if backward is not None:
+        backward(given, flat)
     for name, tensor in module.recorded.items():
         points[name] = [tensor]
     trace = {
