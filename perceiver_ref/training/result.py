@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import tree
+from ..autograd.backend import module
 from ..autograd.tree import Tree
 from ..errors import InputError
 from ..files import write_json
@@ -52,6 +55,7 @@ def finish(
         "parameters": sum(p.size for _, p in tree.leaves(params)),
         "steps": sum(stage.chosen(options.quick).steps for stage in recipe.stages),
         "backend": options.backend,
+        "machine": _machine(options.backend),
         "perceiver_ref": __version__,
     }
     if options.out is not None:
@@ -60,6 +64,15 @@ def finish(
             result["files"] = [_relative(path, options.out) for path in files]
             write_json(options.out / NAME, result)
     return result
+
+
+def _machine(backend: str) -> str:
+    """What the time was taken on."""
+    if backend == "cupy":
+        name: str = module("cupy").cuda.runtime.getDeviceProperties(0)["name"].decode()
+        return name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores, {platform.machine()}"
 
 
 def _relative(path: Path, folder: Path) -> str:
