@@ -24,6 +24,7 @@ from .memo import Memo
 
 Arrays = dict[str, np.ndarray]
 _HUGE = 1e30  # a mask's "minus infinity", which each dtype has its own of
+_LOWEST = 65504.0  # that of float16, which no other number of a mask comes to by chance
 _LARGE = 6e4
 
 _CANNOT_BE_APPLIED = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
@@ -152,7 +153,10 @@ def _points(rebuilt: Rebuilt, name: str) -> list[str]:
 
 def _tamed(array: np.ndarray) -> np.ndarray:
     """A mask to be added holds each dtype's own lowest number: any that is as good as infinite is one."""
-    if array.dtype.kind != "f" or not array.size or not np.abs(array).max() >= min(_HUGE, np.finfo(array.dtype).max):
+    if array.dtype.kind != "f" or not array.size:
+        return array
+    largest = float(np.abs(array).max())
+    if not (largest >= min(_HUGE, np.finfo(array.dtype).max) or largest == _LOWEST):
         return array
     tamed: np.ndarray = np.clip(array, -_LARGE, _LARGE)
     return tamed
