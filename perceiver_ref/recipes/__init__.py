@@ -14,6 +14,7 @@ from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
 
 MODULES = {
     "digits": "digits",
+    "flow": "flow",
 }
 """Recipe -> the module of this package that defines it, imported on first use."""
 

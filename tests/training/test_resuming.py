@@ -54,7 +54,12 @@ def assert_same_run(out: Path, whole: Path) -> None:
     results = [json.loads((folder / "result.json").read_text()) for folder in (out, whole)]
     assert [result.pop("seconds") > 0 for result in results] == [True, True]
     assert results[0] == results[1]
-    assert sorted(os.listdir(out)) == sorted(os.listdir(whole))
+    assert names(out) == names(whole)
+
+
+def names(folder: Path) -> set[str]:
+    """The files of a run."""
+    return {path.name for path in folder.iterdir()}
 
 
 def test_a_run_without_a_stop(whole: Path) -> None:
@@ -109,7 +114,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
     assert json.loads(str(read_npz(out / CHECKPOINT)["meta"]))["position"]["step"] == step + 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     small.run(out, resume=True)
-    assert {*os.listdir(out)} - {*os.listdir(whole)} == set()
+    assert names(out) <= names(whole)
     (out / PREVIOUS).touch()  # a run that stopped in its last step saves no second time
     assert_same_run(out, whole)
 
