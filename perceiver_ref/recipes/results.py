@@ -1,7 +1,7 @@
 """docs/RESULTS.md and the README's table, from the result.json of many runs.
 
-In a clone of the repository, `python -m perceiver_ref.recipes.results --run results` trains every recipe with seeds 0, 1
-and 2 in folders below `results`, goes on with runs that were stopped, leaves complete ones, and writes both files.
+In a clone of the repository, `python -m perceiver_ref.recipes.results --run results` trains every recipe with seeds 0,
+1 and 2 in folders below `results`, goes on with runs that were stopped, leaves complete ones, and writes both files.
 `python -m perceiver_ref.recipes.results results/*` only writes them, from folders that may come from another machine.
 """
 
@@ -24,9 +24,9 @@ BEGIN, END = "<!-- results: written by perceiver_ref.recipes.results -->", "<!--
 _INTRO = """\
 # Results of the recipes
 
-Each recipe trained with seeds 0, 1 and 2: the mean of its metric, and the least and the largest value. All runs are of the
-full form, `perceiver-ref train RECIPE`; times are of one run, on the machine named with it. Baselines are simpler
-methods on the same data. The table is made by `python -m perceiver_ref.recipes.results --run results`.
+Each recipe trained with several seeds: the mean of its metric, and the least and the largest value. All runs are of
+the full form, `perceiver-ref train RECIPE`; times are of one run, on the machine named with it. Baselines are simpler
+methods on the same data. This page is made by `python -m perceiver_ref.recipes.results --run results`.
 """
 _KEYS = ("recipe", "metric", "value", "seconds", "seed", "quick", "parameters", "steps", "baselines", "machine")
 
@@ -85,7 +85,7 @@ def replace_table(readme: str, table: str) -> str:
 
 
 def run_all(folder: Path, names: Sequence[str], seeds: int) -> list[Path]:
-    """Train these recipes with seeds 0, 1, ...; complete runs are left as they are, others gone on with. Their folders."""
+    """Train these recipes with seeds 0, 1, ... and return the folders; complete runs are left as they are."""
     from ..training.loop import Options, train
 
     folders = []

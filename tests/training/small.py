@@ -39,10 +39,8 @@ class Fit(Task):
 
     def init(self, before=None):
         if not self.second:
-            return {
-                "map": {"weight": np.random.default_rng(self.seed).normal(size=(6, 4)).astype(np.float32)},
-                "no": [],
-            }
+            weight = np.random.default_rng(self.seed).normal(size=(6, 4)).astype(np.float32)
+            return {"map": {"weight": weight}, "no": []}
         return {**before, "top": {"weight": np.eye(4, dtype=np.float32), "bias": np.zeros(4, np.float32)}}
 
     def batch(self, step):
