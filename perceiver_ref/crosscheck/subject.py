@@ -156,7 +156,7 @@ def _tamed(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f" or not array.size:
         return array
     largest = float(np.abs(array).max())
-    if not (largest >= min(_HUGE, np.finfo(array.dtype).max) or largest == _LOWEST):
+    if not (largest >= min(_HUGE, float(np.finfo(array.dtype).max)) or largest == _LOWEST):
         return array
     tamed: np.ndarray = np.clip(array, -_LARGE, _LARGE)
     return tamed
