@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def _verdict(found: Diagnosis) -> list[str]:
 
 def _report(found: Diagnosis) -> Report:
     """The result as a page."""
-    points = [ReportPoint(point.name, point.error, roundings=point.rounding) for point in found.points]
+    points = [ReportPoint(p.name, p.error, roundings=p.rounding, units=p.units) for p in found.points]
     shown = found.excerpt
     begins = excerpt(str(shown["point"]), shown["reference"], shown["candidate"]) if shown else None
     first = f"trace/{found.first_divergence}" if found.first_divergence else None
@@ -72,10 +74,12 @@ def _print(found: Diagnosis) -> None:
     print("\n".join(_verdict(found)))
     if found.points:
         width = max(len(point.name) for point in found.points)
-        print(f"\n{'point':<{width}}  error    float32 rounding")
+        heading = f"{found.unit} rounding"
+        print(f"\n{'point':<{width}}  error    {heading}  in units of it")
         for point in found.points:
-            limit = point.rounding.get("float32")
-            print(f"{point.name:<{width}}  {point.error:.1e}  {'' if limit is None else f'{limit:.1e}'}")
+            limit, units = point.rounding.get(found.unit), point.units.get(found.unit)
+            told = "" if limit is None or units is None else f"{limit:<{len(heading)}.1e}  {units:.2g}"
+            print(f"{point.name:<{width}}  {point.error:.1e}  {told}".rstrip())
     if found.others:
         print("\nalso possible, in this order:")
         for causes in found.others[:4]:
@@ -98,5 +102,14 @@ def to_json(found: Diagnosis) -> dict[str, Any]:
         "error": found.error,
         "expected_rounding": found.expected_rounding,
         "dtype": found.dtype,
-        "points": [{"name": p.name, "error": p.error, "rounding": dict(p.rounding)} for p in found.points],
+        "unit": found.unit,
+        "points": [
+            {"name": p.name, "error": p.error, "rounding": dict(p.rounding), "units": _finite(p.units)}
+            for p in found.points
+        ],
     }
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """For JSON, which has no infinity: null for it."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -27,6 +27,12 @@ class PointError:
     error: float
     rounding: Mapping[str, float]
 
+    @property
+    def units(self) -> dict[str, float]:
+        """The error in units of the rounding of each dtype: up to 1 is no more than that; inf where there is none."""
+        no_rounding = 0.0 if self.error == 0 else float("inf")
+        return {dtype: self.error / limit if limit else no_rounding for dtype, limit in self.rounding.items()}
+
 
 @dataclass
 class Diagnosis:
@@ -41,6 +47,8 @@ class Diagnosis:
     expected_rounding: dict[str, float]
     dtype: str | None = None
     """The format whose rounding explains the difference, for the verdict "rounding"."""
+    unit: str = "float32"
+    """The dtype in units of whose rounding errors are told: that of the verdict, or else the case's, or float32."""
     points: list[PointError] = field(default_factory=list)
     others: list[list[Cause]] = field(default_factory=list)
     """Further explanations, the best first."""
@@ -70,6 +78,8 @@ def diagnose(case: Case, path: str = "") -> Diagnosis:
     search = Search(subject, ours, errors, roundings)
     verdict, explanation = search.run()
     made = Diagnosis(path, verdict, None, explanation, error, roundings.outputs(), search.dtype, others=search.others)
+    given = case.meta["dtype"]
+    made.unit = search.dtype or (given if given != "float64" else "float32")
     made.points = [PointError(name, e, roundings.of(name)) for name, e in errors.items()]
     if verdict in ("deviation", "unexplained"):
         made.first_divergence = search.first_divergence()

@@ -18,8 +18,9 @@ _ROWS, _COLUMNS = 5, 4
 class ReportPoint:
     """One compared value: its error (inf for what cannot be compared), and what it is held against.
 
-    `roundings` are the errors that correct arithmetic of each dtype would make; `cells` are further columns of the
-    table by their headings, such as the largest absolute difference; `note` is shown below the name.
+    `roundings` are the errors that correct arithmetic of each dtype would make, `units` the error in units of them;
+    `cells` are further columns of the table by their headings, such as the largest absolute difference; `note` is shown
+    below the name.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ReportPoint:
     roundings: Mapping[str, float] = field(default_factory=dict)
     cells: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    units: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,13 @@ def _table(given: Report) -> Iterator[str]:
     heads = list(dict.fromkeys(head for point in given.points for head in point.cells))
     dtypes = list(dict.fromkeys(dtype for point in given.points for dtype in point.roundings))
     limited = any(point.tolerance is not None for point in given.points)
-    columns = ["point", *heads, "error", *(["tolerance"] if limited else []), *(f"{d} rounding" for d in dtypes)]
+    columns = [
+        "point",
+        *heads,
+        "error",
+        *(["tolerance"] if limited else []),
+        *(head for d in dtypes for head in (f"{d} rounding", "in units of it")),
+    ]
     yield '<div class="wide">\n<table>\n<caption>error: the largest difference, in units of the largest reference'
     yield "value or 1, whichever is larger</caption>"
     yield f"<thead><tr>{''.join(f'<th>{escape(head)}</th>' for head in columns)}</tr></thead>\n<tbody>"
@@ -85,7 +91,9 @@ def _table(given: Report) -> Iterator[str]:
         cells.append(f"<td>{_written(point.error)}</td>")
         if limited:
             cells.append(f"<td>{'' if point.tolerance is None else _written(point.tolerance)}</td>")
-        cells += [f"<td>{_written(point.roundings[d]) if d in point.roundings else ''}</td>" for d in dtypes]
+        for dtype in dtypes:
+            cells.append(f"<td>{_written(point.roundings[dtype]) if dtype in point.roundings else ''}</td>")
+            cells.append(f"<td>{format(point.units[dtype], '.2g') if dtype in point.units else ''}</td>")
         yield f'<tr class="{" ".join(marks)}">{"".join(cells)}</tr>'
     yield "</tbody>\n</table>\n</div>"
 
