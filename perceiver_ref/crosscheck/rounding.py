@@ -92,12 +92,13 @@ def arithmetic(dtype: str, rng: np.random.Generator | None = None, *, steps: boo
     made: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
     def noted(out: Any) -> Any:
-        for array in out if isinstance(out, tuple) else (out,):
-            made[id(array)] = array
+        for array in out if isinstance(out, (list, tuple)) else (out,):
+            if type(array) is np.ndarray:
+                made[id(array)] = array
         return out
 
     def result(out: Any) -> Any:
-        return tuple(map(result, out)) if isinstance(out, tuple) else noted(lowered(out, dtype, rng))
+        return type(out)(map(result, out)) if isinstance(out, (list, tuple)) else noted(lowered(out, dtype, rng))
 
     def narrow(value: Any) -> Any:
         # what is computed between ops, on plain arrays, is rounded here; results of ops are in the format already
