@@ -17,7 +17,8 @@ Rng = np.random.Generator
 def unit_cloud(points: Array) -> Array:
     """Clouds (n, M, 3) moved to their mean and scaled, so that the furthest point is 1 away."""
     centred = points - points.mean(1, keepdims=True)
-    return centred / np.linalg.norm(centred, axis=-1).max(-1)[:, None, None]
+    furthest = np.linalg.norm(centred, axis=-1).max(-1)
+    return np.asarray(centred / furthest[:, None, None])
 
 
 def rotations(rng: Rng, n: int) -> Array:
@@ -35,7 +36,7 @@ def rotations(rng: Rng, n: int) -> Array:
 def sphere(rng: Rng, n: int, points: int) -> Array:
     """Radius 1."""
     directions = rng.standard_normal((n, points, 3))
-    return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+    return np.asarray(directions / np.linalg.norm(directions, axis=-1, keepdims=True))
 
 
 def box(rng: Rng, n: int, points: int) -> Array:
@@ -67,7 +68,7 @@ def cone(rng: Rng, n: int, points: int) -> Array:
 
 def torus(rng: Rng, n: int, points: int) -> Array:
     """A tube of radius 0.2 to 0.5 around a circle of radius 1."""
-    return _tube(rng, n, points, rng.uniform(0.2, 0.5, (n, 1)), np.zeros((n, 1)), np.ones((n, 1)))
+    return tube(rng, n, points, rng.uniform(0.2, 0.5, (n, 1)), np.zeros((n, 1)), np.ones((n, 1)))
 
 
 def pyramid(rng: Rng, n: int, points: int) -> Array:
@@ -95,7 +96,7 @@ def capsule(rng: Rng, n: int, points: int) -> Array:
 def helix(rng: Rng, n: int, points: int) -> Array:
     """A tube of radius 0.15 to 0.3 around 1.5 to 2.5 turns of radius 1, a turn 1 to 1.5 high; open at both ends."""
     radius, pitch = rng.uniform(0.15, 0.3, (n, 1)), rng.uniform(1, 1.5, (n, 1))
-    return _tube(rng, n, points, radius, pitch / math.tau, rng.uniform(1.5, 2.5, (n, 1)))
+    return tube(rng, n, points, radius, pitch / math.tau, rng.uniform(1.5, 2.5, (n, 1)))
 
 
 SURFACES: dict[str, Callable[[Rng, int, int], Array]] = {
@@ -117,7 +118,7 @@ def _part(rng: Rng, points: int, areas: Sequence[Array]) -> Array:
     """Which part of the surface each point is on (n, points), each as likely as its area (n, 1)."""
     limits = np.cumsum(np.concatenate(areas, axis=1), axis=1)  # (n, parts)
     drawn = rng.uniform(size=(len(limits), points)) * limits[:, -1:]
-    return (drawn[..., None] >= limits[:, None, :-1]).sum(-1)
+    return np.asarray((drawn[..., None] >= limits[:, None, :-1]).sum(-1))
 
 
 def _angle(rng: Rng, n: int, points: int) -> Array:
@@ -129,7 +130,7 @@ def _disc(rng: Rng, n: int, points: int) -> tuple[Array, Array]:
     return np.sqrt(rng.uniform(size=(n, points))), _angle(rng, n, points)
 
 
-def _tube(rng: Rng, n: int, points: int, radius: Array, rise: Array, turns: Array) -> Array:
+def tube(rng: Rng, n: int, points: int, radius: Array, rise: Array, turns: Array) -> Array:
     """A tube around the curve (cos t, sin t, rise t), t from 0 to 2 pi `turns`; arguments are (n, 1).
 
     A curve of curvature k has the area element 1 - radius k cos(phi), where phi = 0 is the direction in which it bends.
@@ -142,7 +143,7 @@ def _tube(rng: Rng, n: int, points: int, radius: Array, rise: Array, turns: Arra
     inwards = _stack(-np.cos(t), -np.sin(t), 0 * t)
     across = _stack(np.sin(t) * rise, -np.cos(t) * rise, np.ones_like(t)) / speed[..., None]  # binormal
     offset = np.cos(phi)[..., None] * inwards + np.sin(phi)[..., None] * across
-    return _round(np.ones_like(t), t, rise * t) + radius[..., None] * offset
+    return np.asarray(_round(np.ones_like(t), t, rise * t) + radius[..., None] * offset)
 
 
 def _round(radius: Array, angle: Array, z: Array) -> Array:
