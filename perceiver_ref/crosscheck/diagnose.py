@@ -2,6 +2,7 @@
 
 The reference is run with each deviation of the table, then with pairs; what makes it give the outputs under test is the
 cause. Where the case has traced points, a deviation is given up at the first of them that it does not explain.
+Gradients are compared when the outputs are right or explained, and a wrong one is traced to its op (`gradients`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import numpy as np
 from ..errors import input_errors
 from ..files import AnyPath
 from ..vectors import TOLERANCES, Case, read_case
+from .deviations import Candidate
+from .gradients import GradientDiagnosis, diagnose_gradients, has_gradients
 from .roundings import Roundings
-from .search import Cause, Search
+from .search import NOTHING, Cause, Search
 from .subject import Arrays, Subject
 
 
@@ -26,12 +29,8 @@ class PointError:
     name: str
     error: float
     rounding: Mapping[str, float]
-
-    @property
-    def units(self) -> dict[str, float]:
-        """The error in units of the rounding of each dtype: up to 1 is no more than that; inf where there is none."""
-        no_rounding = 0.0 if self.error == 0 else float("inf")
-        return {dtype: self.error / limit if limit else no_rounding for dtype, limit in self.rounding.items()}
+    units: Mapping[str, float]
+    """The error in units of the rounding of each dtype: up to 1 is no more than that; inf where nothing is rounded."""
 
 
 @dataclass
@@ -54,6 +53,8 @@ class Diagnosis:
     """Further explanations, the best first."""
     excerpt: Arrays = field(default_factory=dict)
     """Where a difference begins, ours and theirs, and the case's inputs."""
+    gradients: GradientDiagnosis | None = None
+    """What was found of the gradients, where the case has any; it decides where the outputs are right."""
 
     @property
     def causes(self) -> list[str]:
@@ -69,18 +70,65 @@ def diagnose(case: Case, path: str = "") -> Diagnosis:
     """Compare a case's outputs with the reference's and explain the difference (see `Diagnosis`)."""
     with input_errors("the inputs do not fit the model"):
         subject = Subject(case)
-    ours = subject.ours
+    made, explanations = _outputs(subject, path)
+    if has_gradients(subject):
+        made.gradients = _gradients(made, subject, explanations)
+        if made.verdict in ("match", "rounding") and made.gradients.verdict not in ("match", "not checked"):
+            _decide(made, made.gradients, subject)
+    return made
+
+
+def _gradients(made: Diagnosis, subject: Subject, explanations: list[tuple[Candidate, ...]]) -> GradientDiagnosis:
+    """Those of the reference with what explains the outputs; of several explanations the first that they fit."""
+    if made.verdict == "unexplained":
+        return GradientDiagnosis("not checked")
+    if made.verdict != "deviation":
+        return diagnose_gradients(subject, (), made.dtype)
+    for chosen in explanations[1:]:
+        if diagnose_gradients(subject, explanations[0], search=False).verdict in ("match", "rounding", "not checked"):
+            break
+        if diagnose_gradients(subject, chosen, search=False).verdict in ("match", "rounding"):
+            kept = [Cause(c.cause, c.variant, made.explanation[0].remaining) for c in chosen]
+            made.others.insert(0, made.explanation)
+            made.others = [causes for causes in made.others if [c.cause for c in causes] != [c.cause for c in kept]]
+            made.explanation = kept
+            return diagnose_gradients(subject, chosen)
+    return diagnose_gradients(subject, explanations[0])
+
+
+def _decide(made: Diagnosis, found: GradientDiagnosis, subject: Subject) -> None:
+    """Where outputs are right but for rounding, the verdict is that of the gradients."""
+    if found.verdict == "rounding":
+        made.dtype = made.dtype if made.verdict == "rounding" else found.dtype
+        made.verdict = "rounding"
+        return
+    made.verdict, made.dtype, made.first_divergence = found.verdict, None, found.first_divergence
+    made.explanation, made.others = found.explanation, found.others
+    limits = {name: {d: of[name] for d, of in found.roundings.items()} for name in found.errors}
+    made.points = [*made.points, *(PointError(name, e, limits[name]) for name, e in found.errors.items())]
+    name = max(found.affected, key=lambda n: found.errors[n])
+    made.excerpt = {
+        "point": np.array(name),
+        "reference": found.ours[name],
+        "candidate": found.theirs[name],
+        **{f"input/{n}": array for n, array in subject.case.inputs.items()},
+    }
+
+
+def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candidate, ...]]]:
+    """What is found of outputs and traces, and the deviations that explain them, the best first."""
+    case, ours = subject.case, subject.ours
     errors, roundings = subject.errors(ours), Roundings(subject, ours)
     error = max(e for name, e in errors.items() if name.startswith("output/"))
     limit = {**TOLERANCES[case.meta["dtype"]], **case.meta["tolerance"]}["output"]
     if case.meta["dtype"] == "float64" and max(errors.values()) <= limit:
-        return Diagnosis(path, "match", None, [], error, roundings.outputs())
+        return Diagnosis(path, "match", None, [], error, roundings.outputs()), []
     search = Search(subject, ours, errors, roundings)
     verdict, explanation = search.run()
     made = Diagnosis(path, verdict, None, explanation, error, roundings.outputs(), search.dtype, others=search.others)
     given = case.meta["dtype"]
     made.unit = search.dtype or (given if given != "float64" else "float32")
-    made.points = [PointError(name, e, roundings.of(name)) for name, e in errors.items()]
+    made.points = [PointError(name, e, roundings.of(name), roundings.units(name)) for name, e in errors.items()]
     if verdict in ("deviation", "unexplained"):
         made.first_divergence = search.first_divergence()
     if verdict in ("deviation", "unexplained"):
@@ -91,4 +139,6 @@ def diagnose(case: Case, path: str = "") -> Diagnosis:
             "candidate": subject.expected[name],
             **{f"input/{n}": array for n, array in case.inputs.items()},
         }
-    return made
+    said = [(cause.cause, cause.variant) for cause in explanation]
+    ranked = sorted(search.scores, key=lambda s: [(c.cause, c.variant) for c in s.chosen] != said)
+    return made, [score.chosen for score in ranked if score.remaining <= max(NOTHING, ranked[0].remaining)]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from crosscheck.cases import case_of
 
-from perceiver_ref.crosscheck.diagnose import PointError
 from perceiver_ref.crosscheck.execution import rebuild, run
 from perceiver_ref.crosscheck.rounding import DIGITS, arithmetic, lowered, rounded
 from perceiver_ref.crosscheck.roundings import Roundings
@@ -110,7 +109,16 @@ def test_arithmetic_rounds_every_result(dtype: str, steps: bool) -> None:
 
 
 def test_errors_are_told_in_units_of_the_envelope() -> None:
-    rounding = {"float32": 2.0**-20, "bfloat16": 2.0**-9}
-    assert PointError("a", 2.0**-19, rounding).units == {"float32": 2.0, "bfloat16": 2.0**-10}
-    assert PointError("a", 0.0, {"float32": 0.0}).units == {"float32": 0.0}
-    assert PointError("a", 1e-9, {"float32": 0.0}).units == {"float32": np.inf}
+    """Relative to the reference, so that a large error counts in full."""
+    subject, roundings = measured(narrow("open-flamingo/gated_immediate"))
+    limit = roundings.at("float32")["output/out"]
+    ours = roundings.ours["output/out"]
+    for units in (0.5, 10.0, 1e9):
+        wrong = ours.copy()
+        wrong.flat[0] += units * limit * max(float(np.abs(ours).max()), 1.0)
+        subject.expected["output/out"] = wrong
+        assert roundings.units("output/out")["float32"] == pytest.approx(units, rel=1e-6)
+    roundings.known["float32"]["output/out"] = 0.0
+    assert roundings.units("output/out")["float32"] == np.inf
+    subject.expected["output/out"] = ours
+    assert roundings.units("output/out")["float32"] == 0.0
