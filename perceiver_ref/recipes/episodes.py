@@ -6,6 +6,7 @@ place or its ground. Which of the three goes with which shape is the rule, drawn
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -113,6 +114,7 @@ def words_of(ids: np.ndarray) -> str:
     return " ".join(WORDS[i - WORD] for i in ids if i >= WORD)
 
 
+@cache
 def _divided() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """All rules (81, 4) and all scenes (256, 4), each divided into those for training and those for testing."""
     rules, scenes = np.array(list(product(range(3), repeat=4))), np.array(list(product(range(4), repeat=4)))
