@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,37 +20,52 @@ from ..encoder import Encoder
 from ..inputs import GridInput, Pixels
 from ..perceiver_io import PerceiverIO
 from ..position import FourierPositions
+from ..tracing import trace
+from ..training.pictures import attention_maps
 from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
 
 TRAINED_ON = 1347
+"""Images 1 to 1,347 of the file are trained on, 1,348 to 1,797 tested on, in the file's own order.
+
+The file names no writers, but its images come in runs of one hand after another, so that a shuffled split would test on
+hands that were trained on; this one does so for at most the hand at the seam.
+"""
+
+
+BACKGROUND = -3.0
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """All 1,797 images (N, 8, 8, 1), float32 in [-1, 1], and their labels (N,), in the order of the file."""
+    """All 1,797 images (N, 8, 8, 1), float32 in [-3, 3], and their labels (N,), in the order of the file.
+
+    That large, since the norm of keys and values sees a pixel beside the 18 features of its position.
+    """
     with (files("perceiver_ref.recipes") / "data/digits.npz").open("rb") as file, np.load(file) as archive:
         images, labels = archive["images"], archive["labels"]
-    return (images.astype(np.float32) / 8 - 1)[..., None], labels.astype(np.int64)
+    return (images.astype(np.float32) * 0.375 + BACKGROUND)[..., None], labels.astype(np.int64)
 
 
 def model() -> PerceiverIO:
-    """Three cross-attends, the later two of which share weights, each before the same block of two layers."""
+    """Three cross-attends, the later two of them with shared weights, each before the same layer of self-attention."""
     preprocessor = GridInput(Pixels(1), FourierPositions(4, (8, 8)))
     encoder = Encoder(
         inputs=preprocessor.channels,
         latents=8,
-        channels=48,
+        channels=64,
         blocks=3,
-        layers=2,
-        cross_attends=3,
+        layers=1,
+        cross_heads=8,
         self_heads=4,
+        attend_in="q",
+        cross_attends=3,
         shared_cross="later",
     )
-    return PerceiverIO(encoder, preprocessor, ProjectionDecoder(48, 10))
+    return PerceiverIO(encoder, preprocessor, ProjectionDecoder(64, 10))
 
 
 @dataclass(frozen=True)
 class Digits(Task):
-    """Training on the first 1,347 images, shifted by up to a pixel; testing on the last 450, by other writers."""
+    """Training on the first 1,347 images, each time turned, scaled, sheared and shifted; testing on the others."""
 
     seed: int
     batch_size: int
@@ -69,7 +85,7 @@ class Digits(Task):
         rng = np.random.default_rng((self.seed, step))
         chosen = rng.integers(TRAINED_ON, size=self.batch_size)
         images, labels = self.data
-        return {"images": shifted(images[chosen], rng), "labels": labels[chosen]}
+        return {"images": distorted(images[chosen], rng), "labels": labels[chosen]}
 
     def loss(self, params: Tree, batch: Batch, call: Call) -> tuple[Any, dict[str, Any]]:
         logits = self.model.apply(params, batch["images"], call=call)
@@ -80,14 +96,45 @@ class Digits(Task):
         logits = self.model.apply(params, arrays_like(params, {"images": images})["images"])
         return {"test_accuracy": float(accuracy(logits, labels))}
 
+    def baselines(self) -> dict[str, float]:
+        images, labels = self.data
+        pixels = images.reshape(len(images), -1)
+        return {"nearest neighbour": nearest_neighbour(pixels, labels, TRAINED_ON)}
 
-def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each image (B, 8, 8, 1) moved by -1, 0 or 1 pixels along each axis; what comes in is background."""
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)
-    top, left = rng.integers(3, size=(2, len(images), 1, 1))
-    rows, columns = np.arange(8)[:, None], np.arange(8)
-    moved: np.ndarray = padded[np.arange(len(images))[:, None, None], top + rows, left + columns]
-    return moved
+    def show(self, params: Tree, folder: Path) -> list[Path]:
+        images = self.data[0][TRAINED_ON : TRAINED_ON + 6]
+        with trace(lambda name: name.endswith(".attention.weights")) as traced:
+            self.model.apply(params, images)
+        crosses = [weights for name, weights in traced.items() if name.startswith("encoder.cross_attention")]
+        maps = [weights.mean((1, 2)).reshape(-1, 8, 8) for weights in crosses]  # over heads and latents
+        titles = ["input", *(f"cross-attend {i + 1}" for i in range(len(maps)))]
+        return attention_maps(images[..., 0], list(zip(*maps)), titles, folder / "attention.png")
+
+
+def nearest_neighbour(inputs: np.ndarray, labels: np.ndarray, trained_on: int) -> float:
+    """Accuracy on the rows of inputs (N, D) after the first `trained_on`, each labelled as the nearest of those."""
+    known, asked = inputs[:trained_on], inputs[trained_on:]
+    distances = (known * known).sum(-1) - 2 * asked @ known.T  # but for what all of a row share
+    return float((labels[:trained_on][distances.argmin(-1)] == labels[trained_on:]).mean())
+
+
+def distorted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each image (B, 8, 8, 1) through a random affine map, interpolated linearly; what comes in is background.
+
+    The map is the identity with 0.12 times standard normal numbers added to its entries, then a shift of up to a pixel.
+    """
+    count = len(images)
+    padded = np.pad(images[..., 0], ((0, 0), (3, 3), (3, 3)), constant_values=BACKGROUND)
+    matrix = np.eye(2) + 0.12 * rng.standard_normal((count, 2, 2))
+    shift = rng.uniform(-1, 1, (count, 2, 1))
+    grid = np.stack(np.mgrid[:8, :8]).reshape(2, 64) - 3.5
+    where = np.clip(matrix @ grid + shift + 6.5, 0, 12.999)  # (B, 2, 64), on the padded image of 14 x 14
+    corner = where.astype(np.int64)
+    (down, right), (top, left) = (where - corner).swapaxes(0, 1), corner.swapaxes(0, 1)
+    each = np.arange(count)[:, None]
+    upper = (1 - right) * padded[each, top, left] + right * padded[each, top, left + 1]
+    lower = (1 - right) * padded[each, top + 1, left] + right * padded[each, top + 1, left + 1]
+    return ((1 - down) * upper + down * lower).astype(np.float32).reshape(count, 8, 8, 1)
 
 
 def accuracy(logits: Any, labels: np.ndarray) -> Array:
@@ -96,8 +143,10 @@ def accuracy(logits: Any, labels: np.ndarray) -> Array:
     return (values.argmax(-1) == xp(values).asarray(labels)).mean()
 
 
-_FULL = Settings(steps=1500, batch_size=64, learning_rate=2e-3, warmup=100, weight_decay=0.05)
-_QUICK = Settings(steps=100, batch_size=64, learning_rate=4e-3, warmup=10, weight_decay=0.05, save_every=20)
+_FULL = Settings(
+    steps=2000, batch_size=64, learning_rate=4e-3, warmup=50, weight_decay=0.1, options={"b2": 0.99}, evaluate_every=250
+)
+_QUICK = Settings(steps=80, batch_size=64, learning_rate=4e-3, warmup=10, weight_decay=0.05, save_every=20)
 
 
 def _digits(seed: int, quick: bool) -> Digits:
@@ -109,12 +158,12 @@ RECIPES = (
         name="digits",
         what="Classify handwritten digits.",
         model="Perceiver: 3 cross-attends to 64 pixels, weights shared, 8 latents",
-        data="1,797 images of UCI's handwritten digits; trained on the first 1,347, tested on the last 450",
+        data="1,797 images of UCI's handwritten digits; trained on the first 1,347, distorted, tested on the last 450",
         paper="Perceiver (2103.03206), section 4.1",
         metric="test_accuracy",
         better="higher",
         threshold=0.97,
-        quick_threshold=0.8,
+        quick_threshold=0.5,
         expected="at least 97 %",
         minutes=2,
         stages=(Stage("train", _digits, _FULL, _QUICK),),

@@ -72,7 +72,8 @@ def readme_table(results: dict[str, list[dict[str, Any]]]) -> str:
         minutes = statistics.mean(run["seconds"] for run in runs) / 60
         best = _best(row, runs[0]["baselines"])
         lines.append(f"| `{name}` | {row.what} | {_words(row.metric)} {spread} | {best} | {minutes:.1f} |")
-    return "\n".join([BEGIN, "", *lines, "", END])
+    more = "Means of several seeds, with the least and the largest value; more in [docs/RESULTS.md](docs/RESULTS.md)."
+    return "\n".join([BEGIN, "", *lines, "", more, "", END])
 
 
 def replace_table(readme: str, table: str) -> str:
