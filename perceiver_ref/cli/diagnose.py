@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..crosscheck.diagnose import Diagnosis, diagnose_file
+from ..crosscheck.gradients import GradientDiagnosis
 from ..crosscheck.report import Report, ReportPoint, excerpt, write_report
 from ..crosscheck.search import Cause
 from ..files import check_writable, write_json
 from ..vectors.npz import write_npz
 from .main import MISMATCH, OK
+
+_NAMES = 8
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -52,10 +55,47 @@ def _verdict(found: Diagnosis) -> list[str]:
         "deviation": "the outputs differ, and this explains it: " + " and ".join(map(_said, found.explanation)),
         "unexplained": "the outputs differ, and no known deviation explains it",
     }
+    backward = found.gradients
+    if _is_backward(found):
+        said["deviation"] = "the outputs are right, gradients are not: " + " and ".join(map(_said, found.explanation))
+        said["unexplained"] = "the outputs are right, gradients are not, and no known deviation explains it"
     rounding = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in found.expected_rounding.items())
     limits = f" (rounding makes up to {rounding})" if rounding else ""
-    first = [f"first point that differs: {found.first_divergence}"] if found.first_divergence else []
-    return [f"{found.verdict}: {said[found.verdict]}", f"error of the outputs: {found.error:.1e}{limits}", *first]
+    shown = found.first_divergence and not _is_backward(found)
+    first = [f"first point that differs: {found.first_divergence}"] if shown else []
+    lines = [f"{found.verdict}: {said[found.verdict]}", f"error of the outputs: {found.error:.1e}{limits}", *first]
+    return lines if backward is None else [*lines, *_gradients(backward)[_is_backward(found) :]]
+
+
+def _is_backward(found: Diagnosis) -> bool:
+    """Whether only gradients differ."""
+    backward = found.gradients
+    return backward is not None and backward.explanation == found.explanation and backward.step is not None
+
+
+def _gradients(found: GradientDiagnosis) -> list[str]:
+    under = f" with {' and '.join(found.under)}" if found.under else ""
+    said = {
+        "match": f"the gradients are the reference's{under}",
+        "rounding": f"the gradients are the reference's{under} but for rounding in {found.dtype}",
+        "deviation": f"the gradients differ from the reference's{under}: "
+        + " and ".join(map(_said, found.explanation)),
+        "unexplained": f"the gradients differ from the reference's{under}, and no known deviation explains it",
+        "not checked": f"the gradients are not checked: they cannot be computed{under}"
+        if under
+        else "the gradients are not checked, as the outputs are not explained",
+    }
+    if found.verdict == "not checked":
+        return [said[found.verdict]]
+    rounding = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in found.expected_rounding.items())
+    lines = [said[found.verdict], f"error of the gradients: {found.error:.1e} (rounding makes up to {rounding})"]
+    if found.step:
+        lines.append(f"first divergence in backward: {found.first_divergence} ({found.step})")
+    if found.affected:
+        names = found.affected[:_NAMES]
+        more = len(found.affected) - len(names)
+        lines.append(f"wrong gradients: {', '.join(names)}{f' and {more} more' if more else ''}")
+    return lines
 
 
 def _report(found: Diagnosis) -> Report:
@@ -64,6 +104,8 @@ def _report(found: Diagnosis) -> Report:
     shown = found.excerpt
     begins = excerpt(str(shown["point"]), shown["reference"], shown["candidate"]) if shown else None
     first = f"trace/{found.first_divergence}" if found.first_divergence else None
+    if _is_backward(found) and shown:
+        first = str(shown["point"])
     others = [" and ".join(map(_said, causes)) for causes in found.others[:4]]
     notes = [f"Also possible: {other}" for other in others]
     good = found.verdict in ("match", "rounding")
@@ -103,10 +145,27 @@ def to_json(found: Diagnosis) -> dict[str, Any]:
         "expected_rounding": found.expected_rounding,
         "dtype": found.dtype,
         "unit": found.unit,
+        "gradients": None if found.gradients is None else _gradients_json(found.gradients),
         "points": [
             {"name": p.name, "error": p.error, "rounding": dict(p.rounding), "units": _finite(p.units)}
             for p in found.points
         ],
+    }
+
+
+def _gradients_json(found: GradientDiagnosis) -> dict[str, Any]:
+    return {
+        "verdict": found.verdict,
+        "first_divergence": found.first_divergence,
+        "step": found.step,
+        "affected": found.affected,
+        "causes": found.causes,
+        "explanation": [vars(cause) for cause in found.explanation],
+        "others": [[vars(cause) for cause in causes] for causes in found.others],
+        "error": found.error if math.isfinite(found.error) else None,
+        "expected_rounding": found.expected_rounding,
+        "dtype": found.dtype,
+        "under": found.under,
     }
 
 

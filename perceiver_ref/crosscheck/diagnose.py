@@ -105,7 +105,7 @@ def _decide(made: Diagnosis, found: GradientDiagnosis, subject: Subject) -> None
     made.verdict, made.dtype, made.first_divergence = found.verdict, None, found.first_divergence
     made.explanation, made.others = found.explanation, found.others
     limits = {name: {d: of[name] for d, of in found.roundings.items()} for name in found.errors}
-    made.points = [*made.points, *(PointError(name, e, limits[name]) for name, e in found.errors.items())]
+    made.points += [PointError(n, e, limits[n], _units(e, limits[n])) for n, e in found.errors.items()]
     name = max(found.affected, key=lambda n: found.errors[n])
     made.excerpt = {
         "point": np.array(name),
@@ -113,6 +113,11 @@ def _decide(made: Diagnosis, found: GradientDiagnosis, subject: Subject) -> None
         "candidate": found.theirs[name],
         **{f"input/{n}": array for n, array in subject.case.inputs.items()},
     }
+
+
+def _units(error: float, limits: Mapping[str, float]) -> dict[str, float]:
+    none = 0.0 if error == 0 else float("inf")
+    return {dtype: error / limit if limit else none for dtype, limit in limits.items()}
 
 
 def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candidate, ...]]]:

@@ -1,0 +1,131 @@
+"""What a wrong backward pass is: other gradients sent by some of its steps, or made of the finished gradients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ...graph import Graph, Pull, Step
+from ..base import groups
+
+Place = tuple[int, int]
+"""The number of a step and the position of an argument: where a gradient is sent."""
+Rule = Callable[[Step, Any], Mapping[int, Any]]
+"""From a step and the gradient of its output to the wrong gradients, by the position of the argument."""
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """One way in which a backward pass could be wrong: cause, variant in words, and the gradients that it concerns.
+
+    `changes` are the rules of the steps concerned; a `Flow` has none, a factor on its gradients is found instead.
+    """
+
+    cause: str
+    variant: str
+    places: tuple[Place, ...]
+    changes: Mapping[int, Pull] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A wrong backward rule of some ops: which, at which arguments, and where it can be at all."""
+
+    cause: str
+    variant: str
+    ops: tuple[str, ...]
+    positions: tuple[int, ...]
+    rule: Rule
+    when: Callable[[Step], bool] = lambda step: True
+
+    def candidates(self, graph: Graph) -> Iterator[Wrong]:
+        """This rule everywhere, in one part, layer or place."""
+        chosen = [i for i, step in graph.steps if step.op.name in self.ops and self.when(step)]
+        for label, steps in sets(graph, chosen):
+            places = tuple((i, p) for i in steps for p in self.positions if _sends(graph, i, p))
+            if places:
+                yield Wrong(self.cause, f"{self.variant}, {label}", places, dict.fromkeys(steps, changed(self.rule)))
+
+
+def changed(rule: Rule) -> Pull:
+    """A step's gradients with those of the rule in place of some."""
+
+    def pull(step: Step, gradient: Any) -> Sequence[Any]:
+        made = list(step.pull(gradient))
+        for position, other in rule(step, gradient).items():
+            if position < len(made):
+                made[position] = other
+        return made
+
+    return pull
+
+
+def _sends(graph: Graph, i: int, position: int) -> bool:
+    step = graph.nodes[i]
+    return isinstance(step, Step) and any(edge.position == position for edge in step.edges)
+
+
+def sets(graph: Graph, steps: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
+    """The sets of these steps that an implementation's code would change together, with words for where they are.
+
+    Everywhere, in one part of the model, in all steps of one role and of it in one part, in one layer, in a layer that
+    is repeated with the same weights, and each alone.
+    """
+    seen: set[frozenset[int]] = set()
+
+    def new(label: str, chosen: list[int]) -> Iterator[tuple[str, list[int]]]:
+        if chosen and frozenset(chosen) not in seen:
+            seen.add(frozenset(chosen))
+            yield label, chosen
+
+    roles: dict[str, list[int]] = {}
+    for i in steps:
+        roles.setdefault(_step(graph, i).role, []).append(i)
+    for role, members in [("", list(steps)), *roles.items()]:
+        places = [_step(graph, i).place for i in members]
+        for label, match, _ in groups(places) if places else ():
+            yield from new(f"{role} {label}".strip(), [i for i in members if match(_step(graph, i).place)])
+        for kind in (_layer, _repeated):
+            by_kind: dict[str, list[int]] = {}
+            for i, place in zip(members, places):
+                by_kind.setdefault(kind(place), []).append(i)
+            for name, chosen in by_kind.items():
+                yield from new(f"{role} in {name or 'the outermost layer'}".strip(), chosen)
+    for i in steps:
+        yield from new(f"at {_step(graph, i).point}", [i])
+
+
+def _step(graph: Graph, i: int) -> Step:
+    step = graph.nodes[i]
+    assert isinstance(step, Step)
+    return step
+
+
+def _layer(place: str) -> str:
+    """The scopes down to the layer."""
+    parts = place.split(".")
+    while len(parts) > 1 and not parts[-1].isdigit() and parts[-1] != "cross_attention":
+        parts.pop()
+    return ".".join(parts)
+
+
+def _repeated(place: str) -> str:
+    """The same, without the number of the block."""
+    return re.sub(r"(blocks|cross_attention)\.\d+", r"\1.*", _layer(place))
+
+
+def scaled(places: Sequence[Place], factor: float | Callable[[Any], Any]) -> dict[int, Pull]:
+    """The gradients sent to these places times a factor, or as a function makes them."""
+    by_step: dict[int, set[int]] = {}
+    for i, position in places:
+        by_step.setdefault(i, set()).add(position)
+    return {i: partial(_scaled, positions, factor) for i, positions in by_step.items()}
+
+
+def _scaled(positions: set[int], factor: float | Callable[[Any], Any], step: Step, gradient: Any) -> Sequence[Any]:
+    function = factor if callable(factor) else lambda g: g * factor
+    made = list(step.pull(gradient))
+    return [function(step.fit(p, g)) if p in positions and g is not None else g for p, g in enumerate(made)]

@@ -1,0 +1,280 @@
+"""Wrong backward rules of norms, activations, embeddings, linear maps and of everything that broadcasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ....autograd import ops, vjp
+from ...graph import Step
+from ..layers import ACTIVATIONS
+from .base import Row, Rule
+
+_Norm = Callable[[Any, Any, Any, Any], Any]
+_NORMS, _CURVES = ("layer_norm", "rms_norm"), (*ops.activations, "tanh", "sigmoid")
+
+
+def _mean(x: Any) -> Any:
+    return x.mean(-1, keepdims=True)
+
+
+def _norm(rule: _Norm) -> Rule:
+    """The gradient of x from g, the normalised x, 1 / std and the scale."""
+    return lambda step, gradient: {0: rule(gradient, *step.residuals)}
+
+
+def _layer(rule: _Norm) -> Rule:
+    """The same from g times the scale, for `layer_norm`."""
+    return _norm(lambda g, unit, inverse, scale: inverse * rule(g * scale, unit, inverse, scale))
+
+
+_LAYER_NORM: dict[str, Rule] = {
+    "without the mean of the gradient": _layer(lambda g, unit, i, s: g - unit * _mean(g * unit)),
+    "without the variance's term": _layer(lambda g, unit, i, s: g - _mean(g)),
+    "with the statistics taken for constants": _layer(lambda g, unit, i, s: g),
+    "with the sum in place of the mean of the gradient": _layer(
+        lambda g, unit, i, s: g - g.sum(-1, keepdims=True) - unit * _mean(g * unit)
+    ),
+    "with the variance of D - 1": _layer(
+        lambda g, unit, i, s: g - _mean(g) - unit * _mean(g * unit) * (g.shape[-1] / max(g.shape[-1] - 1, 1))
+    ),
+    "with the variance's term twice": _layer(lambda g, unit, i, s: g - _mean(g) - 2 * unit * _mean(g * unit)),
+    "without the scale": _norm(lambda g, unit, i, s: i * (g - _mean(g) - unit * _mean(g * unit))),
+    "with the scale on the first term alone": _norm(
+        lambda g, unit, i, s: i * (g * s - _mean(g) - unit * _mean(g * unit))
+    ),
+    "not divided by the deviation": _layer(lambda g, unit, i, s: (g - _mean(g) - unit * _mean(g * unit)) / i),
+    "not there, x gets the gradient of y": _norm(lambda g, unit, i, s: g),
+    "not there but for the scale": _norm(lambda g, unit, i, s: g * s),
+}
+_RMS_NORM: dict[str, Rule] = {
+    "with the mean square taken for a constant": _layer(lambda g, unit, i, s: g),
+    "with a mean of the gradient, as of layer norm": _layer(
+        lambda g, unit, i, s: g - _mean(g) - unit * _mean(g * unit)
+    ),
+    "without the scale": _norm(lambda g, unit, i, s: i * (g - unit * _mean(g * unit))),
+    "not divided by the root mean square": _layer(lambda g, unit, i, s: (g - unit * _mean(g * unit)) / i),
+    "not there, x gets the gradient of y": _norm(lambda g, unit, i, s: g),
+    "not there but for the scale": _norm(lambda g, unit, i, s: g * s),
+}
+_SCALES: dict[str, Rule] = {
+    "with the scale's gradient of x that is not normalised": lambda step, g: {1: g * step.arguments[0]},
+    "with the scale's gradient of x that is centred alone": lambda step, g: {
+        1: g * step.residuals[0] / step.residuals[1]
+    },
+    "with the scale's gradient of y": lambda step, g: {1: g * step.outputs[0]},
+    "with the gradients of scale and offset as one": lambda step, g: {1: g},
+}
+
+
+def _derivative(function: Callable[[Any], Any], at: Callable[[Step], Any] = lambda step: step.arguments[0]) -> Rule:
+    """The derivative of another function, or at another place."""
+
+    def run(step: Step, gradient: Any) -> dict[int, Any]:
+        x = np.asarray(at(step))
+        _, pull = vjp(function, x)
+        return {0: pull(np.broadcast_to(gradient, x.shape).copy())[0]}
+
+    return run
+
+
+def _taken_at_x(slope: Callable[[Any], Any], step: Step, gradient: Any) -> dict[int, Any]:
+    return {0: gradient * slope(step.arguments[0])}
+
+
+def _curves() -> Iterator[Row]:
+    functions = {**ACTIVATIONS, "sigmoid": ops.sigmoid, "tanh": ops.tanh}
+    for used in _CURVES:
+        own = functions[used]
+        for other, function in functions.items():
+            if other == used:
+                continue
+            name = "1, straight through" if other == "identity" else f"that of {other}"
+            yield Row("activation-backward", f"derivative of {used} is {name}", (used,), (0,), _derivative(function))
+        at_y = _derivative(own, lambda step: step.outputs[0])
+        yield Row("activation-backward", f"derivative of {used} at y in place of x", (used,), (0,), at_y)
+        if used in ("tanh", "sigmoid"):
+            taken = (lambda y: 1 - y * y) if used == "tanh" else (lambda y: y * (1 - y))
+            x_for_y = partial(_taken_at_x, taken)
+            yield Row("activation-backward", f"derivative of {used} with x for y", (used,), (0,), x_for_y)
+        for value in (1.0, 0.5):
+
+            def at_zero(step: Step, g: Any, value: float = value) -> dict[int, Any]:
+                return {0: np.where(step.arguments[0] == 0, g * value, step.pull(g)[0])}
+
+            def kink(step: Step) -> bool:
+                return bool((step.arguments[0] == 0).any())
+
+            if used == "relu":
+                yield Row("activation-backward", f"derivative of relu at 0 is {value:g}", (used,), (0,), at_zero, kink)
+
+
+def _tokens(rule: Callable[[Any, Any, Any], Any]) -> Rule:
+    """The table's gradient from zeros, the tokens in order and the rows of their gradients."""
+
+    def run(step: Step, gradient: Any) -> dict[int, Any]:
+        ids, shape = step.residuals
+        rows = gradient.reshape(-1, *shape[1:])
+        return {0: rule(np.zeros(shape), ids.reshape(-1), rows)}
+
+    return run
+
+
+def _last(table: Any, ids: Any, rows: Any) -> Any:
+    for token, row in zip(ids, rows):
+        table[token] = row
+    return table
+
+
+def _averaged_tokens(table: Any, ids: Any, rows: Any) -> Any:
+    np.add.at(table, ids, rows)
+    counts = np.maximum(np.bincount(ids, minlength=len(table)), 1)
+    return table / counts.reshape(-1, *[1] * (table.ndim - 1))
+
+
+def _ignoring(token: int) -> Rule:
+    def run(step: Step, gradient: Any) -> dict[int, Any]:
+        table = np.array(step.pull(gradient)[0])
+        table[token] = 0.0
+        return {0: table}
+
+    return run
+
+
+def _embedding(step: Step) -> bool:
+    return step.static.get("axis", 0) == 0
+
+
+def _transposed_weight(step: Step, gradient: Any) -> dict[int, Any]:
+    return {0: gradient @ step.residuals[1]}
+
+
+def _square(step: Step) -> bool:
+    shape = step.arguments[1].shape
+    return len(shape) == 2 and shape[0] == shape[1] > 1
+
+
+def _both(step: Step) -> bool:
+    return _square(step) and len(step.needs) > 1 and all(step.needs[:2])
+
+
+def _raw(position: int, make: Callable[[Any, tuple[int, ...]], Any]) -> Rule:
+    """A gradient that is to be summed over broadcast axes, made of the unsummed one and those axes."""
+
+    def run(step: Step, gradient: Any) -> dict[int, Any]:
+        raw = np.asarray(step.pull(gradient)[position])
+        axes = _summed(raw.shape, step.arguments[position].shape)
+        return {position: make(raw, axes)} if axes else {}
+
+    return run
+
+
+def _summed(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that broadcasting added or stretched."""
+    extra = len(shape) - len(wanted)
+    return (*range(extra), *(extra + i for i, n in enumerate(wanted) if n == 1 and shape[extra + i] != 1))
+
+
+def _broadcast(position: int) -> Callable[[Step], bool]:
+    """Whether the argument is smaller than the output, and the rule leaves the sum to the engine."""
+
+    def when(step: Step) -> bool:
+        if position >= len(step.arguments) or (step.op.name == "linear" and position == 1):
+            return False
+        shape, out = getattr(step.arguments[position], "shape", None), step.outputs[0].shape
+        return shape is not None and len(shape) <= len(out) and bool(_summed(out, shape))
+
+    return when
+
+
+_SPREAD = ("add", "subtract", "multiply", "divide", "linear", *_NORMS, "broadcast_to", "where", "attention")
+_SUMS: dict[str, Callable[[Any, tuple[int, ...]], Any]] = {
+    "averaged in place of summed": lambda raw, axes: raw / np.prod([raw.shape[a] for a in axes]),
+    "averaged over the batch in place of summed": lambda raw, axes: raw / raw.shape[axes[0]],
+    "of the first element in place of the sum": lambda raw, axes: raw * _only(raw, axes, 0),
+    "of the last element in place of the sum": lambda raw, axes: raw * _only(raw, axes, -1),
+    "of the batch's first in place of the sum": lambda raw, axes: raw * _only(raw, axes[:1], 0),
+    "of the batch's last in place of the sum": lambda raw, axes: raw * _only(raw, axes[:1], -1),
+}
+
+
+def _only(raw: Any, axes: tuple[int, ...], index: int) -> Any:
+    chosen = np.zeros(raw.shape)
+    chosen[tuple(index if a in axes else slice(None) for a in range(raw.ndim))] = 1.0
+    return chosen
+
+
+def _matrix(over: Callable[[Any], float]) -> Rule:
+    """A linear map's gradients divided by the number of rows or of examples."""
+
+    def run(step: Step, g: Any) -> dict[int, Any]:
+        return {
+            p: np.asarray(step.fit(p, made)) / over(g) for p, made in enumerate(step.pull(g)) if p and made is not None
+        }
+
+    return run
+
+
+RULES: tuple[Row, ...] = (
+    *(Row("norm-backward", f"layer norm's {name}", ("layer_norm",), (0,), rule) for name, rule in _LAYER_NORM.items()),
+    *(Row("norm-backward", f"RMS norm's {name}", ("rms_norm",), (0,), rule) for name, rule in _RMS_NORM.items()),
+    *(Row("norm-backward", name, _NORMS, (1,), rule) for name, rule in _SCALES.items()),
+    *_curves(),
+    Row("embedding-backward", "a repeated token's last gradient alone", ("take",), (0,), _tokens(_last), _embedding),
+    Row(
+        "embedding-backward",
+        "a repeated token's first gradient alone",
+        ("take",),
+        (0,),
+        _tokens(lambda t, ids, rows: _last(t, ids[::-1], rows[::-1])),
+        _embedding,
+    ),
+    Row(
+        "embedding-backward",
+        "a repeated token's gradients averaged",
+        ("take",),
+        (0,),
+        _tokens(_averaged_tokens),
+        _embedding,
+    ),
+    Row("weight-backward", "the weight is not transposed", ("linear",), (0,), _transposed_weight, _both),
+    Row(
+        "weight-backward",
+        "the weight's gradient is transposed",
+        ("linear",),
+        (1,),
+        lambda step, g: {1: np.asarray(step.pull(g)[1]).T},
+        _square,
+    ),
+    *(
+        Row("gradient-averaged", f"{what} (argument {p + 1})", _SPREAD, (p,), _raw(p, make), _broadcast(p))
+        for p in range(4)
+        for what, make in _SUMS.items()
+    ),
+    Row(
+        "gradient-averaged",
+        "weights and biases averaged over rows",
+        ("linear",),
+        (1, 2),
+        _matrix(lambda g: float(np.prod(g.shape[:-1]))),
+    ),
+    Row(
+        "gradient-averaged",
+        "weights and biases averaged over the batch",
+        ("linear",),
+        (1, 2),
+        _matrix(lambda g: len(g)),
+    ),
+)
+"""Rows about one op each."""
+
+
+def padding(tokens: list[int]) -> list[Row]:
+    """The rows of an embedding that gets no gradient for one token."""
+    return [
+        Row("embedding-backward", f"token {t} gets none, as padding", ("take",), (0,), _ignoring(t), _embedding)
+        for t in tokens
+    ]

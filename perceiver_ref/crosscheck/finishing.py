@@ -1,0 +1,66 @@
+"""What may be done to gradients when they are finished: clipping and narrower formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from .deviations.backward import narrow, norm_of
+from .gradient_target import Target
+
+_ROUND = 1e-6
+"""A limit is a round number when it has so few digits: two significant ones."""
+
+
+def finishes(target: Target, norm: float | None = None) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
+    """(cause, variant, gradients) of every way; with `norm` only whether a factor on all is clipping by their norm."""
+    params = {name: array for name, array in target.named.items() if name.startswith("grad_param/")}
+    theirs = {name: target.expected[name] for name in params}
+    if norm is not None:
+        for what, arrays in (("parameters'", theirs), ("all", target.expected)):
+            length = norm_of(list(arrays.values()))
+            if norm < 1 and _is_round(length):
+                yield "gradient-clipped", f"{what} gradients to a norm of {length:.2g}", {}
+        return
+    for what, arrays in (("", target.named), (" of parameters", params)):
+        values = {name: float(np.abs(target.expected[name]).max(initial=0.0)) for name in arrays}
+        limit = max(values.values(), default=0.0)
+        if limit and any(np.abs(array).max(initial=0.0) > limit * (1 + _ROUND) for array in arrays.values()):
+            yield "gradient-clipped", f"values{what} to {limit:.4g}", _made(target, arrays, _clipped(limit))
+        lengths = [norm_of([target.expected[name]]) for name, array in arrays.items()]
+        limit = max(lengths, default=0.0)
+        yield (
+            "gradient-clipped",
+            f"each gradient{what} to a norm of {limit:.4g}",
+            _made(target, arrays, _shortened(limit)),
+        )
+        factor = norm_of([target.expected[n] for n in arrays]) / max(norm_of(list(arrays.values())), 1e-300)
+        length = norm_of([target.expected[n] for n in arrays])
+        if factor < 1 and _is_round(length):
+            yield (
+                "gradient-clipped",
+                f"gradients{what} to a norm of {length:.2g}",
+                _made(target, arrays, partial(np.multiply, factor)),
+            )
+        for dtype in ("float16", "bfloat16", "float32"):
+            yield "gradient-dtype", f"finished gradients{what} in {dtype}", _made(target, arrays, narrow(dtype))
+
+
+def _made(
+    target: Target, arrays: dict[str, np.ndarray], change: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, np.ndarray]:
+    return {name: change(array) if name in arrays else array for name, array in target.named.items()}
+
+
+def _clipped(limit: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda array: np.clip(array, -limit, limit)
+
+
+def _shortened(limit: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda array: array * min(1.0, limit / max(norm_of([array]), 1e-300))
+
+
+def _is_round(value: float) -> bool:
+    return value > 0 and abs(value / float(f"{value:.1e}") - 1) <= _ROUND
