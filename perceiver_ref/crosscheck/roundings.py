@@ -22,11 +22,15 @@ as much (tests/heavy/test_envelope.py)."""
 LEAST = 0.15
 """Arithmetic of a dtype has at each point at least this part of the typical error of the runs. Correct models have a
 fifth and more; the next finer format has an eighth (float16 beside bfloat16) or far less."""
-DOUBTFUL = 0.5
-"""Hardly one correct model in fifty has less than this part of it; what has must repeat the errors of a run."""
-REPEATED = 0.5
+EXACT = 1e-3
+"""The same for float32, beside which there is no finer format to be told but float64, 1e-9 of it."""
+DOUBTFUL, TINY = 0.5, 0.02
+"""Outputs with less than this part of the typical error, or of the limit, are hardly in the dtype (one correct model in
+fifty): they must repeat the errors of a run."""
+REPEATED, FEW = 0.5, 8
 """What is rounded first is the same in every run, weights and inputs: the cosine between errors of two runs is mostly
-above 0.9, and below this for one model in ten. Errors made in another way have one around 0."""
+above 0.9, and below this for one model in ten. Errors made in another way have one around 0, give or take the inverse
+root of their number: with fewer than so many it tells nothing."""
 
 
 class Roundings:
@@ -93,10 +97,11 @@ class Roundings:
         if not all(name in limits and self._relative(name) <= limits[name] for name in errors):
             return False
         typical = {n: _typical(self.ours[n], theirs[n]) / least[n] for n in errors if least[n]}
-        if not all(part >= LEAST for part in typical.values()):
+        if not all(part >= (EXACT if dtype == "float32" else LEAST) for part in typical.values()):
             return False
-        doubtful = any(part < DOUBTFUL for name, part in typical.items() if name.startswith("output/"))
-        return not doubtful or self._repeats(dtype)
+        outputs = [name for name in typical if name.startswith("output/")]
+        doubtful = any(typical[n] < DOUBTFUL or self._relative(n) < TINY * limits[n] for n in outputs)
+        return dtype == "float32" or not doubtful or self._repeats(dtype)
 
     def units(self, name: str) -> dict[str, float]:
         """The error of one array in units of what has been measured: 1 is the limit; inf where nothing is rounded."""
@@ -111,6 +116,8 @@ class Roundings:
     def _repeats(self, dtype: str) -> bool:
         """Whether the outputs' errors have the direction of a run's."""
         error = self._errors(self.subject.expected)
+        if error.size < FEW:
+            return False
         lengths = [float(np.linalg.norm(error) * np.linalg.norm(run)) for run in self.patterns[dtype]]
         cosines = (run @ error / length for run, length in zip(self.patterns[dtype], lengths) if length)
         return any(cosine >= REPEATED for cosine in cosines)
