@@ -24,9 +24,11 @@ LEAST = 0.15
 fifth and more; the next finer format has an eighth (float16 beside bfloat16) or far less."""
 EXACT = 1e-3
 """The same for float32, beside which there is no finer format to be told but float64, 1e-9 of it."""
+NEAR_FLOAT32 = ("tf32", "float16")
+"""Formats of some thousand times float32's errors: a hundred times those, from whatever cause, can pass for theirs."""
 DOUBTFUL, TINY = 0.5, 0.02
-"""Outputs with less than this part of the typical error, or of the limit, are hardly in the dtype (one correct model in
-fifty): they must repeat the errors of a run."""
+"""Outputs with less than this part of the typical error, or of the limit, are hardly in such a format (one correct model
+in fifty): they must repeat the errors of a run."""
 REPEATED, FEW = 0.5, 8
 """What is rounded first is the same in every run, weights and inputs: the cosine between errors of two runs is mostly
 above 0.9, and below this for one model in ten. Errors made in another way have one around 0, give or take the inverse
@@ -99,9 +101,11 @@ class Roundings:
         typical = {n: _typical(self.ours[n], theirs[n]) / least[n] for n in errors if least[n]}
         if not all(part >= (EXACT if dtype == "float32" else LEAST) for part in typical.values()):
             return False
+        if dtype not in NEAR_FLOAT32:
+            return True
         outputs = [name for name in typical if name.startswith("output/")]
         doubtful = any(typical[n] < DOUBTFUL or self._relative(n) < TINY * limits[n] for n in outputs)
-        return dtype == "float32" or not doubtful or self._repeats(dtype)
+        return not doubtful or self._repeats(dtype)
 
     def units(self, name: str) -> dict[str, float]:
         """The error of one array in units of what has been measured: 1 is the limit; inf where nothing is rounded."""
