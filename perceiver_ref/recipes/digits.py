@@ -108,7 +108,7 @@ class Digits(Task):
         crosses = [weights for name, weights in traced.items() if name.startswith("encoder.cross_attention")]
         maps = [weights.mean((1, 2)).reshape(-1, 8, 8) for weights in crosses]  # over heads and latents
         titles = ["input", *(f"cross-attend {i + 1}" for i in range(len(maps)))]
-        return attention_maps(images[..., 0], list(zip(*maps)), titles, folder / "attention.png")
+        return attention_maps(list(images[..., 0]), list(zip(*maps)), titles, folder / "attention.png")
 
 
 def nearest_neighbour(inputs: np.ndarray, labels: np.ndarray, trained_on: int) -> float:
@@ -127,14 +127,15 @@ def distorted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     padded = np.pad(images[..., 0], ((0, 0), (3, 3), (3, 3)), constant_values=BACKGROUND)
     matrix = np.eye(2) + 0.12 * rng.standard_normal((count, 2, 2))
     shift = rng.uniform(-1, 1, (count, 2, 1))
-    grid = np.stack(np.mgrid[:8, :8]).reshape(2, 64) - 3.5
+    grid = np.mgrid[:8, :8].reshape(2, 64) - 3.5
     where = np.clip(matrix @ grid + shift + 6.5, 0, 12.999)  # (B, 2, 64), on the padded image of 14 x 14
     corner = where.astype(np.int64)
     (down, right), (top, left) = (where - corner).swapaxes(0, 1), corner.swapaxes(0, 1)
     each = np.arange(count)[:, None]
     upper = (1 - right) * padded[each, top, left] + right * padded[each, top, left + 1]
     lower = (1 - right) * padded[each, top + 1, left] + right * padded[each, top + 1, left + 1]
-    return ((1 - down) * upper + down * lower).astype(np.float32).reshape(count, 8, 8, 1)
+    made: np.ndarray = (1 - down) * upper + down * lower
+    return made.astype(np.float32).reshape(count, 8, 8, 1)
 
 
 def accuracy(logits: Any, labels: np.ndarray) -> Array:
