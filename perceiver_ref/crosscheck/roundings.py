@@ -27,8 +27,8 @@ EXACT = 1e-3
 NEAR_FLOAT32 = ("tf32", "float16")
 """Formats of some thousand times float32's errors: a hundred times those, from whatever cause, can pass for theirs."""
 DOUBTFUL, TINY = 0.5, 0.02
-"""Outputs with less than this part of the typical error, or of the limit, are hardly in such a format (one correct model
-in fifty): they must repeat the errors of a run."""
+"""Outputs with less than this part of the typical error, or of the limit, are hardly in such a format (one correct
+model in fifty): they must repeat the errors of a run."""
 REPEATED, FEW = 0.5, 8
 """What is rounded first is the same in every run, weights and inputs: the cosine between errors of two runs is mostly
 above 0.9, and below this for one model in ten. Errors made in another way have one around 0, give or take the inverse
