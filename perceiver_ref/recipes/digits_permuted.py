@@ -148,8 +148,9 @@ def comparison(values: Mapping[str, float]) -> str:
     return "".join(lines)
 
 
-_FULL, _QUICK = digits._FULL, digits._QUICK
-_CONVOLUTION = Settings(steps=1000, batch_size=64, learning_rate=3e-3, warmup=20, weight_decay=0.05)
+(_DIGITS,) = digits.RECIPES
+_FULL, _QUICK = _DIGITS.stages[0].settings, _DIGITS.stages[0].quick
+_CONVOLUTION = Settings(steps=1000, batch_size=64, learning_rate=6e-3, warmup=20, weight_decay=0.05)
 _QUICK_CONVOLUTION = replace(_CONVOLUTION, steps=100)
 
 
@@ -166,8 +167,8 @@ RECIPES = (
         paper="Perceiver (2103.03206), section 4.1, table 2",
         metric=METRIC,
         better="higher",
-        threshold=0.97,
-        quick_threshold=0.8,
+        threshold=_DIGITS.threshold,
+        quick_threshold=_DIGITS.quick_threshold,
         expected="the accuracy of digits within noise, where a convolution network falls",
         minutes=5,
         stages=(Stage("train", _permuted, _FULL, _QUICK),),

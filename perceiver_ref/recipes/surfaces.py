@@ -40,8 +40,8 @@ def sphere(rng: Rng, n: int, points: int) -> Array:
 
 
 def box(rng: Rng, n: int, points: int) -> Array:
-    """Edges of 0.8 to 1.2."""
-    edges = rng.uniform(0.8, 1.2, (n, 1, 3))
+    """Edges of 0.9 to 1.1."""
+    edges = rng.uniform(0.9, 1.1, (n, 1, 3))
     a, b, c = np.moveaxis(edges, -1, 0)
     axis = _part(rng, points, [b * c, a * c, a * b])  # of the face's normal
     inside = rng.uniform(-0.5, 0.5, (n, points, 3))
@@ -50,8 +50,8 @@ def box(rng: Rng, n: int, points: int) -> Array:
 
 
 def cylinder(rng: Rng, n: int, points: int) -> Array:
-    """Radius 1 and height 1.5 to 3, with both discs."""
-    height = rng.uniform(1.5, 3, (n, 1))
+    """Radius 1 and height 2 to 4, with both discs."""
+    height = rng.uniform(2, 4, (n, 1))
     part = _part(rng, points, [2 * height, np.ones((n, 1)), np.ones((n, 1))])  # areas / pi
     radius, angle = _disc(rng, n, points)
     z = np.select([part == 0, part == 1], [rng.uniform(-0.5, 0.5, (n, points)), 0.5], -0.5)
@@ -59,8 +59,8 @@ def cylinder(rng: Rng, n: int, points: int) -> Array:
 
 
 def cone(rng: Rng, n: int, points: int) -> Array:
-    """A disc of radius 1 and an apex 1.5 to 3 above it."""
-    height = rng.uniform(1.5, 3, (n, 1))
+    """A disc of radius 1 and an apex 2 to 3 above it."""
+    height = rng.uniform(2, 3, (n, 1))
     part = _part(rng, points, [np.sqrt(1 + height**2), np.ones((n, 1))])  # areas / pi
     radius, angle = _disc(rng, n, points)  # the mantle unrolled is a part of a disc, too
     return _round(radius, angle, np.where(part == 0, height * (1 - radius), 0))
@@ -72,8 +72,8 @@ def torus(rng: Rng, n: int, points: int) -> Array:
 
 
 def pyramid(rng: Rng, n: int, points: int) -> Array:
-    """A square of edge 2 and an apex 1.5 to 2.5 above it."""
-    height = rng.uniform(1.5, 2.5, (n, 1))
+    """A square of edge 2 and an apex 1 to 1.6 above it; those of Giza are about 1.3 high."""
+    height = rng.uniform(1, 1.6, (n, 1))
     part = _part(rng, points, [np.full((n, 1), 4.0), 4 * np.sqrt(1 + height**2)])
     x, y = rng.uniform(-1, 1, (2, n, points))
     # of a face: the share s of the way from the apex to its edge has a width proportional to it

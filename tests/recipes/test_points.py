@@ -49,7 +49,7 @@ def sphere(draw) -> Surface:
 
 
 def box(draw) -> Surface:
-    edges = draw.uniform(0.8, 1.2, (1, 1, 3))[0, 0]
+    edges = draw.uniform(0.9, 1.1, (1, 1, 3))[0, 0]
     sides = np.diag(edges)
     charts = [
         flat(sign * sides[i] / 2 - sides[j] / 2 - sides[k] / 2, sides[j], sides[k])
@@ -60,14 +60,14 @@ def box(draw) -> Surface:
 
 
 def cylinder(draw) -> Surface:
-    height = draw.uniform(1.5, 3)
+    height = draw.uniform(2, 4)
     side = revolved(lambda u: 1 + 0 * u, lambda u: height * (u - 0.5))
     beyond = lambda p: np.maximum(np.hypot(p[:, 0], p[:, 1]) - 1, np.abs(p[:, 2]) - height / 2)  # noqa: E731
     return Surface([side, disc(height / 2), disc(-height / 2)], beyond)
 
 
 def cone(draw) -> Surface:
-    height = draw.uniform(1.5, 3)
+    height = draw.uniform(2, 3)
     mantle = revolved(lambda u: u, lambda u: height * (1 - u))
     beyond = lambda p: np.maximum(p[:, 2] / height - (1 - np.hypot(p[:, 0], p[:, 1])), -p[:, 2])  # noqa: E731
     return Surface([mantle, disc(0)], beyond)
@@ -80,7 +80,7 @@ def torus(draw) -> Surface:
 
 
 def pyramid(draw) -> Surface:
-    apex = (0, 0, draw.uniform(1.5, 2.5))
+    apex = (0, 0, draw.uniform(1, 1.6))
     corners = [(1, 1, 0), (-1, 1, 0), (-1, -1, 0), (1, -1, 0)]
     charts = [triangle(apex, a, b) for a, b in zip(corners, corners[1:] + corners[:1])]
     beyond = lambda p: np.maximum(p[:, 2] / apex[2] - 1 + np.abs(p[:, :2]).max(-1), -p[:, 2])  # noqa: E731
