@@ -262,20 +262,14 @@ def _name(graph: Graph) -> None:
             inside = [n.point for n in following if isinstance(n, Step) and n.point.startswith(step.place)]
             outputs = [f"output.{name}" for _, _, name in graph.loss.get(i, ())]
             step.point = (inside or outputs or [step.place])[0] or step.place
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str, str], int] = {}
     for _, step in graph.steps:
         paths = [n for e in step.edges if e.position and isinstance(n := graph.nodes[e.source], str)]
         parameter = next((path.rpartition("/")[0] for path in paths if not path.startswith("input/")), "")
-        layer = in_layer(step.place)
-        own = "/".join(parameter.split("/")[-2:]) if parameter else ""
-        times = seen[step.place, f"{step.op.name} {step.point}"] = (
-            seen.get((step.place, f"{step.op.name} {step.point}"), 0) + 1
-        )
-        step.role = (
-            f"{step.op.name} {own or in_layer(step.point)} {times}"
-            if own or layer
-            else f"{step.op.name} {step.point} {times}"
-        )
+        key = (step.place, step.op.name, step.point)
+        seen[key] = seen.get(key, 0) + 1
+        name = "/".join(parameter.split("/")[-2:]) if parameter else in_layer(step.point)
+        step.role = f"{step.op.name} {name}" + (f" {seen[key]}" if seen[key] > 1 else "")
 
 
 def in_layer(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ....autograd.ops.attention import scale_factor, scores
 from ...graph import Step
 from .base import Row, Rule
+from .flow import narrow
 
 _Scores = Callable[[Any, Any, Any], Any]
 
@@ -95,6 +97,10 @@ def _wiped(step: Step, gradient: Any) -> dict[int, Any]:
     return {2: _weights(step, masked_rows="uniform").swapaxes(-1, -2) @ gradient}
 
 
+def _narrow_scores(cast: Callable[[Any], Any], p: Any, g: Any, s: Any) -> Any:
+    return cast(p * (g - s))
+
+
 def _empty_rows(step: Step) -> bool:
     mask = _options(step)["mask"]
     return mask is not None and not mask.any(-1).all()
@@ -134,6 +140,10 @@ ATTENTION: tuple[Row, ...] = (
     *(
         _row("softmax-backward", f"{variant}, of masked keys as well", _softmax(_STEPS[variant], leaking=True))
         for variant in _UNWEIGHTED
+    ),
+    *(
+        _row("gradient-dtype", f"the scores' gradient in {dtype}", _softmax(partial(_narrow_scores, narrow(dtype))))
+        for dtype in ("float16", "bfloat16", "float32")
     ),
     *(
         _row("attention-scale-backward", f"{what}{of}", _scaled(power, *positions), *positions)

@@ -86,7 +86,7 @@ def _taken_at_x(slope: Callable[[Any], Any], step: Step, gradient: Any) -> dict[
 
 
 def _curves() -> Iterator[Row]:
-    functions = {**ACTIVATIONS, "sigmoid": ops.sigmoid, "tanh": ops.tanh}
+    functions: dict[str, Callable[[Any], Any]] = {**ACTIVATIONS, "sigmoid": ops.sigmoid, "tanh": ops.tanh}
     for used in _CURVES:
         own = functions[used]
         for other, function in functions.items():
@@ -154,7 +154,7 @@ def _transposed_weight(step: Step, gradient: Any) -> dict[int, Any]:
 
 def _square(step: Step) -> bool:
     shape = step.arguments[1].shape
-    return len(shape) == 2 and shape[0] == shape[1] > 1
+    return bool(len(shape) == 2 and shape[0] == shape[1] > 1)
 
 
 def _both(step: Step) -> bool:
