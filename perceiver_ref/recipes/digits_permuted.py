@@ -151,7 +151,7 @@ def comparison(values: Mapping[str, float]) -> str:
 (_DIGITS,) = digits.RECIPES
 _FULL, _QUICK = _DIGITS.stages[0].settings, _DIGITS.stages[0].quick
 _CONVOLUTION = Settings(steps=1000, batch_size=64, learning_rate=6e-3, warmup=20, weight_decay=0.05)
-_QUICK_CONVOLUTION = replace(_CONVOLUTION, steps=100)
+_QUICK_CONVOLUTION = replace(_CONVOLUTION, steps=60)
 
 
 def _permuted(seed: int, quick: bool) -> PermutedDigits:
