@@ -14,6 +14,8 @@ from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
 
 MODULES = {
     "digits": "digits",
+    "digits-permuted": "digits_permuted",
+    "points": "points",
     "flow": "flow",
 }
 """Recipe -> the module of this package that defines it, imported on first use."""
