@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
-from ..vectors.compare import difference
 from .deviations import Candidate, candidates
+from .fit import Fit, on_grid
+from .pairs import NOTHING, Pairs
+from .parts import SMALL, Part, Parts
 from .rounding import DIGITS, arithmetic, rounded_tree
 from .roundings import Roundings
 from .subject import Arrays, Subject
 
 EXPLAINED = 0.01
 """A deviation is the cause when it leaves at most this part of the difference."""
-NOTHING = 1e-6
-"""What is left is nothing: float64 leaves less, and two deviations that both leave so little cannot be told apart."""
 PARTLY = 0.6
-"""As `EXPLAINED`, for a part in less precision, whose rounding errors cannot all be repeated, where it is known to be a
-part: another deviation leaves it, or traced points before it agree."""
+"""As `EXPLAINED`, for a part in less precision whose roundings are not repeated exactly, as float32's hardly can be,
+where it is known to be a part: another deviation leaves it, or traced points before it agree."""
 REPEATED = 0.1
 """As `PARTLY`, where rounding of everything is as likely: rounding of a part then repeats what was rounded."""
-_RANKED, _LEADERS = 250, 6
+_WHOLE = {"bfloat16": ("bfloat16",), "float16": ("float16",), "float32": ("float32", "tf32")}
 
 
 @dataclass(frozen=True)
@@ -40,24 +38,19 @@ class _Score(NamedTuple):
     chosen: tuple[Candidate, ...]
 
 
-class _Effect(NamedTuple):
-    """What a deviation alone does to the outputs, and what it leaves at the first point that differs and in all."""
-
-    candidate: Candidate
-    change: np.ndarray
-    first: float
-    remaining: float
-
-
 class Search:
     """`run` gives the verdict; `others` are further explanations, `dtype` the format of the verdict "rounding"."""
 
     def __init__(self, subject: Subject, ours: Arrays, errors: dict[str, float], roundings: Roundings) -> None:
         self.subject, self.ours, self.errors, self.roundings = subject, ours, errors, roundings
         self.given = subject.case.meta["dtype"]
-        self.noise: Mapping[str, float] = {} if self.given == "float64" else roundings.at(self.given)
-        self.found = candidates(subject.survey)
-        self.first = next((n for n, e in errors.items() if e > max(1e-9, self.noise.get(n, 0.0))), None)
+        noise: Mapping[str, float] = {} if self.given == "float64" else roundings.at(self.given)
+        self.first = next((n for n, e in errors.items() if e > max(1e-9, noise.get(n, 0.0))), None)
+        self.fit = Fit(subject, ours, noise)
+        found = candidates(subject.survey)
+        self.found = [candidate for candidate in found if candidate.cause != "dtype"]
+        self.parts = Parts(self.fit, [candidate for candidate in found if candidate.cause == "dtype"], self.first)
+        self.pairs = Pairs(self.fit, self.found, self.parts)
         self.scores: list[_Score] = []
         self.others: list[list[Cause]] = []
         self.dtype: str | None = None
@@ -69,21 +62,25 @@ class Search:
 
     def run(self) -> tuple[str, list[Cause]]:
         """(verdict, explanation)."""
-        if self.noise and self.roundings.holds(self.given, self.errors):
+        if self.fit.noise and self.roundings.holds(self.given, self.errors):
             return self._rounding(self.given)
-        best = self._single() or self._single(gated=False)
-        if best and best.remaining <= NOTHING:
-            return self._deviation()
-        if best is not None:
-            self._second(best)
-            return self._deviation()
-        part = self._part(())
-        if part is None and self.roundings.holds("float32", self.errors):
+        if (dtype := self._whole()) is not None:
+            return self._rounding(dtype)
+        part: Part | None = None
+        small = self.fit.size(self.ours) <= SMALL
+        for rare in (False, True):
+            if (best := self._single(rare)) is not None:
+                return self._with_second(best)
+            part = self.parts.best(rare=rare) if small else None
+            if part is not None and part.repeated:
+                return self._deviation(part)
+        if (best := self._single_in_all()) is not None:
+            return self._with_second(best)
+        if part is not None and self._is_likely(part):
+            return self._deviation(part)
+        if self.roundings.holds("float32", self.errors):
             return self._rounding("float32")
-        if part is not None:
-            self.scores.append(part)
-            return self._deviation()
-        for pair in self._pairs():
+        for pair in self.pairs:
             if self._try(pair) and self.scores[-1].remaining <= NOTHING:
                 break
         if self.scores:
@@ -97,8 +94,23 @@ class Search:
         self.dtype = dtype
         return "rounding", []
 
-    def _deviation(self) -> tuple[str, list[Cause]]:
+    def _whole(self) -> str | None:
+        """A format that all numbers have, with errors as it makes, unless a part of the model in it explains them."""
+        names = [name for name in self.errors if self._computed(name)]
+        for narrow, dtypes in _WHOLE.items():
+            if not names or not all(on_grid(self.subject.expected[name], DIGITS[narrow]) for name in names):
+                continue
+            for dtype in dtypes:
+                if self.roundings.holds(dtype, self.errors):
+                    traced = any(name.startswith("trace/") for name in names)
+                    last = None if traced else self.parts.best((), narrow)
+                    return None if last is not None and last.repeated else dtype
+        return None
+
+    def _deviation(self, part: Part | None = None) -> tuple[str, list[Cause]]:
         """The best explanation so far; among equally good ones the shorter, and the first of the table."""
+        if part is not None:
+            self.scores = [_Score(part.remaining, part.chosen)]
         floor = min(score.remaining for score in self.scores)
         good = sorted(
             self.scores,
@@ -112,93 +124,73 @@ class Search:
         self.others = kept[1:]
         return "deviation", kept[0]
 
-    def remaining(self, made: Arrays) -> float:
-        """The part of the difference in the outputs that is left, 0 to about 1."""
-        left = total = 0.0
-        for name, expected in self.subject.expected.items():
-            if not name.startswith("output/"):
-                continue
-            if name not in made or made[name].shape != expected.shape or not np.isfinite(made[name]).all():
-                return float("inf")
-            scale = max(float(np.abs(expected).max(initial=0.0)), 1.0)
-            left += float((np.square((made[name] - expected) / scale)).sum())
-            total += float((np.square((self.ours[name] - expected) / scale)).sum())
-        return float(np.sqrt(left / total)) if total else 0.0
-
     def _explains(self, remaining: float, made: Arrays) -> bool:
         """Whether what is left is little, or rounding of the case's dtype."""
         if remaining <= EXPLAINED:
             return True
         left = self.subject.errors(made)
-        return bool(self.noise) and all(e <= self.noise.get(name, 0.0) for name, e in left.items())
+        return bool(self.fit.noise) and all(e <= self.fit.noise.get(name, 0.0) for name, e in left.items())
 
     def _try(self, chosen: tuple[Candidate, ...], gate: Mapping[str, float] | None = None) -> bool:
         """Note deviations that explain the difference."""
-        made = self.subject.deviating(chosen, gate)
-        if made is None:
+        known = self.parts.known.get(chosen)
+        made = None if known is not None else self.subject.deviating(chosen, gate)
+        if known is None and made is None:
             return False
-        remaining = self.remaining(made)
-        explained = self._explains(remaining, made)
+        remaining = known.remaining if known is not None else self.fit.remaining(made or {})
+        explained = (known is not None and known.repeated) or self._explains(remaining, made or {})
         if explained:
             self.scores.append(_Score(remaining, chosen))
         return explained
 
-    def _gate(self, point: str | None, errors: Mapping[str, float], part: float = 0.1) -> dict[str, float] | None:
-        """The first point that differs must come right, and those before it stay so."""
-        if point is None or not point.startswith("trace/"):
-            return None
-        names = list(errors)
-        limits = {n: max(1e-9, self.noise.get(n, 0.0), errors[n]) for n in names[: names.index(point)]}
-        return limits | {point: max(part * errors[point], self.noise.get(point, 0.0))}
+    def _single(self, rare: bool) -> _Score | None:
+        """One deviation; where points are traced, such as sets the first of them right."""
+        gate = self.fit.gate(self.first, self.errors)
+        for candidate in self.found:
+            if candidate.rare == rare and self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
+                return self.scores[-1]
+        return min(self.scores, key=lambda score: score.remaining, default=None)
 
-    def _single(self, *, gated: bool = True) -> _Score | None:
-        gate = self._gate(self.first, self.errors) if gated else None
-        if not gated and self._gate(self.first, self.errors) is None:
-            return None
-        for rare in (False, True):
-            for candidate in self.found:
-                if candidate.rare != rare or candidate.cause == "dtype":
-                    continue
-                if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
-                    return self.scores[-1]
-            if self.scores:
-                return min(self.scores, key=lambda score: score.remaining)
-        return None
+    def _single_in_all(self) -> _Score | None:
+        """As `_single`, where the first point does not come right, but the outputs do."""
+        for effect in self.pairs.effects if self.fit.gate(self.first, self.errors) is not None else ():
+            if effect.remaining <= EXPLAINED:
+                self.scores.append(_Score(effect.remaining, (effect.candidate,)))
+        return min(self.scores, key=lambda score: score.remaining, default=None)
+
+    def _with_second(self, best: _Score) -> tuple[str, list[Cause]]:
+        if best.remaining > NOTHING:
+            self._second(best)
+        return self._deviation()
 
     def _second(self, best: _Score) -> None:
-        """What the best single deviation leaves may be a second one, of another kind or of precision."""
+        """What the best single deviation leaves may be a second one, of precision or of another kind."""
+        part = self.parts.best(best.chosen)
+        if part is not None and part.repeated:
+            self.scores = [_Score(part.remaining, part.chosen)]
+            return
         for candidate in self.found:
-            if candidate.cause not in ("dtype", best.chosen[0].cause):
-                self._try((*best.chosen, candidate))
-                if self.scores[-1].remaining <= NOTHING:
+            if candidate.cause != best.chosen[0].cause:
+                made = self.subject.deviating((*best.chosen, candidate))
+                remaining = float("inf") if made is None else self.fit.remaining(made)
+                if remaining <= REPEATED * best.remaining:
+                    self.scores.append(_Score(remaining, (*best.chosen, candidate)))
+                if remaining <= NOTHING:
                     return
-        if (part := self._part(best.chosen)) is not None and part.remaining <= PARTLY * best.remaining:
-            self.scores = [part, best]
+        if part is not None and part.remaining <= PARTLY * min(score.remaining for score in self.scores):
+            self.scores = [_Score(part.remaining, part.chosen)]
 
-    def _part(self, chosen: tuple[Candidate, ...]) -> _Score | None:
-        """A part in less precision, where it repeats the difference and better than everything in less precision."""
-        best: _Score | None = None
-        limit = PARTLY * (min(score.remaining for score in self.scores) if chosen else 1.0)
-        for rare in (False, True):
-            if best is not None and best.remaining <= limit:
-                break
-            for candidate in self.found:
-                if candidate.cause == "dtype" and candidate.rare == rare:
-                    made = self.subject.deviating((*chosen, candidate))
-                    remaining = float("inf") if made is None else self.remaining(made)
-                    if best is None or remaining < best.remaining:
-                        best = _Score(remaining, (*chosen, candidate))
-        if chosen:
-            return best
-        if best is None or not best.remaining <= (PARTLY if self._begins_late() else REPEATED):
-            return None
+    def _is_likely(self, part: Part) -> bool:
+        """Whether a part that does not repeat the roundings fits better than everything in less precision."""
+        if not part.remaining <= (PARTLY if self._begins_late() else REPEATED):
+            return False
         for dtype in ("float32", "bfloat16", "float16"):
             params, inputs = (rounded_tree(t, DIGITS[dtype]) for t in (self.subject.params, self.subject.inputs))
             with arithmetic(dtype):
                 whole = self.subject.compute(params, inputs)
-            if self.remaining(whole) <= 3 * best.remaining:
-                return None
-        return best
+            if self.fit.remaining(whole) <= 3 * part.remaining:
+                return False
+        return True
 
     def _begins_late(self) -> bool:
         """Whether traced points before the first that differs agree to the last digits."""
@@ -210,77 +202,5 @@ class Search:
         """Whether rounding could change a point at all: parameters passed on are exact in any case."""
         return self.roundings.at("float32").get(name, 0.0) > 1e-9
 
-    def _pairs(self) -> Iterator[tuple[Candidate, ...]]:
-        """Pairs of deviations of different kinds, the most promising first."""
-        effects = self._effects()
-        yield from self._one_after_the_other(effects)
-        yield from self._adding_up(effects)
-        leaders = sorted(effects, key=lambda effect: effect.remaining)[:_LEADERS]
-        for leader in leaders:
-            for other in effects:
-                if other.candidate.cause != leader.candidate.cause:
-                    yield (leader.candidate, other.candidate)
 
-    def _effects(self) -> list[_Effect]:
-        """What each deviation alone does, without those that do nothing or the same as another of their kind."""
-        effects: list[_Effect] = []
-        for candidate in self.found:
-            made = None if candidate.cause == "dtype" else self.subject.deviating((candidate,))
-            if made is None or any(name not in made for name in self.ours):
-                continue
-            if any(made[name].shape != array.shape for name, array in self.ours.items()):
-                continue
-            change = self._flat(made) - self._flat(self.ours)
-            if not np.isfinite(change).all() or float(np.abs(change).max(initial=0.0)) <= 1e-12:
-                continue
-            same = (np.abs(change - e.change).max() <= 1e-12 for e in effects if e.candidate.cause == candidate.cause)
-            if not any(same):
-                effects.append(_Effect(candidate, change, self._left_at_first(made), self.remaining(made)))
-        return effects
-
-    def _left_at_first(self, made: Arrays) -> float:
-        """What is left of the error at the first point that differs, 0 to 1 and more."""
-        if self.first is None:
-            return 1.0
-        left = difference(made[self.first], self.subject.expected[self.first])
-        return left / max(self.errors[self.first], 1e-300)
-
-    def _one_after_the_other(self, effects: list[_Effect]) -> Iterator[tuple[Candidate, ...]]:
-        """A deviation that sets the first point right, and then one that sets the next right."""
-        if self._gate(self.first, self.errors) is None:
-            return
-        for effect in [e for e in effects if e.first <= NOTHING][: 2 * _LEADERS]:
-            made = self.subject.deviating((effect.candidate,))
-            errors = {} if made is None else self.subject.errors(made)
-            point = next((name for name, e in errors.items() if e > 1e-9), None)
-            gate = self._gate(point, errors)
-            for other in effects:
-                if other.candidate.cause != effect.candidate.cause:
-                    pair = (effect.candidate, other.candidate)
-                    if self.subject.deviating(pair, gate) is not None:
-                        yield pair
-
-    def _adding_up(self, effects: list[_Effect]) -> Iterator[tuple[Candidate, ...]]:
-        """Those whose effects on the outputs add up to the difference, as far as they do."""
-        if not effects:
-            return
-        target = self._flat(self.subject.expected) - self._flat(self.ours)
-        matrix = np.stack([effect.change for effect in effects])
-        products, against = matrix @ matrix.T, matrix @ target
-        alone = np.diag(products) - 2 * against
-        left = alone[:, None] + alone[None, :] + 2 * products
-        kinds = np.array([effect.candidate.cause for effect in effects])
-        left[kinds[:, None] == kinds[None, :]] = np.inf
-        left[np.tril_indices(len(effects))] = np.inf
-        for flat in np.argsort(left, axis=None)[:_RANKED]:
-            i, j = divmod(int(flat), len(effects))
-            if np.isfinite(left[i, j]):
-                yield (effects[i].candidate, effects[j].candidate)
-
-    def _flat(self, arrays: Arrays) -> np.ndarray:
-        parts = []
-        for name, expected in self.subject.expected.items():
-            if name.startswith("output/"):
-                scale = max(float(np.abs(expected).max(initial=0.0)), 1.0)
-                parts.append(np.asarray(arrays[name], np.float64).reshape(-1) / scale)
-        return np.concatenate(parts)
+__all__ = ["EXPLAINED", "NOTHING", "Cause", "Search"]

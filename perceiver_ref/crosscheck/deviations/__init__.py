@@ -11,6 +11,7 @@ positions   grids and Fourier features
 structure   order and sharing of layers
 flamingo    resampler and gates
 precision   a part in fewer digits
+narrow      the arithmetic of a narrower format, op by op, as libraries do it
 """
 
 from __future__ import annotations

@@ -106,6 +106,8 @@ def _over(axis: int, lowered: bool) -> OpReplacement:
         if axis == -3 and len(grouped) > 4 and k.shape[-3] == 1:  # heads that share keys are an axis of their own
             logits = ops.reshape(logits, shape=(*grouped[:-4], grouped[-4] * grouped[-3], *grouped[-2:]))
         weights = ops.reshape(ops.softmax(logits, axis=axis), shape=grouped)
+        if mask is not None and static.get("masked_rows", "zero") == "zero":  # they are wiped after the softmax
+            weights = ops.where(mask.any(-1, keepdims=True), weights, xp(data).zeros((), data.dtype))
         return ops.matmul(weights, rest[0]) if op.name == "attention" else weights
 
     return run

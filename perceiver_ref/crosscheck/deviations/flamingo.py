@@ -134,6 +134,18 @@ def gate_not_tanh(found: Survey) -> Iterator[Candidate]:
         "1 + tanh": lambda a: ops.add(ops.tanh(a), 1.0),
         "erf": ops.erf,
         "sin": ops.sin,
+        "a / (1 + |a|)": lambda a: ops.divide(a, ops.add(ops.absolute(a), 1.0)),
+        "a / sqrt(1 + a^2)": lambda a: ops.divide(a, ops.sqrt(ops.add(ops.multiply(a, a), 1.0))),
+        "sigmoid of 2 a": lambda a: ops.sigmoid(ops.multiply(a, 2.0)),
+        "tanh of 2 a": lambda a: ops.tanh(ops.multiply(a, 2.0)),
+        "tanh of a / 2": lambda a: ops.tanh(ops.multiply(a, 0.5)),
+        "tanh of tanh": lambda a: ops.tanh(ops.tanh(a)),
+        "tanh squared": lambda a: ops.multiply(ops.tanh(a), ops.tanh(a)),
+        "1 - tanh": lambda a: ops.subtract(1.0, ops.tanh(a)),
+        "softplus": lambda a: ops.log(ops.add(ops.exp(a), 1.0)),
+        "gelu": ops.gelu_erf,
+        "silu": ops.silu,
+        "clipped to [0, 1]": lambda a: ops.minimum(ops.maximum(a, 0.0), 1.0),
         "clipped to [-1, 1]": lambda a: ops.minimum(ops.maximum(a, -1.0), 1.0),
     }
     for name, function in functions.items():

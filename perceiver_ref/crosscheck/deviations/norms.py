@@ -16,7 +16,7 @@ from ...variation import Replacement
 from .base import Candidate, Change, OpReplacement, Survey, edited, exchanged, groups, module_of
 
 NORMS = ("layer_norm", "rms_norm")
-_EPS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+_EPS = (0.0, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 
 
 def layer_norm_eps(found: Survey) -> Iterator[Candidate]:
@@ -26,7 +26,11 @@ def layer_norm_eps(found: Survey) -> Iterator[Candidate]:
     functions["epsilon added to the standard deviation"] = _eps_outside
     functions["epsilon with the unbiased variance"] = _unbiased
     for name, roles in (("everywhere", None), *_NORMS_OF.items()):
-        chosen = [module for module in modules if roles is None or module.rpartition("/")[2] in roles]
+        chosen = [
+            m
+            for m in modules
+            if roles is None or (m.rpartition("/")[2] in roles and _is_final(found, m) == (name == _LAST))
+        ]
         if not chosen or (roles is not None and len(chosen) == len(modules)):
             continue
         for label, match, single in groups(chosen):
@@ -38,11 +42,13 @@ def layer_norm_eps(found: Survey) -> Iterator[Candidate]:
                 yield Candidate("layer-norm-eps", f"{variant}: {name}, {label}", change, label != "everywhere")
 
 
+_LAST = "the last norm"
 _NORMS_OF = {
     "norms before attention": {"norm", "query_norm", "key_value_norm", "features_norm", "latents_norm"},
     "norms before MLPs": {"mlp_norm"},
     "norms of keys and values": {"key_value_norm", "features_norm"},
     "norms of queries": {"query_norm", "latents_norm"},
+    _LAST: {"norm", "final_norm"},
 }
 
 
