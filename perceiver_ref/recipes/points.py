@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..autograd.tree import Tree
 from ..call import Call
 from ..decoder import ProjectionDecoder
 from ..encoder import Encoder
+from ..files import write_text
 from ..inputs import PointInput
 from ..perceiver_io import PerceiverIO
 from ..position import FourierPositions
@@ -95,6 +97,21 @@ class Points(Task):
         points, answers = self.tests
         guesses = nearest_mean(distances(known), labels, distances(points))
         return {"nearest class mean of distances from the centre": float((guesses == answers).mean())}
+
+    def show(self, params: Tree, folder: Path) -> list[Path]:
+        """confusions.txt: what the test clouds of each kind are taken for."""
+        path = folder / "confusions.txt"
+        write_text(path, confusions(self.predictions(params), self.tests[1]))
+        return [path]
+
+
+def confusions(guesses: np.ndarray, labels: np.ndarray) -> str:
+    """A row for each kind: how many of its clouds are taken for each kind."""
+    counts = np.zeros((len(SURFACES), len(SURFACES)), np.int64)
+    np.add.at(counts, (labels, guesses), 1)
+    rows = [" " * 9 + "".join(f"{kind:>9}" for kind in SURFACES)]
+    rows += [f"{kind:<9}" + "".join(f"{count:>9}" for count in row) for kind, row in zip(SURFACES, counts)]
+    return "\n".join(rows) + "\n"
 
 
 def distances(points: np.ndarray) -> np.ndarray:

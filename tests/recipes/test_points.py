@@ -265,5 +265,14 @@ def test_accuracy_is_the_share_of_test_clouds_that_are_recognised(monkeypatch, w
     assert value == 1 - wrong / points.TESTED_ON
 
 
+def test_confusions_count_what_each_kind_is_taken_for() -> None:
+    header, *rows = points.confusions(np.array([0, 1, 1, 7, 0]), np.array([0, 0, 1, 7, 7])).splitlines()
+    assert header.split() == list(SURFACES)
+    counts = {row.split()[0]: [int(count) for count in row.split()[1:]] for row in rows}
+    assert counts["sphere"] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert counts["helix"] == [1, 0, 0, 0, 0, 0, 0, 1]
+    assert sum(map(sum, counts.values())) == 5
+
+
 def test_every_kind_has_a_second_definition() -> None:
     assert [made.__name__ for made in DEFINED] == list(surfaces.SURFACES)
