@@ -145,7 +145,7 @@ def _ignoring(token: int) -> Rule:
 
 
 def _embedding(step: Step) -> bool:
-    return step.static.get("axis", 0) == 0
+    return bool(step.static.get("axis", 0) == 0)
 
 
 def _transposed_weight(step: Step, gradient: Any) -> dict[int, Any]:
