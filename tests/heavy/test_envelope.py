@@ -34,6 +34,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 CASES = {"float32": 500, "bfloat16": 500, "tf32": 100, "float16": 100}
 WHOLE = {"float32": 60, "bfloat16": 40}
 """How many go through the whole of `diagnose`, which takes seconds for each."""
+SHARE = {"float32": 0.99, "bfloat16": 0.99, "tf32": 0.95, "float16": 0.95}
+"""What must be judged right. The last two are samples; that float16 overflows, as in masks, is not modelled."""
 TIMES = 10.0
 
 
@@ -60,6 +62,7 @@ class Judged:
     error planted."""
 
     seed: int
+    dtype: str
     peer: str
     point: str
     units: float
@@ -81,9 +84,10 @@ def judge(seed: int, case: Case, dtype: str) -> Judged:
     point = str(rng.choice([name for name, limit in limits.items() if limit]))
     subject.expected = planted(subject.expected, point, limits[point], rng)
     wrong = subject.errors(ours)
-    # the envelopes of finer formats are narrower
-    missed = tuple(d for d in list(DIGITS)[list(DIGITS).index(dtype) :] if roundings.holds(d, wrong))
-    return Judged(seed, f"{case.meta['peer']}/{case.meta['case']}", worst, units[worst], held, point, missed)
+    # bfloat16's envelope is some 8 times tf32's and float16's: 10 times theirs can be its own
+    formats = list(DIGITS) if dtype == "float32" else [dtype]
+    missed = tuple(d for d in formats if roundings.holds(d, wrong))
+    return Judged(seed, dtype, f"{case.meta['peer']}/{case.meta['case']}", worst, units[worst], held, point, missed)
 
 
 def planted(arrays: Arrays, point: str, limit: float, rng: np.random.Generator) -> Arrays:
@@ -111,16 +115,16 @@ def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_correct_peers_are_within_the_envelope(judged: list[Judged]) -> None:
-    """At least 99 %; all kinds of models are among them."""
+    """At least 99 % in float32 and in bfloat16; most kinds of models are among them."""
     assert len(Counter(each.peer for each in judged)) >= 12
     wrong = [each for each in judged if not each.held]
-    assert len(wrong) <= 0.01 * len(judged), wrong
+    assert len(wrong) <= (1 - SHARE[judged[0].dtype]) * len(judged), wrong
 
 
 def test_errors_of_ten_times_the_envelope_are_caught(judged: list[Judged]) -> None:
-    """At least 99 % are judged to be rounding in no dtype."""
+    """At least 99 % in float32, which are rounding in no other dtype either, and in bfloat16, the coarsest."""
     missed = [each for each in judged if each.missed]
-    assert len(missed) <= 0.01 * len(judged), missed
+    assert len(missed) <= (1 - SHARE[judged[0].dtype]) * len(judged), missed
 
 
 def test_the_envelope_is_no_wider_than_it_need_be(judged: list[Judged]) -> None:
