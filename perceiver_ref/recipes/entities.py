@@ -173,7 +173,7 @@ def comparison(found: Mapping[str, float], baselines: Mapping[str, float]) -> st
     return "".join([*lines, *(f"{name:<16}{value:>10.1%}\n" for name, value in baselines.items())])
 
 
-_FULL = Settings(steps=3000, batch_size=32, learning_rate=2e-3, warmup=100)
+_FULL = Settings(steps=3000, batch_size=16, learning_rate=5e-3, warmup=100)
 _QUICK = Settings(steps=60, batch_size=16, learning_rate=4e-3, warmup=10, save_every=20)
 
 

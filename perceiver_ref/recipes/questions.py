@@ -1,8 +1,7 @@
 """Eight questions about sequences of sixteen letters, each answered yes or no: the data of the recipe `multitask`.
 
-A letter is an integer from 0 to 3. Every question has its own way to make sequences of which half are answered yes, and
-the others are alike but for what is asked: the two cannot be told apart by counting letters, but in `majority`,
-`anagram` and `double`.
+A letter is an integer from 0 to 3. Every question has its own way to make sequences, of which half are answered yes;
+the others are alike but for what is asked.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ def ends(rng: Rng, yes: np.ndarray) -> np.ndarray:
 
 
 def double(rng: Rng, yes: np.ndarray) -> np.ndarray:
-    """Does a letter stand twice in a row? (If so, at one place.)"""
+    """Does a letter stand twice in a row? (If so, at any number of places.)"""
     steps = rng.integers(1, LETTERS, (len(yes), LENGTH))
-    steps[np.flatnonzero(yes), rng.integers(1, LENGTH, int(yes.sum()))] = 0
+    steps[:, 1:] *= ~(_some(rng, len(yes), LENGTH - 1) & yes[:, None])
     return np.asarray(steps.cumsum(1) % LETTERS)
 
 
 def palindrome(rng: Rng, yes: np.ndarray) -> np.ndarray:
-    """Is it the same backwards? (If not, two letters differ.)"""
+    """Is it the same backwards? (If not, one letter or more of the second half is another.)"""
     half = rng.integers(LETTERS, size=(len(yes), HALF))
     return np.concatenate([half, _changed(rng, half, yes)[:, ::-1]], 1)
 
@@ -72,16 +71,17 @@ def brackets(rng: Rng, yes: np.ndarray) -> np.ndarray:
 
 
 def copy(rng: Rng, yes: np.ndarray) -> np.ndarray:
-    """Is the second half the first one? (If not, two letters differ.)"""
+    """Is the second half the first one? (If not, one letter or more of it is another.)"""
     half = rng.integers(LETTERS, size=(len(yes), HALF))
     return np.concatenate([half, _changed(rng, half, yes)], 1)
 
 
 def anagram(rng: Rng, yes: np.ndarray) -> np.ndarray:
-    """Has the second half the letters of the first one, in any order? (If not, one letter is another.)"""
+    """Has the second half the letters of the first one, in any order? (If not, it has more or fewer of some.)"""
     half = rng.integers(LETTERS, size=(len(yes), HALF))
-    second = half.copy()
-    second[~yes, 0] = _other(rng, half[~yes, 0])
+    second = _changed(rng, half, yes)
+    while (wrong := (np.sort(second, 1) == np.sort(half, 1)).all(1) != yes).any():
+        second[wrong] = _changed(rng, half[wrong], yes[wrong])
     return np.concatenate([half, rng.permuted(second, axis=1)], 1)
 
 
@@ -132,7 +132,12 @@ def _other(rng: Rng, letters: np.ndarray) -> np.ndarray:
 
 
 def _changed(rng: Rng, half: np.ndarray, yes: np.ndarray) -> np.ndarray:
-    """The same where the answer is yes, else with two letters changed."""
-    changes = np.zeros_like(half)
-    changes[:, :2] = rng.integers(1, LETTERS, (len(half), 2))
-    return np.asarray((half + np.where(yes[:, None], 0, rng.permuted(changes, axis=1))) % LETTERS)
+    """The same where the answer is yes, else with some letters changed."""
+    chosen = _some(rng, *half.shape) & ~yes[:, None]
+    return np.where(chosen, _other(rng, half), half)
+
+
+def _some(rng: Rng, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns), bool: in each row any number of places, all numbers from 1 on being as likely."""
+    number = rng.integers(1, columns + 1, (rows, 1))
+    return rng.permuted(np.tile(np.arange(columns), (rows, 1)), axis=1) < number
