@@ -17,6 +17,8 @@ MODULES = {
     "digits-permuted": "digits_permuted",
     "points": "points",
     "flow": "flow",
+    "entities": "entities",
+    "multitask": "multitask",
 }
 """Recipe -> the module of this package that defines it, imported on first use."""
 
