@@ -62,13 +62,13 @@ class Fit:
             parts.append(np.asarray(arrays[name], np.float64).reshape(-1) / max(largest(expected), 1.0))
         return np.concatenate(parts)
 
-    def gate(self, point: str | None, errors: Mapping[str, float]) -> dict[str, float] | None:
-        """Limits of the errors at traced points: this one must come right, and those before it stay so."""
+    def gate(self, point: str | None, errors: Mapping[str, float], part: float = 0.1) -> dict[str, float] | None:
+        """Limits of the errors at traced points: this one comes right but for a part, and those before it stay so."""
         if point is None or not point.startswith("trace/"):
             return None
         names = list(errors)
         limits = {n: max(1e-9, self.noise.get(n, 0.0), errors[n]) for n in names[: names.index(point)]}
-        return limits | {point: max(0.1 * errors[point], self.noise.get(point, 0.0))}
+        return limits | {point: max(part * errors[point], self.noise.get(point, 0.0))}
 
     def _outputs(self) -> Arrays:
         return {name: array for name, array in self.subject.expected.items() if name.startswith("output/")}

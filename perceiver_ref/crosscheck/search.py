@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .deviations import Candidate, candidates
 from .fit import Fit, on_grid
+from .nearby import causes_near
 from .pairs import NOTHING, Pairs
 from .parts import SMALL, Part, Parts
 from .rounding import DIGITS, arithmetic, rounded_tree
@@ -66,6 +67,8 @@ class Search:
             return self._rounding(self.given)
         if (dtype := self._whole()) is not None:
             return self._rounding(dtype)
+        if (best := self._near()) is not None:
+            return self._with_second(best)
         part: Part | None = None
         small = self.fit.size(self.ours) <= SMALL
         for rare in (False, True):
@@ -142,6 +145,16 @@ class Search:
         if explained:
             self.scores.append(_Score(remaining, chosen))
         return explained
+
+    def _near(self) -> _Score | None:
+        """One deviation, of a kind that sets the first point right where it is made only there."""
+        strict = self.fit.gate(self.first, self.errors, NOTHING)
+        gate = self.fit.gate(self.first, self.errors)
+        for cause in causes_near(self.subject, self.first or "", strict) if strict else ():
+            for candidate in self.found:
+                if candidate.cause == cause and self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
+                    return self.scores[-1]
+        return None
 
     def _single(self, rare: bool) -> _Score | None:
         """One deviation; where points are traced, such as sets the first of them right."""

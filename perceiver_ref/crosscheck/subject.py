@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,11 @@ _CANNOT_BE_APPLIED = (ValueError, TypeError, IndexError, KeyError, AttributeErro
 
 
 class _GivenUpError(Exception):
-    """A run that need not go on."""
+    """A run that need not go on: a point is wrong."""
+
+
+class _ReachedError(Exception):
+    """A run that need not go on: all points asked for are right."""
 
 
 class Subject:
@@ -48,14 +52,11 @@ class Subject:
         self.memo = Memo()
         for _, array in [*tree.leaves(self.params), *tree.leaves(self.inputs)]:
             self.memo.distinct(array)
-        outputs, traced = {}, {}
-
-        def run() -> None:
-            with trace(self.kept.__contains__) as points, self.memo.recording(), np.errstate(all="ignore"):
-                outputs.update(self._run(self.params, self.inputs))
-            traced.update(points)
-
-        self.survey = survey(self.params, run)
+        outputs: dict[str, Any] = {}
+        with trace(self.kept.__contains__) as traced, self.memo.recording(), np.errstate(all="ignore"):
+            self.survey = survey(
+                self.params, lambda: outputs.update(self._run(self.params, self.inputs)), traced.__len__
+            )
         self.survey.stored = self.arrays
         self.survey.bound = {binding.path: (binding.name, binding.view) for binding in self.rebuilt.bindings}
         order = list(traced)
@@ -105,6 +106,21 @@ class Subject:
         except (_GivenUpError, *_CANNOT_BE_APPLIED):
             return None
 
+    def reaches(self, candidate: Candidate, gate: Mapping[str, float], meant: Callable[[], bool]) -> bool:
+        """Whether a deviation only where it is `meant` leaves no more at any of these points than `gate` allows."""
+        try:
+            with (
+                self.memo.replaying(),
+                deviating((candidate,), self.params, meant) as params,
+                self._gated(gate, stop=True),
+            ):
+                self.compute(params)
+        except _ReachedError:
+            return True
+        except (_GivenUpError, *_CANNOT_BE_APPLIED):
+            pass
+        return False
+
     def errors(self, ours: Arrays) -> dict[str, float]:
         """The error of every compared array, in the order of `expected`."""
         return {n: difference(ours[n], wanted) if n in ours else float("inf") for n, wanted in self.expected.items()}
@@ -113,8 +129,8 @@ class Subject:
         call = Call(training=bool(self.case.meta["call"].get("is_training", False)), state=self.state)
         return self.rebuilt.run(params, dict(inputs), self.case.meta["call"], call)
 
-    def _gated(self, gate: Mapping[str, float]) -> Any:
-        """Give up at the first point whose error is above its limit."""
+    def _gated(self, gate: Mapping[str, float], *, stop: bool = False) -> Any:
+        """Give up at the first point whose error is above its limit; `stop` after all of them, if right."""
         limits = {
             self.points[name.removeprefix("trace/")]: (self.expected[name], limit)
             for name, limit in gate.items()
@@ -133,6 +149,8 @@ class Subject:
                     error = difference(spread(to_host(value), expected), expected)
                 if not error <= limit:
                     raise _GivenUpError
+                if stop and not limits:
+                    raise _ReachedError
             return value
 
         return varied({"point": point})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from ...autograd import tree
@@ -69,21 +69,58 @@ class Candidate:
     rare: bool = False
 
 
+class Used(NamedTuple):
+    """An op that a run of the reference computed: the scopes that it ran in, and the paths of parameters it was given.
+
+    `passed`: the number of points that had been traced before it.
+    """
+
+    op: str
+    place: str
+    paths: tuple[str, ...]
+    masked: bool
+    passed: int
+
+
 @dataclass
 class Survey:
     """What a run of the reference used, so that only deviations that can occur are tried."""
 
     params: Tree
-    ops: dict[str, list[str]] = field(default_factory=dict)
-    """op -> the scopes that it ran in"""
-    used: dict[str, set[str]] = field(default_factory=dict)
-    """op -> the paths of parameters among its arguments"""
-    masked: set[str] = field(default_factory=set)
-    """scopes in which attention had a mask"""
+    events: list[Used] = field(default_factory=list)
+    """In the order of the run"""
     stored: Mapping[str, Any] = field(default_factory=dict)
     """Parameters as the peer stores them, by its names"""
     bound: Mapping[str, tuple[str, View]] = field(default_factory=dict)
     """Our path of a parameter -> the peer's name of the array that it is a view of, and the view"""
+    partial: bool = False
+    """Whether this is a part of a run: only the parameters that it uses are then meant"""
+
+    @cached_property
+    def ops(self) -> dict[str, list[str]]:
+        """op -> the scopes that it ran in"""
+        made: dict[str, list[str]] = {}
+        for used in self.events:
+            made.setdefault(used.op, []).append(used.place)
+        return made
+
+    @cached_property
+    def used(self) -> dict[str, set[str]]:
+        """op -> the paths of parameters among its arguments"""
+        made: dict[str, set[str]] = {}
+        for used in self.events:
+            if used.paths:
+                made.setdefault(used.op, set()).update(used.paths)
+        return made
+
+    @cached_property
+    def masked(self) -> set[str]:
+        """Scopes in which attention had a mask"""
+        return {used.place for used in self.events if used.op == "attention" and used.masked}
+
+    def part(self, chosen: Callable[[Used], bool]) -> Survey:
+        """The same of a part of the run."""
+        return replace(self, events=[used for used in self.events if chosen(used)], partial=True)
 
     def restored(self, names: set[str], edit: Callable[[Any], Any]) -> Change:
         """The peer's arrays of these names edited before they are read."""
@@ -99,7 +136,11 @@ class Survey:
     @property
     def paths(self) -> dict[str, Any]:
         """Parameters by path."""
-        return tree.flatten(self.params)
+        every = tree.flatten(self.params)
+        if not self.partial:
+            return every
+        here = {path for used in self.events for path in used.paths}
+        return {path: array for path, array in every.items() if path in here}
 
     @property
     def scopes(self) -> list[str]:
@@ -107,18 +148,13 @@ class Survey:
         return list(dict.fromkeys(place for places in self.ops.values() for place in places))
 
 
-def survey(params: Tree, run: Callable[[], Any]) -> Survey:
-    """Run the reference once and note what it used."""
+def survey(params: Tree, run: Callable[[], Any], passed: Callable[[], int] = lambda: 0) -> Survey:
+    """Run the reference once and note what it used; `passed` tells the number of points traced so far."""
     made, path = Survey(params), paths_of(params)
 
     def watch(event: Any) -> None:
-        place, op = where(), event.op.name
-        made.ops.setdefault(op, []).append(place)
-        for argument in event.arguments:
-            if name := path(argument):
-                made.used.setdefault(op, set()).add(name)
-        if op == "attention" and event.static.get("mask") is not None:
-            made.masked.add(place)
+        paths = tuple(name for argument in event.arguments if (name := path(argument)))
+        made.events.append(Used(event.op.name, where(), paths, event.static.get("mask") is not None, passed()))
 
     with trace(lambda name: False), observe(watch):
         run()
@@ -132,8 +168,13 @@ def paths_of(params: Tree) -> Callable[[Any], str]:
 
 
 @contextmanager
-def deviating(candidates: Sequence[Candidate], params: Tree) -> Iterator[Tree]:
-    """The reference with these deviations; gives the parameters to run it with."""
+def deviating(
+    candidates: Sequence[Candidate], params: Tree, meant: Callable[[], bool] = lambda: True
+) -> Iterator[Tree]:
+    """The reference with these deviations; gives the parameters to run it with.
+
+    `meant` tells, while the reference runs, whether layers and ops deviate where it has come to.
+    """
     with ExitStack() as stack:
         for candidate in candidates:
             if candidate.change.params is not None:
@@ -141,16 +182,30 @@ def deviating(candidates: Sequence[Candidate], params: Tree) -> Iterator[Tree]:
         path = paths_of(params)
         for candidate in candidates:
             if candidate.change.layers is not None:
-                stack.enter_context(varied(candidate.change.layers()))
+                layers = candidate.change.layers()
+                stack.enter_context(varied({name: _only(made, meant) for name, made in layers.items()}))
             if candidate.change.ops is not None:
-                stack.enter_context(handle(_by_name(candidate.change.ops(path))))
+                stack.enter_context(handle(_by_name(candidate.change.ops(path), meant)))
         yield params
 
 
-def _by_name(table: Mapping[str, OpReplacement]) -> Any:
+def _only(replacement: Replacement, meant: Callable[[], bool]) -> Replacement:
+    def run(original: Any, *arguments: Any, **options: Any) -> Any:
+        return (replacement if meant() else _as_it_is)(original, *arguments, **options)
+
+    return run
+
+
+def _as_it_is(original: Any, *arguments: Any, **options: Any) -> Any:
+    return original(*arguments, **options)
+
+
+def _by_name(table: Mapping[str, OpReplacement], meant: Callable[[], bool]) -> Any:
     def handler(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         replacement = table.get(op.name)
-        return op(*arguments, **static) if replacement is None else replacement(op, arguments, static)
+        if replacement is None or not meant():
+            return op(*arguments, **static)
+        return replacement(op, arguments, static)
 
     return handler
 
@@ -184,14 +239,14 @@ def groups(places: Iterable[str]) -> list[Group]:
         if any(hits) and hits not in seen:
             seen.append(hits)
             found.append(Group(label, match))
-    layers = list(dict.fromkeys(map(_layer, places)))
+    layers = list(dict.fromkeys(map(layer_of, places)))
     if len(layers) > 1:
         for layer in (layers[0], layers[-1]):
             found.append(Group(f"in {layer or 'the outermost layer'}", partial(_same_layer, layer), rare=True))
     return found
 
 
-def _layer(place: str) -> str:
+def layer_of(place: str) -> str:
     """The scopes of a layer, or the path of its parameters, without those of its parts."""
     parts = place.replace("/", ".").split(".")
     while len(parts) > 1 and not parts[-1].isdigit() and parts[-1] not in ("cross_attention", "encoder", "decoder"):
@@ -200,7 +255,7 @@ def _layer(place: str) -> str:
 
 
 def _same_layer(layer: str, place: str) -> bool:
-    return _layer(place) == layer
+    return layer_of(place) == layer
 
 
 def _part(place: str) -> str:

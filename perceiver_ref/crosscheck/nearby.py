@@ -1,0 +1,35 @@
+"""The search near the first point that differs: which kinds of deviation, made only there, set that point right.
+
+A model has thousands of places where something may be wrong, but few ops lie between a traced point that is right and
+the next. They are tried alone, from the results kept of everything before, and no further than the point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..tracing import where
+from .deviations import candidates
+from .deviations.base import layer_of
+from .subject import Subject
+
+
+def causes_near(subject: Subject, point: str, gate: Mapping[str, float]) -> Iterator[str]:
+    """The causes that leave at most `gate` at a traced point, "trace/" and the peer's name, from right inputs."""
+    ours = subject.points[point.removeprefix("trace/")]
+    before = list(subject.numbers).index(ours)
+    layer = layer_of(ours)
+    found = subject.survey.part(
+        lambda used: used.passed <= before and (used.passed == before or layer_of(used.place) == layer)
+    )
+    places = {used.place for used in found.events}
+
+    def meant() -> bool:
+        place = where()
+        return place in places or layer_of(place) == layer
+
+    tried: set[str] = {"dtype"}
+    for candidate in candidates(found):
+        if candidate.cause not in tried and subject.reaches(candidate, gate, meant):
+            tried.add(candidate.cause)
+            yield candidate.cause
