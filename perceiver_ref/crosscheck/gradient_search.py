@@ -135,7 +135,9 @@ class GradientSearch:
         """Whether a gradient goes to a parameter that other steps use, too."""
         step = self.graph.nodes[place[0]]
         source = next(e.source for e in step.edges if e.position == place[1]) if isinstance(step, Step) else 0
-        return isinstance(self.graph.nodes[source], str) and len(self.graph.consumers[source]) > 1
+        leaf = self.graph.nodes[source]
+        own = isinstance(leaf, str) and not leaf.startswith("input/")
+        return own and len(self.graph.consumers[source]) > 1
 
     def _factor(self, wrong: Wrong, factor: float) -> None:
         """The factor that fits best; where one step is upstream of another, by Newton's method."""
@@ -193,6 +195,8 @@ class GradientSearch:
             said = factor_said(self.graph, starts, factor, _SAME)
             clipped = next(finishes(self.target, norm=factor), None)
             cause, variant = ("gradient-factor", f"{said}, of the loss{f' of {name}' if name else ''}")
+            if abs(factor + 1) <= _SAME:
+                cause = "gradient-sign"
             if clipped and not name:
                 cause, variant = clipped[0], clipped[1]
             self._note(self.target.left(made), made, (cause, variant, starts))

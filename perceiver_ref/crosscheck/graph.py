@@ -268,7 +268,9 @@ def _name(graph: Graph) -> None:
         parameter = next((path.rpartition("/")[0] for path in paths if not path.startswith("input/")), "")
         key = (step.place, step.op.name, step.point)
         seen[key] = seen.get(key, 0) + 1
-        name = "/".join(parameter.split("/")[-2:]) if parameter else in_layer(step.point)
+        *_, outer, inner = ("", "", *parameter.split("/"))
+        own = f"{outer}/{inner}" if outer in ("attention", "mlp") else inner
+        name = own or in_layer(step.point)
         step.role = f"{step.op.name} {name}" + (f" {seen[key]}" if seen[key] > 1 else "")
 
 

@@ -117,7 +117,7 @@ def outputs(pattern: str, rule: Callable[[Any], Any]) -> Change:
 
 
 def first_use(pattern: str) -> Change:
-    """Modules that are called several times with the same weights: only the last call's gradients count."""
+    """Modules that are called several times with the same weights: the gradients of the first call do not count."""
 
     def change(module: nn.Module) -> None:
         found = [(path, part) for path, part in module.named_modules() if re.search(pattern, path)]

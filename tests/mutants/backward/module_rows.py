@@ -192,7 +192,7 @@ def _modules() -> list[Row]:
         ),
         Row(
             ("gradient-not-accumulated",),
-            "shared blocks: the last use alone",
+            "shared blocks: all but the first use",
             names(HF, "model_mask", "masked_lm"),
             "",
             change=first_use(r"self_attends\.\d+$"),

@@ -112,11 +112,18 @@ def shared(graph: Graph) -> Iterator[Wrong]:
 
 def _once(graph: Graph, label: str, members: list[int]) -> Iterator[Wrong]:
     uses = {n: [(i, edge.position) for i, edge in graph.consumers[n]] for n in members}
-    for what, kept in (("the last use alone", -1), ("the first use alone", 0)):
-        places = tuple(place for own in uses.values() for place in own if place != own[kept])
+    several = max(map(len, uses.values())) > 2
+    kept: dict[str, Callable[[int, int], bool]] = {
+        "the last use alone": lambda k, count: k == count - 1,
+        "the first use alone": lambda k, count: k == 0,
+        **({"all but the first use": lambda k, count: k > 0} if several else {}),
+        **({"all but the last use": lambda k, count: k < count - 1} if several else {}),
+    }
+    for what, keep in kept.items():
+        places = tuple(place for own in uses.values() for k, place in enumerate(own) if not keep(k, len(own)))
         yield Wrong("gradient-not-accumulated", f"{what}, {label}", places, scaled(places, 0.0))
     counts = {len(own) for own in uses.values()}
-    if len(counts) == 1:
+    if len(counts) == 1 and all(isinstance(graph.nodes[n], str) for n in members):
         places = tuple(place for own in uses.values() for place in own)
         variant = f"the mean of {min(counts)} uses, {label}"
         yield Wrong("gradient-not-accumulated", variant, places, scaled(places, 1 / min(counts)))
