@@ -17,6 +17,7 @@ MODULES = {
     "digits-permuted": "digits_permuted",
     "points": "points",
     "flow": "flow",
+    "multimodal": "multimodal",
     "entities": "entities",
     "multitask": "multitask",
 }

@@ -92,9 +92,9 @@ class Flow(Task):
         squares = ops.sum(ops.multiply(difference, difference), axis=-1)
         return ops.mean(ops.sqrt(ops.add(squares, 1e-6))), {}  # the root's slope at 0 is infinite
 
-    def predicted(self, params: Tree) -> np.ndarray:
-        """The flow of the test pairs (TESTED_ON, pixels, 2)."""
-        frames, flow = self.test
+    def predicted(self, params: Tree, count: int = TESTED_ON) -> np.ndarray:
+        """The flow of the first `count` test pairs (count, pixels, 2)."""
+        frames, flow = (a[:count] for a in self.test)
         parts = []
         for start in range(0, len(frames), _AT_A_TIME):
             some = arrays_like(params, {"frames": frames[start : start + _AT_A_TIME]})["frames"]
@@ -114,7 +114,7 @@ class Flow(Task):
 
     def show(self, params: Tree, folder: Path) -> list[Path]:
         frames, flow = self.test
-        predicted = self.predicted(params)
+        predicted = self.predicted(params, 4)
         text, picture = folder / "flow.txt", folder / "flow.png"
         write_text(text, "\n".join(described(i, flow[i], predicted[i]) for i in range(3)))
         return [text, *drawn(frames[:4], flow[:4], predicted[:4], picture)]
@@ -213,9 +213,9 @@ RECIPES = (
         metric="relative_error",
         better="lower",
         threshold=0.25,
-        quick_threshold=0.7,
-        expected="an end-point error of at most a quarter of that of predicting zero motion",
-        minutes=5,
+        quick_threshold=0.7,  # zero motion has 1, an untrained model more; after 100 steps 0.56 to 0.60
+        expected="about 0.17: an end-point error of 0.20 pixels, where zero motion has 1.21",
+        minutes=4,
         stages=(Stage("train", _flow, _FULL, _QUICK),),
     ),
 )

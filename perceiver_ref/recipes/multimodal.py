@@ -133,10 +133,10 @@ class Autoencoder(Task):
             total = ops.add(total, ops.multiply(losses[name], weight))
         return total, losses
 
-    def predicted(self, params: Tree) -> Prediction:
-        """What the model makes of the test clips, not seeing the label."""
-        given, parts = inputs(self.test), []
-        for start in range(0, TESTED_ON, _AT_A_TIME):
+    def predicted(self, params: Tree, count: int = TESTED_ON) -> Prediction:
+        """What the model makes of the first `count` test clips, not seeing the label."""
+        given, parts = {name: array[:count] for name, array in inputs(self.test).items()}, []
+        for start in range(0, count, _AT_A_TIME):
             some = arrays_like(params, {name: array[start : start + _AT_A_TIME] for name, array in given.items()})
             parts.append(self.tested.apply(params, some))
         made = {name: np.concatenate([to_host(part[name]) for part in parts]) for name in given}
@@ -174,7 +174,7 @@ class Autoencoder(Task):
         }
 
     def show(self, params: Tree, folder: Path) -> list[Path]:
-        made = self.predicted(params)
+        made = self.predicted(params, 4)
         text = folder / "clips.txt"
         write_text(text, "\n".join(described(self.test, made, i) for i in range(3)))
         return [text, *drawn(self.test, made, 4, folder / "clips.png")]
@@ -246,7 +246,7 @@ def drawn(true: Clips, made: Prediction, count: int, path: Path) -> list[Path]:
 
 
 _FULL = Settings(steps=3000, batch_size=16, learning_rate=2e-3, warmup=100, evaluate_every=500)
-_QUICK = Settings(steps=200, batch_size=16, learning_rate=3e-3, warmup=20, save_every=100)
+_QUICK = Settings(steps=160, batch_size=8, learning_rate=3e-3, schedule="flat_cosine", warmup=120, save_every=80)
 
 
 def _autoencoder(seed: int, quick: bool) -> Autoencoder:
@@ -262,10 +262,10 @@ RECIPES = (
         paper="Perceiver IO (2107.14795), section 4.3 and appendix G",
         metric="error_removed",
         better="higher",
-        threshold=0.8,
-        quick_threshold=0.1,
-        expected="at least 0.8 of the mean predictor's error removed, in video, in sound and in the masked label",
-        minutes=5,
+        threshold=0.85,
+        quick_threshold=0.05,  # the mean predictor has 0, an untrained model less: sound is hardest at first
+        expected="about 0.89: video 20.5 dB (mean predictor 10.8), sound 40 dB (13.3), all masked labels told",
+        minutes=4,
         stages=(Stage("train", _autoencoder, _FULL, _QUICK),),
     ),
 )
