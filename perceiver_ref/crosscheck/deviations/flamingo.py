@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -191,15 +192,17 @@ def media_mask(found: Survey) -> Iterator[Candidate]:
     def shifted(by: int) -> Replacement:
         return lambda original, phi, **options: original(phi + by, **options)
 
-    def later(original: Any, phi: Any, *, media: int, tokens: int, which: str = "immediate") -> Any:
-        made = original(phi, media=media, tokens=tokens, which=which)
-        number = xp(phi).arange(1, media + 1).repeat(tokens)
-        return made._replace(attend=number >= phi[..., None])
+    def shifted_but_seen(original: Any, phi: Any, **options: Any) -> Any:
+        return original(phi + 1, **options)._replace(seen=original(phi, **options).seen)
 
-    def strictly(original: Any, phi: Any, *, media: int, tokens: int, which: str = "immediate") -> Any:
-        made = original(phi, media=media, tokens=tokens, which=which)
-        number = xp(phi).arange(1, media + 1).repeat(tokens)
-        return made._replace(attend=number < phi[..., None])
+    def compared(which: Callable[[Any, Any], Any]) -> Replacement:
+        """Media whose number, from 1, compares so with that of the last medium before the text."""
+
+        def mask(original: Any, phi: Any, *, media: int, tokens: int, **options: Any) -> Any:
+            made = original(phi, media=media, tokens=tokens, **options)
+            return made._replace(attend=which(xp(phi).arange(1, media + 1).repeat(tokens), phi[..., None]))
+
+        return mask
 
     def tokens_in_turn(original: Any, phi: Any, *, media: int, tokens: int, which: str = "immediate") -> Any:
         made = original(phi, media=media, tokens=tokens, which=which)
@@ -224,9 +227,11 @@ def media_mask(found: Survey) -> Iterator[Candidate]:
         "all media for all text": {"media_mask": nothing_zeroed},
         "a tag does not see its own medium": {"preceding": own_tag_excluded},
         "media counted from 0": {"media_mask": shifted(1)},
+        "the same, with text before the first medium zeroed": {"media_mask": shifted_but_seen},
         "the medium before the last": {"media_mask": shifted(-1)},
-        "later media": {"media_mask": later},
-        "media before the last": {"media_mask": strictly},
+        "the last medium and later ones": {"media_mask": compared(operator.ge)},
+        "later media": {"media_mask": compared(operator.gt)},
+        "media before the last": {"media_mask": compared(operator.lt)},
         "tokens of media in turn": {"media_mask": tokens_in_turn},
         "text after more tags than media sees the last medium": {"media_mask": clipped},
         "media that come later in the text": {"preceding": reversed_text},
