@@ -18,6 +18,8 @@ MODULES = {
     "points": "points",
     "flow": "flow",
     "multimodal": "multimodal",
+    "language": "language",
+    "generate": "generate",
     "entities": "entities",
     "multitask": "multitask",
 }

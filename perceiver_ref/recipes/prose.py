@@ -32,10 +32,14 @@ HELD_OUT = (
 ALPHABET = np.array([10, *range(32, 127)])
 """The bytes of the cleaned text: a line feed after each paragraph, and printable ASCII."""
 
-_TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
+_TYPOGRAPHY = str.maketrans(
+    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u2026": "..."}
+)
+"""Quotation marks, dashes and the ellipsis in ASCII."""
 _BULLET = re.compile(r"^(\s*)([*+-] |\d+\. |\[\d+\] )")
-_EMPHASIS = re.compile(r"\*\*?([^*\s][^*]*?)\*\*?")
+_EMPHASIS = re.compile(r"(?<![\w*\"])\*\*?([^*\s\"][^*\"]*?)\*\*?(?![\w*\"])")
 _PROSE = re.compile(r"[A-Z\"(][ -~]*[.:!?)\"]")
+_NO_LETTER = re.compile(r"[^A-Za-z ]")
 _SENTENCE = re.compile(r"(?<=[.:!?]) +(?=[A-Z\"(])")
 
 
@@ -94,8 +98,8 @@ def _of_one_depth(block: str) -> Iterator[list[str]]:
 
 def is_prose(line: str) -> bool:
     """Whether this is a sentence or several: ASCII, a capital first, a stop last, mostly letters and spaces."""
-    letters = sum(c.isalpha() or c == " " for c in line)
-    return bool(_PROSE.fullmatch(line)) and len(line.split()) >= 6 and letters >= 0.88 * len(line)
+    others = len(_NO_LETTER.findall(line))
+    return bool(_PROSE.fullmatch(line)) and len(line.split()) >= 6 and others <= 0.12 * len(line)
 
 
 def unique(lines: Iterable[str]) -> list[str]:
@@ -117,4 +121,5 @@ def symbols(ids: np.ndarray) -> np.ndarray:
     """Byte ids of cleaned text as indexes of `ALPHABET`; special tokens become -1."""
     table = np.full(VOCABULARY, -1)
     table[ALPHABET + OFFSET] = np.arange(len(ALPHABET))
-    return table[ids]
+    indexes: np.ndarray = table[ids]
+    return indexes
