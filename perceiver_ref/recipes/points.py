@@ -128,7 +128,7 @@ def nearest_mean(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np
     return np.asarray(((asked[:, None] - means) ** 2).sum(-1).argmin(-1))
 
 
-_FULL = Settings(steps=4000, batch_size=32, learning_rate=3e-3, warmup=100, weight_decay=0.01)
+_FULL = Settings(steps=5000, batch_size=32, learning_rate=4e-3, warmup=100, weight_decay=0.01)
 _QUICK = Settings(steps=100, batch_size=32, learning_rate=3e-3, warmup=10, weight_decay=0.01, save_every=20)
 
 
