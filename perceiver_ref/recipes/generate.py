@@ -23,8 +23,8 @@ from .nearby import look_back
 from .ngrams import Trigrams, lzma_bits
 from .prose import ALPHABET, ids_of, prose, symbols
 
-HEADS = 4
-BACK = (1, 2, 3, 4), (1, 2, 4, 8)
+HEADS = 8
+BACK = (0, 1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 6, 8, 12, 16)
 """How many bytes back heads look at the start: those of cross-attention, and those of self-attention."""
 
 
@@ -47,8 +47,8 @@ def model(length: int, latents: int, channels: int, layers: int) -> PerceiverAR:
     )
 
 
-FULL = model(length=64, latents=32, channels=64, layers=2)
-QUICK = model(length=32, latents=16, channels=64, layers=1)
+FULL = model(length=64, latents=32, channels=128, layers=2)
+QUICK = model(length=32, latents=16, channels=128, layers=1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Generate(Task):
             for layer in layers:
                 assert rotary is not None
                 for name in ("query", "key"):
-                    layer["attention"][name]["weight"] *= np.float32(0.5)  # so that places count more than bytes
+                    layer["attention"][name]["weight"] *= np.float32(_CONTENT)  # so that places count more than bytes
                 look_back(layer["attention"], offsets, rotary, _GAIN)
         return params
 
@@ -132,12 +132,14 @@ class Generate(Task):
         return [path]
 
 
-_LARGER, _GAIN = 25.0, 2.5
 _SAMPLES, _PROMPT, _DRAWN, _TEMPERATURE = 8, 80, 240, 0.7
 
+_LARGER, _GAIN, _CONTENT = 50.0, 4.0, 0.2
+"""Factors on embeddings, so that learning changes them slowly; on biases that hold places; on what looks for bytes."""
+
 _OPTIONS = {"b2": 0.98}
-_FULL = Settings(3000, 16, 5e-3, warmup=30, weight_decay=0.01, options=_OPTIONS)
-_QUICK = Settings(200, 16, 8e-3, warmup=10, weight_decay=0.01, options=_OPTIONS, save_every=50)
+_FULL = Settings(1500, 16, 4e-3, warmup=30, weight_decay=0.1, options=_OPTIONS)
+_QUICK = Settings(80, 16, 6e-3, warmup=10, weight_decay=0.01, options=_OPTIONS, save_every=50)
 
 
 def _generate(seed: int, quick: bool) -> Generate:

@@ -248,7 +248,7 @@ def hits(logits: Any, targets: np.ndarray) -> Array:
 
 _OPTIONS = {"b2": 0.98}
 _FULL = Settings(1800, 64, 3e-3, warmup=20, weight_decay=0.01, options=_OPTIONS)
-_QUICK = Settings(90, 32, 4e-3, warmup=10, weight_decay=0.01, options=_OPTIONS, save_every=30)
+_QUICK = Settings(70, 32, 4e-3, warmup=10, weight_decay=0.01, options=_OPTIONS, save_every=30)
 
 
 def _language(seed: int, quick: bool) -> Language:
