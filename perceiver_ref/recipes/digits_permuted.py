@@ -25,8 +25,8 @@ from ..layers import Linear
 from ..parameters import Module, Parameter, fan_in_scaled, zeros
 from ..training.loop import training_step
 from . import digits
-from .base import Recipe, Settings, Stage, arrays_like
-from .digits import TRAINED_ON, Digits, accuracy
+from .base import Recipe, Settings, Stage
+from .digits import Digits
 
 ORDER = np.random.default_rng(64).permutation(64)
 """The pixel, row-major, that each place gets."""
@@ -93,14 +93,9 @@ class PermutedDigits(Digits):
             return replace(perceiver, preprocessor=None)
         return ConvolutionNetwork((8, 8), perceiver.encoder.inputs, (32, 64, 64), 10)
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        batch = super().batch(step)
-        return {**batch, "images": elements(batch["images"], self.permuted)}
-
-    def evaluate(self, params: Tree) -> dict[str, float]:
-        images, labels = (a[TRAINED_ON:] for a in self.data)
-        tested = arrays_like(params, {"elements": elements(images, self.permuted)})["elements"]
-        return {METRIC: float(accuracy(self.model.apply(params, tested), labels))}
+    def inputs(self, images: np.ndarray) -> np.ndarray:
+        """Elements (B, 64, C)."""
+        return elements(images, self.permuted)
 
     def baselines(self) -> dict[str, float]:
         """The test accuracy of small convolution networks on the same elements, in order and permuted.

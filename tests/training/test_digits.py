@@ -29,7 +29,7 @@ def test_the_data_are_uci_s_test_set() -> None:
     images, labels = digits()
     assert (images.shape, images.dtype) == ((1797, 8, 8, 1), np.float32)
     assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    assert (images.min(), images.max()) == (BACKGROUND, 3)
+    assert (images.min(), images.max()) == (BACKGROUND, -BACKGROUND)
     assert labels[:10].tolist() == list(range(10))
 
 
@@ -55,7 +55,7 @@ def test_distorted_images_stay_in_range() -> None:
     made = distorted(digits()[0][:200], np.random.default_rng(0))
     assert made.dtype == np.float32
     assert (made.min(), made.max()) >= (BACKGROUND, 0)
-    assert made.max() <= 3
+    assert made.max() <= -BACKGROUND
 
 
 def test_the_nearest_neighbour_by_definition() -> None:
@@ -63,6 +63,31 @@ def test_the_nearest_neighbour_by_definition() -> None:
     inputs, labels = rng.normal(size=(40, 3)), rng.integers(3, size=40)
     nearest = [labels[np.argmin([((x - known) ** 2).sum() for known in inputs[:30]])] for x in inputs[30:]]
     assert nearest_neighbour(inputs, labels, 30) == np.mean(nearest == labels[30:])
+
+
+def test_accuracy_is_of_the_mean_over_views() -> None:
+    """A model that is sure of the first view and wrong about it, and right but less sure about the others."""
+    task = recipe("digits").stages[0].task(0, True)
+    labels = task.data[1][TRAINED_ON:]
+    right, wrong = (np.eye(10, dtype=np.float32)[given] for given in (labels, (labels + 1) % 10))
+    for sure, expected in ((3, 1), (30, 0)):
+        answers = [sure * wrong, *[right] * 8]
+
+        class Knowing:
+            def apply(self, params, images, answers=answers):
+                return next(answer for view, answer in zip(task.views, answers) if np.array_equal(view, images))
+
+        task.__dict__["model"] = Knowing()
+        made = task.evaluate({"weight": np.zeros(1, np.float32)})
+        assert made == {"test_accuracy": expected, "test_accuracy_of_one_view": 0}
+
+
+def test_views_are_the_test_images_and_distortions_of_them() -> None:
+    task = recipe("digits").stages[0].task(0, True)
+    np.testing.assert_array_equal(task.views[0], task.data[0][TRAINED_ON:])
+    changes = [np.abs(view - task.views[0]).mean() for view in task.views[1:]]
+    assert len(changes) == 8
+    assert 0 < min(changes) <= max(changes) < np.abs(task.views[0][1:] - task.views[0][:-1]).mean()
 
 
 def test_training_never_sees_the_test_images() -> None:
