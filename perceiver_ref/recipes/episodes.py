@@ -15,7 +15,7 @@ import numpy as np
 from ..flamingo.prompts import EOC, IMAGE, VOCABULARY, Prompt
 from ..inputs.bytes import BOS
 
-SHAPES = ("disc", "ring", "cross", "bar")
+SHAPES = ("block", "ring", "cross", "bar")
 KINDS = {
     "colour": ("red", "green", "blue", "yellow"),
     "place": ("northwest", "northeast", "southwest", "southeast"),
@@ -30,11 +30,9 @@ LONGEST = 9
 
 _COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], np.float32)
 _DRAWN = """
-.###. ##### #...# ..#..
-##### #...# .#.#. ..#..
-##### #...# ..#.. ..#..
-##### #...# .#.#. ..#..
-.###. ##### #...# ..#..
+### ### #.# .#.
+### #.# .#. .#.
+### ### #.# .#.
 """
 
 
@@ -46,7 +44,7 @@ class Episodes(NamedTuple):
     rules: np.ndarray
     """(E, 4), int64: for each shape, which of `KINDS` its captions say"""
     images: np.ndarray
-    """(E, K, 12, 12, 3), float32, about 0 to 1"""
+    """(E, K, 8, 8, 3), float32, about -1 to 1"""
 
     @property
     def captions(self) -> np.ndarray:
@@ -91,22 +89,23 @@ def prompts(given: Episodes, shots: int) -> list[Prompt]:
     return [Prompt(row, tuple(images)) for row, images in zip(ids, given.images[:, chosen])]
 
 
-def known(given: Episodes, shots: int) -> np.ndarray:
-    """(E,), bool: whether the examples tell what is said of the last scene's shape."""
+def known(given: Episodes) -> np.ndarray:
+    """(E, K), bool: whether the captions before one tell what is said of its shape."""
     shapes = given.scenes[..., 0]
-    return np.asarray((shapes[:, :shots] == shapes[:, -1:]).any(1))
+    earlier = np.tril(shapes[:, :, None] == shapes[:, None, :], -1)
+    return np.asarray(earlier.any(-1))
 
 
 def draw(rng: np.random.Generator, scenes: np.ndarray) -> np.ndarray:
-    """scenes (..., 4) -> images (..., 12, 12, 3): each shape 5 pixels wide somewhere in its quarter, and noise."""
+    """scenes (..., 4) -> images (..., 8, 8, 3): each shape 3 pixels wide somewhere in its quarter, and noise."""
     flat = scenes.reshape(-1, 4)
     shapes, colours, places, grounds = flat.T
     images = np.repeat(_grounds()[grounds][..., None], 3, -1)
-    top, left = 6 * np.stack(np.divmod(places, 2)) + rng.integers(2, size=(2, len(flat)))
+    top, left = 4 * np.stack(np.divmod(places, 2)) + rng.integers(2, size=(2, len(flat)))
     number, rows, columns = np.nonzero(_shapes()[shapes])
     images[number, top[number] + rows, left[number] + columns] = _COLOURS[colours[number]]
-    images += 0.05 * rng.standard_normal(images.shape, dtype=np.float32)
-    return images.reshape(*scenes.shape[:-1], *images.shape[1:])
+    images = 2 * images - 1 + 0.1 * rng.standard_normal(images.shape, dtype=np.float32)
+    return np.asarray(images.reshape(*scenes.shape[:-1], *images.shape[1:]))
 
 
 def words_of(ids: np.ndarray) -> str:
@@ -124,13 +123,13 @@ def _divided() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndar
 
 
 def _shapes() -> np.ndarray:
-    """(4, 5, 5), bool."""
+    """(4, 3, 3), bool."""
     rows = [line.split() for line in _DRAWN.split("\n") if line]
-    return np.array([[[c == "#" for c in row[i].ljust(5, ".")] for row in rows] for i in range(4)])
+    return np.array([[[c == "#" for c in row[i]] for row in rows] for i in range(4)])
 
 
 def _grounds() -> np.ndarray:
-    """(4, 12, 12), float32: shades of grey."""
-    y, x = np.mgrid[:12, :12]
+    """(4, 8, 8), float32: shades of grey."""
+    y, x = np.mgrid[:8, :8]
     lit = np.stack([0 * y, y % 2, (y % 2) * (x % 2), (x + y) % 2])
     return (0.3 + 0.3 * lit).astype(np.float32)
