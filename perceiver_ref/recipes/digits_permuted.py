@@ -93,6 +93,11 @@ class PermutedDigits(Digits):
             return replace(perceiver, preprocessor=None)
         return ConvolutionNetwork((8, 8), perceiver.encoder.inputs, (32, 64, 64), 10)
 
+    @cached_property
+    def views(self) -> list[np.ndarray]:
+        """As `Digits`; three in the quick form."""
+        return super().views[: 3 if self.quick else None]
+
     def inputs(self, images: np.ndarray) -> np.ndarray:
         """Elements (B, 64, C)."""
         return elements(images, self.permuted)
@@ -144,9 +149,9 @@ def comparison(values: Mapping[str, float]) -> str:
 
 
 (_DIGITS,) = digits.RECIPES
-_FULL, _QUICK = _DIGITS.stages[0].settings, _DIGITS.stages[0].quick
+_FULL, _QUICK = _DIGITS.stages[0].settings, replace(_DIGITS.stages[0].quick, steps=50)
 _CONVOLUTION = Settings(steps=1000, batch_size=64, learning_rate=6e-3, warmup=20, weight_decay=0.05)
-_QUICK_CONVOLUTION = replace(_CONVOLUTION, steps=60)
+_QUICK_CONVOLUTION = replace(_CONVOLUTION, steps=40)
 
 
 def _permuted(seed: int, quick: bool) -> PermutedDigits:
