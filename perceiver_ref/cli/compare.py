@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..crosscheck.dumps import Compared, Comparison, compare_files
+from ..crosscheck.compare.dumps import Compared, Comparison, compare_files
 from ..crosscheck.report import Report, ReportPoint, excerpt, value_text, write_report
 from ..files import check_writable, write_json
 from .main import MISMATCH, OK

@@ -1,7 +1,7 @@
 """Checking another implementation's outputs, gradients and intermediate values against the reference."""
 
 from .check import Result, check_case, check_file
-from .dumps import Comparison, Dump, as_dump, compare_dumps, compare_files, read_dump
+from .compare.dumps import Comparison, Dump, as_dump, compare_dumps, compare_files, read_dump
 from .execution import Run, run
 from .report import Report, ReportPoint, write_report
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from support import normal
 
-from perceiver_ref.crosscheck.dumps import Comparison, compare_files
+from perceiver_ref.crosscheck.compare.dumps import Comparison, compare_files
 from perceiver_ref.vectors.npz import write_npz
 
 

@@ -18,8 +18,8 @@ from crosscheck.cases import FILES, label
 from perceiver_ref.cli import main
 from perceiver_ref.crosscheck import run
 from perceiver_ref.crosscheck.deviations import CAUSES
-from perceiver_ref.crosscheck.diagnose import diagnose
-from perceiver_ref.crosscheck.rounding import DIGITS, rounded
+from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose
+from perceiver_ref.crosscheck.rounding.arithmetic import DIGITS, rounded
 from perceiver_ref.peers import peer
 from perceiver_ref.peers.base import Given
 from perceiver_ref.vectors import Case, read_case, write_case

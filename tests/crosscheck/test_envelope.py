@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from crosscheck.cases import case_of
 
+from perceiver_ref.crosscheck.diagnosis.subject import Subject
 from perceiver_ref.crosscheck.execution import rebuild, run
-from perceiver_ref.crosscheck.rounding import DIGITS, arithmetic, lowered, rounded
-from perceiver_ref.crosscheck.roundings import Roundings
-from perceiver_ref.crosscheck.subject import Subject
+from perceiver_ref.crosscheck.rounding.arithmetic import DIGITS, arithmetic, lowered, rounded
+from perceiver_ref.crosscheck.rounding.envelope import Roundings
 from perceiver_ref.vectors import Case
 
 STORED = {

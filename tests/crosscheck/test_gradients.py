@@ -25,10 +25,10 @@ from perceiver_ref.autograd.tensor import array_of, registry
 from perceiver_ref.cli import main
 from perceiver_ref.crosscheck import run
 from perceiver_ref.crosscheck.deviations.backward import GRADIENT_CAUSES, ROWS, scaled
-from perceiver_ref.crosscheck.diagnose import diagnose
+from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose
+from perceiver_ref.crosscheck.diagnosis.subject import Subject
 from perceiver_ref.crosscheck.execution import rebuild, sum_of_products
-from perceiver_ref.crosscheck.graph import Step, record
-from perceiver_ref.crosscheck.subject import Subject
+from perceiver_ref.crosscheck.gradients.graph import Step, record
 from perceiver_ref.tracing import trace, where
 from perceiver_ref.vectors import Case, write_case
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import normal
 
-from perceiver_ref.crosscheck.layouts import in_layout_of, same_shape_transposed
-from perceiver_ref.crosscheck.matching import Entry, align, match
+from perceiver_ref.crosscheck.compare.layouts import in_layout_of, same_shape_transposed
+from perceiver_ref.crosscheck.compare.matching import Entry, align, match
 
 
 def entries(*names: str, seed: int = 0) -> list[Entry]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from export.exported import case_of
 
-from perceiver_ref.crosscheck.diagnose import diagnose_file
+from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose_file
 from perceiver_ref.errors import InputError
 from perceiver_ref.testing import assert_matches, save
 from perceiver_ref.vectors import Case, write_case

@@ -23,10 +23,10 @@ pytest.importorskip("flamingo_pytorch", reason="needs the extra: perceiver-ref[p
 from heavy import random_models
 from mutants import make
 
-from perceiver_ref.crosscheck.diagnose import diagnose
-from perceiver_ref.crosscheck.rounding import DIGITS
-from perceiver_ref.crosscheck.roundings import Roundings
-from perceiver_ref.crosscheck.subject import Arrays, Subject
+from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose
+from perceiver_ref.crosscheck.diagnosis.subject import Arrays, Subject
+from perceiver_ref.crosscheck.rounding.arithmetic import DIGITS
+from perceiver_ref.crosscheck.rounding.envelope import Roundings
 from perceiver_ref.vectors import Case, read_case
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]

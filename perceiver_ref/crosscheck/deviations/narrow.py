@@ -17,7 +17,7 @@ from ...autograd.backend import is_array, xp
 from ...autograd.engine import Op
 from ...autograd.ops.attention import scale_factor
 from ...autograd.tensor import array_of
-from ..rounding import DIGITS, rounded
+from ..rounding.arithmetic import DIGITS, rounded
 from .base import OpReplacement
 
 Cast = Callable[[Any], Any]

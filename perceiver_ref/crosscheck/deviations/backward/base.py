@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ...graph import Graph, Pull, Step
+from ...gradients.graph import Graph, Pull, Step
 from ..base import groups
 
 Place = tuple[int, int]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....autograd import ops, vjp
-from ...graph import Step
+from ...gradients.graph import Step
 from ..layers import ACTIVATIONS
 from .base import Row, Rule
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..peers.names import Binding
-from ..vectors import Case
-from ..vectors.compare import difference
+from ...peers.names import Binding
+from ...vectors import Case
+from ...vectors.compare import difference
+from ..diagnosis.subject import Subject
 from .graph import Graph
-from .subject import Subject
 
 _IDLE = 1e-9
 """Gradients below this part of the largest are zero but for rounding, such as those of keys' biases."""

@@ -14,11 +14,11 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ..autograd import tree
-from ..autograd.backend import is_array, xp
-from ..autograd.engine import Op, handle
-from ..autograd.tensor import array_of
-from ..autograd.tree import Tree
+from ...autograd import tree
+from ...autograd.backend import is_array, xp
+from ...autograd.engine import Op, handle
+from ...autograd.tensor import array_of
+from ...autograd.tree import Tree
 from .steps import IN_ONE, IN_STEPS, Result, attention
 
 DIGITS = {"float32": 24, "tf32": 11, "float16": 11, "bfloat16": 8}

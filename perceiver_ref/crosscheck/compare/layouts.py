@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..vectors.compare import difference
+from ...vectors.compare import difference
 
 _MOST_AXES = 5
 """More axes than video in patches has; beyond it there are too many orders to try."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..vectors.compare import difference
-from .rounding import rounded
+from ...vectors.compare import difference
+from ..rounding.arithmetic import rounded
 from .subject import Arrays, Subject
 
 

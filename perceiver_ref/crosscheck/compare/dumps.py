@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.backend import to_host
-from ..autograd.tensor import array_of
-from ..errors import InputError
-from ..files import AnyPath
-from ..formats.opcodes import shown
-from ..peers import peer
-from ..peers.base import Given, Rebuilt
-from ..vectors import TOLERANCES
-from ..vectors.compare import difference
-from ..vectors.npz import read_npz
+from ...autograd.backend import to_host
+from ...autograd.tensor import array_of
+from ...errors import InputError
+from ...files import AnyPath
+from ...formats.opcodes import shown
+from ...peers import peer
+from ...peers.base import Given, Rebuilt
+from ...vectors import TOLERANCES
+from ...vectors.compare import difference
+from ...vectors.npz import read_npz
+from ..report import largest_difference
 from .layouts import in_layout_of, same_shape_transposed
 from .matching import Entry, Match, match
-from .report import largest_difference
 
 COMPARED = ("trace", "output", "grad_param", "grad_input")
 """The groups of keys of the vector format that are compared, in the order of the table."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import tree
-from ..variation import varied
-from ..vectors.compare import difference
-from .rounding import arithmetic, exempt, lowered
-from .subject import Arrays, Subject
+from ...autograd import tree
+from ...variation import varied
+from ...vectors.compare import difference
+from ..diagnosis.subject import Arrays, Subject
+from .arithmetic import arithmetic, exempt, lowered
 
 RUNS = 6
 """Two in the plain order, and four of perturbed sums: the largest of so many is seldom far below what is typical."""

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import tree
-from ..call import Call
-from ..errors import InputError
-from ..vectors import TOLERANCES
-from .deviations import Candidate, deviating
-from .gradient_rounding import GradientRoundings
-from .gradient_search import GradientSearch, explanation
-from .gradient_target import Target, gradients_of, largest
+from ...autograd import tree
+from ...call import Call
+from ...errors import InputError
+from ...vectors import TOLERANCES
+from ..deviations import Candidate, deviating
+from ..diagnosis.search import Cause
+from ..diagnosis.subject import Subject
 from .graph import Graph, record
-from .search import Cause
-from .subject import Subject
+from .rounding import GradientRoundings
+from .search import GradientSearch, explanation
+from .target import Target, gradients_of, largest
 
 _CANNOT_BE_RUN = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
 _DTYPES = ("float32", "tf32", "float16", "bfloat16")

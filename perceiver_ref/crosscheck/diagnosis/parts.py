@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .deviations import Candidate
+from ..deviations import Candidate
+from ..rounding.arithmetic import DIGITS
 from .fit import Fit
-from .rounding import DIGITS
 from .subject import Arrays
 
 EXACT = 0.02

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import input_errors
-from ..files import AnyPath
-from ..vectors import TOLERANCES, Case, read_case
-from .deviations import Candidate
-from .gradients import GradientDiagnosis, diagnose_gradients, has_gradients
-from .roundings import Roundings
+from ...errors import input_errors
+from ...files import AnyPath
+from ...vectors import TOLERANCES, Case, read_case
+from ..deviations import Candidate
+from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_gradients
+from ..rounding.envelope import Roundings
 from .search import NOTHING, Cause, Search
 from .subject import Arrays, Subject
 

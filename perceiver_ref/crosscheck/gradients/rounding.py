@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.backend import is_array
-from ..autograd.engine import Op, handle
-from ..autograd.ops.attention import keep_used, scale_factor, scores
-from ..autograd.tensor import Tensor, array_of
-from ..variation import varied
-from ..vectors.compare import difference
+from ...autograd.backend import is_array
+from ...autograd.engine import Op, handle
+from ...autograd.ops.attention import keep_used, scale_factor, scores
+from ...autograd.tensor import Tensor, array_of
+from ...variation import varied
+from ...vectors.compare import difference
+from ..rounding.arithmetic import DIGITS, rounded, rounded_tree
 from .graph import Graph, Pull, Step
-from .rounding import DIGITS, rounded, rounded_tree
 
 FACTOR = 10.0
 """Rounding errors may be this many times those of the runs that they are estimated from. In 50 runs of peers in true
-float32 the largest was at 0.7 of the limit that this gives."""
+float32 the largest was at 0.35 of the limit that this gives."""
 _TYPICAL = 0.25
 """An array of few elements may be lucky in every run: none has less than this part of the median array's limit."""
 LEAST = 1e-3

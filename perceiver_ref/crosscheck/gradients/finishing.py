@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from .deviations.backward import narrow, norm_of
-from .gradient_target import Target
+from ..deviations.backward import narrow, norm_of
+from .target import Target
 
 _ROUND = 1e-6
 """A limit is a round number when it has so few digits: two significant ones."""

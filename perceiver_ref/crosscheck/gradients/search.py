@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .deviations.backward import (
+from ..deviations.backward import (
     ROWS,
     Place,
     Wrong,
@@ -23,10 +23,10 @@ from .deviations.backward import (
     scaled,
     shared,
 )
+from ..diagnosis.search import EXPLAINED, NOTHING, Cause
 from .finishing import finishes
-from .gradient_target import Target
 from .graph import Step
-from .search import EXPLAINED, NOTHING, Cause
+from .target import Target
 
 _SAME = 1e-5
 """Factors are the same number when they differ by less: a float64 run leaves 1e-9."""

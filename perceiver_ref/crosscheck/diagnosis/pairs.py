@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..vectors.compare import difference
-from .deviations import Candidate
+from ...vectors.compare import difference
+from ..deviations import Candidate
 from .fit import Fit
 from .parts import SMALL, Parts
 from .subject import Arrays

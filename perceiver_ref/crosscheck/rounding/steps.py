@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd import ops
-from ..autograd.backend import xp
-from ..autograd.ops.attention import scale_factor
+from ...autograd import ops
+from ...autograd.backend import xp
+from ...autograd.ops.attention import scale_factor
 
 
 class Result(NamedTuple):

@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import tree
-from ..autograd.backend import to_host
-from ..autograd.tensor import array_of
-from ..call import Call
-from ..errors import InputError
-from ..peers import Rebuilt
-from ..tracing import trace, where
-from ..variation import varied
-from ..vectors import Case
-from ..vectors.compare import difference
-from .check import spread
-from .deviations import Candidate, deviating, survey
-from .execution import rebuild
+from ...autograd import tree
+from ...autograd.backend import to_host
+from ...autograd.tensor import array_of
+from ...call import Call
+from ...errors import InputError
+from ...peers import Rebuilt
+from ...tracing import trace, where
+from ...variation import varied
+from ...vectors import Case
+from ...vectors.compare import difference
+from ..check import spread
+from ..deviations import Candidate, deviating, survey
+from ..execution import rebuild
 from .memo import Memo
 
 Arrays = dict[str, np.ndarray]

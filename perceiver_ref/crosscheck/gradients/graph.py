@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import tree
-from ..autograd.backend import is_array
-from ..autograd.engine import Event, Op, accepted, observe
-from ..autograd.tensor import Node, Tape, Tensor, leaf
-from ..autograd.tree import Tree
-from ..autograd.walk import unbroadcast
-from ..errors import InputError
-from ..tracing import trace, where
+from ...autograd import tree
+from ...autograd.backend import is_array
+from ...autograd.engine import Event, Op, accepted, observe
+from ...autograd.tensor import Node, Tape, Tensor, leaf
+from ...autograd.tree import Tree
+from ...autograd.walk import unbroadcast
+from ...errors import InputError
+from ...tracing import trace, where
 
 Gradients = list[Any]
 """One array for each positional argument of an op; None where there is none."""

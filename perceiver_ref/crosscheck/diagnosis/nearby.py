@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ..tracing import where
-from .deviations import candidates
-from .deviations.base import layer_of
+from ...tracing import where
+from ..deviations import candidates
+from ..deviations.base import layer_of
 from .subject import Subject
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .deviations import Candidate, candidates
+from ..deviations import Candidate, candidates
+from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
+from ..rounding.envelope import Roundings
 from .fit import Fit, on_grid
 from .nearby import causes_near
 from .pairs import NOTHING, Pairs
 from .parts import SMALL, Part, Parts
-from .rounding import DIGITS, arithmetic, rounded_tree
-from .roundings import Roundings
 from .subject import Arrays, Subject
 
 EXPLAINED = 0.01

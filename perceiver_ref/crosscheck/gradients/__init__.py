@@ -1,0 +1,9 @@
+"""Why gradients differ where outputs agree: which op's backward pass, and why.
+
+diagnose    the verdict on a case's gradients
+target      the gradients under test
+graph       the recorded backward pass, walked again with changes
+search      backward deviations that explain the difference
+rounding    the errors that correct arithmetic makes in gradients
+finishing   what is done to gradients after the pass: averages, clipping, factors
+"""
