@@ -183,7 +183,7 @@ RECIPES = (
         threshold=0.97,
         quick_threshold=0.5,
         expected="at least 97 %",
-        minutes=2,
+        minutes=4,
         stages=(Stage("train", _digits, _FULL, _QUICK),),
     ),
 )

@@ -170,7 +170,7 @@ RECIPES = (
         threshold=_DIGITS.threshold,
         quick_threshold=_DIGITS.quick_threshold,
         expected="the accuracy of digits within noise, where a convolution network falls",
-        minutes=8,
+        minutes=9,
         stages=(Stage("train", _permuted, _FULL, _QUICK),),
     ),
 )
