@@ -22,6 +22,7 @@ MODULES = {
     "generate": "generate",
     "entities": "entities",
     "multitask": "multitask",
+    "flamingo": "flamingo",
 }
 """Recipe -> the module of this package that defines it, imported on first use."""
 

@@ -271,9 +271,9 @@ def text_loss(logits: Any, ids: np.ndarray) -> Any:
 _VISION = Settings(steps=600, batch_size=64, learning_rate=3e-3, warmup=50)
 _LANGUAGE = Settings(steps=2200, batch_size=32, learning_rate=1e-3, warmup=100)
 _FULL = Settings(steps=1500, batch_size=16, learning_rate=1e-3, warmup=100, evaluate_every=150)
-_QUICK_VISION = Settings(steps=80, batch_size=32, learning_rate=5e-3, warmup=10, save_every=50)
-_QUICK_LANGUAGE = Settings(steps=80, batch_size=8, learning_rate=3e-3, warmup=10, save_every=50)
-_QUICK = Settings(steps=200, batch_size=8, learning_rate=4e-3, warmup=10, save_every=50)
+_QUICK_VISION = Settings(steps=100, batch_size=32, learning_rate=5e-3, warmup=10, save_every=50)
+_QUICK_LANGUAGE = Settings(steps=100, batch_size=8, learning_rate=3e-3, warmup=10, save_every=50)
+_QUICK = Settings(steps=230, batch_size=8, learning_rate=4e-3, warmup=10, save_every=50)
 
 
 def _vision(seed: int, quick: bool) -> VisionTask:
@@ -287,7 +287,7 @@ def _language(seed: int, quick: bool) -> LanguageTask:
 def _captions(name: str) -> Any:
     def build(seed: int, quick: bool) -> CaptionTask:
         return (
-            CaptionTask(seed, _QUICK.batch_size, name, tests=160, layers=1)
+            CaptionTask(seed, _QUICK.batch_size, name, tests=128, layers=1)
             if quick
             else CaptionTask(seed, _FULL.batch_size, name)
         )
@@ -305,7 +305,7 @@ RECIPES = (
         metric="accuracy_8_shots",
         better="higher",
         threshold=0.8,
-        quick_threshold=0.065,
+        quick_threshold=0.05,  # by chance 1 / 48, untrained 0; one layer and few steps see shapes, but no rule yet
         expected="about 94 % with 8 examples, a third with none: as good as the rule can be known",
         minutes=9,
         stages=(
