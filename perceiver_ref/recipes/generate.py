@@ -23,9 +23,10 @@ from .nearby import look_back
 from .ngrams import Trigrams, lzma_bits
 from .prose import ALPHABET, ids_of, prose, symbols
 
-HEADS = 8
-BACK = (0, 1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 6, 8, 12, 16)
-"""How many bytes back heads look at the start: those of cross-attention, and those of self-attention."""
+WIDTH = 16
+"""Channels of a head."""
+BACK = (1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 4, 8, 3, 6, 12, 16)
+"""How many bytes back heads look at the start: as many as there are, in cross-attention and in self-attention."""
 
 
 def model(length: int, latents: int, channels: int, layers: int) -> PerceiverAR:
@@ -33,21 +34,21 @@ def model(length: int, latents: int, channels: int, layers: int) -> PerceiverAR:
 
     All channels of heads turn, by wavelengths from 6 to 350 bytes.
     """
-    rotary = Rotary(frequencies(channels // HEADS, longest=100))
+    rotary, heads = Rotary(frequencies(WIDTH, longest=100)), channels // WIDTH
     return PerceiverAR(
         vocabulary=VOCABULARY,
         length=length,
         latents=latents,
         channels=channels,
         layers=layers,
-        cross_heads=HEADS,
-        self_heads=HEADS,
+        cross_heads=heads,
+        self_heads=heads,
         cross_rotary=rotary,
         self_rotary=rotary,
     )
 
 
-FULL = model(length=64, latents=32, channels=128, layers=2)
+FULL = model(length=64, latents=32, channels=64, layers=2)
 QUICK = model(length=32, latents=16, channels=128, layers=1)
 
 
@@ -75,7 +76,7 @@ class Generate(Task):
                 assert rotary is not None
                 for name in ("query", "key"):
                     layer["attention"][name]["weight"] *= np.float32(_CONTENT)  # so that places count more than bytes
-                look_back(layer["attention"], offsets, rotary, _GAIN)
+                look_back(layer["attention"], offsets[: self.model.self_heads], rotary, _GAIN)
         return params
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
@@ -138,7 +139,7 @@ _LARGER, _GAIN, _CONTENT = 50.0, 4.0, 0.2
 """Factors on embeddings, so that learning changes them slowly; on biases that hold places; on what looks for bytes."""
 
 _OPTIONS = {"b2": 0.98}
-_FULL = Settings(1500, 16, 4e-3, warmup=30, weight_decay=0.1, options=_OPTIONS)
+_FULL = Settings(3000, 16, 5e-3, warmup=30, weight_decay=0.01, options=_OPTIONS)
 _QUICK = Settings(80, 16, 6e-3, warmup=10, weight_decay=0.01, options=_OPTIONS, save_every=50)
 
 
@@ -155,9 +156,9 @@ RECIPES = (
         paper="Perceiver AR (2202.07765), section 3",
         metric="bits_per_byte",
         better="lower",
-        threshold=2.3,
+        threshold=2.2,
         quick_threshold=4.0,
-        expected="below a trigram model and lzma",
+        expected="about 1.95 bits a byte, where a trigram model needs 2.69 and lzma 2.57",
         minutes=5,
         stages=(Stage("train", _generate, _FULL, _QUICK),),
     ),

@@ -247,7 +247,7 @@ def hits(logits: Any, targets: np.ndarray) -> Array:
 
 
 _OPTIONS = {"b2": 0.98}
-_FULL = Settings(1800, 64, 3e-3, warmup=20, weight_decay=0.01, options=_OPTIONS)
+_FULL = Settings(2200, 64, 3e-3, warmup=20, weight_decay=0.01, options=_OPTIONS)
 _QUICK = Settings(70, 32, 4e-3, warmup=10, weight_decay=0.01, options=_OPTIONS, save_every=30)
 
 
@@ -264,10 +264,10 @@ RECIPES = (
         paper="Perceiver IO (2107.14795), section 4.1",
         metric="masked_accuracy",
         better="higher",
-        threshold=0.55,
+        threshold=0.58,
         quick_threshold=0.2,
-        expected="well above a trigram model's 43 %, which sees both neighbours",
-        minutes=5,
+        expected="65 to 70 %, where a trigram model that sees both neighbours has 44 %",
+        minutes=7,
         stages=(Stage("train", _language, _FULL, _QUICK),),
     ),
 )
