@@ -1,11 +1,17 @@
 """Checking another implementation's outputs, gradients and intermediate values against the reference."""
 
+from importlib import import_module
+from typing import Any
+
 from .check import Result, check_case, check_file
 from .compare.dumps import Comparison, Dump, as_dump, compare_dumps, compare_files, read_dump
 from .execution import Run, run
 from .report import Report, ReportPoint, write_report
 
+_DIAGNOSIS = ("Diagnosis", "diagnose", "diagnose_file")  # imported on first use: `check` needs none of the deviations
+
 __all__ = [
+    *_DIAGNOSIS,
     "Comparison",
     "Dump",
     "Report",
@@ -21,3 +27,9 @@ __all__ = [
     "run",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DIAGNOSIS:
+        return getattr(import_module(".diagnosis.diagnose", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

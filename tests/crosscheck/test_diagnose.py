@@ -132,6 +132,26 @@ def test_two_planted_deviations_are_both_named(traced: bool) -> None:
     assert (found.verdict, sorted(found.causes)) == ("deviation", ["gate-missing", "media-mask"])
 
 
+def taller(case: Case) -> Case:
+    """Five layers in one block, their weights those of the first."""
+    case = option(num_blocks=1, num_self_attends_per_block=5)(case)
+    first = {n: a for n, a in case.params.items() if ".self_attends.0." in n}
+    layers = {n.replace(".0.", f".{i}."): a + 0.01 * i for n, a in first.items() for i in range(5)}
+    trace = {f"encoder.self_attends.{i}": np.zeros(()) for i in range(5)}
+    return replace(case, params=case.params | layers, trace=trace)
+
+
+def test_a_deviation_in_one_layer_among_many_is_found_where_it_is() -> None:
+    """The layer before the point that differs is searched alone, whichever it is."""
+    case = taller(case_of("hf/model_mask_holes"))
+    name = "encoder.self_attends.2.attention.self.value.bias"
+    wrong = outputs_of(replace(case, params=case.params | {name: 0 * case.params[name]}), traced=True)
+    found = diagnose(replace(case, outputs=wrong.outputs, trace=wrong.trace))
+    assert (found.verdict, found.causes) == ("deviation", ["bias-missing"])
+    assert found.first_divergence == "encoder.self_attends.2"
+    assert found.explanation[0].variant.endswith("in encoder.blocks.0.2")
+
+
 heavy = pytest.mark.heavy
 SMALL = ["lucidrains-flamingo/resampler_4d", "open-flamingo/gated_immediate"]
 LARGER = [pytest.param(name, marks=heavy) for name in ("hf/model_mask_holes", "hf/image_fourier_small", "hf/masked_lm")]

@@ -60,13 +60,15 @@ def at(table: Mapping[str, OpReplacement], match: Match) -> Mapping[str, OpRepla
 class Candidate:
     """One deviation that could explain a difference: the cause's id, the variant in words, and what it changes.
 
-    `rare` ones are tried when nothing else explains the difference.
+    `rare` ones are tried when nothing else explains the difference. `here` tells, while the reference runs, whether
+    layers and ops deviate where it has come to; without it they do wherever they run.
     """
 
     cause: str
     variant: str
     change: Change
     rare: bool = False
+    here: Callable[[], bool] | None = None
 
 
 class Used(NamedTuple):
@@ -168,13 +170,8 @@ def paths_of(params: Tree) -> Callable[[Any], str]:
 
 
 @contextmanager
-def deviating(
-    candidates: Sequence[Candidate], params: Tree, meant: Callable[[], bool] = lambda: True
-) -> Iterator[Tree]:
-    """The reference with these deviations; gives the parameters to run it with.
-
-    `meant` tells, while the reference runs, whether layers and ops deviate where it has come to.
-    """
+def deviating(candidates: Sequence[Candidate], params: Tree) -> Iterator[Tree]:
+    """The reference with these deviations; gives the parameters to run it with."""
     with ExitStack() as stack:
         for candidate in candidates:
             if candidate.change.params is not None:
@@ -183,27 +180,25 @@ def deviating(
         for candidate in candidates:
             if candidate.change.layers is not None:
                 layers = candidate.change.layers()
-                stack.enter_context(varied({name: _only(made, meant) for name, made in layers.items()}))
+                stack.enter_context(varied({name: _only(made, candidate.here) for name, made in layers.items()}))
             if candidate.change.ops is not None:
-                stack.enter_context(handle(_by_name(candidate.change.ops(path), meant)))
+                stack.enter_context(handle(_by_name(candidate.change.ops(path), candidate.here)))
         yield params
 
 
-def _only(replacement: Replacement, meant: Callable[[], bool]) -> Replacement:
+def _only(replacement: Replacement, here: Callable[[], bool] | None) -> Replacement:
     def run(original: Any, *arguments: Any, **options: Any) -> Any:
-        return (replacement if meant() else _as_it_is)(original, *arguments, **options)
+        if here is None or here():
+            return replacement(original, *arguments, **options)
+        return original(*arguments, **options)
 
     return run
 
 
-def _as_it_is(original: Any, *arguments: Any, **options: Any) -> Any:
-    return original(*arguments, **options)
-
-
-def _by_name(table: Mapping[str, OpReplacement], meant: Callable[[], bool]) -> Any:
+def _by_name(table: Mapping[str, OpReplacement], here: Callable[[], bool] | None) -> Any:
     def handler(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         replacement = table.get(op.name)
-        if replacement is None or not meant():
+        if replacement is None or not (here is None or here()):
             return op(*arguments, **static)
         return replacement(op, arguments, static)
 

@@ -7,15 +7,19 @@ the next. They are tried alone, from the results kept of everything before, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ...tracing import where
-from ..deviations import candidates
+from ..deviations import Candidate, candidates
 from ..deviations.base import layer_of
 from .subject import Subject
 
 
-def causes_near(subject: Subject, point: str, gate: Mapping[str, float]) -> Iterator[str]:
-    """The causes that leave at most `gate` at a traced point, "trace/" and the peer's name, from right inputs."""
+def causes_near(subject: Subject, point: str, gate: Mapping[str, float]) -> Iterator[Candidate]:
+    """Of each cause a deviation made only there that leaves at most `gate` at a traced point from right inputs.
+
+    `point` is "trace/" and the peer's name.
+    """
     ours = subject.points[point.removeprefix("trace/")]
     before = list(subject.numbers).index(ours)
     layer = layer_of(ours)
@@ -24,12 +28,15 @@ def causes_near(subject: Subject, point: str, gate: Mapping[str, float]) -> Iter
     )
     places = {used.place for used in found.events}
 
-    def meant() -> bool:
+    def here() -> bool:
         place = where()
         return place in places or layer_of(place) == layer
 
     tried: set[str] = {"dtype"}
     for candidate in candidates(found):
-        if candidate.cause not in tried and subject.reaches(candidate, gate, meant):
-            tried.add(candidate.cause)
-            yield candidate.cause
+        if candidate.cause not in tried:
+            variant = f"{candidate.variant.removesuffix(', everywhere')}, in {layer or 'the model'}"
+            local = replace(candidate, variant=variant, here=here)
+            if subject.reaches(local, gate):
+                tried.add(local.cause)
+                yield local

@@ -147,12 +147,12 @@ class Search:
         return explained
 
     def _near(self) -> _Score | None:
-        """One deviation, of a kind that sets the first point right where it is made only there."""
+        """One deviation, of a kind that sets the first point right where it is made only there: there, or wherever."""
         strict = self.fit.gate(self.first, self.errors, NOTHING)
         gate = self.fit.gate(self.first, self.errors)
-        for cause in causes_near(self.subject, self.first or "", strict) if strict else ():
-            for candidate in self.found:
-                if candidate.cause == cause and self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
+        for local in causes_near(self.subject, self.first or "", strict) if strict else ():
+            for candidate in (*(c for c in self.found if c.cause == local.cause), local):
+                if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
                     return self.scores[-1]
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,12 +106,12 @@ class Subject:
         except (_GivenUpError, *_CANNOT_BE_APPLIED):
             return None
 
-    def reaches(self, candidate: Candidate, gate: Mapping[str, float], meant: Callable[[], bool]) -> bool:
-        """Whether a deviation only where it is `meant` leaves no more at any of these points than `gate` allows."""
+    def reaches(self, candidate: Candidate, gate: Mapping[str, float]) -> bool:
+        """Whether a deviation leaves no more at any of these points than `gate` allows."""
         try:
             with (
                 self.memo.replaying(),
-                deviating((candidate,), self.params, meant) as params,
+                deviating((candidate,), self.params) as params,
                 self._gated(gate, stop=True),
             ):
                 self.compute(params)
