@@ -212,6 +212,13 @@ def _at(
         yield _Made(part, f"{label}{words}", replaced(at(table, match)), single or rare, key)
 
 
+def everything(found: Survey, name: str) -> Iterator[Candidate]:
+    """All of the model in a format: no deviation, but what a part that holds all its arithmetic cannot be told from."""
+    for manner in _manners(found):
+        table = dict.fromkeys(found.ops, narrowed(cast_to(name), manner))
+        yield Candidate("dtype", f"everything in {name}, everywhere{manner}", replaced(table))
+
+
 def _scopes(found: Survey, cast: Cast, manners: tuple[Manner, ...]) -> Iterator[_Made]:
     """Everything in a part of the model; everything everywhere is rounding."""
     places = _places(found, *found.ops)

@@ -5,7 +5,7 @@ What comes before a part is exact, so its roundings can be repeated bit for bit;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -71,6 +71,11 @@ class Parts:
             if part is not None and part.left <= EXACT:
                 break
         return found
+
+    def repeat(self, candidates: Iterable[Candidate]) -> bool:
+        """Whether one of these repeats the difference."""
+        made = (self._run((candidate,), self.fit.ours) for candidate in candidates)
+        return any(part is not None and part.repeated for part in made)
 
     def alone(self) -> list[Part]:
         """Those that have been run beside no other deviation."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..deviations import Candidate, candidates
+from ..deviations.precision import everything
 from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
 from ..rounding.envelope import Roundings
 from .fit import Fit, on_grid
@@ -98,7 +99,8 @@ class Search:
         return "rounding", []
 
     def _whole(self) -> str | None:
-        """A format that all numbers have, with errors as it makes, unless a part of the model in it explains them."""
+        """A format that all numbers have, with errors as it makes, unless a part of the model in it explains them, and
+        all of it does not."""
         names = [name for name in self.errors if self._computed(name)]
         for narrow, dtypes in _WHOLE.items():
             if not names or not all(on_grid(self.subject.expected[name], DIGITS[narrow]) for name in names):
@@ -107,7 +109,9 @@ class Search:
                 if self.roundings.holds(dtype, self.errors):
                     traced = any(name.startswith("trace/") for name in names)
                     last = None if traced else self.parts.best((), narrow)
-                    return None if last is not None and last.repeated else dtype
+                    if last is None or not last.repeated:
+                        return dtype
+                    return dtype if self.parts.repeat(everything(self.subject.survey, narrow)) else None
         return None
 
     def _deviation(self, part: Part | None = None) -> tuple[str, list[Cause]]:
