@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..crosscheck.diagnosis.diagnose import Diagnosis, diagnose_file
+from ..crosscheck.diagnosis.search import Cause
 from ..crosscheck.gradients.diagnose import GradientDiagnosis
 from ..crosscheck.report import Report, ReportPoint, excerpt, write_report
-from ..crosscheck.diagnosis.search import Cause
 from ..files import check_writable, write_json
 from ..vectors.npz import write_npz
 from .main import MISMATCH, OK

@@ -203,6 +203,19 @@ def test_a_diagnosis_is_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "media-mask" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("key", ["output/logits", "trace/perceiver.encoder"])
+def test_an_array_of_another_shape_is_one_line(tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    case = read_case(PATHS["hf/sequence_classification"])
+    arrays, name = (case.outputs if key.startswith("output") else case.trace), key.partition("/")[2]
+    arrays[name] = arrays[name][..., 1:]
+    case.cotangents.clear(), case.grad_params.clear(), case.grad_inputs.clear()
+    write_case(tmp_path / "port.npz", case)
+    assert main(["diagnose", str(tmp_path / "port.npz")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert f"{key} has shape {arrays[name].shape}, but the reference's has" in said[0]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK"], ids=["empty", "no archive"])
 def test_a_file_that_is_no_case_is_one_line(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "port.npz").write_bytes(content)

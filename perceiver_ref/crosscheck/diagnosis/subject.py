@@ -73,6 +73,9 @@ class Subject:
         self.numbers = {ours: self.memo.number(array) for ours, array in traced.items()}
         self.ours = self._named(traced, outputs)
         """The reference's arrays, by the names of `expected`."""
+        for name, wanted in self.expected.items():
+            if name in self.ours and self.ours[name].shape != wanted.shape:
+                raise InputError(f"{name} has shape {wanted.shape}, but the reference's has {self.ours[name].shape}")
         self.base = {ours: difference(self.ours[f"trace/{n}"], case.trace[n]) for n, ours in self.points.items()}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
