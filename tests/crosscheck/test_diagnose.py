@@ -19,6 +19,7 @@ from perceiver_ref.cli import main
 from perceiver_ref.crosscheck import run
 from perceiver_ref.crosscheck.deviations import CAUSES
 from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose
+from perceiver_ref.crosscheck.diagnosis.subject import Subject
 from perceiver_ref.crosscheck.rounding.arithmetic import DIGITS, rounded
 from perceiver_ref.peers import peer
 from perceiver_ref.peers.base import Given
@@ -187,11 +188,23 @@ def test_what_nothing_explains_is_unexplained_and_shown(tmp_path: Path, capsys: 
     assert main(["diagnose", str(tmp_path / "port.npz"), "--json", str(tmp_path / "found.json")]) == 1
     assert "no known deviation explains it" in capsys.readouterr().out
     with np.load(tmp_path / "port.excerpt.npz") as excerpt:
+        assert any(name.startswith("operation/0.") for name in excerpt.files)
         assert str(excerpt["point"]) == "output/out"
         np.testing.assert_array_equal(excerpt["candidate"], case.outputs["out"])
     found = json.loads((tmp_path / "found.json").read_text())
     assert (found["verdict"], found["causes"], found["first_divergence"]) == ("unexplained", [], None)
     assert found["error"] > 0.1 > found["expected_rounding"]["float32"] > 0
+
+
+def test_what_an_operation_is_given_is_what_was_traced_before_it() -> None:
+    """With traces what comes in is the point before, and without any the model's inputs."""
+    case = outputs_of(taller(case_of("hf/model_mask_holes")), traced=True)
+    given = list(Subject(case).inputs_of("trace/encoder.self_attends.2").values())
+    assert len(given) == 1
+    np.testing.assert_array_equal(given[0], case.trace["encoder.self_attends.1"])
+    case.trace.clear()
+    given = list(Subject(case).inputs_of("output/last_hidden_state").values())
+    assert any(np.array_equal(array, case.inputs["inputs"]) for array in given)
 
 
 def test_a_diagnosis_is_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,8 @@ class Diagnosis:
     others: list[list[Cause]] = field(default_factory=list)
     """Further explanations, the best first."""
     excerpt: Arrays = field(default_factory=dict)
-    """Where a difference begins, ours and theirs, and the case's inputs."""
+    """Where a difference begins, ours and theirs, and the case's inputs; where unexplained, also what the operation
+    that begins it is given ("operation/<number>.<op>", `Subject.inputs_of`)."""
     gradients: GradientDiagnosis | None = None
     """What was found of the gradients, where the case has any; it decides where the outputs are right."""
 
@@ -136,7 +137,6 @@ def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candida
     made.points = [PointError(name, e, roundings.of(name), roundings.units(name)) for name, e in errors.items()]
     if verdict in ("deviation", "unexplained"):
         made.first_divergence = search.first_divergence()
-    if verdict in ("deviation", "unexplained"):
         name = search.first or max(errors, key=lambda n: errors[n])
         made.excerpt = {
             "point": np.array(name),
@@ -144,6 +144,8 @@ def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candida
             "candidate": subject.expected[name],
             **{f"input/{n}": array for n, array in case.inputs.items()},
         }
+    if verdict == "unexplained":
+        made.excerpt |= subject.inputs_of(name)
     said = [(cause.cause, cause.variant) for cause in explanation]
     ranked = sorted(search.scores, key=lambda s: [(c.cause, c.variant) for c in s.chosen] != said)
     return made, [score.chosen for score in ranked if score.remaining <= max(NOTHING, ranked[0].remaining)]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.backend import to_host
+from ...autograd.backend import is_array, to_host
+from ...autograd.engine import Event, observe
 from ...autograd.tensor import array_of
 from ...call import Call
 from ...errors import InputError
@@ -19,6 +20,7 @@ from ...vectors import Case
 from ...vectors.compare import difference
 from ..check import spread
 from ..deviations import Candidate, deviating, survey
+from ..deviations.base import paths_of
 from ..execution import rebuild
 from .memo import Memo
 
@@ -123,6 +125,28 @@ class Subject:
         except (_GivenUpError, *_CANNOT_BE_APPLIED):
             pass
         return False
+
+    def inputs_of(self, name: str) -> Arrays:
+        """What the ops between a compared array ("trace/..." or "output/...") and the traced point before it are given
+        from outside: by number and op, without parameters."""
+        order, path = list(self.numbers), paths_of(self.params)
+        ours = self.points.get(name.removeprefix("trace/"))
+        before = order.index(ours) if ours in order else len(order)
+        made: Arrays = {}
+        known: dict[int, Any] = {}
+        """Every array seen, kept so that its identity stays its own"""
+
+        def watch(event: Event) -> None:
+            for argument in event.arguments if len(traced) == before else ():
+                if is_array(argument) and id(argument) not in known and not path(argument):
+                    made[f"operation/{len(made)}.{event.op.name}"] = to_host(argument)
+                    known[id(argument)] = argument
+            if len(traced) == before:
+                known.update((id(array), array) for array in event.outputs)
+
+        with trace(self.kept.__contains__) as traced, observe(watch), np.errstate(all="ignore"):
+            self._run(self.params, self.inputs)
+        return made
 
     def errors(self, ours: Arrays) -> dict[str, float]:
         """The error of every compared array, in the order of `expected`."""
