@@ -17,13 +17,10 @@ from ...autograd.backend import is_array, xp
 from ...autograd.engine import Op
 from ...autograd.ops.attention import scale_factor
 from ...autograd.tensor import array_of
-from ..rounding.arithmetic import DIGITS, rounded
+from ..rounding.arithmetic import DIGITS, MOVING, rounded
 from .base import OpReplacement
 
 Cast = Callable[[Any], Any]
-
-EXACT = ("reshape", "transpose", "broadcast_to", "getitem", "take", "concatenate", "stack", "split", "pad", "where")
-"""Ops that only move numbers."""
 
 
 class Manner(NamedTuple):
@@ -64,7 +61,7 @@ def narrowed(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     attention = in_steps(cast, manner)
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
-        if op.name in EXACT:
+        if op.name in MOVING:
             return op(*arguments, **static)
         if op.name == "attention":
             return attention(op, arguments, static)

@@ -12,12 +12,12 @@ from ...autograd.engine import Op
 from ...autograd.tensor import array_of
 from ...tracing import where
 from ...variation import Replacement
+from ..rounding.arithmetic import MOVING
 from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, module_of, replaced
 from .layers import by_role
 from .narrow import (
     AFTER,
     BEFORE,
-    EXACT,
     STABLE,
     Cast,
     Manner,
@@ -142,7 +142,7 @@ def _of_layers(found: Survey, cast: Cast, manners: tuple[Manner, ...]) -> Iterat
 
 def _is_all(found: Survey, layers: set[str]) -> bool:
     """Whether nothing is computed outside these layers."""
-    return all(_layer(place) in layers for op, places in found.ops.items() if op not in EXACT for place in places)
+    return all(_layer(place) in layers for op, places in found.ops.items() if op not in MOVING for place in places)
 
 
 def _in_layers(found: Survey, layers: set[str], kinds: set[int], replacement: OpReplacement) -> Change:

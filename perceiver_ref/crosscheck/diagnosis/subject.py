@@ -29,7 +29,8 @@ _HUGE = 1e30  # a mask's "minus infinity", which each dtype has its own of
 _LOWEST = 65504.0  # that of float16, which no other number of a mask comes to by chance
 _LARGE = 6e4
 
-_CANNOT_BE_APPLIED = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
+CANNOT_BE_RUN = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
+"""What a deviation raises in a model that it does not fit."""
 
 
 class _GivenUpError(Exception):
@@ -108,7 +109,7 @@ class Subject:
         try:
             with self.memo.replaying(), deviating(chosen, self.params) as params, self._gated(gate or {}):
                 return self.compute(params)
-        except (_GivenUpError, *_CANNOT_BE_APPLIED):
+        except (_GivenUpError, *CANNOT_BE_RUN):
             return None
 
     def reaches(self, candidate: Candidate, gate: Mapping[str, float]) -> bool:
@@ -122,7 +123,7 @@ class Subject:
                 self.compute(params)
         except _ReachedError:
             return True
-        except (_GivenUpError, *_CANNOT_BE_APPLIED):
+        except (_GivenUpError, *CANNOT_BE_RUN):
             pass
         return False
 

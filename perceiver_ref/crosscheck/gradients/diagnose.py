@@ -19,13 +19,12 @@ from ...errors import InputError
 from ...vectors import TOLERANCES
 from ..deviations import Candidate, deviating
 from ..diagnosis.search import Cause
-from ..diagnosis.subject import Subject
+from ..diagnosis.subject import CANNOT_BE_RUN, Subject
 from .graph import Graph, record
 from .rounding import GradientRoundings
 from .search import GradientSearch, explanation
 from .target import Target, gradients_of, largest
 
-_CANNOT_BE_RUN = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
 _DTYPES = ("float32", "tf32", "float16", "bfloat16")
 
 
@@ -86,7 +85,7 @@ def diagnose_gradients(
     try:
         graph = _graph(subject, chosen)
         target = Target(subject, graph, back)
-    except _CANNOT_BE_RUN as error:
+    except CANNOT_BE_RUN as error:
         if isinstance(error, InputError) and not chosen:
             raise
         return GradientDiagnosis("not checked", under=under)
@@ -166,7 +165,7 @@ def _through(subject: Subject, chosen: Sequence[Candidate]) -> _Back | None:
         for candidate in chosen:
             if candidate.change.params is not None:
                 moved = candidate.change.params(moved)
-    except _CANNOT_BE_RUN:
+    except CANNOT_BE_RUN:
         return None
     finally:
         survey.stored = stored

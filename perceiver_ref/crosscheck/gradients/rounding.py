@@ -18,7 +18,7 @@ from ...autograd.ops.attention import keep_used, scale_factor, scores
 from ...autograd.tensor import Tensor, array_of
 from ...variation import varied
 from ...vectors.compare import difference
-from ..rounding.arithmetic import DIGITS, rounded, rounded_tree
+from ..rounding.arithmetic import DIGITS, MOVING, rounded, rounded_tree
 from .graph import Graph, Pull, Step
 
 FACTOR = 10.0
@@ -29,7 +29,6 @@ _TYPICAL = 0.25
 LEAST = 1e-3
 """Where everything is rounded, no gradient is better than this part of its own envelope, unless it is zero."""
 _RUNS = 5
-_MOVED = ("reshape", "transpose", "broadcast_to", "getitem", "take", "concatenate", "stack", "split", "pad", "where")
 _Round = Callable[[Any], Any]
 
 
@@ -93,7 +92,7 @@ def _forward(near: _Round, products: int | None) -> Any:
 
     def run(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         out = op(*arguments, **static)
-        return out if op.name in _MOVED else result(out)
+        return out if op.name in MOVING else result(out)
 
     return handle(run)
 

@@ -26,6 +26,8 @@ DIGITS = {"float32": 24, "tf32": 11, "float16": 11, "bfloat16": 8}
 
 _PRODUCTS = ("linear", "matmul", "attention", "attention_weights", "convolution", "transposed_convolution")
 _EXACT = ("reshape", "transpose", "broadcast_to", "getitem", "take", "concatenate", "stack", "split", "pad")
+MOVING = (*_EXACT, "where")
+"""Ops that only move numbers."""
 _SMALLEST = np.float32(2.0**-24)  # of float16, whose numbers below 2^-14 are multiples of it
 _exempt: ContextVar[bool] = ContextVar("_exempt", default=False)
 _LARGEST = 3.3895313892515355e38  # of bfloat16, which float32 has too: a mask's lowest number must stay finite
@@ -140,4 +142,4 @@ def exempt() -> Iterator[None]:
         _exempt.reset(token)
 
 
-__all__ = ["DIGITS", "arithmetic", "exempt", "kept_digits", "lowered", "rounded", "rounded_tree"]
+__all__ = ["DIGITS", "MOVING", "arithmetic", "exempt", "kept_digits", "lowered", "rounded", "rounded_tree"]
