@@ -23,11 +23,15 @@ from ..call import Call
 Batch = dict[str, Array]
 
 
+@dataclass(frozen=True)
 class Task(ABC):
     """A model, its data and its loss. Everything random follows from the seed that it was built with.
 
     `batch` and `evaluate` choose data; `loss` computes on arrays of either library and runs unchanged on both.
     """
+
+    seed: int
+    batch_size: int
 
     @abstractmethod
     def init(self, before: Tree = None) -> Tree:
@@ -125,19 +129,25 @@ class Settings:
 
 @dataclass(frozen=True)
 class Stage:
-    """One task trained with one set of settings; most recipes have one. `task(seed, quick)` builds it.
+    """One task, `task(seed, batch_size)`, trained with one set of settings; most recipes have one stage.
 
-    The task takes its batch size from `settings` or `quick`, of the same stage.
+    The quick form has settings of its own, and a task of its own where `quick_task` is given.
     """
 
     name: str
-    task: Callable[[int, bool], Task]
+    task: Callable[[int, int], Task]
     settings: Settings
     quick: Settings
+    quick_task: Callable[[int, int], Task] | None = None
 
     def chosen(self, quick: bool) -> Settings:
         """The settings of the full form or of the quick one."""
         return self.quick if quick else self.settings
+
+    def build(self, seed: int, quick: bool) -> Task:
+        """The task of the full form or of the quick one."""
+        make = self.quick_task if quick and self.quick_task else self.task
+        return make(seed, self.chosen(quick).batch_size)
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,6 @@ def model() -> PerceiverIO:
 class Digits(Task):
     """Training on the first 1,347 images, each time turned, scaled, sheared and shifted; testing on the others."""
 
-    seed: int
-    batch_size: int
-
     @cached_property
     def model(self) -> PerceiverIO:
         return model()
@@ -166,10 +163,6 @@ _FULL = Settings(
 _QUICK = Settings(steps=60, batch_size=64, learning_rate=4e-3, warmup=10, weight_decay=0.05, save_every=20)
 
 
-def _digits(seed: int, quick: bool) -> Digits:
-    return Digits(seed, (_QUICK if quick else _FULL).batch_size)
-
-
 RECIPES = (
     Recipe(
         name="digits",
@@ -184,6 +177,6 @@ RECIPES = (
         quick_threshold=0.5,
         expected="at least 97 %",
         minutes=4,
-        stages=(Stage("train", _digits, _FULL, _QUICK),),
+        stages=(Stage("train", Digits, _FULL, _QUICK),),
     ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -154,10 +154,6 @@ _CONVOLUTION = Settings(steps=1000, batch_size=64, learning_rate=6e-3, warmup=20
 _QUICK_CONVOLUTION = replace(_CONVOLUTION, steps=40)
 
 
-def _permuted(seed: int, quick: bool) -> PermutedDigits:
-    return PermutedDigits(seed, (_QUICK if quick else _FULL).batch_size, quick)
-
-
 RECIPES = (
     Recipe(
         name="digits-permuted",
@@ -171,6 +167,6 @@ RECIPES = (
         quick_threshold=_DIGITS.quick_threshold,
         expected="the accuracy of digits within noise, where a convolution network falls",
         minutes=9,
-        stages=(Stage("train", _permuted, _FULL, _QUICK),),
+        stages=(Stage("train", PermutedDigits, _FULL, _QUICK, partial(PermutedDigits, quick=True)),),
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,6 @@ def cost(name: str) -> Ledger:
 class Entities(Task):
     """One of both models on endless battles; the parameters of the one trained before stay beside it."""
 
-    seed: int
-    batch_size: int
     name: str
     tests: int = 512
 
@@ -177,11 +175,8 @@ _FULL = Settings(steps=3000, batch_size=16, learning_rate=5e-3, warmup=100)
 _QUICK = Settings(steps=60, batch_size=16, learning_rate=4e-3, warmup=10, save_every=20)
 
 
-def _entities(name: str) -> Any:
-    def build(seed: int, quick: bool) -> Entities:
-        return Entities(seed, (_QUICK if quick else _FULL).batch_size, name, 64 if quick else 512)
-
-    return build
+def _stage(name: str, quick: Settings) -> Stage:
+    return Stage(name, partial(Entities, name=name), _FULL, quick, partial(Entities, name=name, tests=64))
 
 
 RECIPES = (
@@ -198,8 +193,8 @@ RECIPES = (
         expected="94 %, a point below the Transformer, with 43 % of its FLOPs",
         minutes=7,
         stages=(
-            Stage("transformer", _entities("transformer"), _FULL, replace(_QUICK, steps=20)),
-            Stage("perceiver_io", _entities("perceiver_io"), _FULL, _QUICK),
+            _stage("transformer", replace(_QUICK, steps=20)),
+            _stage("perceiver_io", _QUICK),
         ),
     ),
 )

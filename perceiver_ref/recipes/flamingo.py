@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,6 @@ def model(layers: int = LAYERS) -> Flamingo:
 class VisionTask(Task):
     """The patch encoder learns to see: a linear map of the mean of its features is to tell all four of a scene."""
 
-    seed: int
-    batch_size: int
-
     @cached_property
     def model(self) -> PatchEncoder:
         return PATCHES
@@ -100,8 +97,6 @@ class VisionTask(Task):
 class LanguageTask(Task):
     """Captions as text: an image tag, the shape, and what the rule says of it, which the tags do not tell."""
 
-    seed: int
-    batch_size: int
     layers: int = LAYERS
 
     @cached_property
@@ -134,8 +129,6 @@ class LanguageTask(Task):
 class CaptionTask(Task):
     """Captions of images, with the language model frozen: `name` says which resampler and gated layers are trained."""
 
-    seed: int
-    batch_size: int
     name: str
     tests: int = 256
     layers: int = LAYERS
@@ -276,23 +269,9 @@ _QUICK_LANGUAGE = Settings(steps=100, batch_size=8, learning_rate=3e-3, warmup=1
 _QUICK = Settings(steps=230, batch_size=8, learning_rate=4e-3, warmup=10, save_every=50)
 
 
-def _vision(seed: int, quick: bool) -> VisionTask:
-    return VisionTask(seed, (_QUICK_VISION if quick else _VISION).batch_size)
-
-
-def _language(seed: int, quick: bool) -> LanguageTask:
-    return LanguageTask(seed, _QUICK_LANGUAGE.batch_size, 1) if quick else LanguageTask(seed, _LANGUAGE.batch_size)
-
-
-def _captions(name: str) -> Any:
-    def build(seed: int, quick: bool) -> CaptionTask:
-        return (
-            CaptionTask(seed, _QUICK.batch_size, name, tests=128, layers=1)
-            if quick
-            else CaptionTask(seed, _FULL.batch_size, name)
-        )
-
-    return build
+def _captions(name: str, quick: Settings) -> Stage:
+    task = partial(CaptionTask, name=name)
+    return Stage(name, task, _FULL, quick, partial(task, tests=128, layers=1))
 
 
 RECIPES = (
@@ -309,10 +288,10 @@ RECIPES = (
         expected="about 94 % with 8 examples, a third with none: as good as the rule can be known",
         minutes=9,
         stages=(
-            Stage("vision", _vision, _VISION, _QUICK_VISION),
-            Stage("language", _language, _LANGUAGE, _QUICK_LANGUAGE),
-            Stage("ungated", _captions("ungated"), _FULL, replace(_QUICK, steps=12)),
-            Stage("gated", _captions("gated"), _FULL, _QUICK),
+            Stage("vision", VisionTask, _VISION, _QUICK_VISION),
+            Stage("language", LanguageTask, _LANGUAGE, _QUICK_LANGUAGE, partial(LanguageTask, layers=1)),
+            _captions("ungated", replace(_QUICK, steps=12)),
+            _captions("gated", _QUICK),
         ),
     ),
 )

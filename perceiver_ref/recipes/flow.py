@@ -62,9 +62,6 @@ def model() -> PerceiverIO:
 class Flow(Task):
     """New pairs in every step; the test pairs are the same for every seed, and drawn from a stream of their own."""
 
-    seed: int
-    batch_size: int
-
     @cached_property
     def model(self) -> PerceiverIO:
         return model()
@@ -199,10 +196,6 @@ _FULL = Settings(steps=3000, batch_size=8, learning_rate=3e-3, warmup=100, evalu
 _QUICK = Settings(steps=100, batch_size=8, learning_rate=3e-3, warmup=10, save_every=50)
 
 
-def _flow(seed: int, quick: bool) -> Flow:
-    return Flow(seed, (_QUICK if quick else _FULL).batch_size)
-
-
 RECIPES = (
     Recipe(
         name="flow",
@@ -216,6 +209,6 @@ RECIPES = (
         quick_threshold=0.7,  # zero motion has 1, an untrained model more; after 100 steps 0.56 to 0.60
         expected="about 0.17: an end-point error of 0.20 pixels, where zero motion has 1.21",
         minutes=4,
-        stages=(Stage("train", _flow, _FULL, _QUICK),),
+        stages=(Stage("train", Flow, _FULL, _QUICK),),
     ),
 )

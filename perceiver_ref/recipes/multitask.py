@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,8 @@ def model(name: str) -> PerceiverIO:
 class Multitask(Task):
     """One of both models on endless sequences of all questions; what was trained before stays beside it."""
 
-    seed: int
-    batch_size: int
     name: str
-    tests: int
+    tests: int = 2048
 
     @cached_property
     def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,13 +116,6 @@ _FULL = Settings(steps=3000, batch_size=64, learning_rate=2e-3, warmup=100)
 _QUICK = Settings(steps=100, batch_size=64, learning_rate=1.5e-3, warmup=10, save_every=20)
 
 
-def _multitask(name: str) -> Any:
-    def build(seed: int, quick: bool) -> Multitask:
-        return Multitask(seed, (_QUICK if quick else _FULL).batch_size, name, 2048)
-
-    return build
-
-
 RECIPES = (
     Recipe(
         name="multitask",
@@ -139,8 +130,8 @@ RECIPES = (
         expected="90 % on average",
         minutes=6,
         stages=(
-            Stage("shared", _multitask("shared"), _FULL, replace(_QUICK, steps=20)),
-            Stage("queries", _multitask("queries"), _FULL, _QUICK),
+            Stage("shared", partial(Multitask, name="shared"), _FULL, replace(_QUICK, steps=20)),
+            Stage("queries", partial(Multitask, name="queries"), _FULL, _QUICK),
         ),
     ),
 )

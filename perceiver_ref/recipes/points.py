@@ -60,9 +60,6 @@ def sample(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
 class Points(Task):
     """Training on clouds that are new in every step; testing on 1,024 that are the same for all seeds."""
 
-    seed: int
-    batch_size: int
-
     @cached_property
     def model(self) -> PerceiverIO:
         return model()
@@ -132,10 +129,6 @@ _FULL = Settings(steps=5000, batch_size=32, learning_rate=4e-3, warmup=100, weig
 _QUICK = Settings(steps=100, batch_size=32, learning_rate=3e-3, warmup=10, weight_decay=0.01, save_every=20)
 
 
-def _points(seed: int, quick: bool) -> Points:
-    return Points(seed, (_QUICK if quick else _FULL).batch_size)
-
-
 RECIPES = (
     Recipe(
         name="points",
@@ -149,6 +142,6 @@ RECIPES = (
         quick_threshold=0.4,
         expected="at least 95 %",
         minutes=5,
-        stages=(Stage("train", _points, _FULL, _QUICK),),
+        stages=(Stage("train", Points, _FULL, _QUICK),),
     ),
 )

@@ -157,7 +157,7 @@ class _Run:
 
     def _start(self, number: int, before: Tree) -> tuple[Task, Tree, State]:
         """A stage at its start: its task, a tree of the parameters, and where the run is."""
-        task = self.recipe.stages[number].task(self.options.seed, self.options.quick)
+        task = self.recipe.stages[number].build(self.options.seed, self.options.quick)
         structure = task.init(before)
         params = {path: backends.to_backend(p, self.options.backend) for path, p in tree.leaves(structure)}
         optimizer = self.settings[number].make_optimizer(task.decays)

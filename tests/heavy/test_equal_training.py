@@ -166,7 +166,7 @@ MODELS: dict[str, Callable[[Any, Any], Any]] = {"digits": Digits, "points": Poin
 @pytest.mark.parametrize("name", MODELS)
 def test_the_losses_of_training_are_those_of_pytorch(name: str) -> None:
     (stage,) = recipe(name).stages
-    task, settings = stage.task(0, False), stage.settings
+    task, settings = stage.build(0, False), stage.settings
     params = tree.map(lambda p: p.astype(np.float64), task.init())
     batches = [in_float64(task.batch(i)) for i in range(STEPS)]
     ours = our_losses(task, params, settings, batches)

@@ -27,12 +27,12 @@ class ByTrigrams(Generate):
 
 @pytest.fixture(scope="module")
 def task() -> Generate:
-    return recipe("generate").stages[0].task(0, True)
+    return recipe("generate").stages[0].build(0, True)
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_targets_are_the_bytes_after_the_latents(quick: bool) -> None:
-    task = recipe("generate").stages[0].task(2, quick)
+    task = recipe("generate").stages[0].build(2, quick)
     made, n = task.batch(4), task.model.latents
     assert made["ids"].shape == (task.batch_size, task.model.length)
     assert made["targets"].shape == (task.batch_size, n)

@@ -24,12 +24,12 @@ class Oracle(Language):
 
 @pytest.fixture(scope="module")
 def task() -> Language:
-    return recipe("language").stages[0].task(0, True)
+    return recipe("language").stages[0].build(0, True)
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_windows_are_of_the_text_and_masked_in_the_same_number_of_places(quick: bool) -> None:
-    task = recipe("language").stages[0].task(3, quick)
+    task = recipe("language").stages[0].build(3, quick)
     made = task.batch(5)
     for masked, seen in zip(made["masked"], made["seen"], strict=True):
         assert set(masked).isdisjoint(seen)
@@ -66,7 +66,7 @@ def test_the_test_is_on_held_out_text_whatever_the_seed(task: Language) -> None:
     text = decode(task.text[1])
     assert "".join(decode(ids) for ids in test["ids"]) == text[: test["ids"].size]
     assert len(text) - test["ids"].size < task.size.length
-    other = recipe("language").stages[0].task(1, True).test
+    other = recipe("language").stages[0].build(1, True).test
     for key, array in test.items():
         np.testing.assert_array_equal(array, other[key])
 
@@ -88,7 +88,7 @@ def test_metrics_of_an_oracle_and_of_no_idea(task: Language) -> None:
 @pytest.mark.parametrize("quick", [False, True])
 def test_thresholds_are_above_the_baselines_on_this_pythons_text(quick: bool) -> None:
     row = recipe("language")
-    task = row.stages[0].task(0, quick)
+    task = row.stages[0].build(0, quick)
     baselines = task.baselines()
     targets = np.take_along_axis(symbols(task.test["ids"]), task.test["masked"], 1)
     shares = np.bincount(targets.ravel()) / targets.size

@@ -24,7 +24,7 @@ def test_products_of_waves_depend_on_distances_alone(a: float, b: float, shift: 
 
 
 def test_latents_read_the_bytes_around_their_place() -> None:
-    task = recipe("language").stages[0].task(0, False)
+    task = recipe("language").stages[0].build(0, False)
     made = task.batch(0)
     with trace() as points:
         task.logits(task.init(), made["ids"], made["masked"])
@@ -35,7 +35,7 @@ def test_latents_read_the_bytes_around_their_place() -> None:
 
 
 def test_heads_look_back_as_far_as_they_should() -> None:
-    task = recipe("generate").stages[0].task(0, False)
+    task = recipe("generate").stages[0].build(0, False)
     model = task.model
     with trace() as points:
         task.logits(task.init(), task.batch(0)["ids"])

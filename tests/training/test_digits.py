@@ -67,7 +67,7 @@ def test_the_nearest_neighbour_by_definition() -> None:
 
 def test_accuracy_is_of_the_mean_over_views() -> None:
     """A model that is sure of the first view and wrong about it, and right but less sure about the others."""
-    task = recipe("digits").stages[0].task(0, True)
+    task = recipe("digits").stages[0].build(0, True)
     labels = task.data[1][TRAINED_ON:]
     right, wrong = (np.eye(10, dtype=np.float32)[given] for given in (labels, (labels + 1) % 10))
     for sure, expected in ((3, 1), (30, 0)):
@@ -83,7 +83,7 @@ def test_accuracy_is_of_the_mean_over_views() -> None:
 
 
 def test_views_are_the_test_images_and_distortions_of_them() -> None:
-    task = recipe("digits").stages[0].task(0, True)
+    task = recipe("digits").stages[0].build(0, True)
     np.testing.assert_array_equal(task.views[0], task.data[0][TRAINED_ON:])
     changes = [np.abs(view - task.views[0]).mean() for view in task.views[1:]]
     assert len(changes) == 8
@@ -91,13 +91,13 @@ def test_views_are_the_test_images_and_distortions_of_them() -> None:
 
 
 def test_training_never_sees_the_test_images() -> None:
-    task = recipe("digits").stages[0].task(0, True)
+    task = recipe("digits").stages[0].build(0, True)
     task.data[0][TRAINED_ON:] = np.nan
     assert all(np.isfinite(task.batch(step)["images"]).all() for step in range(30))
 
 
 def test_it_shows_where_it_looks(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra plot")
-    task = recipe("digits").stages[0].task(0, True)
+    task = recipe("digits").stages[0].build(0, True)
     (file,) = task.show(task.init(), tmp_path)
     assert file.read_bytes().startswith(b"\x89PNG")

@@ -37,7 +37,7 @@ def stages_at_their_start(name: str, quick: bool = True):
     """(stage, task, parameters) of each stage, the later ones from the untrained parameters of the one before."""
     params = None
     for stage in recipe(name).stages:
-        task = stage.task(0, quick)
+        task = stage.build(0, quick)
         params = task.init(params)
         yield stage, task, params
 
@@ -67,7 +67,7 @@ def test_batches_and_parameters_follow_from_seed_and_step(name: str) -> None:
             assert array.dtype.kind != "f" or array.dtype == np.float32, key
             np.testing.assert_array_equal(array, later[key])
         assert any(not np.array_equal(array, later[key]) for key, array in first.items())
-        other = stage.task(1, True).batch(3)
+        other = stage.build(1, True).batch(3)
         assert any(array.shape != later[key].shape or (array != later[key]).any() for key, array in other.items())
 
 
