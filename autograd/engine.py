@@ -100,17 +100,14 @@ class Op:
         plain, backend = self._plain(arguments)
         if not self.differentiable:
             return self._seen(plain, static, self._forward(plain, static, None, backend)[0])
-        edges = []
-        for position, argument in enumerate(arguments):
-            if type(argument) is Tensor:
-                edges.append(Edge(position, argument.node, argument.output))
-        if not edges:
-            return self._seen(plain, static, self._forward(plain, static, (False,) * len(plain), backend)[0])
+        needs = tuple([type(argument) is Tensor for argument in arguments])
+        if True not in needs:
+            return self._seen(plain, static, self._forward(plain, static, needs, backend)[0])
+        edges = [Edge(i, a.node, a.output) for i, a in enumerate(arguments) if needs[i]]
         tape = edges[0].node.tape
-        if any(edge.node.tape is not tape for edge in edges):
-            raise TypeError(f"{self.name} mixes values of two differentiations: {FIRST_ORDER}")
-        positions = {edge.position for edge in edges}
-        needs = tuple(position in positions for position in range(len(plain)))
+        for edge in edges:
+            if edge.node.tape is not tape:
+                raise TypeError(f"{self.name} mixes values of two differentiations: {FIRST_ORDER}")
         out, residuals = self._forward(plain, static, needs, backend)
         outputs = out if isinstance(out, tuple) else (out,)
         node = Node(tape, tuple(Slot(o.shape, o.dtype) for o in outputs), self)
@@ -144,7 +141,9 @@ class Op:
 
     def _plain(self, arguments: tuple[Any, ...]) -> tuple[list[Any], str]:
         """The arguments as arrays (and None or Python numbers) of one library, and that library's name."""
-        plain = [array_of(argument) for argument in arguments]
+        plain = [argument.data if type(argument) is Tensor else argument for argument in arguments]
+        if plain and all(type(value) is np.ndarray for value in plain):
+            return plain, "numpy"
         backend = None
         for i, value in enumerate(plain):
             if value is None or type(value) in _NUMBERS:
@@ -190,9 +189,11 @@ class Op:
 
     def _checked(self, out: Any, plain: list[Any]) -> Any:
         out = as_array(out)
-        if out.dtype.kind == "f":
+        dtype = out.dtype
+        if dtype.kind == "f":
             for value in plain:
-                if is_array(value) and value.dtype.kind == "f" and value.dtype != out.dtype:
+                other = getattr(value, "dtype", dtype)
+                if other is not dtype and other.kind == "f" and other != dtype:
                     raise TypeError(f"{self._signature(plain)}: dtypes are mixed; cast so that they agree")
         return out
 
@@ -265,7 +266,7 @@ def accepted(function: Callable[..., Any], static: dict[str, Any], needs: tuple[
     names = _parameters.get(function)
     if names is None:
         names = _parameters[function] = frozenset(inspect.signature(function).parameters)
-    chosen = {key: value for key, value in static.items() if key in names}
+    chosen = {key: value for key, value in static.items() if key in names} if static else {}
     if "needs" in names:
         chosen["needs"] = needs
     return chosen

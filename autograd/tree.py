@@ -15,7 +15,9 @@ Tree = Any
 
 def leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
     """The leaves in order, each with its path: dicts in their own order, lists by index."""
-    yield from _walk(tree, "")
+    found: list[tuple[str, Any]] = []
+    _collect(tree, "", found)
+    return iter(found)
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def unflatten_like(tree: Tree, values: Sequence[Any]) -> Tree:
     if count != len(values):
         raise ValueError(f"the tree has {count} leaves, but {len(values)} values were given")
     remaining = iter(values)
-    return map(lambda _: next(remaining), tree)
+    return _map(lambda _: next(remaining), tree)
 
 
 def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
@@ -61,36 +63,54 @@ def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
     Raises `ValueError` naming the path where a structure differs.
     """
-    return _map(function, "", tree, *others)
+    if others:
+        _check_alike("", tree, *others)
+    return _map(function, tree, *others)
 
 
-def _walk(tree: Tree, path: str) -> Iterator[tuple[str, Any]]:
-    if tree is None:
-        return
-    if not isinstance(tree, (dict, list, tuple)):
-        yield path, tree
-        return
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for key, child in items:
-        yield from _walk(child, _join(path, key))
+def _collect(tree: Tree, path: str, found: list[tuple[str, Any]]) -> None:
+    if isinstance(tree, dict):
+        for key, child in tree.items():
+            _collect(child, _join(path, key), found)
+    elif isinstance(tree, (list, tuple)):
+        for i, child in enumerate(tree):
+            _collect(child, _join(path, i), found)
+    elif tree is not None:
+        found.append((path, tree))
 
 
 def _join(path: str, key: object) -> str:
     return f"{path}/{key}" if path else str(key)
 
 
-def _map(function: Callable[..., Any], path: str, tree: Tree, *others: Tree) -> Tree:
-    for other in others:
-        if _shape(other) != _shape(tree):
-            raise ValueError(f"trees differ at {path or 'the root'}: {_shape(tree)} against {_shape(other)}")
-    if tree is None:
-        return None
+def _map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     if isinstance(tree, dict):
-        return {k: _map(function, _join(path, k), v, *(o[k] for o in others)) for k, v in tree.items()}
+        return {k: _map(function, v, *[o[k] for o in others]) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
-        children = [_map(function, _join(path, i), *column) for i, column in enumerate(zip(tree, *others))]
+        children = [_map(function, *column) for column in zip(tree, *others)]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)  # named tuples
-    return function(tree, *others)
+    return None if tree is None else function(tree, *others)
+
+
+def _check_alike(path: str, tree: Tree, *others: Tree) -> None:
+    """`ValueError` where a tree has another structure than the first."""
+    for other in others:
+        if _kind(other) != _kind(tree):
+            raise ValueError(f"trees differ at {path or 'the root'}: {_shape(tree)} against {_shape(other)}")
+    if isinstance(tree, dict):
+        for key, child in tree.items():
+            _check_alike(_join(path, key), child, *[other[key] for other in others])
+    elif isinstance(tree, (list, tuple)):
+        for i, column in enumerate(zip(tree, *others)):
+            _check_alike(_join(path, i), *column)
+
+
+def _kind(tree: Tree) -> Any:
+    if isinstance(tree, dict):
+        return tree.keys()
+    if isinstance(tree, (list, tuple)):
+        return type(tree).__name__, len(tree)
+    return tree is None
 
 
 def _shape(tree: Tree) -> str:

@@ -7,6 +7,7 @@ dtype, accumulating without aliasing, and freeing residuals on the way.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,7 +94,8 @@ def _fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
     """Sum a gradient over the axes along which its argument was broadcast; insist on its shape and dtype."""
     if gradient.shape != slot.shape:
         gradient = unbroadcast(gradient, slot.shape)
-    gradient = as_array(gradient)
+    if type(gradient) is not np.ndarray:
+        gradient = as_array(gradient)
     if gradient is None or gradient.shape != slot.shape or gradient.dtype != slot.dtype:
         came = "no matching shape" if gradient is None else debug.describe(gradient)
         want = f"{slot.dtype}{list(slot.shape)}"
@@ -112,10 +114,12 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
         return None
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1)
     if extra and not stretched and gradient.flags.c_contiguous and gradient.size:
-        rows = gradient.reshape(-1, int(np.prod(shape)))
+        rows = gradient.reshape(-1, math.prod(shape))
         whole = len(rows) // _BLOCK * _BLOCK
-        blocks = xp(gradient).ones((1, _BLOCK), gradient.dtype) @ rows[:whole].reshape(-1, _BLOCK, rows.shape[1])
-        total = blocks.sum((0, 1), dtype=np.float64) + rows[whole:].sum(0, dtype=np.float64)
+        ones = xp(gradient).ones(_BLOCK, gradient.dtype)
+        total = ones[: len(rows) - whole] @ rows[whole:]
+        if whole:
+            total = total + (ones @ rows[:whole].reshape(-1, _BLOCK, rows.shape[1])).sum(0, dtype=np.float64)
     else:
         total = gradient.sum((*range(extra), *(extra + i for i in stretched)), dtype=np.float64)
     return total.reshape(shape).astype(gradient.dtype, copy=False)
