@@ -55,7 +55,7 @@ def finish(
         "parameters": sum(p.size for _, p in tree.leaves(params)),
         "steps": sum(stage.chosen(options.quick).steps for stage in recipe.stages),
         "backend": options.backend,
-        "machine": _machine(options.backend),
+        "machine": _machine(options.backend, recipe.threads),
         "perceiver_ref": __version__,
     }
     if options.out is not None:
@@ -66,13 +66,13 @@ def finish(
     return result
 
 
-def _machine(backend: str) -> str:
+def _machine(backend: str, threads: int) -> str:
     """What the time was taken on."""
     if backend == "cupy":
         name: str = module("cupy").cuda.runtime.getDeviceProperties(0)["name"].decode()
         return name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores, {platform.machine()}"
+    return f"{threads} of {cores} cores, {platform.machine()}"
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -27,7 +27,7 @@ def written(folder: Path, seed: int, value: float, **changed: object) -> Path:
         "steps": 1500,
         "evaluation": {"test_accuracy": value},
         "baselines": {"nearest neighbour": 0.5, "chance": 0.1},
-        "machine": "2 cores, x86_64",
+        "machine": "1 of 2 cores, x86_64",
         **changed,
     }
     out = folder / f"digits-{seed}"
@@ -47,7 +47,7 @@ def test_both_files_are_written(tmp_path: Path, folders: list[Path], capsys) -> 
     assert results.main([*map(str, folders), "--page", str(page), "--readme", str(readme)]) == 0
     assert "| [digits](#digits) | test accuracy | 0.975 | 0.97 to 0.98 | at least 0.97 | 2.0 |" in page.read_text()
     assert "1,234,567 parameters, 1,500 steps." in page.read_text().replace("\n", " ")
-    rows = re.findall(r"^\| (\d) \| (.*?) \| 2\.0 \| 2 cores, x86_64 \|$", page.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d) \| (.*?) \| 2\.0 \| 1 of 2 cores, x86_64 \|$", page.read_text(), re.MULTILINE)
     assert rows == [("0", "0.98"), ("1", "0.97"), ("2", "0.975")]
     text = readme.read_text()
     assert text.startswith("# Title\n\n" + results.BEGIN)
