@@ -33,11 +33,11 @@ class KeysValues(NamedTuple):
 class Attention(Module):
     """Multi-head attention of one set on another (Perceiver, section 3.2; Perceiver IO, appendix E, eq. 1 to 4).
 
-        Q = x Wq, K = z Wk, V = z Wv; head h: softmax(Q_h K_h^T / sqrt(d)) V_h; output = heads Wo
+        q = x Wq, k = z Wk, v = z Wv; head h: softmax(q_h k_h^T / sqrt(d)) v_h; output = heads Wo
 
     `qk_channels` and `v_channels` are the widths of all heads together, heads in order along the channel axis. With
     fewer `kv_heads` (a divisor of `heads`), consecutive query heads share a head of keys and values (Ainslie et al.
-    2023, arXiv 2305.13245). `qk_norm`: each head of Q and K is normed, with weights that the heads share. `scale`
+    2023, arXiv 2305.13245). `qk_norm`: each head of q and k is normed, with weights that the heads share. `scale`
     replaces 1 / sqrt(d). `rotary` turns queries and keys by their positions.
     """
 

@@ -63,7 +63,7 @@ def linear_positions(
 
 @variable("frequencies")
 def frequencies(num_bands: int, max_resolution: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """K numbers from 1 to half the resolution of each of d axes, evenly spaced with both ends: (d, K)."""
+    """K numbers from 1 to half the resolution of each of A axes, evenly spaced with both ends: (A, K)."""
     return np.stack([linspace(1.0, r / 2, num_bands, dtype, "compute") for r in max_resolution])
 
 
@@ -78,7 +78,7 @@ def fourier_features(
 ) -> Any:
     """[x, sin(pi f x), cos(pi f x)] for K frequencies f from 1 to half the resolution of each axis.
 
-    positions (..., d) in [-1, 1], max_resolution of d entries -> (..., C), where C = d K (1 or 2) plus d if
+    positions (..., A) in [-1, 1], max_resolution of A entries -> (..., C), where C = A K (1 or 2) plus A if
     `concat_pos`; the order is x by axis, then all sines axis by axis, then all cosines (Perceiver, appendix D).
     """
     if len(max_resolution) != positions.shape[-1]:
@@ -86,7 +86,7 @@ def fourier_features(
         raise InputError(f"positions have {axes} axes, but max_resolution {max_resolution} has {len(max_resolution)}")
     data = array_of(positions)
     bands = frequencies(num_bands, max_resolution, data.dtype)
-    angles = ops.reshape(positions, shape=(*positions.shape, 1)) * backends.xp(data).asarray(bands)  # (..., d, K)
+    angles = ops.reshape(positions, shape=(*positions.shape, 1)) * backends.xp(data).asarray(bands)  # (..., A, K)
     angles = ops.reshape(angles, shape=(*positions.shape[:-1], bands.size)) * math.pi
     parts = [positions] if concat_pos else []
     parts += [ops.sin(angles)] if sine_only else [ops.sin(angles), ops.cos(angles)]

@@ -36,7 +36,7 @@ def _(g: Array, shape: tuple[int, ...], index: Any) -> Any:
 def take(table: Array, ids: Array, *, axis: int = 0) -> Any:
     """The slices of `table` along `axis` that `ids` names: an embedding look-up for axis 0.
 
-    table (..., V, ...), ids of any shape S with integers in [-V, V) -> (..., *S, ...)
+    table (..., V, ...), ids of any shape with integers in [-V, V) -> (..., *shape of ids, ...)
     """
     ids = _checked(ids, table.shape[axis], like=table)
     return table.take(ids, axis=axis), (ids, table.shape)

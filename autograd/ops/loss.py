@@ -24,8 +24,8 @@ def cross_entropy(
 
         loss = (1 - s) w[target] (-log p[target]) + s mean over classes of w (-log p)          s = label_smoothing
 
-    logits (..., K), targets (...) integers in [0, K) or equal to `ignore_index` -> 0-d, or (...) unreduced.
-    `class_weights` are w (K,), 1 when not given. Ignored positions give 0 and no gradient; "mean" divides by the sum of
+    logits (..., V), targets (...) integers in [0, V) or equal to `ignore_index` -> 0-d, or (...) unreduced.
+    `class_weights` are w (V,), 1 when not given. Ignored positions give 0 and no gradient; "mean" divides by the sum of
     w[target] over the others (NaN when that is 0).
     """
     library = xp(logits)
@@ -62,7 +62,7 @@ def _(
 ) -> Any:
     library = xp(log_p)
     each = _spread(g, reduction, _weight(valid, safe, weights))  # () or (...)
-    spread = label_smoothing / max(log_p.shape[-1], 1) * (1.0 if weights is None else weights)  # () or (K,)
+    spread = label_smoothing / max(log_p.shape[-1], 1) * (1.0 if weights is None else weights)  # () or (V,)
     picked = (1 - label_smoothing) * (1.0 if weights is None else weights[safe][..., None])  # () or (..., 1)
     total = picked + (label_smoothing if weights is None else spread.sum())
     gradient = library.exp(log_p) * total - spread

@@ -55,18 +55,18 @@ class Course(NamedTuple):
 class PerceiverAR(Module):
     """Token ids -> logits of the token that follows each of the last N.
 
-        x_j = E[token_j] + position[j]                             every token j < M
-        z_i = x_i W + b                                            every latent P <= i < M
+        x_j = embedding[token_j] + position[j]                     every token j < M
+        z_i = x_i Wz + bz                                          every latent P <= i < M
         z = z + attention(norm(z), norm(x)); z = z + mlp(norm(z))  latent i attends to inputs j <= i
-        L times: the same among latents                            latent i attends to latents k <= i
-        logits = norm(z) U + c
+        `layers` times: the same among latents                     latent i attends to latents j <= i
+        logits = norm(z) Wy + by
 
     `latents` is the most of them. Positions are learned and added (`position_table`), turn queries and keys
     (`cross_rotary`; `self_rotary`, in the first `rotary_layers` self-attentions, None: all), or both. Latents attend to
     the inputs before those self-attentions that `cross_attends` lists, 0 being before the first one and `layers` after
     the last; each has its own weights. Without `query_map` z_i is x_i. A latent's own input, and that of the latents
     before it, is a key among the "inputs", with their norm, or by `own_keys` "queries" with the norm of queries.
-    `tied`: U is E, transposed. `masked_latents`: latents of padding are no keys of other latents.
+    `tied`: Wy is the embedding, transposed. `masked_latents`: latents of padding are no keys of other latents.
     """
 
     vocabulary: int

@@ -25,7 +25,8 @@ Gate = Literal["scalar", "vector"]
 class GatedCrossAttention(Module):
     """One layer before a frozen block: cross-attention and an MLP, each behind a tanh gate (figure 4).
 
-        x = x + tanh(a) attention(norm(x), media);  x = x + tanh(b) mlp(norm(x));  a = b = 0 at the start
+        x = x + tanh(alpha1) attention(norm(x), media)
+        x = x + tanh(alpha2) mlp(norm(x))                    alpha1 = alpha2 = 0 at the start
 
     so that it gives x itself until it is trained. `channels` D is the width of the text, `media_channels` C of the
     media; heads are `head_channels` wide (default: D / heads). Media are not normed here, the resampler's last step is
@@ -80,7 +81,7 @@ class GatedCrossAttention(Module):
         return {**parts, "attention_gate": gate, "mlp_gate": gate}
 
     def keys_values(self, p: Tree, media: Any) -> KeysValues:
-        """media (B, M, N, C) -> keys and values (B, H, M N, d), for `apply` to use again and again."""
+        """media (B, m, N, C) -> keys and values (B, H, m N, d), for `apply` to use again and again."""
         if len(media.shape) != 4 or media.shape[-1] != self.media_channels:
             raise InputError(f"media must be (batch, media, tokens, {self.media_channels}), got {tuple(media.shape)}")
         b, m, n, c = media.shape
@@ -90,7 +91,7 @@ class GatedCrossAttention(Module):
     def apply(
         self, p: Tree, x: Any, media: Any, *, mask: MediaMask | None = None, bias: Any = None, rows: Any = None
     ) -> Any:
-        """x (B, L, D), media (B, M, N, C) or its `keys_values` -> (B, L, D).
+        """x (B, L, D), media (B, m, N, C) or its `keys_values` -> (B, L, D).
 
         mask: see `media_mask`; without one every token attends to all media. bias: as in `Attention`, added to the
         logits. rows (B, L, 1): a factor on what the MLP gives. Raises `InputError` for a gate, a mask or an input of
@@ -150,7 +151,7 @@ class GatedLayers(Module):
         return [self.block.parameters() for _ in range(self._count())]
 
     def keys_values(self, p: Tree, media: Any) -> list[KeysValues]:
-        """What each block makes of media (B, M, N, C), for `apply` to use again and again."""
+        """What each block makes of media (B, m, N, C), for `apply` to use again and again."""
         kept = []
         for i, p_block in enumerate(p):
             with scope(f"gated.{i}"):
@@ -167,7 +168,7 @@ class GatedLayers(Module):
         mask: MediaMask | None = None,
         between: Callable[[int, Any], Any] | None = None,
     ) -> Any:
-        """x (B, L, D), media (B, M, N, C) or their `keys_values` -> (B, L, D).
+        """x (B, L, D), media (B, m, N, C) or their `keys_values` -> (B, L, D).
 
         `between(i, x)` is layer i of the language model; without it the blocks follow each other directly. Without
         media (None, or none among them) there are only the language model's layers.

@@ -1,6 +1,6 @@
 """Which media a text token attends to, computed from where the image tags are (Flamingo, section 2.3 and appendix A.1).
 
-M media of N tokens each, in the order of their tags; L text tokens.
+m media of N tokens each, in the order of their tags; L text tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class MediaMask(NamedTuple):
     """What gated cross-attention lets text see; True = attend."""
 
     attend: Array
-    """(B, L, M N), bool"""
+    """(B, L, m N), bool"""
     seen: Array | None = None
     """(B, L), bool: a token where it is False gets zeros, whatever attention gives a query without keys"""
 
@@ -47,7 +47,7 @@ def preceding(locations: Array, before: Array | None = None) -> Array:
 
 @variable("media_mask")
 def media_mask(phi: Array, *, media: int, tokens: int, which: Which = "immediate") -> MediaMask:
-    """The mask for M = `media` media of N = `tokens` tokens each; phi (B, L), as `preceding` gives it.
+    """The mask for m = `media` media of N = `tokens` tokens each; phi (B, L), as `preceding` gives it.
 
     "immediate" (the paper): a token attends to medium phi alone. Text before the first medium gets zeros. Text after
     more tags than media matches no medium: the conventions' `masked_rows` say what it gets.
@@ -56,7 +56,7 @@ def media_mask(phi: Array, *, media: int, tokens: int, which: Which = "immediate
     if which not in ("immediate", "all"):
         raise one_of("media option", which, ("immediate", "all"))
     library = xp(phi)
-    number = library.arange(1, media + 1).repeat(tokens)  # (M N,)
+    number = library.arange(1, media + 1).repeat(tokens)  # (m N,)
     if which == "all":
         return MediaMask(number <= phi[..., None])
     return MediaMask(number == phi[..., None], phi > 0)

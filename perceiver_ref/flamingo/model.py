@@ -1,6 +1,6 @@
 """Flamingo: text and media in, text out, from a language model and a vision encoder that stay as they are (figure 3).
 
-B batch, L text tokens, M media, T frames of them, N latents a medium, V vocabulary.
+B batch, L text tokens, m media, T frames of them, N latents a medium, V vocabulary.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class FlamingoCache(NamedTuple):
     """Prompts so far, and their media; a value, which nothing changes."""
 
     media: tuple[KeysValues, ...]
-    """What each gated layer made of the media: keys and values (B, H, M N, d)"""
+    """What each gated layer made of the media: keys and values (B, H, m N, d)"""
     number: int
-    """M; without media there are no keys and values either"""
+    """m; without media there are no keys and values either"""
     seen: Array
     """(B,), int64: how many image tags there were"""
     text: TextCache | None
@@ -48,7 +48,7 @@ class FlamingoCache(NamedTuple):
 class Flamingo(Module):
     """p(text | text before, media before): logits of each next token (section 2, equation 1).
 
-        media -> vision -> resampler -> M x N latents;  text -> language model, with `gated` layers before its own
+        media -> vision -> resampler -> m x N latents;  text -> language model, with `gated` layers before its own
 
     Parameters are {"frozen": {part: ...}, "trained": {part: ...}}: what gets gradients and an optimizer's state is
     `params["trained"]`. `frozen` names the parts that stay as they are (section 2.2: vision and language). With gates
@@ -145,11 +145,11 @@ class Flamingo(Module):
         mask: Array | None = None,
         frames: Array | None = None,
     ) -> Any:
-        """ids (B, L) with image tags, media (B, M, T, *frame) as `vision` takes them -> logits (B, L, V).
+        """ids (B, L) with image tags, media (B, m, T, *frame) as `vision` takes them -> logits (B, L, V).
 
-        mask (B, L), bool: True where a token is real. frames (B, M, T), bool: True where a frame is real. The media of
+        mask (B, L), bool: True where a token is real. frames (B, m, T), bool: True where a frame is real. The media of
         a prompt are its first ones, as many as it has tags; the others are padding, as if they were not there. Without
-        any medium these are the language model's logits. Raises `InputError` when the most tags of a prompt are not M.
+        any medium these are the language model's logits. Raises `InputError` when the most tags of a prompt are not m.
         """
         locations = _locations(ids, mask)
         count = locations.sum(-1)
@@ -163,7 +163,7 @@ class Flamingo(Module):
         return self.language.apply(self.language_parameters(params), ids, mask=mask, through=through)
 
     def encode(self, params: Tree, media: Any, *, frames: Array | None = None, count: Array | None = None) -> Any:
-        """media (B, M, T, *frame) -> latents (B, M, N, C). count (B,): how many media are real, where not all are."""
+        """media (B, m, T, *frame) -> latents (B, m, N, C). count (B,): how many media are real, where not all are."""
         if len(media.shape) < 3:
             raise InputError(f"media must be (batch, media, frames, ...), got {tuple(media.shape)}")
         if media.dtype.kind != "f":
@@ -234,7 +234,7 @@ class Flamingo(Module):
         return through
 
     def _frame_mask(self, frames: Array, features: tuple[int, ...]) -> Array:
-        """(B, M, T, S), bool: which features are of real frames."""
+        """(B, m, T, S), bool: which features are of real frames."""
         check_mask(frames, features[:3], "frames")
         if self.resampler.latents_per == "frame":
             raise InputError("a resampler with latents for each frame leaves none out: give media of one length")

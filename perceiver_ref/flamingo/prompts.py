@@ -81,9 +81,9 @@ class Batch(NamedTuple):
     mask: np.ndarray
     """(B, L), bool: where a token is real"""
     media: np.ndarray | None
-    """(B, M, T, *frame), filled up with zeros; None where no prompt has any"""
+    """(B, m, T, *frame), filled up with zeros; None where no prompt has any"""
     frames: np.ndarray | None
-    """(B, M, T), bool: which frames are real; None where every medium has as many"""
+    """(B, m, T), bool: which frames are real; None where every medium has as many"""
     answers: np.ndarray
     """(B, L), bool: the tokens of answers; all real tokens of a prompt that does not tell them apart"""
 

@@ -1,6 +1,6 @@
 """The Perceiver Resampler: features of any number of frames and tokens -> a fixed number of latents for each medium.
 
-Flamingo, section 2.1, figure 5 and its listing. B batch, M media, T frames, S tokens a frame, N latents, D channels.
+Flamingo, section 2.1, figure 5 and its listing. B batch, m media, T frames, S tokens a frame, N latents, D channels.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ class ResamplerLayer(Module):
 
 @dataclass(frozen=True)
 class PerceiverResampler(Module):
-    """features (B, M, T, S, D) -> latents (B, M, N, D) (section 2.1 and the listing of figure 5).
+    """features (B, m, T, S, D) -> latents (B, m, N, D) (section 2.1 and the listing of figure 5).
 
     Every medium has the same N = `latents` learned starting latents; `layers` layers of their own weights, then a norm.
-    With `latents_per` "frame" each frame is resampled alone, and the result is (B, M, T N, D).
+    With `latents_per` "frame" each frame is resampled alone, and the result is (B, m, T N, D).
 
     `frames`: this many learned time embeddings, one added to all tokens of a frame; None for none. A medium of fewer
     frames takes the first ones; one of more gets them interpolated linearly, ends on ends (section 2.1: 8 frames in
@@ -143,7 +143,7 @@ class PerceiverResampler(Module):
 
     @explains_parameters
     def apply(self, p: Tree, features: Any, *, mask: Array | None = None) -> Any:
-        """features (B, M, T, S, D), or (B, M, S, D) of single frames -> (B, M, N, D); (B, S, D) -> (B, N, D).
+        """features (B, m, T, S, D), or (B, m, S, D) of single frames -> (B, m, N, D); (B, S, D) -> (B, N, D).
 
         mask: bool, of the features' shape without D; True where a token is real. Padding changes nothing. Raises
         `InputError` for another rank or width, no frame, no token, or more media than embeddings.

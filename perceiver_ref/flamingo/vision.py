@@ -1,6 +1,6 @@
-"""What turns media into features for the resampler: (B, M, T, S, C), whatever the media are (Flamingo, section 2.1).
+"""What turns media into features for the resampler: (B, m, T, S, C), whatever the media are (Flamingo, section 2.1).
 
-B batch, M media, T frames, S tokens a frame, C channels. Frames are encoded one by one; an image has one.
+B batch, m media, T frames, S tokens a frame, C channels. Frames are encoded one by one; an image has one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Features(Module):
         return {}
 
     def apply(self, p: Tree, media: Any) -> Any:
-        """media (B, M, T, S, C), or (B, M, S, C) of single frames -> (B, M, T, S, C)."""
+        """media (B, m, T, S, C), or (B, m, S, C) of single frames -> (B, m, T, S, C)."""
         return point("vision", with_frames(media, (None, self.channels)))
 
 
@@ -85,13 +85,13 @@ class PatchEncoder(Module):
 
     @explains_parameters
     def apply(self, p: Tree, media: Any) -> Any:
-        """media (B, M, T, H, W, image_channels), or (B, M, H, W, image_channels) of images -> (B, M, T, S, C)."""
+        """media (B, m, T, H, W, image_channels), or (B, m, H, W, image_channels) of images -> (B, m, T, S, C)."""
         x = with_frames(media, (*self.size, self.image_channels))
         b, m, t = x.shape[:3]
         parts = self._parts()
         with scope("vision"):
             frames = ops.reshape(x, shape=(b * m * t, *x.shape[3:]))
-            patches = space_to_depth(frames, space=self.patch)  # (B M T, H / patch, W / patch, patch^2 channels)
+            patches = space_to_depth(frames, space=self.patch)  # (B m T, H / patch, W / patch, patch^2 channels)
             patches = ops.reshape(patches, shape=(b * m * t, self.tokens, patches.shape[-1]))
             x = ops.add(point("patches", parts["patches"].apply(p["patches"], patches)), p["positions"])
             for i, p_layer in enumerate(p["layers"]):
@@ -105,7 +105,7 @@ Vision = Features | PatchEncoder
 
 
 def with_frames(media: Any, frame: tuple[int | None, ...]) -> Any:
-    """media (B, M, T, *frame), or (B, M, *frame) of single frames -> (B, M, T, *frame); None stands for any size.
+    """media (B, m, T, *frame), or (B, m, *frame) of single frames -> (B, m, T, *frame); None stands for any size.
 
     Raises `InputError` for another rank or size of a frame, and for media without frames or tokens.
     """
