@@ -8,72 +8,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
-import os
 import re
-import subprocess
-import sys
 import tomllib
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+from docs.blocks import COMMENT, ROOT, assert_same, blocks, run, runs
 
 import perceiver_ref as pr
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEST_COMMAND = "the test command"
-NUMBER = r"\b\d+\.\d+(?:e[-+]\d+)?"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, its text, and the comment before it."""
-
-    language: str
-    text: str
-    comment: str
-
-    @property
-    def runs(self) -> bool:
-        return self.language in ("python", "sh") and not self.comment.startswith(("not run: ", TEST_COMMAND))
-
-
-def blocks(markdown: str) -> list[Block]:
-    pattern = r"(?:^<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$"
-    found = re.findall(pattern, markdown, re.MULTILINE | re.DOTALL)
-    return [Block(language, text, comment) for comment, language, text in found]
-
 
 SECTIONS = {
     section.partition("\n")[0]: blocks(section)
     for section in re.split(r"^## ", README, flags=re.MULTILINE)
-    if any(block.runs for block in blocks(section))
+    if any(runs(block, TEST_COMMAND) for block in blocks(section))
 }
-
-
-def run(block: Block, folder: Path) -> str:
-    """What a block prints; fails when it exits with another code than its comment says (0 when it says none)."""
-    beside = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": os.pathsep.join([beside, os.environ["PATH"]])}
-    shell = ["bash", "-euo", "pipefail", "-c", block.text]
-    command = [sys.executable, "-W", "error", "-c", block.text] if block.language == "python" else shell
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    code = re.fullmatch(r"exit code (\d+)", block.comment)
-    assert done.returncode == (int(code[1]) if code else 0), f"{block.text}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def assert_same(shown: str, printed: str) -> None:
-    """The same text, and numbers within a tenth; below 1e-9 they are rounding, and any will do."""
-    lines = shown.splitlines()
-    printed = "\n".join(line.rstrip() for line in printed.splitlines()[: len(lines)])
-    assert re.sub(NUMBER, "#", printed) == re.sub(NUMBER, "#", "\n".join(lines))
-    for a, b in zip(re.findall(NUMBER, shown), re.findall(NUMBER, printed)):
-        assert max(float(a), float(b)) < 1e-9 or math.isclose(float(a), float(b), rel_tol=0.1), (a, b)
 
 
 @pytest.fixture
@@ -95,14 +48,14 @@ def test_the_code_runs_and_prints_what_is_shown(section: str, tmp_path: Path) ->
     for block in SECTIONS[section]:
         if block.language == "text":
             assert_same(block.text, printed)
-        elif block.runs:
+        elif runs(block, TEST_COMMAND):
             printed = run(block, tmp_path)
 
 
 def test_every_block_has_a_language_and_known_comments() -> None:
     for block in blocks(README):
         assert block.language in ("python", "sh", "text")
-        assert re.fullmatch(rf"|not run: .+|exit code \d+|{TEST_COMMAND}", block.comment), block.comment
+        assert re.fullmatch(rf"{TEST_COMMAND}|{COMMENT}", block.comment), block.comment
     assert README.count("\n```") == 2 * len(blocks(README))
 
 

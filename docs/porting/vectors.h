@@ -1,0 +1,319 @@
+/* Cases for a port in C99: reading .safetensors, writing .npz, recording values and comparing them; see PORTING.md.
+
+   Include it once. With -Dreal=float everything is computed in float32. Nothing is freed: a case is small. */
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef real
+#define real double
+#endif
+
+enum { MOST_AXES = 8, MOST_ARRAYS = 4096, NAME = 160 };
+
+typedef struct {
+    int axes;
+    long shape[MOST_AXES];
+    real *values; /* row-major; never freed, a case is small */
+} Array;
+
+typedef struct {
+    char name[NAME]; /* group/name */
+    char type[8];    /* F64, F32, I64, I32 or BOOL */
+    Array array;
+} Entry;
+
+static Entry given[MOST_ARRAYS], answers[MOST_ARRAYS];
+static int given_count, answer_count;
+static char *meta;
+
+static void fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("encoder: error: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    exit(2);
+}
+
+static void *memory(size_t bytes) {
+    void *made = calloc(bytes ? bytes : 1, 1);
+    if (!made) fail("out of memory");
+    return made;
+}
+
+static long size(Array x) {
+    long count = 1;
+    for (int i = 0; i < x.axes; i++) count *= x.shape[i];
+    return count;
+}
+
+static Array array(int axes, const long *shape) {
+    Array made = {axes, {0}, NULL};
+    memcpy(made.shape, shape, axes * sizeof *shape);
+    made.values = memory(size(made) * sizeof(real));
+    return made;
+}
+
+static long last(Array x) { return x.shape[x.axes - 1]; }
+
+/* ---- JSON: finding a value, in text that the reference wrote. */
+
+static const char *space(const char *s) { return s + strspn(s, " \t\r\n,:"); }
+
+static const char *after(const char *s) { /* past the value at s */
+    int depth = 0;
+    do {
+        if (*s == '"') {
+            for (s++; *s && *s != '"'; s++) s += *s == '\\' && s[1];
+            s += *s == '"';
+        } else if (*s == '{' || *s == '[') {
+            depth++, s++;
+        } else if (*s == '}' || *s == ']') {
+            depth--, s++;
+        } else {
+            s += depth ? 1 : strcspn(s, ",}] \n");
+        }
+    } while (depth > 0 && *s);
+    return s;
+}
+
+static const char *member(const char *object, const char *key) { /* its value, or NULL */
+    size_t n = strlen(key);
+    if (!object || *object != '{') return NULL;
+    for (const char *s = space(object + 1); *s == '"';) {
+        const char *value = space(after(s));
+        if (!strncmp(s + 1, key, n) && s[n + 1] == '"') return strncmp(value, "null", 4) ? value : NULL;
+        s = space(after(value));
+    }
+    return NULL;
+}
+
+static double number(const char *object, const char *key, double otherwise) {
+    const char *value = member(object, key);
+    if (!value) return otherwise;
+    return *value == 't' ? 1 : *value == 'f' ? 0 : strtod(value, NULL);
+}
+
+static int is(const char *object, const char *key, const char *text) { /* whether the value is this text */
+    const char *value = member(object, key);
+    return value && *value == '"' && !strncmp(value + 1, text, strlen(text)) && value[strlen(text) + 1] == '"';
+}
+
+static char *unescaped(const char *s) { /* the text at s, which is ASCII */
+    char *text = memory(after(s) - s + 1), *end = text;
+    for (s++; *s && *s != '"'; s++) {
+        if (*s != '\\')
+            *end++ = *s;
+        else if (*++s == 'u')
+            fail("meta has a letter that is not ASCII");
+        else
+            *end++ = *s == 'n' ? '\n' : *s == 't' ? '\t' : *s;
+    }
+    return text;
+}
+
+/* ---- Files: .safetensors in, .npz out. */
+
+static void read_values(FILE *file, Entry *entry) { /* the machine is little-endian, as the file is */
+    for (long i = 0; i < size(entry->array); i++) {
+        double f64;
+        float f32;
+        unsigned char byte;
+        size_t read = 0;
+        if (!strcmp(entry->type, "F64")) {
+            read = fread(&f64, 8, 1, file);
+            entry->array.values[i] = f64;
+        } else if (!strcmp(entry->type, "F32")) {
+            read = fread(&f32, 4, 1, file);
+            entry->array.values[i] = f32;
+        } else if (!strcmp(entry->type, "BOOL")) {
+            read = fread(&byte, 1, 1, file);
+            entry->array.values[i] = byte;
+        }
+        if (!read) fail("%s of dtype %s cannot be read", entry->name, entry->type);
+    }
+}
+
+static void read_case(const char *path) {
+    unsigned char length[8];
+    FILE *file = fopen(path, "rb");
+    if (!file || fread(length, 1, 8, file) != 8) fail("%s cannot be read", path);
+    uint64_t n = 0;
+    for (int i = 7; i >= 0; i--) n = n << 8 | length[i];
+    if (n > 1 << 26) fail("%s is no .safetensors file", path);
+    char *header = memory(n + 1);
+    if (fread(header, 1, n, file) != n) fail("%s is cut off", path);
+    const char *text = member(member(header, "__metadata__"), "meta"), *next;
+    if (!text) fail("%s has no meta", path);
+    meta = unescaped(text);
+    for (const char *s = space(header + 1); *s == '"'; s = space(next)) {
+        const char *value = space(after(s));
+        next = after(value);
+        if (!strncmp(s, "\"__metadata__\"", 14)) continue;
+        if (given_count == MOST_ARRAYS || after(s) - s - 1 > NAME) fail("too many arrays, or too long a name");
+        Entry *entry = &given[given_count++];
+        memcpy(entry->name, s + 1, after(s) - s - 2);
+        if (!member(value, "dtype") || !member(value, "shape") || !member(value, "data_offsets"))
+            fail("%s is no .safetensors file", path);
+        sscanf(member(value, "dtype"), "\"%7[^\"]", entry->type);
+        long shape[MOST_AXES];
+        int axes = 0;
+        for (const char *a = space(member(value, "shape") + 1); *a != ']' && axes < MOST_AXES; a = space(after(a)))
+            shape[axes++] = strtol(a, NULL, 10);
+        entry->array = array(axes, shape);
+        fseek(file, 8 + (long)n + strtol(member(value, "data_offsets") + 1, NULL, 10), SEEK_SET);
+        read_values(file, entry);
+    }
+    fclose(file);
+}
+
+static Entry *find(Entry *entries, int count, const char *name) {
+    for (int i = 0; i < count; i++)
+        if (!strcmp(entries[i].name, name)) return &entries[i];
+    return NULL;
+}
+
+/* An array of the case, without values where it is not there. */
+static Array optional(const char *group, const char *scope, const char *name) {
+    char full[3 * NAME];
+    Array none = {0};
+    snprintf(full, sizeof full, "%s%s%s", group, scope, name);
+    Entry *found = find(given, given_count, full);
+    return found ? found->array : none;
+}
+
+static Array needed(const char *group, const char *scope, const char *name) {
+    Array found = optional(group, scope, name);
+    if (!found.values) fail("the case has no %s%s%s", group, scope, name);
+    return found;
+}
+
+static void answer(const char *name, Array value) {
+    if (answer_count == MOST_ARRAYS) fail("too many points");
+    Entry *entry = &answers[answer_count++];
+    snprintf(entry->name, NAME, "%s", name);
+    entry->array = value;
+}
+
+/* Record a value: scope "encoder.", name "latents" -> trace/encoder.latents. A scope alone stands for its result. */
+static Array point(const char *scope, const char *name, Array value) {
+    char full[NAME];
+    int n = snprintf(full, sizeof full, "trace/%s%s", scope, name);
+    if (!*name) full[n - 1] = 0; /* the dot */
+    answer(full, value);
+    return value;
+}
+
+/* An .npz file is a ZIP archive of .npy files; stored, not compressed, it needs no library but a checksum. */
+static uint32_t crc_of(uint32_t crc, const unsigned char *bytes, size_t count) {
+    for (crc = ~crc; count--; bytes++) {
+        crc ^= *bytes;
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
+    }
+    return ~crc;
+}
+
+static void put(unsigned char **to, uint32_t value, int bytes) {
+    for (; bytes--; value >>= 8) *(*to)++ = value & 255;
+}
+
+static unsigned char directory[MOST_ARRAYS * (46 + NAME + 4)];
+static unsigned char *directory_end = directory;
+static int members;
+
+static void write_member(FILE *file, const char *name, const char *descr, const char *shape, const void *data,
+                         size_t bytes) {
+    char npy[128], member_name[NAME + 4];
+    memset(npy, ' ', sizeof npy);
+    memcpy(npy, "\x93NUMPY\x01\x00\x76\x00", 10); /* version 1.0, and 118 bytes to come */
+    npy[10 + snprintf(npy + 10, 117, "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", descr, shape)] = ' ';
+    npy[127] = '\n';
+    uint32_t offset = ftell(file), crc = crc_of(crc_of(0, (unsigned char *)npy, 128), data, bytes);
+    uint32_t length = snprintf(member_name, sizeof member_name, "%s.npy", name), whole = 128 + bytes;
+    unsigned char local[30], *end = local;
+    put(&end, 0x04034b50, 4);
+    put(&directory_end, 0x02014b50, 4), put(&directory_end, 20, 2);
+    for (int both = 0; both < 2; both++) { /* the member's header and the directory have these fields */
+        unsigned char **to = both ? &directory_end : &end;
+        put(to, 20, 4), put(to, 0, 2), put(to, 0, 2), put(to, 0x21, 2);
+        put(to, crc, 4), put(to, whole, 4), put(to, whole, 4), put(to, length, 4);
+    }
+    put(&directory_end, 0, 4), put(&directory_end, 0, 2), put(&directory_end, 0, 4), put(&directory_end, offset, 4);
+    memcpy(directory_end, member_name, length), directory_end += length;
+    fwrite(local, 1, 30, file), fwrite(member_name, 1, length, file), fwrite(npy, 1, 128, file);
+    fwrite(data, 1, bytes, file), members++;
+}
+
+static void write_array(FILE *file, Entry *entry, const char *type) {
+    char shape[MOST_AXES * 21] = "";
+    for (int i = 0; i < entry->array.axes; i++) sprintf(shape + strlen(shape), "%ld, ", entry->array.shape[i]);
+    long count = size(entry->array);
+    double *f64 = memory(count * sizeof *f64);
+    float *f32 = memory(count * sizeof *f32);
+    unsigned char *flags = memory(count);
+    for (long i = 0; i < count; i++) {
+        f64[i] = entry->array.values[i], f32[i] = (float)entry->array.values[i];
+        flags[i] = entry->array.values[i] != 0;
+    }
+    if (!strcmp(type, "F64")) write_member(file, entry->name, "<f8", shape, f64, count * 8);
+    if (!strcmp(type, "F32")) write_member(file, entry->name, "<f4", shape, f32, count * 4);
+    if (!strcmp(type, "BOOL")) write_member(file, entry->name, "|b1", shape, flags, count);
+}
+
+/* The case as it was given, with the outputs and traced values computed here. */
+static void write_case(const char *path) {
+    FILE *file = fopen(path, "wb");
+    if (!file) fail("%s cannot be written", path);
+    char descr[24];
+    size_t letters = strlen(meta);
+    uint32_t *utf32 = memory(4 * letters);
+    for (size_t i = 0; i < letters; i++) utf32[i] = (unsigned char)meta[i];
+    snprintf(descr, sizeof descr, "<U%zu", letters);
+    write_member(file, "meta", descr, "", utf32, 4 * letters);
+    for (int i = 0; i < given_count; i++)
+        if (!strncmp(given[i].name, "param/", 6) || !strncmp(given[i].name, "input/", 6))
+            write_array(file, &given[i], given[i].type);
+    const char *type = is(meta, "dtype", "float32") ? "F32" : "F64";
+    for (int i = 0; i < answer_count; i++) write_array(file, &answers[i], type);
+    uint32_t offset = ftell(file), length = directory_end - directory;
+    unsigned char tail[22], *end = tail;
+    put(&end, 0x06054b50, 4), put(&end, 0, 4), put(&end, members, 2), put(&end, members, 2);
+    put(&end, length, 4), put(&end, offset, 4), put(&end, 0, 2);
+    fwrite(directory, 1, length, file), fwrite(tail, 1, 22, file);
+    if (fclose(file)) fail("%s cannot be written", path);
+}
+
+static double difference(Array ours, Array theirs) { /* max |a - b| / max(max |b|, 1) */
+    double most = 0, largest = 1;
+    if (ours.axes != theirs.axes || memcmp(ours.shape, theirs.shape, ours.axes * sizeof(long))) return INFINITY;
+    for (long i = 0; i < size(ours); i++) {
+        double off = fabs((double)ours.values[i] - theirs.values[i]), b = fabs((double)theirs.values[i]);
+        if (!(off <= most)) most = isnan(off) ? INFINITY : off;
+        if (b > largest) largest = b;
+    }
+    return most / largest;
+}
+
+/* Print how the answers agree with what the case has, the first ones that differ by name; returns how many differ. */
+static int compare(void) {
+    double tolerance = sizeof(real) == 4 || is(meta, "dtype", "float32") ? 1e-5 : 1e-10, most = 0;
+    int compared = 0, wrong = 0;
+    tolerance = number(member(meta, "tolerance"), "output", tolerance);
+    for (int i = 0; i < answer_count; i++) {
+        Entry *expected = find(given, given_count, answers[i].name);
+        if (!expected) continue;
+        double error = difference(answers[i].array, expected->array);
+        compared++;
+        if (error > most) most = error;
+        if (error > tolerance && wrong++ < 3) printf("%s: error %.1e\n", answers[i].name, error);
+    }
+    if (!compared) fail("the case has nothing to compare with");
+    printf("%d of %d points differ; largest error %.1e, tolerance %.0e\n", wrong, compared, most, tolerance);
+    return wrong;
+}

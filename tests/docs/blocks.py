@@ -1,0 +1,91 @@
+"""Fenced blocks of Markdown pages: finding them, running them, and holding what they print against what is shown.
+
+An HTML comment before a block may say `not run: <why>`, `needs <program>` or `exit code <n>`. A block of text after a
+block is how what that prints begins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NUMBER = r"\b\d+\.\d+(?:e[-+]\d+)?"
+NEEDS = r"needs (\w+)"
+COMMENT = rf"|not run: .+|exit code (\d+)|{NEEDS}"
+"""What the comment before a block may be, on any page."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the comment before it."""
+
+    language: str
+    text: str
+    comment: str
+
+    @property
+    def code(self) -> int:
+        """The exit code that it should end with."""
+        found = re.fullmatch(r"exit code (\d+)", self.comment)
+        return int(found[1]) if found else 0
+
+
+def blocks(markdown: str) -> list[Block]:
+    """The blocks of a page in their order."""
+    pattern = r"(?:^<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$"
+    found = re.findall(pattern, markdown, re.MULTILINE | re.DOTALL)
+    return [Block(language, text, comment) for comment, language, text in found]
+
+
+def runs(block: Block, *special: str) -> bool:
+    """Whether it is code to run; blocks with a comment of `special` are run elsewhere."""
+    return block.language in ("python", "sh") and not block.comment.startswith(("not run: ", *special))
+
+
+def environment() -> dict[str, str]:
+    """The variables of this process, the programs installed beside this Python coming first."""
+    beside = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": os.pathsep.join([beside, os.environ["PATH"]])}
+
+
+def shell(text: str) -> list[str]:
+    """The command that runs a block of sh, which ends at the first error."""
+    return ["bash", "-euo", "pipefail", "-c", text]
+
+
+def run(block: Block, folder: Path) -> str:
+    """What a block prints in a process of its own; fails when it exits with another code than its comment says."""
+    command = [sys.executable, "-W", "error", "-c", block.text] if block.language == "python" else shell(block.text)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == block.code, f"{block.text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def run_page(chosen: list[Block], folder: Path) -> list[str]:
+    """What each block prints, all of Python in one process and one namespace; fails at the first that goes wrong."""
+    given = json.dumps([vars(block) | {"code": block.code} for block in chosen])
+    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("page.py"))]
+    done = subprocess.run(
+        command, input=given, cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    printed: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return printed
+
+
+def assert_same(shown: str, printed: str) -> None:
+    """The same text, and numbers within a tenth; below 1e-9 they are rounding, and any will do."""
+    lines = shown.splitlines()
+    printed = "\n".join(line.rstrip() for line in printed.splitlines()[: len(lines)])
+    shown = "\n".join(lines)
+    assert re.sub(NUMBER, "#", printed) == re.sub(NUMBER, "#", shown), f"shown:\n{shown}\nprinted:\n{printed}"
+    for a, b in zip(re.findall(NUMBER, shown), re.findall(NUMBER, printed)):
+        small = max(float(a), float(b)) < 1e-9
+        assert small or math.isclose(float(a), float(b), rel_tol=0.1), f"shown: {a}, printed: {b}"
