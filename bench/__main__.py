@@ -1,0 +1,116 @@
+"""`python -m bench`: measure, print the tables, write JSON and docs/PERFORMANCE.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perceiver_ref.autograd.backend import BACKENDS, BackendError, module
+from perceiver_ref.errors import InputError, one_of
+from perceiver_ref.files import check_writable, write_json, write_text
+
+from .cases import PASSES, chosen
+from .implementations import IMPLEMENTATIONS
+from .machine import cores
+from .page import merged, page, read_result
+from .session import Options, measure
+from .table import EXPONENT_HEAD, HEAD, as_text, exponent_table, main_table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0; 2 for bad input, in one line."""
+    given = _parser().parse_args(arguments)
+    try:
+        return _run(given)
+    except (InputError, BackendError) as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bench: error: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(given: argparse.Namespace) -> int:
+    cases = chosen(given.case)
+    if given.list:
+        for row in cases:
+            print(f"{row.name:<24} {row.what} ({', '.join(row.implementations)})")
+        return 0
+    for name in given.only or ():
+        if name not in IMPLEMENTATIONS:
+            raise one_of("implementation", name, IMPLEMENTATIONS)
+    for path in (given.json, given.write):
+        if path:
+            check_writable(path)
+    if given.results:
+        results = merged([read_result(path) for path in given.results])
+    else:
+        results = [_measured(given, cases)]
+    for result in results:
+        _show(result)
+    if given.json:
+        if len(results) > 1:
+            raise InputError("these are results of several machines; --json holds those of one")
+        write_json(given.json, results[0])
+    if given.write:
+        write_text(given.write, page(results))
+    return 0
+
+
+def _measured(given: argparse.Namespace, cases: Any) -> dict[str, Any]:
+    module(given.backend)
+    if given.tf32 and given.backend != "cupy":
+        raise InputError("--tf32 is a mode of GPUs; it goes with --backend cupy")
+    if not 1 <= given.threads <= cores():
+        raise InputError(f"--threads must be 1 to {cores()}, the cores that there are; got {given.threads}")
+    if given.rounds < 1:
+        raise InputError(f"--rounds must be at least 1, got {given.rounds}")
+    options = Options(
+        given.backend,
+        given.threads,
+        given.tf32,
+        given.quick,
+        given.only,
+        rounds=given.rounds,
+        fewest=min(3, given.rounds),
+        budget=given.budget,
+        passes=given.passes or PASSES,
+    )
+    return measure(cases, options, lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def _show(result: dict[str, Any]) -> None:
+    for key, text in result["machine"].items():
+        print(f"{key:<20} {text}")
+    print()
+    print(as_text(HEAD, main_table(result)))
+    if result["exponents"]:
+        print("\nexponents: time, FLOPs and memory grow as size^e\n")
+        print(as_text(EXPONENT_HEAD, exponent_table(result)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench", description="Time and memory of Perceivers, side by side.")
+    parser.add_argument("--case", nargs="+", metavar="CASE", help="only these (see --list); scaling for all its points")
+    parser.add_argument("--backend", choices=BACKENDS, default="numpy", help="default: numpy")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these implementations beside ours")
+    parser.add_argument("--pass", dest="passes", nargs="+", choices=PASSES, help="only these passes")
+    parser.add_argument("--tf32", action="store_true", help="let GPUs multiply in TF32")
+    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns at most, at least 3 (default: 9)")
+    parser.add_argument("--budget", type=float, default=60, metavar="S", help="seconds of a case's turns (default: 60)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one turn: does it run?")
+    parser.add_argument("--json", type=Path, metavar="F", help="also write the result as JSON")
+    parser.add_argument("--write", type=Path, metavar="F", help="also write the page, such as docs/PERFORMANCE.md")
+    parser.add_argument(
+        "--from", dest="results", type=Path, nargs="+", metavar="F", help="read results, measure nothing"
+    )
+    parser.add_argument("--list", action="store_true", help="print the cases and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

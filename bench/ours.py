@@ -1,0 +1,186 @@
+"""The reference: with fast kernels, with the plain definitions, and with layers computed again on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+import perceiver_ref as pr
+from perceiver_ref.autograd import backend as backends
+from perceiver_ref.autograd import checkpoint, kernels, ops, optim, tree, value_and_grad
+from perceiver_ref.autograd.engine import Event, observe
+from perceiver_ref.call import Call
+from perceiver_ref.encoder import Encoder, weights_of
+from perceiver_ref.ledger.costs import linear_flops, mixed_flops, weights_flops
+from perceiver_ref.peers.hf.call import channels_last
+
+from .base import BACKWARD_FLOPS, RATE, Built, Spec, sample, with_gradients
+from .cases import BOTH, FORWARD, STEP, case
+from .memory import cupy_peak, process_peak, resident
+from .subjects import Subject, cotangent, nested, subject, weights
+
+
+class CheckpointedEncoder(Encoder):
+    """An encoder that keeps only what goes into each layer (Chen et al. 2016, arXiv 1604.06174)."""
+
+    def _cross_attended(self, p: Any, b: int, x: Any, inputs: Any, mask: Any, bias: Any) -> Any:
+        layer = self.cross_attention(b)
+        shared = [p["cross_attention"], *p["later_cross_attentions"]][weights_of(b, self.shared_cross)]
+        return checkpoint(lambda q, y, z: layer.apply(q, y, z, mask=mask, bias=bias))(shared, x, inputs)
+
+    def _block(self, p: Any, b: int, x: Any) -> Any:
+        layer = checkpoint(self.self_attention().apply)
+        for own in [p["block"], *p["later_blocks"]][weights_of(b, self.shared_blocks)]:
+            x = layer(own, x)
+        return x
+
+
+def build(spec: Spec) -> Built:
+    """The model of a case."""
+    row = case(spec.case)
+    made = subject(row.kind, row.sizes(spec.quick))
+    plain = spec.implementation == "plain"
+
+    def mode() -> AbstractContextManager[None]:
+        return kernels("plain") if plain else nullcontext()
+
+    rebuilt = made.rebuild()
+    model = checkpointed(rebuilt.model) if spec.implementation == "checkpointed" else rebuilt.model
+    library = backends.module(spec.backend)
+
+    def moved(array: Any) -> Any:
+        return backends.to_backend(array, spec.backend)
+
+    params = tree.map(moved, weights(model))
+    run = _caller(made, model, rebuilt, tree.map(moved, dict(made.inputs)))
+    passes: dict[str, Callable[[], Any]] = {}
+    cotangents: dict[str, Any] = {}
+
+    def forward() -> Any:
+        with mode():
+            return run(params)
+
+    def loss(p: Any) -> Any:
+        outputs = run(p)
+        for name, out in outputs.items():
+            if name not in cotangents:
+                cotangents[name] = moved(cotangent(name, tuple(out.shape)))
+        return total(ops.sum(ops.multiply(out, cotangents[name])) for name, out in outputs.items()), outputs
+
+    gradients = value_and_grad(loss, has_aux=True)
+
+    def both() -> Any:
+        with mode():
+            return gradients(params)
+
+    if FORWARD in row.passes and spec.implementation != "checkpointed":
+        passes[FORWARD] = forward
+    if BOTH in row.passes:
+        passes[BOTH] = both
+    if STEP in row.passes:
+        passes[STEP] = _stepper(made, run, params, mode)
+
+    def wait() -> None:
+        if spec.backend == "cupy":
+            library.cuda.get_current_stream().synchronize()
+
+    wait()
+    held = resident() if spec.backend == "numpy" else int(library.get_default_memory_pool().used_bytes())
+    return Built(
+        passes,
+        {FORWARD: _host_sample, BOTH: _host_both, STEP: lambda out: np.array([float(out)])},
+        wait,
+        process_peak(held) if spec.backend == "numpy" else cupy_peak(library),
+        held,
+        lambda name: _count(forward) * (1 if name == FORWARD else BACKWARD_FLOPS),
+        {"perceiver-ref": pr.__version__, "numpy": np.__version__, **_cupy(spec, library)},
+    )
+
+
+def checkpointed(model: Any) -> Any:
+    """The model with a `CheckpointedEncoder` of the same sizes."""
+    sizes = {field.name: getattr(model.encoder, field.name) for field in fields(Encoder)}
+    return replace(model, encoder=CheckpointedEncoder(**sizes))
+
+
+def _caller(made: Subject, model: Any, rebuilt: Any, inputs: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
+    """params -> outputs by name. transformers' arguments are laid out as ours beforehand, once."""
+    if made.peer != "hf":
+        return lambda p: rebuilt.run(p, inputs, {}, Call())
+    given = nested(inputs)
+    x = channels_last(model.preprocessor, given["inputs"])
+    mask = None if "attention_mask" not in given else given["attention_mask"] != 0
+    options = dict(made.ours)
+    if "subsampled_output_points" in given:
+        options["points"] = given["subsampled_output_points"]
+
+    def run(p: Any) -> dict[str, Any]:
+        out = model.apply(p, x, mask=mask, **options)
+        return dict(out) if isinstance(out, dict) else {"out": out}
+
+    return run
+
+
+def total(values: Any) -> Any:
+    """The sum of 0-d values."""
+    result = None
+    for value in values:
+        result = value if result is None else ops.add(result, value)
+    return result
+
+
+def _stepper(made: Subject, run: Any, params: Any, mode: Any) -> Callable[[], Any]:
+    """One step of AdamW after the other, as the recipes' loop takes them: flat trees, the loss before the update."""
+    optimizer = optim.adamw(RATE, weight_decay=0.01)
+    flat = tree.flatten(params)
+    state = optimizer.init(flat)
+
+    def loss(p: Any) -> Any:
+        (logits,) = run(tree.unflatten_like(params, list(p.values()))).values()
+        return ops.cross_entropy(logits, made.labels)
+
+    gradients = value_and_grad(loss)
+
+    def step() -> Any:
+        nonlocal flat, state
+        with mode():
+            value, grads = gradients(flat)
+            flat, state = optimizer.step(flat, grads, state)
+        return value
+
+    return step
+
+
+def _host_sample(outputs: dict[str, Any]) -> np.ndarray:
+    return sample({name: backends.to_host(out) for name, out in outputs.items()})
+
+
+def _host_both(result: Any) -> np.ndarray:
+    (_, outputs), gradients = result
+    squares = sum(float((backends.to_host(g).astype(np.float64) ** 2).sum()) for _, g in tree.leaves(gradients))
+    return with_gradients(_host_sample(outputs), squares)
+
+
+def _count(forward: Callable[[], Any]) -> int:
+    """FLOPs of what runs, by the ledger's rule."""
+    found = 0
+
+    def watch(event: Event) -> None:
+        nonlocal found
+        found += linear_flops(event)
+        if event.op.name == "attention":
+            found += weights_flops(event) + mixed_flops(event)
+
+    with observe(watch):
+        forward()
+    return found
+
+
+def _cupy(spec: Spec, library: Any) -> dict[str, str]:
+    if spec.backend != "cupy":
+        return {}
+    return {"cupy": f"{library.__version__}, CUDA {library.cuda.runtime.runtimeGetVersion()}"}

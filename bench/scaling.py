@@ -1,0 +1,107 @@
+"""How time and memory grow with inputs M, latents N, outputs O and depth: points of four axes, fitted exponents.
+
+A point is a case like any other, of perceiver-pytorch's PerceiverIO, whose sizes are all free. On each axis the other
+sizes are such that what grows is most of the work; the exponent of the FLOPs says what to expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perceiver_ref.errors import InputError
+
+from .cases import Case
+from .figures import exponent
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Sizes along one argument of `subjects.perceiver_io`; the others stay."""
+
+    name: str
+    what: str
+    argument: str
+    full: tuple[int, ...]
+    quick: tuple[int, ...]
+    rest: Mapping[str, int]
+
+
+AXES: dict[str, Axis] = {
+    axis.name: axis
+    for axis in (
+        Axis(
+            "M",
+            "inputs",
+            "inputs",
+            (32768, 65536, 131072, 262144),
+            (8, 16),
+            {"latents": 128, "outputs": 1, "depth": 1, "channels": 256},
+        ),
+        Axis(
+            "N",
+            "latents",
+            "latents",
+            (256, 512, 1024, 2048),
+            (4, 8),
+            {"inputs": 1024, "outputs": 1, "depth": 2, "channels": 256},
+        ),
+        Axis(
+            "O",
+            "outputs",
+            "outputs",
+            (32768, 65536, 131072, 262144),
+            (8, 16),
+            {"inputs": 64, "latents": 128, "depth": 1, "channels": 256},
+        ),
+        Axis(
+            "depth",
+            "self-attention layers",
+            "depth",
+            (4, 8, 16, 32),
+            (1, 2),
+            {"inputs": 64, "latents": 256, "outputs": 1, "channels": 256},
+        ),
+    )
+}
+
+
+def _points(axis: Axis) -> Iterable[Case]:
+    for number, size in enumerate(axis.full):
+        quick = axis.quick[min(number, len(axis.quick) - 1)]
+        yield Case(
+            f"scaling-{axis.name}-{size}",
+            f"{axis.what} {axis.name} = {size}",
+            "perceiver_io",
+            {**axis.rest, axis.argument: size},
+            {"inputs": 8, "latents": 4, "outputs": 3, "depth": 1, "channels": 16, axis.argument: quick},
+            ("ours", "perceiver-pytorch"),
+        )
+
+
+POINTS: dict[str, Case] = {row.name: row for axis in AXES.values() for row in _points(axis)}
+
+
+def exponents(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Fitted over the measured points of each axis, implementation and pass: {axis, ..., time, memory, flops}.
+
+    Those of a quick run have two sizes, whose names are the full ones: they are not fitted.
+    """
+    rows = list(rows)
+    found = []
+    for axis in AXES.values():
+        named = {f"scaling-{axis.name}-{size}": size for size in axis.full}
+        mine = [row for row in rows if row["case"] in named and row.get("seconds") and not row.get("quick")]
+        for implementation, name in dict.fromkeys((row["implementation"], row["pass"]) for row in mine):
+            points = [row for row in mine if (row["implementation"], row["pass"]) == (implementation, name)]
+            fitted = {"axis": axis.name, "implementation": implementation, "pass": name, "points": len(points)}
+            for figure in ("seconds", "peak", "flops"):
+                sizes = [named[row["case"]] for row in points if row.get(figure)]
+                values = [row[figure] for row in points if row.get(figure)]
+                try:
+                    fitted[figure] = exponent(sizes, values)
+                except InputError:
+                    fitted[figure] = None
+            found.append(fitted)
+    return found

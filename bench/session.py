@@ -1,0 +1,158 @@
+"""One run: every case's implementations side by side, compared, then timed in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .base import Spec, difference
+from .cases import IMPORT, PASSES, STEP, Case
+from .figures import calls, ratios, rounds, spread
+from .implementations import measured
+from .machine import describe
+from .memory import available
+from .process import LostError, Worker
+from .scaling import exponents
+
+TOLERANCE = {False: 2e-3, True: 5e-2}
+"""By TF32: the largest difference from ours, as a share of the largest value. float32 rounding, 6e-8, grows by two to
+three orders through 48 layers and sums over 50,000 pixels; that of TF32 is 5e-4. A wrong result differs by order 1."""
+TURN, PAUSE = 0.1, 0.05
+"""Seconds of a turn at least, and between turns: threads of the last one stop spinning."""
+VERSION = 1
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is made. `budget` is the seconds that the turns of one case and pass may take together."""
+
+    backend: str = "numpy"
+    threads: int = 1
+    tf32: bool = False
+    quick: bool = False
+    only: Sequence[str] | None = None
+    rounds: int = 9
+    fewest: int = 3
+    budget: float = 60.0
+    passes: Sequence[str] = PASSES
+
+
+def measure(cases: Sequence[Case], options: Options, say: Say) -> dict[str, Any]:
+    """The result of a run, as JSON holds it."""
+    started = time.time()
+    rows = [row for case in cases for row in measure_case(case, options, say)]
+    return {
+        "version": VERSION,
+        "backend": options.backend,
+        "tf32": options.tf32,
+        "machine": describe(options.backend, options.threads, options.tf32),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
+        "rows": rows,
+        "exponents": exponents(rows),
+    }
+
+
+def measure_case(case: Case, options: Options, say: Say) -> list[dict[str, Any]]:
+    """The rows of one case: all passes, all implementations."""
+    workers: dict[str, Worker] = {}
+    missing: dict[str, str] = {}
+    names = measured(case, options.backend, list(options.only) if options.only is not None else None, options.quick)
+    wanted = [name for name in case.passes if name in options.passes]
+    with_product = case.kind not in ("import", "engine", "perceiver_io") and STEP not in case.passes
+    try:
+        for name in (*names, *(["product"] if with_product else [])):
+            say(f"{case.name}: starting {name}")
+            spec = Spec(case.name, name, options.quick, options.backend, options.tf32)
+            try:
+                workers[name] = Worker(spec, options.threads)
+            except LostError as error:
+                missing[name] = str(error)
+        rows = []
+        for pass_name in wanted:
+            rows += [_row(case, pass_name, name, options, missing=reason) for name, reason in missing.items()]
+            rows += _measure_pass(case, pass_name, workers, options, say)
+        return rows
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+def _measure_pass(
+    case: Case, name: str, workers: dict[str, Worker], options: Options, say: Say
+) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    turns: dict[str, int] = {}
+    seconds: dict[str, list[float]] = {}
+    reference: np.ndarray | None = None
+    for who, worker in workers.items():
+        if name not in worker.ready["passes"]:
+            continue
+        row = rows[who] = _row(case, name, who, options, versions=worker.ready["versions"])
+        needed = case.gib.get((who, name), 0)
+        if not options.quick and options.backend == "numpy" and needed * 2**30 > available():
+            row["missing"] = f"needs about {needed:g} GiB, {available() / 2**30:.0f} GiB are free"
+            continue
+        say(f"{case.name}, {name}: checking {who}")
+        try:
+            checked = worker.ask("check", name)
+            vector = np.array(checked["vector"])
+            reference = vector if who == "ours" else reference
+            if reference is not None and who != "product":
+                row["difference"] = difference(vector, reference)
+                if not row["difference"] <= TOLERANCE[options.tf32]:
+                    row["missing"] = f"its result differs from ours by {row['difference']:.1e} of the largest value"
+                    row["difference"] = None
+                    continue
+            first = worker.ask("peak", name)
+        except LostError as error:
+            row["missing"] = str(error)
+            continue
+        row["flops"], row["peak"] = checked["flops"], first["peak"]
+        row["total"] = None if first["peak"] is None else first["peak"] + worker.ready["held"]
+        turns[who] = 1 if options.quick or name == IMPORT else calls(first["seconds"], TURN)
+        seconds[who] = []
+        row["first"] = first["seconds"]
+    fewest = 1 if options.quick else options.fewest
+    whole = sum(rows[who]["first"] * count + PAUSE for who, count in turns.items())
+    number = 1 if options.quick else rounds(whole, options.budget, fewest, options.rounds)
+    for turn in range(number):
+        say(f"{case.name}, {name}: round {turn + 1} of {number}")
+        for who in list(seconds):
+            time.sleep(0 if options.quick else PAUSE)
+            try:
+                seconds[who].append(workers[who].ask("time", name, calls=turns[who])["seconds"])
+            except LostError as error:
+                rows[who]["missing"] = str(error)
+                del seconds[who]
+    _fill(rows, seconds)
+    return list(rows.values())
+
+
+def _row(case: Case, name: str, who: str, options: Options, **more: Any) -> dict[str, Any]:
+    return {"case": case.name, "pass": name, "implementation": who, "quick": options.quick, **more}
+
+
+def _fill(rows: dict[str, dict[str, Any]], seconds: dict[str, list[float]]) -> None:
+    """Medians, ratios to ours, and shares of the machine's product."""
+    flops = rows.get("ours", {}).get("flops")
+    for who, values in seconds.items():
+        row, middle = rows[who], spread(values)
+        row |= {"seconds": middle.median, "low": middle.low, "high": middle.high, "rounds": len(values)}
+        if who != "product":
+            row["flops"] = flops  # every implementation computes the same: ours is what the ledger counts
+        if who != "ours" and "ours" in seconds and who != "product":
+            ratio = ratios(seconds["ours"], values)
+            row |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+            if row.get("peak") and rows["ours"].get("peak") is not None:
+                row["memory_ratio"] = rows["ours"]["peak"] / row["peak"]
+    if "product" in seconds:
+        rate = rows["product"]["flops"] / rows["product"]["seconds"]
+        for who in seconds:
+            if rows[who]["flops"]:
+                rows[who]["share"] = rows[who]["flops"] / rows[who]["seconds"] / rate

@@ -1,0 +1,163 @@
+"""What the figures should be: a table of rows, and how a measured table compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .cases import BOTH, FORWARD, STEP
+from .implementations import IMPLEMENTATIONS
+
+Quantity = Literal["time", "memory", "seconds", "bytes", "share", "exponent", "memory exponent"]
+GIB, GB = 2**30, 10**9
+TORCH = "fastest PyTorch"
+"""In place of an implementation: the one on PyTorch with the smallest time (or memory), not compiled."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """At most `limit` (at least, for a "share") of a quantity of one row.
+
+    "time" and "memory" are of `implementation` as a ratio to `against`; "bytes" includes parameters. Exponents are at
+    most 0.05 off `limit` for time, at most so much above it for memory.
+    """
+
+    case: str
+    backend: str
+    name: str
+    quantity: Quantity
+    limit: float
+    against: str = ""
+    implementation: str = "ours"
+    tf32: bool = False
+
+    def text(self) -> str:
+        """The condition, such as `<= 0.9`."""
+        unit = {"seconds": (1e3, " ms"), "bytes": (1 / GB, " GB"), "share": (100, " %")}.get(self.quantity, (1, ""))
+        number = f"{self.limit * unit[0]:.4g}{unit[1]}"
+        if self.quantity == "exponent":
+            return f"{number} ± {EXPONENT}"
+        return f"{'>=' if self.quantity == 'share' else '<='} {number}"
+
+    def met(self, value: float) -> bool:
+        """Whether a measured value keeps it."""
+        if self.quantity == "share":
+            return value >= self.limit
+        if self.quantity == "exponent":
+            return abs(value - self.limit) <= EXPONENT
+        return value <= self.limit
+
+
+EXPONENT = 0.05
+
+
+def _cpu() -> Iterable[Target]:
+    for case, forward, both in (("imagenet-1", 0.9, 0.85), ("language-1", 0.85, 0.8), ("resampler", 0.9, 0.8)):
+        yield Target(case, "numpy", FORWARD, "time", forward, TORCH)
+        yield Target(case, "numpy", BOTH, "time", both, TORCH)
+    yield Target("training-step", "numpy", STEP, "time", 0.6, TORCH)
+    yield Target("imagenet-1", "numpy", FORWARD, "share", 0.8)
+    for case in ("imagenet-1", "language-1", "resampler"):
+        yield Target(case, "numpy", FORWARD, "memory", 0.5, TORCH)
+        yield Target(case, "numpy", BOTH, "memory", 0.5, TORCH)
+    for case in ("imagenet-1", "language-1"):
+        yield Target(case, "numpy", BOTH, "memory", 0.3, TORCH, "checkpointed")
+    yield Target("flow", "numpy", FORWARD, "time", 0.5, TORCH)
+    yield Target("flow", "numpy", FORWARD, "bytes", 2.5 * GIB)
+    for other in ("autograd", "mygrad"):
+        yield Target("engine", "numpy", BOTH, "time", 0.33, other)
+
+
+def _gpu() -> Iterable[Target]:
+    yield Target("imagenet-8", "cupy", FORWARD, "seconds", 0.082)
+    yield Target("imagenet-8", "cupy", BOTH, "seconds", 0.230)
+    yield Target("imagenet-8", "cupy", FORWARD, "seconds", 0.040, tf32=True)
+    yield Target("imagenet-8", "cupy", BOTH, "seconds", 0.110, tf32=True)
+    yield Target("imagenet-1", "cupy", FORWARD, "seconds", 0.017)
+    yield Target("imagenet-8", "cupy", BOTH, "bytes", 8 * GB)
+    yield Target("imagenet-8", "cupy", BOTH, "bytes", 4.5 * GB, implementation="checkpointed")
+    yield Target("language-8", "cupy", FORWARD, "time", 0.6, "transformers")
+    yield Target("language-8", "cupy", BOTH, "time", 0.6, "transformers")
+    for case in ("imagenet-1", "language-1"):
+        yield Target(case, "cupy", FORWARD, "time", 0.5, "transformers")
+        yield Target(case, "cupy", BOTH, "time", 0.5, "transformers")
+    for case in ("imagenet-1", "imagenet-8", "language-1", "language-8"):
+        yield Target(case, "cupy", FORWARD, "time", 1.0, "transformers compiled")
+
+
+def _both() -> Iterable[Target]:
+    for backend in ("numpy", "cupy"):
+        for case in ("imagenet-1", "language-1") if backend == "numpy" else ("imagenet-8", "language-8"):
+            yield Target(case, backend, BOTH, "memory", 0.5, "ours", "checkpointed")
+            yield Target(case, backend, BOTH, "time", 1.35, "ours", "checkpointed")
+        for name in (FORWARD, BOTH):
+            yield Target("scaling-M", backend, name, "exponent", 1.0)
+            yield Target("scaling-M", backend, name, "memory exponent", 1.0 + EXPONENT)
+            yield Target("scaling-O", backend, name, "memory exponent", 1.0 + EXPONENT)
+
+
+TARGETS: tuple[Target, ...] = (*_cpu(), *_gpu(), *_both())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A target with the value measured; `against` is what stood for `TORCH`."""
+
+    target: Target
+    value: float
+    against: str
+
+    @property
+    def met(self) -> bool:
+        return self.target.met(self.value)
+
+
+def outcomes(result: Mapping[str, Any], targets: Sequence[Target] = TARGETS) -> list[Outcome]:
+    """The targets that one run's rows and exponents say something about, in the table's order."""
+    found = []
+    for target in targets:
+        if target.backend != result["backend"] or (target.backend == "cupy" and target.tf32 != result["tf32"]):
+            continue
+        value, against = _value(target, result)
+        if value is not None:
+            found.append(Outcome(target, value, against))
+    return found
+
+
+def _value(target: Target, result: Mapping[str, Any]) -> tuple[float | None, str]:
+    if target.quantity in ("exponent", "memory exponent"):
+        key = "seconds" if target.quantity == "exponent" else "peak"
+        axis = target.case.removeprefix("scaling-")
+        for fit in result["exponents"]:
+            if (fit["axis"], fit["implementation"], fit["pass"]) == (axis, target.implementation, target.name):
+                return fit[key], ""
+        return None, ""
+    rows = {
+        row["implementation"]: row
+        for row in result["rows"]
+        if (row["case"], row["pass"]) == (target.case, target.name) and row.get("seconds") and not row.get("quick")
+    }
+    mine = rows.get(target.implementation)
+    if mine is None:
+        return None, ""
+    if target.quantity in ("seconds", "bytes", "share"):
+        key = {"seconds": "seconds", "bytes": "total", "share": "share"}[target.quantity]
+        return mine.get(key), ""
+    key = "seconds" if target.quantity == "time" else "peak"
+    against = _fastest(rows, key) if target.against == TORCH else target.against
+    other = rows.get(against, {}).get(key)
+    if not other or mine.get(key) is None:
+        return None, ""
+    paired = target.quantity == "time" and target.implementation == "ours"
+    return (rows[against]["ratio"] if paired else mine[key] / other), against
+
+
+def _fastest(rows: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """The PyTorch peer, not compiled, with the least of a figure."""
+    peers = {
+        name: row[key]
+        for name, row in rows.items()
+        if IMPLEMENTATIONS[name].torch and not IMPLEMENTATIONS[name].compiled and row.get(key)
+    }
+    return min(peers, key=peers.__getitem__) if peers else ""
