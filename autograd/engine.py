@@ -20,7 +20,7 @@ import numpy as np
 
 from . import debug
 from .backend import BackendError, is_array, name
-from .tensor import FIRST_ORDER, Edge, Node, Slot, Tensor, array_of, as_array, registry
+from .tensor import FIRST_ORDER, Edge, Node, Slot, Tensor, as_array, registry
 
 kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get("PERCEIVER_REF_KERNELS") or "fast")
 """`"fast"`: kernels of the table are used where there is one; `"plain"`: the definitions in `ops/` are."""
@@ -100,23 +100,28 @@ class Op:
         plain, backend = self._plain(arguments)
         if not self.differentiable:
             return self._seen(plain, static, self._forward(plain, static, None, backend)[0])
-        needs = tuple([type(argument) is Tensor for argument in arguments])
-        if True not in needs:
-            return self._seen(plain, static, self._forward(plain, static, needs, backend)[0])
-        edges = [Edge(i, a.node, a.output) for i, a in enumerate(arguments) if needs[i]]
+        edges, needs = [], []
+        for position, argument in enumerate(arguments):
+            recorded = type(argument) is Tensor
+            needs.append(recorded)
+            if recorded:
+                edges.append(Edge(position, argument.node, argument.output))
+        if not edges:
+            return self._seen(plain, static, self._forward(plain, static, tuple(needs), backend)[0])
         tape = edges[0].node.tape
         for edge in edges:
             if edge.node.tape is not tape:
                 raise TypeError(f"{self.name} mixes values of two differentiations: {FIRST_ORDER}")
-        out, residuals = self._forward(plain, static, needs, backend)
-        outputs = out if isinstance(out, tuple) else (out,)
-        node = Node(tape, tuple(Slot(o.shape, o.dtype) for o in outputs), self)
-        node.edges, node.residuals, node.static = tuple(edges), residuals, {**static, "needs": needs}
+        wanted = tuple(needs)
+        out, residuals = self._forward(plain, static, wanted, backend)
+        several = isinstance(out, tuple)
+        slots = tuple([Slot(o.shape, o.dtype) for o in out]) if several else (Slot(out.shape, out.dtype),)
+        node = Node(tape, slots, self)
+        node.edges, node.residuals, node.static = tuple(edges), residuals, {**static, "needs": wanted}
         if debug.enabled():
             node.site = debug.call_site()
         self._seen(plain, static, out, node)
-        tensors = tuple(Tensor(o, node, i) for i, o in enumerate(outputs))
-        return tensors if isinstance(out, tuple) else tensors[0]
+        return tuple([Tensor(o, node, i) for i, o in enumerate(out)]) if several else Tensor(out, node)
 
     def _seen(self, plain: list[Any], static: dict[str, Any], out: Any, node: Node | None = None) -> Any:
         """Tell whoever is observing; returns `out`."""
@@ -141,8 +146,12 @@ class Op:
 
     def _plain(self, arguments: tuple[Any, ...]) -> tuple[list[Any], str]:
         """The arguments as arrays (and None or Python numbers) of one library, and that library's name."""
-        plain = [argument.data if type(argument) is Tensor else argument for argument in arguments]
-        if plain and all(type(value) is np.ndarray for value in plain):
+        plain, ordinary = [], True
+        for argument in arguments:
+            value = argument.data if type(argument) is Tensor else argument
+            plain.append(value)
+            ordinary = ordinary and type(value) is np.ndarray
+        if plain and ordinary:
             return plain, "numpy"
         backend = None
         for i, value in enumerate(plain):

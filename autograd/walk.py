@@ -64,9 +64,9 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
     assert node.op is not None
     if node.edges is None or node.residuals is None:
         raise RuntimeError(f"the graph through {node.op.name} was already walked back; compute the output again")
-    sample = next(slot[0] for slot in slots if slot is not None)
+    sample = next(slot[0] for slot in slots if slot is not None) if len(slots) > 1 else slots[0][0]
     gradients = [_zeros(sample, out) if s is None else s[0] for s, out in zip(slots, node.outputs)]
-    rule = node.op.rule(name(sample)).pull
+    rule = node.op.rule("numpy" if type(sample) is np.ndarray else name(sample)).pull
     upstream = gradients[0] if len(gradients) == 1 else tuple(gradients)
     needs = node.static.pop("needs")
     try:
@@ -75,6 +75,7 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
         raise ValueError(f"backward of {node.op.name}: {error}") from error
     if not isinstance(result, (tuple, list)):
         result = (result,)
+    checking = debug.enabled()
     sent = []
     for edge in node.edges:
         if edge.position >= len(result):
@@ -83,7 +84,7 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
         if gradient is None:
             continue
         gradient = _fit(gradient, edge.node.outputs[edge.output], node.op.name, edge.position)
-        if debug.enabled():
+        if checking:
             debug.check_backward(node.op.name, edge.position, gradient, gradients, node.site)
         sent.append((edge, gradient))
     node.edges = node.residuals = None
