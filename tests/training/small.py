@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ LOGGED = [3, 6, 9, 10, 12, 15, 18, 20, 25, 30, 35, 40, 45]
 class Fit(Task):
     """Called after each batch with the number of the stage and the step."""
 
-    seed: int
-    second: bool
+    second: bool = False
     on_batch: Any = None
 
     def init(self, before=None):
@@ -46,8 +46,8 @@ class Fit(Task):
     def batch(self, step):
         if self.on_batch:
             self.on_batch(int(self.second), step)
-        x = np.random.default_rng((self.seed, self.second, step)).normal(size=(8, 6)).astype(np.float32)
-        return {"x": x, "y": x @ TRUTH, "rows": np.arange(8)}
+        x = np.random.default_rng((self.seed, self.second, step)).normal(size=(self.batch_size, 6)).astype(np.float32)
+        return {"x": x, "y": x @ TRUTH, "rows": np.arange(self.batch_size)}
 
     def loss(self, params, batch, call):
         y = ops.linear(ops.take(batch["x"], batch["rows"]), params["map"]["weight"])
@@ -74,8 +74,8 @@ class Fit(Task):
 def recipe(on_batch: Any = None, *, first: Settings = FIRST, threshold: float = 10.0) -> Recipe:
     """Both stages; `on_batch(stage, step)` is called when a batch is asked for."""
     stages = (
-        Stage("first", lambda seed, quick: Fit(seed, False, on_batch), first, first),
-        Stage("second", lambda seed, quick: Fit(seed, True, on_batch), SECOND, SECOND),
+        Stage("first", partial(Fit, on_batch=on_batch), first, first),
+        Stage("second", partial(Fit, second=True, on_batch=on_batch), SECOND, SECOND),
     )
     words = {"what": "Fit.", "model": "a map", "data": "made", "paper": "none", "expected": "little"}
     return Recipe("small", **words, metric="error", better="lower", threshold=threshold, quick_threshold=threshold,
