@@ -35,8 +35,8 @@ def attention_weights(
 ) -> Any:
     """p = softmax over keys of (scale q k^T + bias), 0 where masked (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
 
-    q (..., N, d), k (..., M, d), bias and mask broadcastable to (..., N, M); scale defaults to 1 / sqrt(d).
-    Returns (..., N, M).
+    q (..., N, d), k (..., M, d), bias and mask broadcastable to (..., N, M) -> (..., N, M); scale defaults to
+    1 / sqrt(d).
     """
     p, _ = probabilities(q, k, bias, mask, scale, masked_rows)
     return p, (p, q, k)

@@ -13,7 +13,7 @@ from ..engine import op
 def matmul(x: Array, y: Array, *, needs: tuple[bool, ...]) -> Any:
     """Matrix product over the last two axes, broadcasting the leading ones; 1-D arguments as in NumPy.
 
-    x (..., N, K), y (..., K, M) -> (..., N, M)
+    x (..., N, D), y (..., D, E) -> (..., N, E)
     """
     return _product(x, y), (x if needs[1] else None, y if needs[0] else None, x.ndim, y.ndim)
 

@@ -1,0 +1,24 @@
+"""Writes docs/SPEC.md and docs/diagrams anew: `python -m perceiver_ref.specification docs`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .page import FIGURES, markdown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m perceiver_ref.specification", description="Write SPEC.md and its diagrams into a folder."
+    )
+    parser.add_argument("folder", type=Path, help="the folder, docs in a clone of the repository")
+    folder = parser.parse_args().folder
+    (folder / "diagrams").mkdir(parents=True, exist_ok=True)
+    for name, figure in FIGURES.items():
+        (folder / "diagrams" / f"{name}.svg").write_text(figure.svg(), encoding="utf-8")
+    (folder / "SPEC.md").write_text(markdown(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
