@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .page import FIGURES, markdown
+from .quotes import ROOT
 
 
 def main() -> None:
@@ -14,6 +15,8 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="the folder, docs in a clone of the repository")
     folder = parser.parse_args().folder
+    if not (ROOT / "autograd").is_dir():
+        parser.error("links lead to files of the repository: run this in a clone of it, installed with -e")
     (folder / "diagrams").mkdir(parents=True, exist_ok=True)
     for name, figure in FIGURES.items():
         (folder / "diagrams" / f"{name}.svg").write_text(figure.svg(), encoding="utf-8")
