@@ -43,7 +43,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """e of values = c size^e, by least squares in logarithms; at least two different sizes, everything positive."""
-    if len(sizes) != len(values) or len(set(sizes)) < 2 or min(*sizes, *values) <= 0:
+    if len(sizes) != len(values) or len(set(sizes)) < 2 or min((*sizes, *values)) <= 0:
         raise InputError("an exponent needs positive values at two sizes or more")
     x, y = [math.log(s) for s in sizes], [math.log(v) for v in values]
     middle = statistics.fmean(x), statistics.fmean(y)

@@ -1,0 +1,149 @@
+"""Turns, comparing and reasons, with workers that answer from a script; and one run of real ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import session
+from bench.base import Spec
+from bench.cases import BOTH, CASES, FORWARD
+from bench.process import LostError, Worker
+from bench.session import Options, measure_case
+
+SCRIPT: dict[str, dict[str, Any]] = {
+    "ours": {"vector": [1.0, 2.0], "seconds": [0.2, 0.4, 0.2], "peak": 100},
+    "plain": {"vector": [1.0, 2.00001], "seconds": [0.4, 0.8, 0.4], "peak": 400},
+    "flamingo-pytorch": {"vector": [1.0, 2.5], "seconds": [0.1, 0.1, 0.1], "peak": 100},
+    "product": {"vector": [0.0], "seconds": [0.1, 0.1, 0.1], "peak": None},
+}
+FLOPS = {"ours": 3000, "plain": 3000, "flamingo-pytorch": None, "product": 1000}
+
+
+class Scripted:
+    """A worker whose answers are in SCRIPT; it notes whose turn it is."""
+
+    turns: list[str]
+
+    def __init__(self, spec: Spec, threads: int) -> None:
+        self.name, self.round = spec.implementation, 0
+        if self.name not in SCRIPT:
+            raise LostError(f"{self.name} is not installed")
+        self.ready = {"passes": [FORWARD], "held": 1000, "versions": {}}
+
+    def ask(self, do: str, name: str, **more: Any) -> dict[str, Any]:
+        given = SCRIPT[self.name]
+        if do == "check":
+            return {"vector": given["vector"], "flops": FLOPS[self.name]}
+        if do == "peak":
+            return {"peak": given["peak"], "seconds": given["seconds"][0]}
+        Scripted.turns.append(self.name)
+        self.round += 1
+        if given["seconds"][self.round - 1] is None:
+            raise LostError("killed by signal 9, perhaps for memory")
+        return {"seconds": given["seconds"][self.round - 1]}
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    Scripted.turns = []
+    monkeypatch.setattr(session, "Worker", Scripted)
+    monkeypatch.setattr(session, "PAUSE", 0.0)
+
+
+def rows(**options: Any) -> dict[str, dict[str, Any]]:
+    made = measure_case(CASES["resampler"], Options(passes=(FORWARD,), rounds=3, **options), lambda text: None)
+    return {row["implementation"]: row for row in made}
+
+
+@pytest.mark.usefixtures("scripted")
+def test_medians_ratios_and_shares() -> None:
+    found = rows()
+    assert found["ours"]["seconds"] == 0.2
+    assert found["plain"]["ratio"] == pytest.approx(0.5)
+    assert found["plain"]["memory_ratio"] == pytest.approx(0.25)
+    assert found["ours"]["total"] == 1100
+    assert "ratio" not in found["ours"]
+    # 3000 FLOPs in 0.2 s of a machine that does 1000 in 0.1 s
+    assert found["ours"]["share"] == pytest.approx(1.5)
+    assert found["plain"]["share"] == pytest.approx(0.75)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_wrong_result_is_not_timed() -> None:
+    found = rows()["flamingo-pytorch"]
+    assert "differs from ours by 2.5e-01" in found["missing"]
+    assert "seconds" not in found
+    assert "flamingo-pytorch" not in Scripted.turns
+
+
+@pytest.mark.usefixtures("scripted")
+def test_implementations_take_turns() -> None:
+    rows()
+    assert Scripted.turns == ["ours", "plain", "product"] * 3
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_is_not_installed_is_a_line_with_its_reason() -> None:
+    found = rows(only=("flamingo-pytorch compiled",))
+    assert found["flamingo-pytorch compiled"]["missing"] == "flamingo-pytorch compiled is not installed"
+    assert "seconds" in found["ours"]
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_worker_that_dies_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCRIPT, "plain", {**SCRIPT["plain"], "seconds": [0.4, None, 0.4]})
+    found = rows()
+    assert found["plain"]["missing"].startswith("killed by signal 9")
+    assert found["ours"]["rounds"] == 3
+    assert "ratio" not in found["plain"]
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_needs_more_memory_than_there_is_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "available", lambda: 2 << 30)
+    monkeypatch.setitem(
+        CASES, "resampler", CASES["resampler"].__class__(**{**vars(CASES["resampler"]), "gib": {("plain", FORWARD): 3}})
+    )
+    assert rows()["plain"]["missing"] == "needs about 3 GiB, 2 GiB are free"
+
+
+def test_real_workers_measure_a_case() -> None:
+    options = Options(quick=True, only=("plain",))
+    made = measure_case(CASES["gated"], options, lambda text: None)
+    assert [(row["pass"], row["implementation"]) for row in made] == [
+        (name, who) for name in (FORWARD, BOTH) for who in ("ours", "plain", "product")
+    ]
+    for row in made:
+        assert row["seconds"] > 0
+        assert row["implementation"] == "product" or row["peak"] >= 0
+
+
+def test_a_worker_says_what_is_wrong_in_one_line() -> None:
+    with pytest.raises(LostError, match="unknown implementation 'theirs'"):
+        Worker(Spec("gated", "theirs", quick=True), 1)
+
+
+def test_a_killed_worker_is_a_reason() -> None:
+    worker = Worker(Spec("gated", "ours", quick=True), 1)
+    try:
+        worker._process.kill()
+        worker._process.wait()
+        with pytest.raises(LostError, match="killed by signal 9, perhaps for memory"):
+            worker.ask("check", FORWARD)
+    finally:
+        worker.stop()
+
+
+def test_a_failing_request_leaves_the_worker_alive() -> None:
+    worker = Worker(Spec("gated", "ours", quick=True), 1)
+    try:
+        with pytest.raises(LostError, match="KeyError"):
+            worker.ask("check", "sideways")
+        assert worker.ask("check", FORWARD)["vector"]
+    finally:
+        worker.stop()
