@@ -79,12 +79,17 @@ def is_equation(paragraph: str) -> bool:
 
 
 def quote(name: str) -> str:
-    """The first paragraph of a docstring, all its equations and shapes; of a class, what `apply` takes and gives."""
+    """The first paragraph of a docstring, its equations with what leads to them, and its shapes.
+
+    Of a class: what `apply` takes and gives.
+    """
     first, *rest = paragraphs(name)
     lines = [f"{link(name)}: {_marked(flowing(first))}"]
-    equations = [inspect.cleandoc(paragraph) for paragraph in rest if is_equation(paragraph)]
-    if equations:
-        lines += ["", "```text", *"\n\n".join(equations).splitlines(), "```"]
+    for paragraph, following in zip(rest, [*rest[1:], ""]):
+        if is_equation(paragraph):
+            lines += ["", "```text", *inspect.cleandoc(paragraph).splitlines(), "```"]
+        elif paragraph.endswith(":") and is_equation(following):
+            lines += ["", _marked(flowing(paragraph))]
     if not inspect.isclass(named(name)):
         lines += [line for p in rest if "->" in p and not is_equation(p) for line in ("", _marked(flowing(p)))]
     elif "apply" in vars(named(name)):

@@ -41,7 +41,7 @@ FUNCTIONS = {
     "right",
     "lfloor",
     "rfloor",
-} | {"lt", "le", "leftarrow", "rightarrow", "cdot", "top", "infty", "ldots", "quad"}
+} | {"lt", "le", "leftarrow", "rightarrow", "cdot", "top", "infty", "ldots", "quad", "mid", "prod", "text"}
 """Commands of LaTeX that are no symbols."""
 
 
@@ -175,7 +175,7 @@ def letters(formula: str) -> set[str]:
 
     An index of a parameter that only tells maps apart, such as the q of W_q, is no symbol.
     """
-    formula = re.sub(r"\\mathrm\{\w+\}", " ", formula)
+    formula = re.sub(r"\\(?:mathrm|text)\{\w+\}", " ", formula)
     formula = re.sub(r"\b([Wb])_[a-z]\b", r"\1 ", formula)
     greek = {f"\\{name}" for name in re.findall(r"\\([A-Za-z]+)", formula) if name not in FUNCTIONS}
     return greek | set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", formula)))
