@@ -12,6 +12,8 @@ from ..crosscheck.compare.dumps import Compared, Comparison, compare_files
 from ..crosscheck.report import Report, ReportPoint, excerpt, value_text, write_report
 from ..files import check_writable, write_json
 from .main import MISMATCH, OK
+from .words import opened
+from .words import verdict as word
 
 _HOW = {
     "name": "by name",
@@ -47,7 +49,7 @@ def compare(given: argparse.Namespace) -> int:
     print("\nerror: max |candidate - reference| / max(max |reference|, 1); ratio: to the error before")
     print()
     for line in [*result.notes, *verdict(result)]:
-        print(line)
+        print(opened(line))
     if given.html:
         write_report(given.html, as_report(result))
     if given.json:
@@ -155,6 +157,7 @@ def _print_table(pairs: Sequence[Compared]) -> None:
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     for row, pair in zip((head, *rows), (None, *pairs)):
         cells = [f"{cell:{'<' if i < left else '>'}{width}}" for i, (cell, width) in enumerate(zip(row, widths))]
+        cells[-1] = word(row[-1])
         print("  ".join(cells).rstrip())
         for remark in _remarks(pair) if pair else ():
             print(f"    {remark}")

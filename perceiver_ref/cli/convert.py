@@ -86,7 +86,13 @@ def convert(options: argparse.Namespace) -> int:
     count = len(arrays) - ("meta" in arrays)
     print(f"{output}: {checkpoint.cls}, {checkpoint.rebuilt.model.count():,} parameters in {count} arrays by {names}")
     if options.json:
-        report = {"output": str(output), "peer": checkpoint.peer, "class": checkpoint.cls, "arrays": count}
+        report = {
+            "version": 1,
+            "output": str(output),
+            "peer": checkpoint.peer,
+            "class": checkpoint.cls,
+            "arrays": count,
+        }
         report |= {"parameters": checkpoint.rebuilt.model.count(), "notes": list(checkpoint.notes)}
         write_json(options.json, report)
     return 0

@@ -15,6 +15,7 @@ from ..crosscheck.report import Report, ReportPoint, excerpt, write_report
 from ..files import check_writable, write_json
 from ..vectors.npz import write_npz
 from .main import MISMATCH, OK
+from .words import opened
 
 _NAMES = 8
 
@@ -113,7 +114,7 @@ def _report(found: Diagnosis) -> Report:
 
 
 def _print(found: Diagnosis) -> None:
-    print("\n".join(_verdict(found)))
+    print("\n".join(map(opened, _verdict(found))))
     if found.points:
         width = max(len(point.name) for point in found.points)
         heading = f"{found.unit} rounding"

@@ -18,6 +18,7 @@ from ..parameters import Module
 from ..perceiver_io import PerceiverIO
 from ..published import INPUTS, PRESETS, VARIANTS, preset
 from .main import OK
+from .words import verdict
 
 Lines = list[tuple[str, ...]]
 
@@ -113,7 +114,10 @@ def _print_printed(name: str, result: Ledger, published: bool) -> None:
         if what == "FLOPs" and not published:
             print(f"  {figure} {what}, for one example of the published size")
         else:
-            print(f"  {figure} {what}: {'agrees' if agrees(computed, figure) else f'differs from {computed:,}'}")
+            same = agrees(computed, figure)
+            print(
+                f"  {figure} {what}: {verdict('agrees' if same else 'differs')}{'' if same else f' from {computed:,}'}"
+            )
     if printed.remark:
         print(f"  {printed.remark}")
 

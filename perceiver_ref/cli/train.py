@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..files import check_writable, write_json
 from ..recipes import MODULES, recipe
 from .main import MISMATCH, OK
+from .words import verdict
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -42,7 +43,9 @@ def train(given: argparse.Namespace) -> int:
     result = run(chosen, Options(given.seed, given.quick, given.backend, out, given.resume))
     passed, sign = result["passed"], ">=" if chosen.better == "higher" else "<="
     print(f"\n{chosen.name}: {chosen.metric} {result['value']:.4g}, expected {sign} {result['threshold']:g}: ", end="")
-    print(f"{'reached' if passed else 'missed'}, {result['parameters']:,} parameters, {result['seconds']:.0f} s")
+    print(
+        f"{verdict('reached' if passed else 'missed')}, {result['parameters']:,} parameters, {result['seconds']:.0f} s"
+    )
     for name, value in result["baselines"].items():
         print(f"  {name}: {value:.4g}")
     if out is not None:

@@ -41,6 +41,7 @@ def finish(
     if not math.isfinite(value):
         raise InputError(f"{recipe.metric} is {value} at the end: there is no result")
     result = {
+        "version": 1,
         "recipe": recipe.name,
         "metric": recipe.metric,
         "value": value,

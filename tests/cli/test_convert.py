@@ -56,6 +56,7 @@ def test_aliases_and_counters_come_back(tmp_path: Path, capsys: pytest.CaptureFi
     assert (finished.code, finished.err) == (0, f"perceiver-ref convert: note: {note}\n")
     report = json.loads((tmp_path / "r.json").read_text())
     assert report == {
+        "version": 1,
         "output": str(tmp_path / "own.npz"),
         "peer": "hf",
         "class": "PerceiverForMaskedLM",

@@ -18,6 +18,7 @@ def test_info_names_versions_and_what_timings_depend_on(tmp_path: Path, capsys: 
     finished = invoke(capsys, "info", "--json", tmp_path / "info.json")
     assert (finished.code, finished.err) == (0, "")
     rows = json.loads((tmp_path / "info.json").read_text())
+    assert rows.pop("version") == 1
     assert rows["perceiver-ref"] == perceiver_ref.__version__
     assert rows["numpy"] == np.__version__
     assert rows["scipy"] == scipy.__version__

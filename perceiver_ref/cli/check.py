@@ -1,0 +1,102 @@
+"""`perceiver-ref check`: cases rebuilt in the reference, and how closely it agrees with each."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..autograd.backend import module
+from ..crosscheck import Result, check_file
+from ..errors import InputError
+from ..files import check_writable, write_json
+from ..vectors import TOLERANCES
+from .main import BAD_INPUT, MISMATCH, OK, computing
+from .words import verdict
+
+PACKAGED = "vectors/packaged"
+
+
+def options(command: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    command.add_argument("paths", nargs="*", metavar="PATH", help="case files or folders (default: the packaged ones)")
+    computing(command, "the case's own")
+
+
+def check(options: argparse.Namespace) -> int:
+    """`perceiver-ref check`: 1 when a case does not agree, else 2 when one could not be run, else 0."""
+    if options.json:
+        check_writable(options.json)
+    module(options.backend)
+    files = list(_case_files(options.paths))
+    width = max(len(name) for _, name in files)
+    print(f"{'case':<{width}}  result  outputs   gradients")
+    results: list[Result] = []
+    for path, name in files:
+        result = check_file(path, backend=options.backend, dtype=options.dtype)
+        results.append(result)
+        outputs, gradients = result.error("output", "trace", "state"), result.error("grad_param", "grad_input")
+        print(f"{name:<{width}}  {verdict(result.status, 6)}  {_error(outputs):<8}  {_error(gradients)}", flush=True)
+        if result.status == "error":
+            print(f"perceiver-ref check: error: {' '.join(result.message.split())}", file=sys.stderr)
+        for a in result.agreements:
+            if not a.passed:
+                print(f"    {a.kind} {a.name}: error {_error(a.error)}, tolerance {a.tolerance:.0e}")
+    passed = sum(result.status == "pass" for result in results)
+    print(f"\n{passed} passed, {len(results) - passed} failed")
+    _explain_columns()
+    if options.json:
+        write_json(options.json, _check_json(results))
+    statuses = {result.status for result in results}
+    return MISMATCH if "fail" in statuses else BAD_INPUT if "error" in statuses else OK
+
+
+def _case_files(paths: list[str]) -> Iterator[tuple[Path, str]]:
+    """Each case file with the name to show for it."""
+    if not paths:
+        packaged = Path(str(importlib.resources.files("perceiver_ref"))) / PACKAGED
+        for path in sorted(packaged.rglob("*.npz")):
+            yield path, path.relative_to(packaged).with_suffix("").as_posix()
+    for given in paths:
+        root = Path(given)
+        if not root.is_dir():
+            yield root, root.name.removesuffix(".npz")
+            continue
+        found = sorted(root.rglob("*.npz"))
+        if not found:
+            raise InputError(f"{root} holds no .npz files; give case files or folders of them")
+        for path in found:
+            yield path, path.relative_to(root).with_suffix("").as_posix()
+
+
+def _error(error: float | None) -> str:
+    return "-" if error is None else f"{error:.1e}"
+
+
+def _explain_columns() -> None:
+    print("errors: max |reference - case| / max(max |case|, 1) over a case's arrays; outputs include traced values")
+    limits = [f"{k['output']:.0e} and {k['gradient']:.0e} in {dtype}" for dtype, k in TOLERANCES.items()]
+    print(f"tolerances for outputs and gradients: {', '.join(limits)}")
+
+
+def _check_json(results: list[Result]) -> dict[str, Any]:
+    def number(error: float | None) -> float | None:
+        return error if error is not None and math.isfinite(error) else None
+
+    def row(result: Result) -> dict[str, Any]:
+        worst = result.worst
+        return {
+            "path": result.path,
+            "status": result.status,
+            "output_error": number(result.error("output", "trace", "state")),
+            "gradient_error": number(result.error("grad_param", "grad_input")),
+            "worst": f"{worst.kind}/{worst.name}" if worst else None,
+            "message": result.message,
+        }
+
+    passed = sum(result.status == "pass" for result in results)
+    return {"version": 1, "cases": [row(r) for r in results], "passed": passed, "failed": len(results) - passed}
