@@ -80,17 +80,6 @@ class Op:
         """Compute; record when a `Tensor` is among the arguments. Returns arrays or `Tensor`s accordingly."""
         if handlers := _handlers.get():
             return self._handled(handlers, arguments, static)
-        return self._run(arguments, static)
-
-    def _handled(self, handlers: tuple[Handler, ...], arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
-        """Let the innermost handler decide; ops that it calls itself go to the ones around it."""
-        token = _handlers.set(handlers[:-1])
-        try:
-            return handlers[-1](self, arguments, static)
-        finally:
-            _handlers.reset(token)
-
-    def _run(self, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         if self.variadic:
             if len(arguments) != 1:
                 raise TypeError(f"{self.name} takes one sequence of arrays, got {len(arguments)} arguments")
@@ -100,24 +89,37 @@ class Op:
         plain, backend = self._plain(arguments)
         if not self.differentiable:
             return self._seen(plain, static, self._forward(plain, static, None, backend)[0])
-        edges, needs = [], []
-        for position, argument in enumerate(arguments):
-            recorded = type(argument) is Tensor
-            needs.append(recorded)
-            if recorded:
-                edges.append(Edge(position, argument.node, argument.output))
-        if not edges:
-            return self._seen(plain, static, self._forward(plain, static, tuple(needs), backend)[0])
+        needs = tuple([type(argument) is Tensor for argument in arguments])
+        if True in needs:
+            return self._recorded(arguments, plain, static, needs, backend)
+        return self._seen(plain, static, self._forward(plain, static, needs, backend)[0])
+
+    def _handled(self, handlers: tuple[Handler, ...], arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        """Let the innermost handler decide; ops that it calls itself go to the ones around it."""
+        token = _handlers.set(handlers[:-1])
+        try:
+            return handlers[-1](self, arguments, static)
+        finally:
+            _handlers.reset(token)
+
+    def _recorded(
+        self,
+        arguments: tuple[Any, ...],
+        plain: list[Any],
+        static: dict[str, Any],
+        needs: tuple[bool, ...],
+        backend: str,
+    ) -> Any:
+        edges = [Edge(i, argument.node, argument.output) for i, argument in enumerate(arguments) if needs[i]]
         tape = edges[0].node.tape
         for edge in edges:
             if edge.node.tape is not tape:
                 raise TypeError(f"{self.name} mixes values of two differentiations: {FIRST_ORDER}")
-        wanted = tuple(needs)
-        out, residuals = self._forward(plain, static, wanted, backend)
+        out, residuals = self._forward(plain, static, needs, backend)
         several = isinstance(out, tuple)
         slots = tuple([Slot(o.shape, o.dtype) for o in out]) if several else (Slot(out.shape, out.dtype),)
         node = Node(tape, slots, self)
-        node.edges, node.residuals, node.static = tuple(edges), residuals, {**static, "needs": wanted}
+        node.edges, node.residuals, node.static = tuple(edges), residuals, {**static, "needs": needs}
         if debug.enabled():
             node.site = debug.call_site()
         self._seen(plain, static, out, node)

@@ -111,6 +111,8 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     summed by matrix products, which is fast, and their sums in float64; anything else is summed in float64.
     """
     extra = gradient.ndim - len(shape)
+    if gradient.shape[extra:] == shape and gradient.size <= _BLOCK * math.prod(shape):
+        return gradient.sum(tuple(range(extra)))
     if extra < 0 or any(want not in (1, got) for want, got in zip(shape, gradient.shape[extra:])):
         return None
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1)
@@ -148,6 +150,6 @@ def _separate(gradients: list[Any], wrt: Sequence[Tensor], cotangents: Sequence[
 
 def _memory(array: Array) -> tuple[int, int]:
     """Identity and size in bytes of the buffer that an array is a view of."""
-    while is_array(array.base):
-        array = array.base
+    while (base := array.base) is not None and is_array(base):
+        array = base
     return id(array), array.nbytes
