@@ -166,7 +166,7 @@ RECIPES = (
         threshold=_DIGITS.threshold,
         quick_threshold=_DIGITS.quick_threshold,
         expected="the accuracy of digits within noise, where a convolution network falls",
-        minutes=9,
+        minutes=7,
         stages=(Stage("train", PermutedDigits, _FULL, _QUICK, partial(PermutedDigits, quick=True)),),
     ),
 )

@@ -171,7 +171,7 @@ def comparison(found: Mapping[str, float], baselines: Mapping[str, float]) -> st
     return "".join([*lines, *(f"{name:<16}{value:>10.1%}\n" for name, value in baselines.items())])
 
 
-_FULL = Settings(steps=3000, batch_size=16, learning_rate=5e-3, warmup=100)
+_FULL = Settings(steps=3000, batch_size=16, learning_rate=3e-3, warmup=300, options={"b2": 0.99})
 _QUICK = Settings(steps=60, batch_size=16, learning_rate=4e-3, warmup=10, save_every=20)
 
 
@@ -188,10 +188,10 @@ RECIPES = (
         paper="Perceiver IO (2107.14795), section 4.6",
         metric="perceiver_io_accuracy",
         better="higher",
-        threshold=0.88,
+        threshold=0.82,
         quick_threshold=0.15,
-        expected="94 %, a point below the Transformer, with 43 % of its FLOPs",
-        minutes=7,
+        expected="about 90 %, where the Transformer has 95 %, with 43 % of its FLOPs",
+        minutes=6,
         stages=(
             _stage("transformer", replace(_QUICK, steps=20)),
             _stage("perceiver_io", _QUICK),

@@ -262,7 +262,7 @@ def text_loss(logits: Any, ids: np.ndarray) -> Any:
 
 
 _VISION = Settings(steps=600, batch_size=64, learning_rate=3e-3, warmup=50)
-_LANGUAGE = Settings(steps=2200, batch_size=32, learning_rate=1e-3, warmup=100)
+_LANGUAGE = Settings(steps=3000, batch_size=32, learning_rate=1e-3, warmup=100)
 _FULL = Settings(steps=1500, batch_size=16, learning_rate=1e-3, warmup=100, evaluate_every=150)
 _QUICK_VISION = Settings(steps=100, batch_size=32, learning_rate=5e-3, warmup=10, save_every=50)
 _QUICK_LANGUAGE = Settings(steps=100, batch_size=8, learning_rate=3e-3, warmup=10, save_every=50)

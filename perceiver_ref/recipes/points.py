@@ -140,7 +140,7 @@ RECIPES = (
         better="higher",
         threshold=0.95,
         quick_threshold=0.4,
-        expected="at least 95 %",
+        expected="about 99 %",
         minutes=5,
         stages=(Stage("train", Points, _FULL, _QUICK),),
     ),

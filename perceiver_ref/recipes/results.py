@@ -16,7 +16,7 @@ from textwrap import fill
 from typing import Any
 
 from ..errors import InputError
-from ..files import check_writable, read_json, write_text
+from ..files import check_writable, read_json, replace_between, write_text
 from . import MODULES, recipe
 from .base import Recipe
 
@@ -78,11 +78,7 @@ def readme_table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 def replace_table(readme: str, table: str) -> str:
     """The README with another table; `InputError` when it has not one pair of markers."""
-    before, found, rest = readme.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise InputError(f"the README has no table between {BEGIN} and {END}")
-    return before + table + after
+    return replace_between(readme, BEGIN, END, table, "the README")
 
 
 def run_all(folder: Path, names: Sequence[str], seeds: int) -> list[Path]:

@@ -118,7 +118,7 @@ class Digits(Classifier):
     def loss(self, batch: dict[str, Any]) -> Any:
         pixels = batch["images"].flatten(1, 2)
         elements = torch.cat([pixels, self.features.expand(len(pixels), -1, -1)], -1)
-        return F.cross_entropy(self.logits(elements), batch["labels"])
+        return F.cross_entropy(self.logits(elements), batch["labels"], label_smoothing=0.1)
 
 
 class Points(Classifier):
