@@ -10,7 +10,7 @@ from . import backend, ops, optim, tree
 from .backend import BackendError
 from .debug import NonFiniteError, detect_nonfinite
 from .engine import Op, op
-from .kernels import kernels
+from .kernels import kernels, threads
 from .tensor import Tensor, registry
 from .transforms import checkpoint, value_and_grad, vjp
 
@@ -27,6 +27,7 @@ __all__ = [
     "ops",
     "optim",
     "registry",
+    "threads",
     "tree",
     "value_and_grad",
     "vjp",

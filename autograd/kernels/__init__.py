@@ -14,11 +14,21 @@ from ..engine import Rule, kernel_mode
 from ..tensor import registry
 from .attention import backward as attention_backward
 from .attention import forward as attention_forward
+from .cpu import attention, gelu, linear, normalise
+from .cpu.threads import threads
+
+__all__ = ["MODES", "kernels", "table", "threads"]
 
 MODES = ("fast", "plain")
 
 table: dict[tuple[str, str], Rule] = {
-    ("attention", "numpy"): Rule(attention_forward, attention_backward),
+    ("attention", "numpy"): Rule(attention.forward, attention.backward),
+    ("gelu_erf", "numpy"): Rule(gelu.erf_forward, gelu.erf_backward),
+    ("gelu_tanh", "numpy"): Rule(gelu.tanh_forward, gelu.tanh_backward),
+    ("layer_norm", "numpy"): Rule(normalise.layer_norm_forward, normalise.layer_norm_backward),
+    ("linear", "numpy"): Rule(linear.forward, linear.backward),
+    ("rms_norm", "numpy"): Rule(normalise.rms_norm_forward, normalise.rms_norm_backward),
+    ("softmax", "numpy"): Rule(normalise.softmax_forward, normalise.softmax_backward),
     ("attention", "cupy"): Rule(attention_forward, attention_backward),
 }
 """(op, backend) -> its kernel."""

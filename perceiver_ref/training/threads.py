@@ -6,16 +6,10 @@ another order would end bit for bit repeatability between machines with other nu
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-_PREFIXES = ("scipy_openblas", "openblas")
-_SUFFIXES = ("64_", "")
+from ..autograd.kernels.cpu.threads import openblas as _openblas
 
 
 @contextmanager
@@ -32,20 +26,3 @@ def blas_threads(count: int) -> Iterator[bool]:
         yield True
     finally:
         write(before)
-
-
-def _openblas() -> tuple[Any, Any] | None:
-    """OpenBLAS's functions that read and set the number of threads, from the library in NumPy's wheel."""
-    package = Path(np.__file__).parent
-    folders = (package.parent / "numpy.libs", package / ".dylibs", package / ".libs")
-    for path in sorted(path for folder in folders if folder.is_dir() for path in folder.glob("*openblas*")):
-        try:
-            library = ctypes.CDLL(str(path))  # NumPy has loaded it: this is the same one
-        except OSError:
-            continue
-        for prefix in _PREFIXES:
-            for suffix in _SUFFIXES:
-                names = [f"{prefix}_{verb}_num_threads{suffix}" for verb in ("get", "set")]
-                if all(hasattr(library, name) for name in names):
-                    return getattr(library, names[0]), getattr(library, names[1])
-    return None

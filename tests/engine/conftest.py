@@ -1,4 +1,4 @@
-"""Fixtures that force the tiled attention kernel onto small problems, or keep it off them."""
+"""Fixtures that force the kernels onto small problems, or keep attention's tiles off them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import sys
 
 import pytest
 
-_KERNEL = "perceiver_ref.autograd.kernels.attention"
+_KERNELS = "perceiver_ref.autograd.kernels"
+
+
+def _set(monkeypatch: pytest.MonkeyPatch, module: str, **values: object) -> None:
+    for name, value in values.items():
+        monkeypatch.setattr(sys.modules[f"{_KERNELS}.{module}"], name, value)
 
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 2 queries by 3 keys."""
-    monkeypatch.setattr(sys.modules[_KERNEL], "TILE", {"numpy": (2, 3), "cupy": (2, 3)})
+    """Tiles of 2 queries by 3 keys, and blocks of 8 elements, for arrays of any size."""
+    _set(monkeypatch, "attention", TILE={"numpy": (2, 3), "cupy": (2, 3)})
+    _set(monkeypatch, "cpu.attention", TILE=(2, 3), SMALL=0)
+    _set(monkeypatch, "cpu.rows", BLOCK=8, SMALL=0, ALONE=0)
+    _set(monkeypatch, "cpu.linear", LEAST=1)
 
 
 @pytest.fixture
 def whole_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles larger than any test."""
-    monkeypatch.setattr(sys.modules[_KERNEL], "TILE", {"numpy": (512, 2048), "cupy": (512, 2048)})
+    _set(monkeypatch, "attention", TILE={"numpy": (512, 2048), "cupy": (512, 2048)})
+    _set(monkeypatch, "cpu.attention", TILE=(512, 2048))

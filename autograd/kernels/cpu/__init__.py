@@ -1,0 +1,1 @@
+"""Kernels for NumPy: blocks of rows and tiles of scores sized to a core's cache, spread over threads."""

@@ -1,0 +1,296 @@
+"""Attention in tiles of scores that stay in a core's cache, a few heads at a time, spread over threads.
+
+Online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867, algorithm 3; Dao et al. 2022, arXiv 2205.14135,
+algorithms 1 and 4): each query keeps a running maximum and a running sum over tiles of keys; the way back computes
+each tile's weights again from the log of the row's sum. No array of queries x keys is made.
+
+Memory traffic: q, k, v and the result, k and v once for every 256 queries. The products are the limit: scores of 128
+channels a head take 3 ns each of multiplication, and 1.5 ns of maximum, exponential and sum.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...backend import Array
+from ...ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor
+from . import rows, threads
+
+TILE = (256, 512)
+"""Queries and keys of a tile: 512 KiB of float32 scores, half of a second-level cache of 1 MiB."""
+
+SMALL = 1 << 15
+"""Problems of at most so many scores go to the definition."""
+
+Index = tuple[Any, ...]
+Item = tuple[Index, slice]
+
+
+def forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None = None,
+    *,
+    mask: Array | None = None,
+    scale: float | None = None,
+    masked_rows: MaskedRows = "zero",
+) -> Any:
+    """As `ops.attention.attention`."""
+    if not _serves(q, k, v):
+        return attention.rules["plain"].forward(q, k, v, bias, mask=mask, scale=scale, masked_rows=masked_rows)
+    check_shapes(q, k, bias, mask)
+    p = Problem.of(q, k, v, bias, mask, scale, masked_rows)
+    out = _like(q, (*p.lead, p.n, v.shape[-1]))
+    log_sum = np.empty((*p.lead, p.n, 1), q.dtype)
+    tiles = p.tiles()
+
+    def work(share: Sequence[Item]) -> None:
+        room = tiles.room(q.dtype)
+        for index, a in share:
+            _attend(p, index, a, tiles, room, out[(*index, a)], log_sum[(*index, a)])
+
+    items = [(index, a) for index in tiles.heads(p.lead) for a in _ranges(0, p.n, tiles.rows)]
+    threads.spread(work, threads.cut(items, threads.count()))
+    return out, (q, k, v, bias, out, log_sum)
+
+
+def backward(
+    g: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    out: Array,
+    log_sum: Array,
+    *,
+    mask: Array | None,
+    scale: float | None,
+    masked_rows: MaskedRows,
+    needs: tuple[bool, ...],
+) -> Any:
+    """As the backward rule of `ops.attention.attention`."""
+    options: dict[str, Any] = {"mask": mask, "scale": scale, "masked_rows": masked_rows}
+    if not _serves(q, k, v):
+        return attention.rules["plain"].pull(g, q, k, v, bias, out, log_sum, **options)
+    p = Problem.of(q, k, v, bias, mask, scale, masked_rows)
+    dq, dk, dv = (_like(x, (*p.lead, *x.shape[-2:])) for x in (q, k, v))
+    dbias = np.empty((*p.lead, p.n, p.m), q.dtype) if len(needs) > 3 and needs[3] else None
+    tiles = p.tiles()
+    heads = tiles.heads(p.lead)
+    parts = -(-threads.count() // len(heads))
+    way = Way(p, tiles, g, out, np.broadcast_to(log_sum, (*p.lead, p.n, 1)), dbias)
+
+    def work(share: Sequence[Sequence[Any]]) -> None:
+        room = (tiles.room(q.dtype), tiles.room(q.dtype))
+        for index, a, b, own in share:
+            way.back(index, a, b, room, *own)
+
+    # with fewer heads than threads, the longer side is divided, and each part has its own sums of the shorter one
+    queries, keys = [slice(0, p.n)], [slice(0, p.m)]
+    if p.n >= p.m:
+        queries = _ranges(0, p.n, -(-p.n // parts))
+    else:
+        keys = _ranges(0, p.m, -(-p.m // parts))
+    items, sums = [], []
+    for index in heads:
+        for i, (a, b) in enumerate(itertools.product(queries, keys)):
+            own = [dq[(*index, a)], dk[(*index, b)], dv[(*index, b)]]
+            for j in [1, 2] if len(queries) > 1 else [0]:
+                if i:
+                    target, own[j] = own[j], np.empty_like(own[j])
+                    sums.append((target, own[j]))
+            items.append((index, a, b, own))
+    threads.spread(work, threads.cut(items, threads.count()))
+    for target, part in sums:
+        target += part
+    return dq, dk, dv, dbias
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of a tile: heads, queries, keys."""
+
+    group: int
+    rows: int
+    columns: int
+
+    def room(self, dtype: Any) -> Array:
+        """Room for the scores of one tile."""
+        return np.empty(self.group * self.rows * self.columns, dtype)
+
+    def heads(self, lead: tuple[int, ...]) -> list[Index]:
+        """Indices of groups of heads, neighbours on the last leading axis."""
+        if not lead:
+            return [()]
+        return [(*i, h) for i in np.ndindex(*lead[:-1]) for h in _ranges(0, lead[-1], self.group)]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The arguments, broadcast to the same leading axes without copies; keys and values cleared where none attends."""
+
+    q: Array
+    k: Array
+    v: Array
+    bias: Array | None
+    mask: Array | None
+    some: Array | None
+    """Which queries have a key, where those that have none are averages of all values."""
+    factor: float
+    lead: tuple[int, ...]
+
+    @classmethod
+    def of(cls, q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, scale: Any, rows: Any) -> Problem:
+        n, m = q.shape[-2], k.shape[-2]
+        both = [x.shape[:-2] for x in (q, k, v, bias, mask) if x is not None]
+        lead = np.broadcast_shapes(*both)
+        some = mask.any(-1, keepdims=True) if mask is not None and rows == "uniform" else None
+        cleared = (q, keep_used(k, mask, "zero"), keep_used(v, mask, rows))
+        q, k, v = (x if x.shape[:-2] == lead else np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in cleared)
+        bias, mask = (None if x is None else np.broadcast_to(x, (*lead, n, m)) for x in (bias, mask))
+        some = None if some is None else np.broadcast_to(some, (*lead, n, 1))
+        return cls(q, k, v, bias, mask, some, scale_factor(q, scale), lead)
+
+    @property
+    def n(self) -> int:
+        return int(self.q.shape[-2])
+
+    @property
+    def m(self) -> int:
+        return int(self.k.shape[-2])
+
+    def tiles(self) -> Tiles:
+        """Full tiles where there is enough work, with at least one for each thread."""
+        size = TILE[0] * TILE[1]
+        columns = min(self.m, max(TILE[1], size // min(self.n, TILE[0])))
+        queries = min(self.n, max(TILE[0], size // columns))
+        heads = self.lead[-1] if self.lead else 1
+        group = min(heads, max(1, size // (queries * columns)))
+        while group > 1 and self.count(group) < threads.count():
+            group -= 1
+        pieces = -(-threads.count() // self.count(group))
+        return Tiles(group, min(queries, -(-self.n // pieces)), columns)
+
+    def count(self, group: int) -> int:
+        """The number of groups of so many heads."""
+        outer = int(np.prod(self.lead[:-1], dtype=int)) if self.lead else 1
+        return outer * -(-(self.lead[-1] if self.lead else 1) // group)
+
+    def scores(self, index: Index, q: Array, a: slice, b: slice, room: Array) -> Array:
+        """scale q k^T + bias of one tile, -inf where masked, in `room`; `q` are the queries a, times the scale."""
+        k = self.k[(*index, b)].swapaxes(-1, -2)
+        shape = (*q.shape[:-1], k.shape[-1])
+        s = np.matmul(q, k, out=room[: q[..., 0].size * shape[-1]].reshape(shape))
+        if self.bias is not None:
+            s += self.bias[(*index, a, b)]
+        if self.mask is not None:
+            np.copyto(s, -np.inf, where=~self.mask[(*index, a, b)])
+        if self.some is not None:
+            np.copyto(s, 0, where=~self.some[(*index, a)])
+        return s
+
+
+def _attend(p: Problem, index: Index, a: slice, tiles: Tiles, room: Array, out: Array, log_sum: Array) -> None:
+    """The result of the queries `a`, tile after tile of keys."""
+    q = p.q[(*index, a)] * p.factor
+    top = total = None
+    for b in _ranges(0, p.m, tiles.columns):
+        s = p.scores(index, q, a, b, room)
+        peak = s.max(-1, keepdims=True)
+        if top is not None:
+            peak = np.maximum(peak, top)
+        safe = np.where(peak == -np.inf, 0, peak) if p.mask is not None or p.bias is not None else peak
+        s -= safe
+        np.exp(s, out=s)
+        sums, v = s @ np.ones((s.shape[-1], 1), s.dtype), p.v[(*index, b)]
+        if total is None:
+            np.matmul(s, v, out=out)
+            total = sums
+        else:
+            shrink = np.exp(top - safe)
+            total = total * shrink + sums
+            out *= shrink
+            out += s @ v
+        top = peak
+    assert top is not None
+    assert total is not None
+    empty = total == 0
+    if empty.any():
+        total[empty], top[empty] = 1, 0
+    out /= total
+    log_sum[...] = np.log(total) + top
+    log_sum[empty] = np.inf
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way back: what all tiles need."""
+
+    p: Problem
+    tiles: Tiles
+    g: Array
+    out: Array
+    log_sum: Array
+    dbias: Array | None
+
+    def back(
+        self, index: Index, queries: slice, keys: slice, room: tuple[Array, Array], dq: Array, dk: Array, dv: Array
+    ) -> None:
+        """Gradients of the queries and keys given, from what they have to do with each other."""
+        p = self.p
+        for a in _ranges(queries.start, queries.stop, self.tiles.rows):
+            g, q = self.g[(*index, a)], p.q[(*index, a)] * p.factor
+            inner = (g * self.out[(*index, a)]).sum(-1, keepdims=True)
+            dq_a = dq[..., a.start - queries.start : a.stop - queries.start, :]
+            for b in _ranges(keys.start, keys.stop, self.tiles.columns):
+                weights = p.scores(index, q, a, b, room[0])
+                weights -= self.log_sum[(*index, a)]
+                np.exp(weights, out=weights)
+                ds = room[1][: weights.size].reshape(weights.shape)
+                np.matmul(g, p.v[(*index, b)].swapaxes(-1, -2), out=ds)
+                ds -= inner
+                ds *= weights
+                here = slice(b.start - keys.start, b.stop - keys.start)
+                _add(dv[..., here, :], weights.swapaxes(-1, -2), g, first=a.start == queries.start)
+                if p.some is not None and p.mask is not None:
+                    np.copyto(ds, 0, where=~p.mask[(*index, a, b)])
+                if self.dbias is not None:
+                    self.dbias[(*index, a, b)] = ds
+                _add(dq_a, ds, p.k[(*index, b)], first=b.start == keys.start)
+                _add(dk[..., here, :], ds.swapaxes(-1, -2), q, first=a.start == queries.start)
+            dq_a *= p.factor
+
+
+def _add(target: Array, x: Array, y: Array, *, first: bool) -> None:
+    """target += x y, or target = x y the first time."""
+    if first:
+        np.matmul(x, y, out=target)
+    else:
+        target += x @ y
+
+
+def _like(x: Array, shape: tuple[int, ...]) -> Array:
+    """An empty array, laid out as x where x has heads split off its channels, so that joining them needs no copy."""
+    if x.ndim < 3 or len(shape) < 3 or x.strides[-3] >= x.strides[-2]:
+        return np.empty(shape, x.dtype)
+    return np.empty((*shape[:-3], shape[-2], shape[-3], shape[-1]), x.dtype).swapaxes(-3, -2)
+
+
+def _ranges(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]
+
+
+def _serves(q: Array, k: Array, v: Array) -> bool:
+    """Whether the problem is large, and of one floating-point type."""
+    if not (q.dtype == k.dtype == v.dtype and q.dtype in rows.FLOATS):
+        return False
+    if min(q.ndim, k.ndim, v.ndim) < 2:
+        return False
+    scores = q.shape[-2] * k.shape[-2] * max(int(np.prod(x.shape[:-2], dtype=int)) for x in (q, k, v))
+    return bool(scores > SMALL)

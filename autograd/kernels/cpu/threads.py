@@ -1,0 +1,189 @@
+"""The threads that NumPy's matrix products and these kernels use: one number, which is OpenBLAS's own setting.
+
+A kernel cuts its work into as many shares as there are threads. While they run, each matrix product inside a share is
+computed by the thread that asks for it, so that threads never make threads. NumPy's functions let other threads
+compute meanwhile (they release the interpreter's lock). Results are the same bit for bit whenever the number of
+threads is the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+Share = TypeVar("Share")
+
+VARIABLE = "PERCEIVER_REF_THREADS"
+"""The environment variable that sets the number at the start."""
+
+_PREFIXES = ("scipy_openblas", "openblas")
+_SUFFIXES = ("64_", "")
+
+
+@lru_cache(maxsize=1)
+def openblas() -> tuple[Any, Any] | None:
+    """OpenBLAS's functions that read and set the number of threads, from the library in NumPy's wheel."""
+    package = Path(np.__file__).parent
+    folders = (package.parent / "numpy.libs", package / ".dylibs", package / ".libs")
+    for path in sorted(path for folder in folders if folder.is_dir() for path in folder.glob("*openblas*")):
+        try:
+            library = ctypes.CDLL(str(path))  # NumPy has loaded it: this is the same one
+        except OSError:
+            continue
+        for prefix in _PREFIXES:
+            for suffix in _SUFFIXES:
+                names = [f"{prefix}_{verb}_num_threads{suffix}" for verb in ("get", "set")]
+                if all(hasattr(library, name) for name in names):
+                    return getattr(library, names[0]), getattr(library, names[1])
+    return None
+
+
+class _Setting:
+    """The number of threads; while kernels run it is kept here, and OpenBLAS's is 1."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running = 0  # kernels under way, in any thread
+        self.kept = 1
+
+    def read(self) -> int:
+        functions = openblas()
+        if self.running or functions is None:
+            return self.kept
+        return int(functions[0]())
+
+    def write(self, number: int) -> None:
+        functions = openblas()
+        with self.lock:
+            if self.running or functions is None:
+                self.kept = number
+            else:
+                functions[1](number)
+
+    @contextmanager
+    def single(self) -> Iterator[None]:
+        functions = openblas()
+        if functions is None:
+            yield
+            return
+        with self.lock:
+            if not self.running:
+                self.kept = int(functions[0]())
+                functions[1](1)
+            self.running += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.running -= 1
+                if not self.running:
+                    functions[1](self.kept)
+
+
+class _Pool:
+    """Threads that wait for work, made when first needed; a forked process makes its own."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.size = 0
+        self.executor: ThreadPoolExecutor | None = None
+        self.lock = threading.Lock()
+
+    def of(self, size: int) -> ThreadPoolExecutor:
+        with self.lock:
+            if self.executor is None or self.size < size:
+                self.executor = ThreadPoolExecutor(size, thread_name_prefix="perceiver_ref")
+                self.size = size
+            return self.executor
+
+
+_setting = _Setting()
+_pool = _Pool()
+_inside = threading.local()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.forget)
+
+
+def count() -> int:
+    """The number of threads that kernels and products use: OpenBLAS's setting; 1 with another BLAS, until set."""
+    return 1 if getattr(_inside, "share", False) else _setting.read()
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Within this context kernels and matrix products of every thread of the process use `number` threads.
+
+    `ValueError` unless it is a positive integer. The environment variable PERCEIVER_REF_THREADS sets the number from
+    the start; without it, it is OpenBLAS's (OPENBLAS_NUM_THREADS, or the number of cores). With another BLAS than
+    OpenBLAS it says how many threads kernels use, and the products are left alone.
+    """
+    before = _setting.read()
+    _setting.write(_positive(number))
+    try:
+        yield
+    finally:
+        _setting.write(before)
+
+
+def spread(work: Callable[[Share], None], shares: Sequence[Share]) -> None:
+    """`work(share)` for each share, all at the same time; the calling thread takes the first.
+
+    Raises what the first failing share raised, when all have ended.
+    """
+    if len(shares) < 2 or count() < 2:
+        for share in shares:
+            work(share)
+        return
+
+    def run(share: Share) -> None:
+        _inside.share = True
+        try:
+            work(share)
+        finally:
+            _inside.share = False
+
+    with _setting.single():
+        others = [_pool.of(len(shares) - 1).submit(copy_context().run, run, share) for share in shares[1:]]
+        try:
+            run(shares[0])
+        finally:
+            errors = [other.exception() for other in others]  # waits for each
+    if error := next((e for e in errors if e is not None), None):
+        raise error
+
+
+def cut(items: Sequence[Share], parts: int) -> list[Sequence[Share]]:
+    """The items in at most so many consecutive parts of about equal length, none of them empty."""
+    parts = max(1, min(parts, len(items)))
+    ends = [len(items) * i // parts for i in range(parts + 1)]
+    return [items[start:stop] for start, stop in pairwise(ends)]
+
+
+def _positive(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"the number of threads must be a positive integer, got {number!r}")
+    return number
+
+
+def _from_environment(text: str) -> None:
+    if text:
+        try:
+            _setting.write(_positive(int(text)))
+        except ValueError:
+            raise ValueError(f"{VARIABLE} must be a positive integer, got {text!r}") from None
+
+
+_from_environment(os.environ.get(VARIABLE, ""))
