@@ -89,6 +89,15 @@ def write_text(path: AnyPath, text: str) -> None:
     write_whole(path, lambda file: _write_bytes(file, text.encode("utf-8", "backslashreplace")))
 
 
+def replace_between(text: str, begin: str, end: str, made: str, what: str) -> str:
+    """The text with `made` in place of what stands from `begin` to `end`; `InputError` without that pair of markers."""
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise InputError(f"{what} has no table between {begin} and {end}")
+    return before + made + after
+
+
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
