@@ -1,13 +1,15 @@
 """docs/RESULTS.md and the README's table, from the result.json of many runs.
 
 In a clone of the repository, `python -m perceiver_ref.recipes.results --run results` trains every recipe with seeds 0,
-1 and 2 in folders below `results`, goes on with runs that were stopped, leaves complete ones, and writes both files.
+1 and 2 in folders below `results`, goes on with runs that were stopped, leaves complete ones, and writes both files,
+with the pictures of each recipe's first seed beside the page.
 `python -m perceiver_ref.recipes.results results/*` only writes them, from folders that may come from another machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -28,6 +30,8 @@ Each recipe trained with several seeds: the mean of its metric, and the least an
 the full form, `perceiver-ref train RECIPE`; times are of one run, on the machine named with it. Baselines are simpler
 methods on the same data. This page is made by `python -m perceiver_ref.recipes.results --run results`.
 """
+PICTURES = "results"
+"""The folder beside the page that the pictures are in."""
 _KEYS = ("recipe", "metric", "value", "seconds", "seed", "quick", "parameters", "steps", "baselines", "machine")
 
 
@@ -45,6 +49,7 @@ def read_results(folders: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
             raise InputError(f"{path} is the result of a quick run; results are recorded of full ones")
         if seed in found[name]:
             raise InputError(f"{path} is a second result of {name} with seed {seed}; give one of each")
+        result["pictures"] = [path.parent / file for file in result.get("files", ()) if file.endswith(".png")]
         found[name][seed] = result
     return {name: [results[seed] for seed in sorted(results)] for name, results in found.items() if results}
 
@@ -61,6 +66,16 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
             f"| [{name}](#{name}) | {_words(row.metric)} | {mean} | {spread} | {_expected(row)} | {minutes:.1f} |"
         )
     return "\n".join([*lines, "", *(line for name, runs in results.items() for line in _section(recipe(name), runs))])
+
+
+def copy_pictures(results: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+    """What the first seed of each recipe has drawn, as `folder`/RECIPE-NAME.png; other pictures there are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for name, (first, *_) in results.items():
+        for picture in first["pictures"]:
+            shutil.copyfile(picture, folder / f"{name}-{picture.name}")
 
 
 def readme_table(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -114,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = read_results([*given.folders, *made])
         if not results:
             raise InputError("give folders of complete runs, or --run DIR")
+        copy_pictures(results, given.page.parent / PICTURES)
         write_text(given.page, page(results))
         write_text(given.readme, replace_table(readme, readme_table(results)))
     except (InputError, OSError) as error:
@@ -137,6 +153,8 @@ def _section(row: Recipe, runs: list[dict[str, Any]]) -> list[str]:
     if first["baselines"]:
         lines += ["", f"| baseline | {_words(row.metric)} |", "| --- | --- |"]
         lines += [f"| {name} | {_number(value)} |" for name, value in first["baselines"].items()]
+    for picture in first["pictures"]:
+        lines += ["", f"![{row.name}: {picture.stem}]({PICTURES}/{row.name}-{picture.name})"]
     return [*lines, ""]
 
 

@@ -28,11 +28,13 @@ def written(folder: Path, seed: int, value: float, **changed: object) -> Path:
         "evaluation": {"test_accuracy": value},
         "baselines": {"nearest neighbour": 0.5, "chance": 0.1},
         "machine": "1 of 2 cores, x86_64",
+        "files": ["curves.png", "confusions.txt"],
         **changed,
     }
     out = folder / f"digits-{seed}"
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").write_text(json.dumps(made))
+    (out / "curves.png").write_bytes(b"%d" % seed)
     return out
 
 
@@ -49,6 +51,9 @@ def test_both_files_are_written(tmp_path: Path, folders: list[Path], capsys) -> 
     assert "1,234,567 parameters, 1,500 steps." in page.read_text().replace("\n", " ")
     rows = re.findall(r"^\| (\d) \| (.*?) \| 2\.0 \| 1 of 2 cores, x86_64 \|$", page.read_text(), re.MULTILINE)
     assert rows == [("0", "0.98"), ("1", "0.97"), ("2", "0.975")]
+    assert "![digits: curves](results/digits-curves.png)" in page.read_text()
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["digits-curves.png"]
+    assert (tmp_path / "results" / "digits-curves.png").read_bytes() == b"0"  # of the first seed
     text = readme.read_text()
     assert text.startswith("# Title\n\n" + results.BEGIN)
     assert text.endswith(results.END + "\n\nEnd.\n")
