@@ -79,7 +79,8 @@ def _measured(given: argparse.Namespace, cases: Any) -> dict[str, Any]:
         budget=given.budget,
         passes=given.passes or PASSES,
     )
-    return measure(cases, options, lambda text: print(text, file=sys.stderr, flush=True))
+    keep = (lambda result: write_json(given.json, result)) if given.json else lambda result: None
+    return measure(cases, options, lambda text: print(text, file=sys.stderr, flush=True), keep)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ def fused(p: Params, x: Any, c: Any, heads: int) -> Any:
 
 class Elementary:
     """The functions that all three engines have, under one name each."""
+
+    reshape: Callable[..., Any]
+    transpose: Callable[..., Any]
 
     def __init__(self, library: Any, *, static: bool) -> None:
         self.exp, self.tanh, self.sum = library.exp, library.tanh, library.sum
@@ -127,17 +131,16 @@ def _ours_elementary() -> Run:
 
 def _autograd() -> Run:
     with _outside_the_clone():
-        import autograd.numpy
+        import autograd.numpy  # type: ignore[import-untyped]
 
-        from autograd import value_and_grad as gradients_of
+        from autograd import value_and_grad as gradients_of  # type: ignore[import-untyped]
 
     gradients = gradients_of(Elementary(autograd.numpy, static=False).loss)
     return lambda p, x, c, heads: gradients(p, x, c, heads)
 
 
 def _mygrad() -> Run:
-    import mygrad
-
+    mygrad: Any = import_module("mygrad")
     elementary = Elementary(mygrad, static=False)
 
     def run(p: Params, x: Any, c: Any, heads: int) -> tuple[Any, Params]:

@@ -26,7 +26,7 @@ def build(spec: Spec) -> Built:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("JAX_PLATFORMS", "cuda" if spec.backend == "cupy" else "cpu")
     try:
-        import jax
+        import jax  # type: ignore[import-not-found]
     except ImportError as error:
         raise MissingError(f"{error.name} is not installed") from error
     if spec.backend == "cupy" and jax.default_backend() != "gpu":

@@ -43,19 +43,24 @@ class Options:
     passes: Sequence[str] = PASSES
 
 
-def measure(cases: Sequence[Case], options: Options, say: Say) -> dict[str, Any]:
-    """The result of a run, as JSON holds it."""
-    started = time.time()
-    rows = [row for case in cases for row in measure_case(case, options, say)]
-    return {
+def measure(
+    cases: Sequence[Case], options: Options, say: Say, keep: Callable[[dict[str, Any]], None] = lambda result: None
+) -> dict[str, Any]:
+    """The result of a run, as JSON holds it; `keep` is given what there is after every case."""
+    result: dict[str, Any] = {
         "version": VERSION,
         "backend": options.backend,
         "tf32": options.tf32,
         "machine": describe(options.backend, options.threads, options.tf32),
-        "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
-        "rows": rows,
-        "exponents": exponents(rows),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "rows": [],
+        "exponents": [],
     }
+    for case in cases:
+        result["rows"] += measure_case(case, options, say)
+        result["exponents"] = exponents(result["rows"])
+        keep(result)
+    return result
 
 
 def measure_case(case: Case, options: Options, say: Say) -> list[dict[str, Any]]:

@@ -203,7 +203,7 @@ def gated(*, batch: int, length: int, media: int, tokens: int, channels: int, he
     rng = _rng()
     locations = np.zeros((batch, length), bool)
     locations[:, :: -(-length // media)] = True
-    inputs = {
+    inputs: dict[str, np.ndarray] = {
         "x": rng.standard_normal((batch, length, channels), np.float32),
         "media": rng.standard_normal((batch, media, tokens, channels), np.float32),
         "media_locations": locations,

@@ -28,7 +28,7 @@ RIGHT = {"time", "spread", "ours / it", "memory", "of product", "FLOPs"}
 def main_table(result: Mapping[str, Any]) -> list[Cells]:
     """A line for every case, pass and implementation; a target stands in the line of what it is measured against."""
     notes = _notes(outcomes(result))
-    lines = []
+    lines: list[Cells] = []
     for row in result["rows"]:
         key = (row["case"], row["pass"], row["implementation"])
         label = IMPLEMENTATIONS[row["implementation"]].label

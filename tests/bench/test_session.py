@@ -74,6 +74,16 @@ def test_medians_ratios_and_shares() -> None:
 
 
 @pytest.mark.usefixtures("scripted")
+def test_what_is_measured_is_kept_after_every_case() -> None:
+    kept: list[set[str]] = []
+    rows = [CASES["resampler"], CASES["gated"]]
+    options = Options(passes=(FORWARD,), rounds=3)
+    made = session.measure(rows, options, lambda text: None, lambda r: kept.append({x["case"] for x in r["rows"]}))
+    assert kept == [{"resampler"}, {"resampler", "gated"}]
+    assert {row["case"] for row in made["rows"]} == kept[-1]
+
+
+@pytest.mark.usefixtures("scripted")
 def test_a_wrong_result_is_not_timed() -> None:
     found = rows()["flamingo-pytorch"]
     assert "differs from ours by 2.5e-01" in found["missing"]
