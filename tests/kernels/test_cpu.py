@@ -1,0 +1,194 @@
+"""The kernels for NumPy at sizes that use them: blocks, tiles and threads; and the error bound of phi."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perceiver_ref.autograd import kernels, ops, registry, threads, vjp
+
+KERNELS = "perceiver_ref.autograd.kernels.cpu"
+erf, rows, attention = (sys.modules[f"{KERNELS}.{name}"] for name in ("erf", "rows", "attention"))
+
+
+@pytest.fixture(autouse=True)
+def numpy_alone(backend: str) -> None:
+    if backend != "numpy":
+        pytest.skip("these kernels are NumPy's")
+
+
+def normal(x: np.ndarray) -> np.ndarray:
+    out, *spare = (np.empty_like(x) for _ in range(3))
+    erf.normal(x, out, tuple(spare))
+    return out
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2e-7), (np.float64, 8e-16)])
+def test_phi_is_within_its_bound_everywhere(dtype: Any, bound: float) -> None:
+    """Two million points, dense where phi bends and near 0; the bounds are those that the module states."""
+    x = np.concatenate([np.linspace(-12, 12, 1_500_001), np.geomspace(1e-30, 40, 250_001), [0.0, -0.0]])
+    x = np.concatenate([x, -np.geomspace(1e-30, 40, 250_001)]).astype(dtype)
+    error = np.abs(normal(x).astype(np.float64) - scipy.special.ndtr(x.astype(np.float64)))
+    assert error.max() <= bound
+    assert error.max() > 0.2 * bound  # the bound says something
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_phi_at_the_ends(dtype: Any) -> None:
+    x = np.array([np.inf, -np.inf, np.nan, 50, -50], dtype)
+    np.testing.assert_array_equal(normal(x), np.array([1, 0, np.nan, 1, 0], dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_phi_is_symmetric_and_rises_but_for_rounding(dtype: Any) -> None:
+    x = np.linspace(-6, 6, 20_001).astype(dtype)
+    y = normal(x)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(y + normal(-x), 1, rtol=0, atol=eps)
+    assert np.diff(y).min() >= -2 * eps
+
+
+def arrays(op: str, rng: np.random.Generator, dtype: Any) -> list[np.ndarray]:
+    width = int(rng.integers(1, 200))
+    lead = (int(rng.integers(1, 4)), int(rng.integers(1, 300)))
+    vectors = {"layer_norm": 2, "rms_norm": 1}.get(op, 0)
+    made = [rng.standard_normal((*lead, width)), *(rng.standard_normal(width) for _ in range(vectors))]
+    if op == "linear":
+        made += [rng.standard_normal((width, int(rng.integers(1, 90)))), None]
+        made[-1] = rng.standard_normal(made[1].shape[1])
+    return [x.astype(dtype) for x in made]
+
+
+def pulled(op: Any, given: list[np.ndarray], mode: str) -> list[np.ndarray]:
+    with kernels(mode):
+        out, pull = vjp(op, *given)
+        cotangent = np.random.default_rng(1).standard_normal(out.shape).astype(out.dtype)
+        return [out, *pull(cotangent)]
+
+
+def agree(got: list[np.ndarray], want: list[np.ndarray], tolerance: float) -> None:
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(np.abs(b).max(initial=0))))
+
+
+ROW_OPS = ("gelu_erf", "gelu_tanh", "layer_norm", "linear", "rms_norm", "softmax")
+
+
+@pytest.mark.parametrize("op", ROW_OPS)
+@pytest.mark.parametrize("number", [1, 3])
+# gradients of parameters are sums over up to 900 rows of up to 200 products, in another order: their rounding grows as
+# the root of that, some 30 units in the last place of 1e-16 and of 6e-8
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 2e-14), (np.float32, 1e-5)])
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_blocks_and_threads_give_what_definitions_do(
+    op: str, number: int, dtype: Any, tolerance: float, seed: int, small_blocks: None
+) -> None:
+    made = arrays(op, np.random.default_rng(seed), dtype)
+    with threads(number):
+        agree(pulled(registry[op], made, "fast"), pulled(registry[op], made, "plain"), tolerance)
+
+
+@pytest.mark.parametrize("op", ROW_OPS)
+def test_rows_without_a_gradient_are_computed_alike(op: str, small_blocks: None) -> None:
+    """Called on arrays alone, kernels keep no residuals, and give the same bits."""
+    made = arrays(op, np.random.default_rng(0), np.float32)
+    with kernels("fast"):
+        np.testing.assert_array_equal(registry[op](*made), vjp(registry[op], *made)[0])
+
+
+@pytest.mark.parametrize("op", ROW_OPS)
+def test_arrays_in_any_memory_order(op: str, small_blocks: None) -> None:
+    made = arrays(op, np.random.default_rng(3), np.float64)
+    made[0] = np.asfortranarray(made[0])
+    agree(pulled(registry[op], made, "fast"), pulled(registry[op], made, "plain"), 2e-14)  # as above
+
+
+def heads(rng: np.random.Generator, batch: int, n: int, count: int, depth: int) -> np.ndarray:
+    """(batch, heads, n, depth), in memory as heads are split off channels."""
+    return rng.standard_normal((batch, n, count, depth)).swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+@given(
+    sizes=st.tuples(*(st.integers(1, top) for top in (3, 4, 40, 40, 5, 5))),
+    masked=st.sampled_from(["zero", "uniform", None]),
+    seed=st.integers(0, 1000),
+)
+def test_attention_over_threads(
+    number: int, sizes: tuple[int, ...], masked: str | None, seed: int, small_blocks: None
+) -> None:
+    """Heads, queries or keys are divided, according to their numbers; tiles of 4 queries by 6 keys."""
+    batch, count, n, m, d, e = sizes
+    rng = np.random.default_rng(seed)
+    made = [heads(rng, batch, n, count, d), heads(rng, batch, m, count, d), heads(rng, batch, m, count, e)]
+    static: dict[str, Any] = {}
+    if masked is not None:
+        static = {"mask": rng.random((batch, 1, n, m)) < 0.5, "masked_rows": masked}
+    with threads(number):
+
+        def op(*given: Any) -> Any:
+            return ops.attention(*given, **static)
+
+        agree(pulled(op, made, "fast"), pulled(op, made, "plain"), 1e-13)  # a few dozen roundings of 1e-16
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 900), (900, 5)])
+def test_attention_repeats_itself_bit_for_bit(n: int, m: int, small_blocks: None) -> None:
+    rng = np.random.default_rng(0)
+    made = [rng.standard_normal(shape).astype(np.float32) for shape in ((1, 1, n, 8), (1, 1, m, 8), (1, 1, m, 8))]
+    with threads(3):
+        first, *others = (pulled(ops.attention, made, "fast") for _ in range(4))
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_heads_are_joined_without_a_copy() -> None:
+    """The result lies in memory as joining its heads wants it, and so do gradients."""
+    rng = np.random.default_rng(0)
+    made = [heads(rng, 2, 256, 4, 8) for _ in range(3)]
+    with kernels("fast"):
+        out, pull = vjp(ops.attention, *made)
+        for x in (out, *pull(out)):
+            assert x.swapaxes(1, 2).flags.c_contiguous
+
+
+def test_attention_takes_memory_for_tiles_alone() -> None:
+    """8 times the keys: 8 times the gradients, and no more for scores than a few tiles."""
+
+    def peak(m: int) -> int:
+        rng = np.random.default_rng(0)
+        q, k, v = (rng.standard_normal((n, 2)).astype(np.float32) for n in (64, m, m))
+        with kernels("fast"), threads(2):
+            tracemalloc.start()
+            try:
+                out, pull = vjp(ops.attention, q, k, v)
+                pull(out)
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    tile = attention.TILE[0] * attention.TILE[1] * 4
+    assert peak(1 << 17) < 2 * 2 * (1 << 17) * 4 * 2 + 8 * tile  # dk and dv, twice, and two tiles a thread, twice
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels for arrays of any size: blocks of 512 elements, tiles of 4 queries by 6 keys."""
+    for name, values in {
+        "rows": {"BLOCK": 512, "SMALL": 0, "ALONE": 0},
+        "attention": {"TILE": (4, 6), "SMALL": 0},
+        "linear": {"LEAST": 1},
+    }.items():
+        for constant, value in values.items():
+            monkeypatch.setattr(sys.modules[f"{KERNELS}.{name}"], constant, value)
