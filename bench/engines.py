@@ -133,7 +133,7 @@ def _autograd() -> Run:
     with _outside_the_clone():
         import autograd.numpy  # type: ignore[import-untyped]
 
-        from autograd import value_and_grad as gradients_of  # type: ignore[import-untyped]
+        from autograd import value_and_grad as gradients_of
 
     gradients = gradients_of(Elementary(autograd.numpy, static=False).loss)
     return lambda p, x, c, heads: gradients(p, x, c, heads)

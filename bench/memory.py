@@ -58,16 +58,15 @@ def cupy_peak(cupy: Any) -> Callable[[Callable[[], None]], int]:
     return peak
 
 
-def torch_peak(torch: Any) -> Callable[[Callable[[], None]], int]:
-    """A `Built.peak` of PyTorch's allocator on a GPU."""
+def torch_peak(torch: Any, held: int) -> Callable[[Callable[[], None]], int]:
+    """A `Built.peak` of PyTorch's allocator on a GPU, above what it held before any gradient was there."""
 
     def peak(call: Callable[[], None]) -> int:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
         call()
-        return int(torch.cuda.max_memory_allocated() - before)
+        return max(int(torch.cuda.max_memory_allocated()) - held, 0)
 
     return peak
 

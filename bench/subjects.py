@@ -145,7 +145,7 @@ def multimodal(
         "num_labels": 700,
     }
     rng = _rng()
-    inputs = {
+    inputs: dict[str, np.ndarray] = {
         "inputs.image": rng.standard_normal((1, frames, 3, height, height), np.float32),
         "inputs.audio": rng.standard_normal((1, frames * samples, 1), np.float32),
         "inputs.label": np.zeros((1, 700), np.float32),

@@ -79,7 +79,7 @@ def build(spec: Spec) -> Built:
         {name: call for name, call in passes.items() if name in row.passes},
         {FORWARD: summary, BOTH: summary_both, STEP: lambda loss: np.array([float(loss)])},
         torch.cuda.synchronize if on_gpu else lambda: None,
-        torch_peak(torch) if on_gpu else process_peak(held),
+        torch_peak(torch, held) if on_gpu else process_peak(held),
         held,
         versions={"torch": torch.__version__, package.__name__: version(package.__name__.replace("_", "-"))},
     )
