@@ -6,13 +6,17 @@ import os
 import shutil
 import subprocess
 import venv
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (".ci", "autograd", "bench", "docs", "perceiver_ref", "tests")
+EPOCH = 1_700_000_001
+"""The date that archives are made with. It is odd: a ZIP archive has only even seconds."""
 UNREACHABLE = ("after connection broken by", "Network is unreachable", "Temporary failure in name resolution")
 """What pip prints when the package index does not answer, as opposed to answering that it has no such package."""
 
@@ -74,13 +78,53 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return _environment(tmp_path_factory.mktemp("builder"))
 
 
+@dataclass(frozen=True)
+class Built:
+    """The two archives of a source tree, made in one folder."""
+
+    wheel: Path
+    sdist: Path
+    epoch: int
+
+
+def build(builder: Environment, source: Path, folder: Path, *, umask: int = 0o022) -> Built:
+    """Build both as `python -m build` does, with the backend that pyproject.toml names, in the tree itself."""
+    folder.mkdir(parents=True)
+    program = f"""
+import os, sys, tomllib
+sys.dont_write_bytecode = True
+os.umask({umask})
+os.environ["SOURCE_DATE_EPOCH"] = "{EPOCH}"
+system = tomllib.load(open("pyproject.toml", "rb"))["build-system"]
+sys.path[:0] = system["backend-path"]
+backend = __import__(system["build-backend"])
+assert backend.get_requires_for_build_wheel() == backend.get_requires_for_build_sdist() == []
+backend.build_sdist({str(folder)!r})
+backend.build_wheel({str(folder)!r})
+"""
+    done = builder.run("python", "-c", program, cwd=source)
+    assert done.returncode == 0, done.stderr
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return Built(wheel, sdist, EPOCH)
+
+
 @pytest.fixture(scope="session")
-def wheel(builder: Environment, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_tree(builder: Environment) -> Callable[..., Built]:
+    """`build`, with the environment to do it in."""
+    builder.pip("install", "setuptools>=77")
+    return partial(build, builder)
+
+
+@pytest.fixture(scope="session")
+def built(build_tree: Callable[..., Built], source: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Both archives of the source tree."""
+    return build_tree(source, tmp_path_factory.mktemp("built") / "first")
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Built) -> Path:
     """The wheel of the source tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    builder.pip("wheel", "--no-deps", "--wheel-dir", folder, source)
-    (built,) = folder.iterdir()
-    return built
+    return built.wheel
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,12 @@ Blocks of Python and shell run in order, all of a section in one empty folder. A
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import tomllib
-from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pytest
 from docs.blocks import COMMENT, ROOT, assert_same, blocks, run, runs
-
-import perceiver_ref as pr
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEST_COMMAND = "the test command"
@@ -29,19 +24,6 @@ SECTIONS = {
 }
 
 
-@pytest.fixture
-def files_that_the_reader_has(tmp_path: Path) -> None:
-    """A checkpoint folder as transformers writes it, and inputs for it."""
-    safetensors = pytest.importorskip("safetensors.numpy", reason="needs the extra safetensors")
-    case = pr.vectors.read_case(str(files("perceiver_ref") / "vectors/packaged/hf/sequence_classification.npz"))
-    config = {**case.meta["config"]["config"], "architectures": [case.meta["class"].rpartition(".")[2]]}
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
-    safetensors.save_file(case.params, tmp_path / "checkpoint" / "model.safetensors")
-    np.savez(tmp_path / "inputs.npz", inputs=case.inputs["inputs"], attention_mask=case.inputs["attention_mask"])
-
-
-@pytest.mark.usefixtures("files_that_the_reader_has")
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_code_runs_and_prints_what_is_shown(section: str, tmp_path: Path) -> None:
     printed = ""
@@ -71,19 +53,6 @@ def test_every_link_leads_to_a_file() -> None:
     assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
 
 
-def test_the_table_of_the_format_has_every_key(tmp_path: Path) -> None:
-    case = pr.vectors.Case({"peer": "hf", "class": "PerceiverModel", "config": {}, "dtype": "float64"})
-    for arrays in vars(case).values():
-        if arrays is not case.meta:
-            arrays["name"] = np.zeros(1)
-    pr.vectors.write_case(tmp_path / "case.npz", case)
-    with np.load(tmp_path / "case.npz") as archive:
-        groups = {key.partition("/")[0] for key in archive.files}
-    table = re.search(r"^\| key \|.*?\n\n", README, re.DOTALL | re.MULTILINE)[0]
-    first_cells = " ".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
-    assert set(re.findall(r"`(\w+)", first_cells)) == groups
-
-
 def test_the_table_of_extras_has_every_extra() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", README.partition("## Extras")[2], re.MULTILINE)
@@ -94,10 +63,10 @@ def test_the_picture_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("terminal_svg", ROOT / "docs" / "terminal_svg.py")
     drawing = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drawing)
-    command = ["perceiver-ref", "check"]
-    now = drawing.text(drawing.svg(command, drawing.output(command)))
-    shown = drawing.text((ROOT / "docs" / "check.svg").read_text(encoding="utf-8"))
+    command, section = ["perceiver-ref", "diagnose", "port.npz"], "Check a port"
+    now = drawing.text(drawing.svg(command, drawing.output(command, section)))
+    shown = drawing.text((ROOT / "docs" / "diagnose.svg").read_text(encoding="utf-8"))
     numbers = r"\d\.\de[-+]\d\d"
     assert re.sub(numbers, "#", shown) == re.sub(numbers, "#", now), (
-        "draw it again: python docs/terminal_svg.py docs/check.svg perceiver-ref check"
+        f'draw it again: python docs/terminal_svg.py --after "{section}" docs/diagnose.svg {" ".join(command)}'
     )

@@ -38,22 +38,30 @@ def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < 5e6
 
 
-def test_the_sdist_builds_the_same_wheel_and_holds_the_tests(
-    builder, wheel: Path, source: Path, tmp_path: Path
-) -> None:
-    builder.pip("install", "setuptools>=77")
-    build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
-    done = builder.run("python", "-c", build, cwd=source)
-    assert done.returncode == 0, done.stderr
-    (sdist,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "docs/check.svg", ".ci/run", "tests/conftest.py"} <= names
-    tests = {file.relative_to(source).as_posix() for file in (source / "tests").rglob("*") if file.is_file()}
-    assert tests <= names
-    builder.pip("wheel", "--no-deps", "--wheel-dir", tmp_path / "wheel", sdist)
-    (rebuilt,) = (tmp_path / "wheel").iterdir()
-    assert contents(rebuilt) == contents(wheel)
+def test_the_sdist_holds_the_source_tree_and_nothing_else(built, source: Path) -> None:
+    with tarfile.open(built.sdist) as archive:
+        members = [member for member in archive.getmembers() if member.isfile()]
+    names = {member.name.partition("/")[2] for member in members}
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    own = {name for name in files if ".egg-info/" not in name and not name.startswith("build/")}
+    assert names - {"PKG-INFO"} == own - {".gitignore"}
+    assert {"README.md", "CHANGELOG.md", "CITATION.cff", "docs/porting/encoder.c", "tests/conftest.py"} <= names
+    assert {(member.uid, member.uname, member.mtime, member.mode & 0o22) for member in members} == {
+        (0, "", built.epoch, 0)
+    }
+
+
+def test_building_again_elsewhere_gives_the_same_bytes(build_tree, built, tmp_path: Path) -> None:
+    """From the sdist, in another folder, under another umask, later."""
+    with tarfile.open(built.sdist) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    for path in [unpacked, *unpacked.rglob("*")]:
+        path.chmod(path.stat().st_mode & 0o700)
+    again = build_tree(unpacked, tmp_path / "again", umask=0o077)
+    assert again.wheel.name == built.wheel.name
+    assert again.wheel.read_bytes() == built.wheel.read_bytes()
+    assert again.sdist.read_bytes() == built.sdist.read_bytes()
 
 
 def test_it_leaves_the_other_autograd_alone(installed, tmp_path: Path) -> None:
