@@ -12,8 +12,7 @@ from contextlib import contextmanager
 
 from ..engine import Rule, kernel_mode
 from ..tensor import registry
-from .attention import backward as attention_backward
-from .attention import forward as attention_forward
+from . import cuda
 from .cpu import attention, gelu, linear, normalise
 from .cpu.threads import threads
 
@@ -29,7 +28,7 @@ table: dict[tuple[str, str], Rule] = {
     ("linear", "numpy"): Rule(linear.forward, linear.backward),
     ("rms_norm", "numpy"): Rule(normalise.rms_norm_forward, normalise.rms_norm_backward),
     ("softmax", "numpy"): Rule(normalise.softmax_forward, normalise.softmax_backward),
-    ("attention", "cupy"): Rule(attention_forward, attention_backward),
+    **{(op, "cupy"): rule for op, rule in cuda.rules.items()},
 }
 """(op, backend) -> its kernel."""
 

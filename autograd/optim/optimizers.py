@@ -20,6 +20,7 @@ from ..tensor import as_array
 from ..tree import Tree
 from . import parts
 from .clipping import clip_by_global_norm
+from .fused import fused_step
 from .parts import Chosen, Part, every
 from .schedules import Schedule
 
@@ -57,6 +58,8 @@ class Optimizer:
         `gradients` has the structure of `params`, where leaves may be missing or None. Raises `ValueError`, naming the
         path, for a gradient that belongs to no parameter, has another shape or dtype, or has no place in the state.
         """
+        if (fused := fused_step(self, params, gradients, state)) is not None:
+            return fused
         updates, state = self.updates(params, gradients, state)
         flat = [as_array(p + updates[path]) if path in updates else p for path, p in tree.leaves(params)]
         return tree.unflatten_like(params, flat), state
@@ -73,6 +76,10 @@ class Optimizer:
                 raise ValueError(f"the gradient of {path!r} is {got}, but the parameter is {p.dtype}{list(p.shape)}")
         return {path: g for path, g in tree.leaves(gradients) if self.trainable(path)}
 
+    def rate(self, count: int) -> float:
+        """The learning rate after `count` updates."""
+        return self.learning_rate(count) if callable(self.learning_rate) else self.learning_rate
+
     def updates(self, params: Tree, gradients: Tree, state: Tree) -> tuple[dict[str, Array], Tree]:
         """What `step` adds, by path, and the state after it."""
         given = tree.flatten(params)
@@ -80,7 +87,7 @@ class Optimizer:
         if self.max_norm is not None:
             flat = clip_by_global_norm(flat, self.max_norm)
         count = int(to_host(state["count"]))
-        rate = self.learning_rate(count) if callable(self.learning_rate) else self.learning_rate
+        rate = self.rate(count)
         slots = {name: tree.flatten(kept) for name, kept in state.items() if name != "count"}
         updates = {}
         for path, u in flat.items():

@@ -6,7 +6,7 @@ difference is the order of the parts or a named option.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,11 +29,13 @@ class Part:
     """One part: `rule(u, p, slots, t) -> (u, slots)` for update number t, from 1, of a parameter p.
 
     `slots` names what is remembered, zeros like p before the first update; `only` says which parameters it is for.
+    `kind` names the part and its constants for a kernel that computes several parts at once; None: it has none.
     """
 
     rule: Callable[[Array, Array, Slots, int], tuple[Array, Slots]]
     slots: tuple[str, ...] = ()
     only: Chosen = every
+    kind: tuple[str, Mapping[str, Any]] | None = None
 
 
 def momentum(decay: float, *, dampening: float = 0.0, nesterov: bool = False) -> Part:
@@ -86,7 +88,9 @@ def adaptive(
             m = m / first
         return m / (xp(v).sqrt(v / second + eps_root) + eps), made
 
-    return Part(rule, ("mean", "square", *(("largest_square",) if amsgrad else ())))
+    constants = {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root, "bias_correction": bias_correction}
+    slots = ("mean", "square", *(("largest_square",) if amsgrad else ()))
+    return Part(rule, slots, kind=("adaptive", {**constants, "nesterov": nesterov, "amsgrad": amsgrad}))
 
 
 def decay(weight_decay: float, only: Chosen = every) -> Part:
@@ -95,7 +99,8 @@ def decay(weight_decay: float, only: Chosen = every) -> Part:
     Before the other parts it is the gradient of an L2 penalty; after them it is decoupled from the gradient's scale
     (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2).
     """
-    return Part(lambda u, p, slots, t: (u + weight_decay * p, slots), only=only)
+    kind = ("decay", {"weight_decay": weight_decay})
+    return Part(lambda u, p, slots, t: (u + weight_decay * p, slots), only=only, kind=kind)
 
 
 def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:
@@ -107,7 +112,7 @@ def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:
     def rule(u: Array, p: Array, slots: Slots, t: int) -> tuple[Array, Slots]:
         return u * ratio_of_norms(u, p, least, most)[0], slots
 
-    return Part(rule)
+    return Part(rule, kind=("trust_ratio", {"least": least, "most": most}))
 
 
 def ratio_of_norms(u: Array, p: Array, least: float, most: float) -> tuple[Array, Array, Array]:

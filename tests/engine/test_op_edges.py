@@ -282,7 +282,7 @@ def test_mean_over_nothing_but_ignored_positions_is_nan(xp: ModuleType) -> None:
 @pytest.mark.parametrize("bad", [3, -1])
 def test_targets_out_of_range_raise(bad: int, xp: ModuleType) -> None:
     with pytest.raises(IndexError, match=r"targets must be in \[0, 3\) or -100"):
-        ops.cross_entropy(xp.ones((2, 3)), xp.asarray([0, bad]))
+        ops.cross_entropy(xp.ones((2, 3)), np.asarray([0, bad]))  # on the host, where looking costs nothing
 
 
 @pytest.mark.parametrize("targets", [[0.0, 1.0], [[0, 1]]])

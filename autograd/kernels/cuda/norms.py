@@ -1,0 +1,180 @@
+"""Layer and root-mean-square normalisation, one block a row, which stays in registers.
+
+Traffic: forward reads x and writes y (and `unit`, where a gradient will be needed); backward reads g and `unit`
+and writes dx, and the sums over rows, which leave it in one part a block, cost a few per cent more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...backend import Array
+from ...ops.normalise import layer_norm, rms_norm
+from .launch import LONGEST, column_totals, contiguous, fits, function, threads_of_row
+
+_SOURCE = """
+ROW_KERNEL forward(
+    const T* x, const T* scale, const T* offset, T* y, T* unit, T* inverse, Int width, double eps, Int centred
+) {
+    Int row = blockIdx.x, start = row * width;
+    T values[ITEMS], total = 0, squares = 0;
+    #pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        int j = threadIdx.x + i * blockDim.x;
+        values[i] = j < width ? x[start + j] : (T)0;
+        total += values[i];
+    }
+    T mean = centred ? block_sum(total) / (T)width : (T)0;
+    #pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        values[i] -= mean;
+        if (threadIdx.x + i * blockDim.x < width) squares += values[i] * values[i];
+    }
+    T r = (T)1 / sqrt(block_sum(squares) / (T)width + (T)eps);
+    #pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        int j = threadIdx.x + i * blockDim.x;
+        if (j < width) {
+            T u = values[i] * r;
+            if (unit) unit[start + j] = u;
+            y[start + j] = u * scale[j] + (offset ? offset[j] : (T)0);
+        }
+    }
+    if (inverse && threadIdx.x == 0) inverse[row] = r;
+}
+ROW_KERNEL backward(
+    const T* g, const T* unit, const T* inverse, const T* scale, T* dx, T* parts, Int rows, Int width, Int centred
+) {
+    T weight[ITEMS], of_scale[ITEMS], of_offset[ITEMS];
+    #pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        int j = threadIdx.x + i * blockDim.x;
+        weight[i] = j < width ? scale[j] : (T)0;
+        of_scale[i] = of_offset[i] = 0;
+    }
+    for (Int row = blockIdx.x; row < rows; row += gridDim.x) {
+        Int start = row * width;
+        T gs[ITEMS], us[ITEMS], a = 0, b = 0;
+        #pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            int j = threadIdx.x + i * blockDim.x;
+            gs[i] = j < width ? g[start + j] : (T)0;
+            us[i] = j < width ? unit[start + j] : (T)0;
+        }
+        #pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            of_scale[i] += gs[i] * us[i];
+            of_offset[i] += gs[i];
+            gs[i] *= weight[i];
+            a += gs[i];
+            b += gs[i] * us[i];
+        }
+        if (dx) {
+            block_sums(a, b);
+            a = centred ? a / (T)width : (T)0;
+            b /= (T)width;
+            T r = inverse[row];
+            #pragma unroll
+            for (int i = 0; i < ITEMS; ++i) {
+                int j = threadIdx.x + i * blockDim.x;
+                if (j < width) dx[start + j] = r * (gs[i] - a - us[i] * b);
+            }
+        }
+    }
+    if (parts) {
+        T* mine = parts + (Int)blockIdx.x * (centred ? 2 : 1) * width;
+        #pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            int j = threadIdx.x + i * blockDim.x;
+            if (j < width) {
+                mine[j] = of_scale[i];
+                if (centred) mine[width + j] = of_offset[i];
+            }
+        }
+    }
+}
+"""
+
+_THREADS = 132 * 1024  # of a launch that walks over rows: half of what an H100 holds
+
+
+def layer_norm_forward(
+    x: Array, scale: Array, offset: Array, *, eps: float = 1e-5, needs: tuple[bool, ...] = (True, True, True)
+) -> Any:
+    """As `ops.normalise.layer_norm`; no residuals where no gradient is needed."""
+    if not _suits(x, scale, offset, parameters=2):
+        return layer_norm.rules["plain"].forward(x, scale, offset, eps=eps)
+    return _forward(x, scale, offset, eps, any(needs[:2]))
+
+
+def layer_norm_backward(g: Array, unit: Array, inverse_std: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
+    """As the backward rule of `ops.normalise.layer_norm`, with the gradients of scale and offset summed."""
+    if unit is None:  # only the offset's was needed
+        return None, None, g
+    if not _suits(g, unit, scale, parameters=1):
+        return layer_norm.rules["plain"].pull(g, unit, inverse_std, scale, needs=needs)
+    return _backward(g, unit, inverse_std, scale, needs[0], any(needs[1:]), centred=True)
+
+
+def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[bool, ...] = (True, True)) -> Any:
+    """As `ops.normalise.rms_norm`; no residuals where no gradient is needed."""
+    if not _suits(x, scale, parameters=1):
+        return rms_norm.rules["plain"].forward(x, scale, eps=eps)
+    return _forward(x, scale, None, eps, any(needs))
+
+
+def rms_norm_backward(g: Array, unit: Array, inverse: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
+    """As the backward rule of `ops.normalise.rms_norm`, with the gradient of scale summed."""
+    if not _suits(g, unit, scale, parameters=1):
+        return rms_norm.rules["plain"].pull(g, unit, inverse, scale, needs=needs)
+    return _backward(g, unit, inverse, scale, needs[0], needs[1], centred=False)[:2]
+
+
+def _suits(x: Array, *others: Array, parameters: int) -> bool:
+    """Whether the kernels are made for these: arrays of x's shape, and `parameters` last ones of a row's."""
+    if not (x.ndim and fits(x, *others) and x.shape[-1] <= LONGEST):
+        return False
+    rows, columns = others[:-parameters], others[-parameters:]
+    return all(o.shape == x.shape for o in rows) and all(o.shape == x.shape[-1:] for o in columns)
+
+
+def _forward(x: Array, scale: Array, offset: Array | None, eps: float, kept: bool) -> Any:
+    import cupy
+
+    x, width = contiguous(x), x.shape[-1]
+    rows = x.size // width
+    y, unit, inverse = cupy.empty(x.shape, x.dtype), None, None
+    if kept:
+        unit, inverse = cupy.empty(x.shape, x.dtype), cupy.empty((*x.shape[:-1], 1), x.dtype)
+    arguments = (x, contiguous(scale), offset if offset is None else contiguous(offset), y, unit, inverse)
+    function(_SOURCE, "forward", x.dtype.char)(
+        (rows,), (threads_of_row(width),), (*_pointers(arguments), width, float(eps), int(offset is not None))
+    )
+    return y, (unit, inverse, scale)
+
+
+def _backward(
+    g: Array, unit: Array, inverse: Array, scale: Array, needs_x: bool, needs_sums: bool, *, centred: bool
+) -> Any:
+    import cupy
+
+    g, width, threads = contiguous(g), g.shape[-1], threads_of_row(g.shape[-1])
+    rows = g.size // width
+    blocks = min(-(-rows // 4), _THREADS // threads)
+    dx = cupy.empty(g.shape, g.dtype) if needs_x else None
+    parts = cupy.empty((blocks, (1 + centred) * width), g.dtype) if needs_sums else None
+    arguments = (g, contiguous(unit), contiguous(inverse), contiguous(scale), dx, parts)
+    function(_SOURCE, "backward", g.dtype.char)(
+        (blocks,), (threads,), (*_pointers(arguments), rows, width, int(centred))
+    )
+    if parts is None:
+        return dx, None, None
+    dscale = cupy.empty(width, g.dtype)
+    doffset = cupy.empty(width, g.dtype) if centred else None
+    column_totals(parts, dscale, doffset)
+    return dx, dscale, doffset
+
+
+def _pointers(arrays: tuple[Array | None, ...]) -> tuple[Any, ...]:
+    """Arguments of a launch, with null pointers for None."""
+    return tuple(0 if array is None else array for array in arrays)
