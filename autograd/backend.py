@@ -6,6 +6,7 @@ its own turns up, or when it is asked for by name.
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -34,9 +35,7 @@ def xp(array: Array) -> ModuleType:
     if isinstance(array, (np.ndarray, np.generic)):
         return np
     if _is_cupy(array):
-        import cupy
-
-        return cupy  # type: ignore[no-any-return]
+        return sys.modules["cupy"]
     raise TypeError(f"expected an array, got {type(array).__name__}; convert it first, e.g. with numpy.asarray")
 
 
@@ -104,4 +103,12 @@ def scatter_add(target: Array, index: Any, values: Array) -> None:
 
 
 def _is_cupy(value: object) -> bool:
-    return type(value).__module__.partition(".")[0] == "cupy" and hasattr(value, "__cuda_array_interface__")
+    kind = type(value)
+    known = _cupy_kinds.get(kind)
+    if known is None:  # asked of the type, once: the answer of an array takes microseconds
+        known = kind.__module__.partition(".")[0] == "cupy" and hasattr(kind, "__cuda_array_interface__")
+        _cupy_kinds[kind] = known
+    return known
+
+
+_cupy_kinds: dict[type, bool] = {}

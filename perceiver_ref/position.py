@@ -152,11 +152,14 @@ class FourierPositions(Module):
         grid = self.conventions.grid
         shape = (*index_dims, axes)
         lazy_point("grid", shape, lambda: backends.xp(like).asarray(linear_positions(index_dims, like.dtype, grid)))
-        return point("positions", backends.xp(like).asarray(self._table(index_dims, like.dtype)))
+        return point("positions", self._table(index_dims, like))
 
-    def _table(self, index_dims: tuple[int, ...], dtype: Any) -> Array:
-        kept = _grid_features.__wrapped__ if is_varied() else _grid_features
-        return kept(self, index_dims, dtype)
+    def _table(self, index_dims: tuple[int, ...], like: Array) -> Array:
+        if is_varied():
+            return backends.xp(like).asarray(_grid_features.__wrapped__(self, index_dims, like.dtype))
+        if backends.name(like) == "numpy":
+            return _grid_features(self, index_dims, like.dtype)
+        return _features_there(self, index_dims, like.dtype, like.device.id)
 
 
 def _features(encoding: FourierPositions, positions: Any) -> Any:
@@ -175,6 +178,12 @@ def _grid_features(encoding: FourierPositions, index_dims: tuple[int, ...], dtyp
     table = _features(encoding, positions)
     table.flags.writeable = False
     return table
+
+
+@lru_cache(maxsize=2)
+def _features_there(encoding: FourierPositions, index_dims: tuple[int, ...], dtype: Any, device: int) -> Array:
+    """The table on the current GPU: copying it there takes longer than a layer does."""
+    return backends.module("cupy").asarray(_grid_features(encoding, index_dims, dtype))
 
 
 @dataclass(frozen=True)
