@@ -79,18 +79,22 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The array's shape."""
         return self.data.shape  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> Any:
+        """The array's dtype."""
         return self.data.dtype
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return self.data.ndim  # type: ignore[no-any-return]
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return self.data.size  # type: ignore[no-any-return]
 
     def __len__(self) -> int:

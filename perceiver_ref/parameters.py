@@ -33,6 +33,7 @@ class Parameter:
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
 

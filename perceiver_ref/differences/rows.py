@@ -50,6 +50,7 @@ class Evidence:
 
     @property
     def peer(self) -> str:
+        """The name of the peer whose case it is."""
         return self.case.partition("/")[0]
 
 
@@ -70,6 +71,7 @@ class Row:
 
     @property
     def option(self) -> Option | None:
+        """The option of a class that keeps the choice, or None where something else does."""
         return self.kept if isinstance(self.kept, Option) else None
 
     def changes(self, evidence: Evidence) -> dict[str, Change]:

@@ -87,6 +87,7 @@ class Draft:
 
     @property
     def batch(self) -> int:
+        """The number of examples."""
         return int(next(iter(self.inputs.values())).shape[0])
 
     def stream(self, name: str) -> np.random.Generator:

@@ -96,6 +96,7 @@ class Pixels(Module):
 
     @property
     def channels(self) -> int:
+        """The width of an element."""
         return self.image_channels
 
     def parameters(self) -> Tree:
@@ -129,6 +130,7 @@ class Patches(Module):
 
     @property
     def channels(self) -> int:
+        """The width of an element."""
         return self._depth if self.linear is None else self.linear
 
     def parameters(self) -> Tree:
@@ -227,6 +229,7 @@ class AudioPatches(Module):
 
     @property
     def channels(self) -> int:
+        """The width of an element."""
         return self.samples * self.audio_channels
 
     def parameters(self) -> Tree:

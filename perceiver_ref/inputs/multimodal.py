@@ -48,6 +48,7 @@ class MultimodalInput(Module):
 
     @property
     def channels(self) -> int:
+        """The common width of all modalities."""
         return max(part.channels for part in self.modalities.values()) + self.min_padding
 
     def parameters(self) -> Tree:

@@ -40,6 +40,7 @@ class PointInput(Module):
 
     @property
     def channels(self) -> int:
+        """The width of an element."""
         return self.positions.channels
 
     def parameters(self) -> Tree:

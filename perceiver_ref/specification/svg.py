@@ -73,16 +73,20 @@ class Box:
 
     @property
     def top(self) -> tuple[float, float]:
+        """The middle of its upper edge."""
         return self.x + self.w / 2, self.y
 
     @property
     def bottom(self) -> tuple[float, float]:
+        """The middle of its lower edge."""
         return self.x + self.w / 2, self.y + self.h
 
     def left(self, at: float = 0.5) -> tuple[float, float]:
+        """The point of its left edge at this fraction of its height."""
         return self.x, self.y + self.h * at
 
     def right(self, at: float = 0.5) -> tuple[float, float]:
+        """The point of its right edge at this fraction of its height."""
         return self.x + self.w, self.y + self.h * at
 
 

@@ -25,6 +25,7 @@ class Agreement(NamedTuple):
 
     @property
     def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
         return self.error <= self.tolerance
 
 

@@ -147,6 +147,7 @@ class Problem:
 
     @classmethod
     def of(cls, q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, scale: Any, rows: Any) -> Problem:
+        """The sizes and options of one call."""
         n, m = q.shape[-2], k.shape[-2]
         both = [x.shape[:-2] for x in (q, k, v, bias, mask) if x is not None]
         lead = np.broadcast_shapes(*both)
@@ -159,10 +160,12 @@ class Problem:
 
     @property
     def n(self) -> int:
+        """The number of queries."""
         return int(self.q.shape[-2])
 
     @property
     def m(self) -> int:
+        """The number of keys."""
         return int(self.k.shape[-2])
 
     def tiles(self) -> Tiles:

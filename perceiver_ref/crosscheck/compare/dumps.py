@@ -70,6 +70,7 @@ class Compared:
 
     @property
     def passed(self) -> bool:
+        """Whether the two arrays agree."""
         return self.error <= self.tolerance
 
 
@@ -88,6 +89,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
+        """Whether all pairs agree and nothing that should be there is missing."""
         return not self.missing and all(pair.passed for pair in self.pairs)
 
     @property

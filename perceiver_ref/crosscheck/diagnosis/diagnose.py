@@ -59,6 +59,7 @@ class Diagnosis:
 
     @property
     def causes(self) -> list[str]:
+        """Ids of what explains the difference, the best first."""
         return [cause.cause for cause in self.explanation]
 
 

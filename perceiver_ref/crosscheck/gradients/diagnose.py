@@ -55,10 +55,12 @@ class GradientDiagnosis:
 
     @property
     def causes(self) -> list[str]:
+        """Ids of what explains the difference, the best first."""
         return [cause.cause for cause in self.explanation]
 
     @property
     def expected_rounding(self) -> dict[str, float]:
+        """By dtype, the largest error that rounding makes."""
         return {dtype: largest(limits.values()) for dtype, limits in self.roundings.items()}
 
 

@@ -165,6 +165,7 @@ def _masks(attention_mask: Any) -> tuple[Any, Any]:
 
 
 def token_loss(config: Mapping[str, Any], logits: Any, labels: Any) -> Any:
+    """The mean cross-entropy of logits (..., C) and labels (...), as the class of this configuration counts it."""
     if tuple(labels.shape) != tuple(logits.shape[:-1]):
         raise InputError(f"labels must be {tuple(logits.shape[:-1])} like the logits, got {tuple(labels.shape)}")
     return ops.cross_entropy(logits, labels)

@@ -102,6 +102,7 @@ def activation(name: str) -> Activation:
 
 
 def conventions(config: Mapping[str, Any]) -> Conventions:
+    """The conventions of a configuration: those of the dialect, with its activation."""
     return replace(DIALECTS["hf"], activation=activation(config["hidden_act"]))
 
 
@@ -114,6 +115,7 @@ def attend_in(config: Mapping[str, Any]) -> Literal["kv", "q"]:
 
 
 def encoder(config: Mapping[str, Any], inputs: int) -> Encoder:
+    """The encoder of a configuration."""
     return Encoder(
         inputs=inputs,
         latents=config["num_latents"],

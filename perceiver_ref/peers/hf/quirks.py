@@ -74,6 +74,7 @@ class SlicedPixels(Pixels):
 
     @property
     def channels(self) -> int:
+        """The width of an element."""
         return self.image_channels if self.temporal else math.ceil(self.image_channels / self.space)
 
     def apply(self, p: Tree, x: Any, call: Call) -> Any:
