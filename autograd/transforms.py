@@ -25,6 +25,13 @@ def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Ca
 
     Raises `TypeError` for leaves that are not floating-point arrays, and when calls nest (first order only);
     `ValueError` when the loss is not 0-d.
+
+    >>> import numpy as np
+    >>> from perceiver_ref.autograd import ops
+    >>> params = {"w": np.array([1.0, 2.0, 3.0])}
+    >>> loss, gradients = value_and_grad(lambda p: ops.sum(ops.multiply(p["w"], p["w"])))(params)
+    >>> float(loss), gradients["w"].tolist()
+    (14.0, [2.0, 4.0, 6.0])
     """
 
     @wraps(function)
@@ -52,6 +59,12 @@ def vjp(function: Callable[..., Any], *arguments: Tree) -> tuple[Tree, Callable[
     Arguments and output are trees. `cotangents` has the output's structure, shapes and dtypes; `pull` returns one
     tree for each argument, with None for leaves that are not floating-point arrays. It can be called once: the
     recorded graph is freed by the walk.
+
+    >>> import numpy as np
+    >>> from perceiver_ref.autograd import ops
+    >>> out, pull = vjp(ops.tanh, np.zeros(2))
+    >>> pull(np.array([1.0, -1.0]))[0].tolist()
+    [1.0, -1.0]
     """
     tape = Tape()
 

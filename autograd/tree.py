@@ -21,7 +21,11 @@ def leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-    """The leaves as one flat dict, path -> leaf."""
+    """The leaves as one flat dict, path -> leaf.
+
+    >>> flatten({"block": [{"weight": 1}, {"weight": 2}]})
+    {'block/0/weight': 1, 'block/1/weight': 2}
+    """
     return dict(leaves(tree))
 
 
@@ -62,6 +66,9 @@ def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """`function` of each leaf (and of the leaves of `others` at the same path), in the same structure.
 
     Raises `ValueError` naming the path where a structure differs.
+
+    >>> map(lambda p, g: p - g, {"w": 5, "b": [1]}, {"w": 2, "b": [1]})
+    {'w': 3, 'b': [0]}
     """
     if others:
         _check_alike("", tree, *others)

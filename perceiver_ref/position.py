@@ -207,7 +207,7 @@ class TrainablePositions(Module):
         return {"table": Parameter((self.size, self.channels), truncated_normal(self.deviation))}
 
     def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array, pos: Any = None) -> Any:
-        """The rows of the table, one for each point: (product of index_dims, channels). `pos` is ignored."""
+        """The rows of the table, one for each point, of shape (product of index_dims, channels). `pos` is ignored."""
         n = math.prod(index_dims)
         if self.resize is not None and index_dims != self.resize:
             if len(index_dims) != 2:

@@ -18,7 +18,7 @@ _1_OVER_SQRT_2PI = 0.3989422804014327
 
 @op
 def relu(x: Array) -> Any:
-    """max(x, 0)."""
+    """max(x, 0), of any shape (Nair and Hinton 2010)."""
     return xp(x).maximum(x, 0), (x > 0,)
 
 
@@ -29,7 +29,7 @@ def _(g: Array, positive: Array) -> Any:
 
 @op
 def squared_relu(x: Array) -> Any:
-    """max(x, 0)^2 (So et al. 2021, Primer; the feed-forward of Flamingo's resampler, arXiv 2204.14198, A.1)."""
+    """max(x, 0)^2, of any shape (So et al. 2021, Primer; of Flamingo's resampler, arXiv 2204.14198, A.1)."""
     positive = xp(x).maximum(x, 0)
     return positive * positive, (positive,)
 
@@ -41,7 +41,7 @@ def _(g: Array, positive: Array) -> Any:
 
 @op
 def sigmoid(x: Array) -> Any:
-    """1 / (1 + exp(-x)), without overflow."""
+    """1 / (1 + exp(-x)), of any shape, without overflow."""
     y = special("expit", x)
     return y, (y,)
 
@@ -53,7 +53,7 @@ def _(g: Array, y: Array) -> Any:
 
 @op
 def silu(x: Array) -> Any:
-    """x sigmoid(x) (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2)."""
+    """x sigmoid(x), of any shape (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2)."""
     s = special("expit", x)
     return x * s, (x, s)
 
@@ -65,7 +65,7 @@ def _(g: Array, x: Array, s: Array) -> Any:
 
 @op
 def gelu_erf(x: Array) -> Any:
-    """x Phi(x), Phi the standard normal distribution function (arXiv 1606.08415, section 2).
+    """x Phi(x), of any shape, Phi the standard normal distribution function (arXiv 1606.08415, section 2).
 
     y = x (1 + erf(x / sqrt 2)) / 2
     """
@@ -82,7 +82,7 @@ def _(g: Array, x: Array, phi: Array) -> Any:
 def gelu_tanh(x: Array) -> Any:
     """The tanh approximation of GELU (arXiv 1606.08415, section 2); within 4.8e-4 of `gelu_erf`.
 
-    y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+    y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2          of any shape
     """
     t = xp(x).tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
     return 0.5 * x * (1 + t), (x, t)

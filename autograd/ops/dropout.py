@@ -17,7 +17,7 @@ Key = int | tuple[int, ...]
 def dropout(x: Array, *, rate: float, key: Key) -> Any:
     """Zero each element with probability `rate` and divide the others by 1 - rate (Srivastava et al. 2014).
 
-    The same `key` drops the same elements on every backend. `rate` in [0, 1); 0 returns x.
+    x of any shape -> the same. The same `key` drops the same elements on every backend. `rate` in [0, 1); 0 returns x.
     """
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be in [0, 1), got {rate}")

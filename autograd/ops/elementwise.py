@@ -57,7 +57,7 @@ def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
 
 @op
 def negative(x: Array) -> Any:
-    """-x."""
+    """-x, of any shape."""
     return -x, ()
 
 
@@ -68,7 +68,7 @@ def _(g: Array) -> Any:
 
 @op
 def absolute(x: Array) -> Any:
-    """|x|; the derivative at 0 is 0."""
+    """|x|, of any shape; the derivative at 0 is 0."""
     return abs(x), (x,)
 
 
@@ -144,7 +144,7 @@ def _(g: Array, condition: Array) -> Any:
 
 @op
 def exp(x: Array) -> Any:
-    """e ** x."""
+    """e ** x, of any shape."""
     y = xp(x).exp(x)
     return y, (y,)
 
@@ -156,7 +156,7 @@ def _(g: Array, y: Array) -> Any:
 
 @op
 def log(x: Array) -> Any:
-    """Natural logarithm."""
+    """Natural logarithm, of any shape."""
     return xp(x).log(x), (x,)
 
 
@@ -167,7 +167,7 @@ def _(g: Array, x: Array) -> Any:
 
 @op
 def sqrt(x: Array) -> Any:
-    """Square root; its derivative at 0 is infinite."""
+    """Square root, of any shape; its derivative at 0 is infinite."""
     y = xp(x).sqrt(x)
     return y, (y,)
 
@@ -179,7 +179,7 @@ def _(g: Array, y: Array) -> Any:
 
 @op
 def tanh(x: Array) -> Any:
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent, of any shape."""
     y = xp(x).tanh(x)
     return y, (y,)
 
@@ -191,7 +191,7 @@ def _(g: Array, y: Array) -> Any:
 
 @op
 def erf(x: Array) -> Any:
-    """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+    """The error function of x of any shape, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
     return special("erf", x), (x,)
 
 
@@ -202,7 +202,7 @@ def _(g: Array, x: Array) -> Any:
 
 @op
 def sin(x: Array) -> Any:
-    """Sine of x in radians."""
+    """Sine of x in radians, of any shape."""
     return xp(x).sin(x), (x,)
 
 
@@ -213,7 +213,7 @@ def _(g: Array, x: Array) -> Any:
 
 @op
 def cos(x: Array) -> Any:
-    """Cosine of x in radians."""
+    """Cosine of x in radians, of any shape."""
     return xp(x).cos(x), (x,)
 
 
@@ -227,35 +227,35 @@ def _(g: Array, x: Array) -> Any:
 
 @op(differentiable=False)
 def equal(x: Array, y: Array) -> Any:
-    """x == y, elementwise -> bool."""
+    """x == y, broadcast -> bool."""
     return x == y
 
 
 @op(differentiable=False)
 def not_equal(x: Array, y: Array) -> Any:
-    """x != y, elementwise -> bool."""
+    """x != y, broadcast -> bool."""
     return x != y
 
 
 @op(differentiable=False)
 def less(x: Array, y: Array) -> Any:
-    """x < y, elementwise -> bool."""
+    """x < y, broadcast -> bool."""
     return x < y
 
 
 @op(differentiable=False)
 def less_equal(x: Array, y: Array) -> Any:
-    """x <= y, elementwise -> bool."""
+    """x <= y, broadcast -> bool."""
     return x <= y
 
 
 @op(differentiable=False)
 def greater(x: Array, y: Array) -> Any:
-    """x > y, elementwise -> bool."""
+    """x > y, broadcast -> bool."""
     return x > y
 
 
 @op(differentiable=False)
 def greater_equal(x: Array, y: Array) -> Any:
-    """x >= y, elementwise -> bool."""
+    """x >= y, broadcast -> bool."""
     return x >= y

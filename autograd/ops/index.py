@@ -18,7 +18,7 @@ _BASIC = (int, np.integer, slice)
 
 @op
 def getitem(x: Array, *, index: Any) -> Any:
-    """x[index] for integers, slices, None and Ellipsis; use `take` or `take_along_axis` for arrays of indices."""
+    """x[index] for integers, slices, None and Ellipsis; others: `take`, `take_along_axis`. The shape is NumPy's."""
     for part in index if isinstance(index, tuple) else (index,):
         if isinstance(part, bool) or not (part is None or part is ... or isinstance(part, _BASIC)):
             raise TypeError("index with integers, slices, None or ...; use take or take_along_axis for arrays")

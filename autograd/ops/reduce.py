@@ -13,7 +13,7 @@ Axis = int | tuple[int, ...] | None
 
 @op
 def sum(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Sum over `axis`."""
+    """Sum over `axis`: x of any shape -> without these axes, or of length 1 with `keepdims`."""
     return x.sum(axis, keepdims=keepdims), (x.shape,)
 
 
@@ -24,7 +24,7 @@ def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 
 @op
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Arithmetic mean over `axis`."""
+    """Arithmetic mean over `axis`; shapes as for `sum`."""
     return x.mean(axis, keepdims=keepdims), (x.shape,)
 
 
@@ -37,7 +37,7 @@ def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 
 @op
 def max(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Largest element over `axis`; elements that tie share the gradient equally."""
+    """Largest element over `axis`, shapes as for `sum`; elements that tie share the gradient equally."""
     y = x.max(axis, keepdims=keepdims)
     return y, (x, y)
 
@@ -50,7 +50,7 @@ def _(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Any:
 
 @op
 def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """log of the sum of exp(x) over `axis`, without overflow; -inf where all elements are -inf."""
+    """log of the sum of exp(x) over `axis`, shapes as for `sum`, without overflow; -inf where all elements are -inf."""
     library = xp(x)
     top = x.max(axis, keepdims=True)
     sums = library.exp(x - library.where(library.isinf(top), 0, top)).sum(axis, keepdims=True)

@@ -23,7 +23,7 @@ def _(g: Array, original: Shape) -> Any:
 
 @op
 def transpose(x: Array, *, axes: tuple[int, ...] | None = None) -> Any:
-    """Axis i of the result is axis `axes[i]` of x; None reverses them."""
+    """Axis i of the result is axis `axes[i]` of x of any shape; None reverses them."""
     return x.transpose(axes), ()
 
 
@@ -50,7 +50,7 @@ def _(g: Array) -> Any:
 
 @op(variadic=True)
 def concatenate(*arrays: Array, axis: int = 0) -> Any:
-    """Join a sequence of arrays along an existing axis."""
+    """Join a sequence of arrays along an existing axis; their shapes differ there alone."""
     return xp(arrays[0]).concatenate(arrays, axis=axis), tuple(a.shape[axis] for a in arrays)
 
 
@@ -72,7 +72,7 @@ def _(g: Array, axis: int) -> Any:
 
 @op
 def split(x: Array, *, sizes: tuple[int, ...], axis: int = 0) -> Any:
-    """Cut x along `axis` into a tuple of pieces of the given sizes, which must add up to the axis."""
+    """Cut x of any shape along `axis` into a tuple of pieces of the given sizes, which must add up to the axis."""
     if sum(sizes) != x.shape[axis]:
         raise ValueError(f"sizes {sizes} add up to {sum(sizes)}, but axis {axis} has {x.shape[axis]}")
     return tuple(_pieces(x, sizes, axis)), ()

@@ -20,7 +20,7 @@ class IdentityOutput(Module):
         return {}
 
     def apply(self, p: Tree, x: Any, *, params: Tree = None, sizes: dict[str, int] | None = None) -> Any:
-        """x -> x."""
+        """x of any shape -> x."""
         return x
 
 

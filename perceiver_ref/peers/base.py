@@ -45,7 +45,7 @@ class Function(Module):
         return {}
 
     def apply(self, p: Tree, *arguments: Any, **options: Any) -> Any:
-        """What the function gives."""
+        """What the function gives; shapes are its own."""
         return self.function(*arguments, **options)
 
 

@@ -39,7 +39,12 @@ def agreement(kind: str, name: str, ours: np.ndarray, theirs: np.ndarray, tolera
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The error that `agreement` reports."""
+    """The error that `agreement` reports, of two arrays of any one shape; infinity for other shapes.
+
+    >>> import numpy as np
+    >>> difference(np.array([2.0, 100.0]), np.array([1.0, 100.0]))
+    0.01
+    """
     if ours.shape != theirs.shape:
         return float("inf")
     if not ours.size:
