@@ -80,9 +80,9 @@ def _(g: Array, x: Array, phi: Array) -> Any:
 
 @op
 def gelu_tanh(x: Array) -> Any:
-    """The tanh approximation of GELU (arXiv 1606.08415, section 2); within 4.8e-4 of `gelu_erf`.
+    """The tanh approximation of GELU, of any shape (arXiv 1606.08415, section 2); within 4.8e-4 of `gelu_erf`.
 
-    y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2          of any shape
+    y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
     """
     t = xp(x).tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
     return 0.5 * x * (1 + t), (x, t)
