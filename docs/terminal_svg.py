@@ -1,8 +1,9 @@
 """Draw a command and what it prints as a terminal window, in SVG.
 
-    python docs/terminal_svg.py docs/check.svg perceiver-ref check
+    python docs/terminal_svg.py --after "Check a port" docs/diagnose.svg perceiver-ref diagnose port.npz
 
-The command runs in a temporary folder, with the programs installed beside this Python first on its path.
+The command runs in a temporary folder, with the programs installed beside this Python first on its path, after the
+Python of that section of the README.
 """
 
 from __future__ import annotations
@@ -21,16 +22,29 @@ FONT_SIZE, LINE, MARGIN, BAR = 14, 20, 20, 34
 CHARACTER = 8.43  # the advance of a monospaced glyph at this size; `textLength` makes other fonts keep to it
 BACKGROUND, TEXT, DIM, GREEN, RED = "#0d1117", "#e6edf3", "#8b949e", "#3fb950", "#f85149"
 FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
-COLOURS = {"pass": GREEN, "fail": RED, "error": RED}
+COLOURS = {"pass": GREEN, "fail": RED, "deviation:": RED}
 
 
-def output(command: list[str]) -> str:
-    """What the command prints, without the spaces at the ends of lines; `CalledProcessError` when it fails."""
+def output(command: list[str], section: str | None = None) -> str:
+    """What the command prints, without the spaces at the ends of lines; `RuntimeError` for errors (exit code 2)."""
     beside = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": os.pathsep.join([beside, os.environ.get("PATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        if section is not None:
+            subprocess.run([sys.executable, "-c", python_of(section)], cwd=folder, env=environment, check=True)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode > 1:
+        raise RuntimeError(done.stderr)
     return "\n".join(line.rstrip() for line in done.stdout.splitlines())
+
+
+def python_of(section: str) -> str:
+    """The first block of Python in the README's section of this heading."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(section)}\n.*?^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError(f"the README has no section {section!r} with a block of Python")
+    return found[1]
 
 
 def svg(command: list[str], printed: str) -> str:
@@ -79,10 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw a command and what it prints as a terminal window, in SVG.")
     parser.add_argument("picture", type=Path, help="the SVG file to write")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")
+    parser.add_argument("--after", metavar="HEADING", help="section of the README whose Python runs first")
     options = parser.parse_args()
     if not options.command:
         parser.error("give the command to run after the name of the picture")
-    options.picture.write_text(svg(options.command, output(options.command)), encoding="utf-8")
+    options.picture.write_text(svg(options.command, output(options.command, options.after)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
 """The pages in docs: their code runs, their output is what is printed, their links lead to files.
 
-Blocks of a page run in order, in a folder with nothing but `docs` and `tests`; blocks of Python share one namespace.
+Blocks of a page run in order, in a folder with `docs`, `tests`, a checkpoint and its inputs; blocks of Python share one
+namespace.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 from docs.blocks import COMMENT, NEEDS, ROOT, Block, assert_same, blocks, run_page, runs
+
+import perceiver_ref as pr
 
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 ADAPTER = "adapter"
@@ -24,6 +30,19 @@ def pages_to_run() -> list[str]:
     return [name for name, page in PAGES.items() if any(runs(block, ADAPTER) for block in blocks(page))]
 
 
+@pytest.fixture
+def files_that_the_reader_has(tmp_path: Path) -> None:
+    """A checkpoint folder as transformers writes it, and inputs for it."""
+    safetensors = pytest.importorskip("safetensors.numpy", reason="needs the extra safetensors")
+    case = pr.vectors.read_case(str(files("perceiver_ref") / "vectors/packaged/hf/sequence_classification.npz"))
+    config = {**case.meta["config"]["config"], "architectures": [case.meta["class"].rpartition(".")[2]]}
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
+    safetensors.save_file(case.params, tmp_path / "checkpoint" / "model.safetensors")
+    np.savez(tmp_path / "inputs.npz", inputs=case.inputs["inputs"], attention_mask=case.inputs["attention_mask"])
+
+
+@pytest.mark.usefixtures("files_that_the_reader_has")
 @pytest.mark.parametrize("name", pages_to_run())
 def test_the_code_runs_and_prints_what_is_shown(name: str, tmp_path: Path) -> None:
     page = blocks(PAGES[name])
@@ -74,3 +93,16 @@ def test_a_page_that_goes_wrong_is_found(tmp_path: Path) -> None:
     ):
         with pytest.raises(AssertionError, match=re.escape(wrong.text.strip())):
             run_page([good, wrong], tmp_path)
+
+
+def test_the_table_of_the_format_has_every_key(tmp_path: Path) -> None:
+    case = pr.vectors.Case({"peer": "hf", "class": "PerceiverModel", "config": {}, "dtype": "float64"})
+    for arrays in vars(case).values():
+        if arrays is not case.meta:
+            arrays["name"] = np.zeros(1)
+    pr.vectors.write_case(tmp_path / "case.npz", case)
+    with np.load(tmp_path / "case.npz") as archive:
+        groups = {key.partition("/")[0] for key in archive.files}
+    table = re.search(r"^\| key \|.*?\n\n", PAGES["CHECKING.md"], re.DOTALL | re.MULTILINE)[0]
+    first_cells = " ".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)", first_cells)) == groups
