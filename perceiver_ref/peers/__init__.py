@@ -1,42 +1,61 @@
 """Other implementations, one file each: tables that rename their parameters and map their configurations to ours."""
 
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
+
 from ..errors import one_of
-from . import (
-    deepmind,
-    evolla,
-    hf,
-    idefics,
-    idefics2,
-    krasserm,
-    lucidrains,
-    lucidrains_flamingo,
-    mllama,
-    open_flamingo,
-    optax,
-    perceiver_ar,
-    reference,
-    torch,
-    torch_optimizer,
-)
 from .base import Given, Peer, Rebuilt
 
-PEERS: dict[str, Peer] = {
-    "deepmind": deepmind.PEER,
-    "hf": hf.PEER,
-    "krasserm": krasserm.PEER,
-    "perceiver-ar": perceiver_ar.PEER,
-    "lucidrains-perceiver": lucidrains.PEER,
-    "lucidrains-flamingo": lucidrains_flamingo.PEER,
-    "open-flamingo": open_flamingo.PEER,
-    "idefics": idefics.PEER,
-    "idefics2": idefics2.PEER,
-    "evolla": evolla.PEER,
-    "mllama": mllama.PEER,
-    "optax": optax.PEER,
-    "torch": torch.PEER,
-    "torch-optimizer": torch_optimizer.PEER,
-    reference.NAME: reference.PEER,
-}
+
+class Peers(MutableMapping[str, Peer]):
+    """Peers by name; the module of each is imported when it is first asked for, as all together take a second."""
+
+    def __init__(self, modules: dict[str, str]) -> None:
+        """`modules`: name -> the module of this package whose `PEER` it is."""
+        self._rows: dict[str, str | Peer] = dict(modules)
+
+    def __getitem__(self, name: str) -> Peer:
+        row = self._rows[name]
+        if isinstance(row, str):
+            row = self._rows[name] = import_module(f".{row}", __name__).PEER
+        assert isinstance(row, Peer)
+        return row
+
+    def __setitem__(self, name: str, peer: Peer) -> None:
+        self._rows[name] = peer
+
+    def __delitem__(self, name: str) -> None:
+        del self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+
+PEERS = Peers(
+    {
+        "deepmind": "deepmind",
+        "hf": "hf",
+        "krasserm": "krasserm",
+        "perceiver-ar": "perceiver_ar",
+        "lucidrains-perceiver": "lucidrains",
+        "lucidrains-flamingo": "lucidrains_flamingo",
+        "open-flamingo": "open_flamingo",
+        "idefics": "idefics",
+        "idefics2": "idefics2",
+        "evolla": "evolla",
+        "mllama": "mllama",
+        "optax": "optax",
+        "torch": "torch",
+        "torch-optimizer": "torch_optimizer",
+        "perceiver-ref": "reference",
+    }
+)
 """Peers by name."""
 
 
@@ -47,4 +66,4 @@ def peer(name: str) -> Peer:
     return PEERS[name]
 
 
-__all__ = ["PEERS", "Given", "Peer", "Rebuilt", "peer"]
+__all__ = ["PEERS", "Given", "Peer", "Peers", "Rebuilt", "peer"]
