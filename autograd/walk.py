@@ -118,6 +118,10 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1)
     if extra and not stretched and gradient.flags.c_contiguous and gradient.size:
         rows = gradient.reshape(-1, math.prod(shape))
+        if name(gradient) == "cupy" and gradient.dtype.char in "fd":
+            from .kernels.cuda.launch import column_sums
+
+            return column_sums(rows).reshape(shape)
         whole = len(rows) // _BLOCK * _BLOCK
         ones = xp(gradient).ones(_BLOCK, gradient.dtype)
         total = ones[: len(rows) - whole] @ rows[whole:]

@@ -7,7 +7,7 @@ with rows longer than 4096) go to the definition.
 from __future__ import annotations
 
 from ...engine import Rule
-from . import activation, attention, linear, loss, norms, softmax
+from . import activation, attention, index, linear, loss, norms, softmax
 
 rules: dict[str, Rule] = {
     "linear": Rule(linear.forward, linear.backward),
@@ -18,6 +18,7 @@ rules: dict[str, Rule] = {
     "log_softmax": Rule(softmax.log_softmax_forward, softmax.log_softmax_backward),
     "gelu_erf": Rule(activation.gelu_erf_forward, activation.gelu_erf_backward),
     "gelu_tanh": Rule(activation.gelu_tanh_forward, activation.gelu_tanh_backward),
+    "take": Rule(index.take_forward, index.take_backward),
     "cross_entropy": Rule(loss.forward, loss.backward),
 }
 """Op -> its rule on CuPy arrays."""

@@ -88,6 +88,7 @@ def _libraries() -> _Libraries | None:
         *(pointer, integer, integer, integer, integer, integer, pointer),
         *(*matrix, *matrix, pointer, *matrix, integer, integer, integer),
     ]
+    blas.cublasSetStream_v2.argtypes = [pointer, pointer]
     return _Libraries(lt, blas)
 
 
@@ -191,11 +192,11 @@ class Listed:
         beta: float = 0.0,
     ) -> None:
         import cupy
-        from cupy.cuda import cublas
 
         libraries = _libraries()
         assert libraries is not None
-        self._run, self._set_stream = libraries.blas.cublasGemmBatchedEx, cublas.setStream
+        # CuPy's own setter refuses while a graph is recorded
+        self._run, self._set_stream = libraries.blas.cublasGemmBatchedEx, libraries.blas.cublasSetStream_v2
         self._handle, self._stream = cupy.cuda.device.get_cublas_handle, cupy.cuda.get_current_stream
         self._factors = [_number(value, char) for value in (alpha, beta)]
         real = _REAL[char]

@@ -56,7 +56,7 @@ def forward(
         losses = (1 - label_smoothing) * losses - label_smoothing * others
     losses = cupy.where(valid, losses, cupy.zeros((), logits.dtype))
     if outside is not None:
-        losses = cupy.where(outside, cupy.asarray(cupy.nan, logits.dtype), losses)
+        losses = cupy.where(outside, cupy.full((), cupy.nan, logits.dtype), losses)
     if reduction == "mean":
         loss = losses.sum() / _weight(valid, safe, weights, logits.dtype)
     else:

@@ -1,0 +1,88 @@
+"""Recorded functions: what replays give, and what cannot be recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perceiver_ref.autograd import ops, tree, value_and_grad
+from perceiver_ref.autograd.backend import to_host
+from perceiver_ref.autograd.kernels.cuda.graphs import recorded
+from perceiver_ref.encoder import Encoder
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu(backend: str) -> None:
+    if backend != "cupy":
+        pytest.skip("needs a GPU: pytest --backend cupy")
+
+
+MODEL = Encoder(inputs=6, latents=4, channels=16, layers=2, self_heads=2)
+
+
+def same(got: Any, want: Any) -> None:
+    """The same launches on the same numbers: equal to the last bit."""
+    pairs = list(zip(tree.leaves(got), tree.leaves(want), strict=True))
+    assert pairs
+    for (path, a), (other, b) in pairs:
+        assert path == other
+        np.testing.assert_array_equal(to_host(a), to_host(b), err_msg=path)
+
+
+def test_replays_read_their_arguments_anew(xp: Any) -> None:
+    run = recorded(MODEL.apply)
+    for seed in range(3):
+        x = xp.asarray(np.random.default_rng(seed).standard_normal((2, 40, 6)), np.float32)
+        params = MODEL.init(seed=seed, backend="cupy")
+        same(run(params, x), MODEL.apply(params, x))
+    same(run(params, x[:1]), MODEL.apply(params, x[:1]))  # another kind of arguments
+    strided = xp.asarray(np.ones((2, 6, 40), np.float32)).swapaxes(1, 2)
+    same(run(params, strided), MODEL.apply(params, strided))
+
+
+def test_results_are_not_overwritten(xp: Any) -> None:
+    run = recorded(lambda x: ops.exp(x))
+    first = run(xp.zeros(5))
+    run(xp.ones(5))
+    np.testing.assert_array_equal(to_host(first), np.ones(5))
+
+
+def test_steps_with_gradients(xp: Any) -> None:
+    def loss(p: Any, x: Any, labels: Any) -> Any:
+        return ops.cross_entropy(MODEL.apply(p, x), labels)
+
+    run = recorded(value_and_grad(loss))
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        x, labels = xp.asarray(rng.standard_normal((2, 40, 6))), xp.asarray(rng.integers(0, 16, (2, 4)))
+        params = MODEL.init(seed=seed, dtype=np.float64, backend="cupy")
+        same(run(params, x, labels), value_and_grad(loss)(params, x, labels))
+
+
+def test_embeddings(xp: Any) -> None:
+    table = xp.asarray(np.arange(12.0).reshape(4, 3))
+    run = recorded(lambda ids: ops.take(table, ids))
+    for ids in ([0, 3, -1], [2, 2, 1]):
+        np.testing.assert_array_equal(to_host(run(xp.asarray(ids))), to_host(table)[ids])
+
+
+def test_arrays_of_the_host_cannot_be_recorded(xp: Any) -> None:
+    constant = np.arange(5.0)
+    with pytest.raises(
+        RuntimeError, match=r"moves .* bytes from the host to the device; give them among its arguments"
+    ):
+        recorded(lambda x: x + xp.asarray(constant))(xp.ones(5))
+    np.testing.assert_array_equal(to_host(xp.asarray(constant)), constant)  # afterwards they move as before
+
+
+def test_a_function_that_waits_cannot_be_recorded(xp: Any) -> None:
+    with pytest.raises(Exception, match=r"(?i)captur"):
+        recorded(lambda x: x * float(x.sum()))(xp.ones(5))
+    np.testing.assert_array_equal(to_host(xp.ones(3) * 2), np.full(3, 2.0))
+
+
+def test_without_device_arrays_a_function_is_called_as_it_is() -> None:
+    assert recorded(lambda x: x + 1)(2) == 3
+    np.testing.assert_array_equal(recorded(lambda x: x + 1)(np.ones(2)), np.full(2, 2.0))
