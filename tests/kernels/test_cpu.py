@@ -119,27 +119,31 @@ def heads(rng: np.random.Generator, batch: int, n: int, count: int, depth: int) 
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("logits", [1.0, 20.0])  # below 30 mostly, which is without running maxima, or above
+@settings(max_examples=20)
 @given(
     sizes=st.tuples(*(st.integers(1, top) for top in (3, 4, 40, 40, 5, 5))),
     masked=st.sampled_from(["zero", "uniform", None]),
     seed=st.integers(0, 1000),
 )
 def test_attention_over_threads(
-    number: int, sizes: tuple[int, ...], masked: str | None, seed: int, small_blocks: None
+    number: int, logits: float, sizes: tuple[int, ...], masked: str | None, seed: int, small_blocks: None
 ) -> None:
     """Heads, queries or keys are divided, according to their numbers; tiles of 4 queries by 6 keys."""
     batch, count, n, m, d, e = sizes
     rng = np.random.default_rng(seed)
     made = [heads(rng, batch, n, count, d), heads(rng, batch, m, count, d), heads(rng, batch, m, count, e)]
-    static: dict[str, Any] = {}
+    static: dict[str, Any] = {"scale": logits / np.sqrt(d)}
     if masked is not None:
-        static = {"mask": rng.random((batch, 1, n, m)) < 0.5, "masked_rows": masked}
+        static |= {"mask": rng.random((batch, 1, n, m)) < 0.5, "masked_rows": masked}
     with threads(number):
 
         def op(*given: Any) -> Any:
             return ops.attention(*given, **static)
 
-        agree(pulled(op, made, "fast"), pulled(op, made, "plain"), 1e-13)  # a few dozen roundings of 1e-16
+        agree(
+            pulled(op, made, "fast"), pulled(op, made, "plain"), 1e-12
+        )  # a few dozen roundings of 1e-16, of logits up to 200
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 900), (900, 5)])
@@ -192,3 +196,18 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         for constant, value in values.items():
             monkeypatch.setattr(sys.modules[f"{KERNELS}.{name}"], constant, value)
+
+
+@pytest.mark.parametrize("at", ["q", "k"])
+@pytest.mark.parametrize("value", [1e30, np.inf, np.nan])
+def test_one_large_number_is_enough_for_running_maxima(at: str, value: float, small_blocks: None) -> None:
+    """A single number among small ones, in the last tile, that makes scores overflow without a maximum."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((n, 3)).astype(np.float32) for n in (5, 20, 20))
+    {"q": q, "k": k}[at][-1, -1] = value
+    with np.errstate(all="ignore"):
+        with kernels("plain"):
+            want = ops.attention(q, k, v)
+        with kernels("fast"):
+            got = ops.attention(q, k, v)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)  # weights of 1, or a few roundings of 6e-8
