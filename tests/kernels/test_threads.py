@@ -36,6 +36,7 @@ def test_other_numbers_are_refused(number: object) -> None:
 
 def test_without_openblas_kernels_have_one_thread_until_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "openblas", lambda: None)
+    monkeypatch.setattr(module, "_setting", module._Setting())
     assert module.count() == 1
     with threads(2):
         assert module.count() == 2

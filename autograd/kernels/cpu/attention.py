@@ -24,7 +24,7 @@ from . import rows, threads
 TILE = (256, 512)
 """Queries and keys of a tile: 512 KiB of float32 scores, half of a second-level cache of 1 MiB."""
 
-SMALL = 1 << 15
+SMALL = 1 << 17
 """Problems of at most so many scores go to the definition."""
 
 STEADY = 30.0
