@@ -79,6 +79,11 @@ def to_backend(array: Array, backend: str) -> Array:
     return to_host(array) if backend == "numpy" else module(backend).asarray(array)
 
 
+def recording(array: Array) -> bool:
+    """Whether launches on an array's device are being recorded as a graph: nothing can be read back meanwhile."""
+    return _is_cupy(array) and bool(xp(array).cuda.get_current_stream().is_capturing())
+
+
 def special(function: str, array: Array) -> Array:
     """`scipy.special.<function>` of an array (`erf`, `expit`), in its dtype; SciPy is imported on first use."""
     if _is_cupy(array):

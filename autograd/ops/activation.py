@@ -69,12 +69,13 @@ def gelu_erf(x: Array) -> Any:
 
     y = x (1 + erf(x / sqrt 2)) / 2
     """
-    phi = 0.5 * (1 + special("erf", x * _SQRT_HALF))
+    phi = _phi(x)
     return x * phi, (x, phi)
 
 
 @gelu_erf.backward
-def _(g: Array, x: Array, phi: Array) -> Any:
+def _(g: Array, x: Array, phi: Array | None) -> Any:
+    phi = _phi(x) if phi is None else phi  # a kernel may have kept x alone
     return g * (phi + x * (_1_OVER_SQRT_2PI * xp(x).exp(-0.5 * x * x)))
 
 
@@ -84,14 +85,23 @@ def gelu_tanh(x: Array) -> Any:
 
     y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
     """
-    t = xp(x).tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
+    t = _tanh(x)
     return 0.5 * x * (1 + t), (x, t)
 
 
 @gelu_tanh.backward
-def _(g: Array, x: Array, t: Array) -> Any:
+def _(g: Array, x: Array, t: Array | None) -> Any:
+    t = _tanh(x) if t is None else t  # a kernel may have kept x alone
     slope = _SQRT_2_OVER_PI * (1 + 3 * 0.044715 * x * x)
     return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope)
+
+
+def _phi(x: Array) -> Array:
+    return 0.5 * (1 + special("erf", x * _SQRT_HALF))
+
+
+def _tanh(x: Array) -> Array:
+    return xp(x).tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
 
 
 activations: dict[str, Callable[[Any], Any]] = {

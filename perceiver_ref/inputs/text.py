@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..autograd import ops
-from ..autograd.backend import Array
+from ..autograd.backend import Array, recording
 from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError
@@ -48,5 +48,5 @@ def check_ids(ids: Array, vocabulary: int) -> None:
     if len(ids.shape) != 2 or ids.dtype.kind not in "iu":
         came = f"{ids.dtype} of {tuple(ids.shape)}"
         raise InputError(f"token ids must be integers of shape (batch, length), got {came}")
-    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+    if ids.size and not recording(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         raise InputError(f"token ids must be in [0, {vocabulary}), got {int(ids.min())} to {int(ids.max())}")

@@ -1,7 +1,8 @@
 """GELU, each direction in one pass.
 
-Traffic: forward reads x and writes y (and the residual, where a gradient will be needed); backward reads g, x and the
-residual and writes dx. The bias before it is added by the linear map's matrix product, without traffic of its own.
+Traffic: forward reads x and writes y; backward reads g and x and writes dx, and computes the second residual again,
+which arithmetic hides behind the reads. The bias before it is added by the linear map's matrix product, without
+traffic of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SOURCE = """
 #define ONE_OVER_SQRT_2PI ((T)0.3989422804014327)
 #define CUBE ((T)0.044715)
 
-extern "C" __global__ void forward(const T* x, T* y, T* kept, Int size, Int kind) {
+extern "C" __global__ void forward(const T* x, T* y, Int size, Int kind) {
     Int start = (Int)blockIdx.x * (blockDim.x * 4) + threadIdx.x;
     #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -36,7 +37,6 @@ extern "C" __global__ void forward(const T* x, T* y, T* kept, Int size, Int kind
                 r = (T)0.5 * ((T)1 + erf(a * SQRT_HALF));
                 y[j] = a * r;
             }
-            if (kept) kept[j] = r;
         }
     }
 }
@@ -46,11 +46,13 @@ extern "C" __global__ void backward(const T* g, const T* x, const T* kept, T* dx
     for (int i = 0; i < 4; ++i) {
         Int j = start + i * blockDim.x;
         if (j < size) {
-            T a = x[j], r = kept[j], slope;
+            T a = x[j], r, slope;
             if (kind) {
+                r = kept ? kept[j] : tanh(SQRT_2_OVER_PI * (a + CUBE * a * a * a));
                 T inner = SQRT_2_OVER_PI * ((T)1 + (T)3 * CUBE * a * a);
                 slope = (T)0.5 * ((T)1 + r) + (T)0.5 * a * ((T)1 - r * r) * inner;
             } else {
+                r = kept ? kept[j] : (T)0.5 * ((T)1 + erf(a * SQRT_HALF));
                 slope = r + a * (ONE_OVER_SQRT_2PI * exp((T)-0.5 * a * a));
             }
             dx[j] = g[j] * slope;
@@ -60,45 +62,44 @@ extern "C" __global__ void backward(const T* g, const T* x, const T* kept, T* dx
 """
 
 
-def gelu_erf_forward(x: Array, *, needs: tuple[bool, ...] = (True,)) -> Any:
-    """As `ops.activation.gelu_erf`; no residual where no gradient is needed."""
-    return _forward(gelu_erf, x, 0, needs[0])
+def gelu_erf_forward(x: Array) -> Any:
+    """As `ops.activation.gelu_erf`, without the second residual."""
+    return _forward(gelu_erf, x, 0)
 
 
-def gelu_erf_backward(g: Array, x: Array, phi: Array) -> Any:
+def gelu_erf_backward(g: Array, x: Array, phi: Array | None) -> Any:
     """As the backward rule of `ops.activation.gelu_erf`."""
     return _backward(gelu_erf, g, x, phi, 0)
 
 
-def gelu_tanh_forward(x: Array, *, needs: tuple[bool, ...] = (True,)) -> Any:
-    """As `ops.activation.gelu_tanh`; no residual where no gradient is needed."""
-    return _forward(gelu_tanh, x, 1, needs[0])
+def gelu_tanh_forward(x: Array) -> Any:
+    """As `ops.activation.gelu_tanh`, without the second residual."""
+    return _forward(gelu_tanh, x, 1)
 
 
-def gelu_tanh_backward(g: Array, x: Array, t: Array) -> Any:
+def gelu_tanh_backward(g: Array, x: Array, t: Array | None) -> Any:
     """As the backward rule of `ops.activation.gelu_tanh`."""
     return _backward(gelu_tanh, g, x, t, 1)
 
 
-def _forward(op: Op, x: Array, kind: int, kept: bool) -> Any:
+def _forward(op: Op, x: Array, kind: int) -> Any:
     if not fits(x):
         return op.rules["plain"].forward(x)
     import cupy
 
     x = contiguous(x)
     y = cupy.empty(x.shape, x.dtype)
-    residual = cupy.empty(x.shape, x.dtype) if kept else None
-    _launch("forward", x, (x, y, 0 if residual is None else residual), kind)
-    return y, (x, residual)
+    _launch("forward", x, (x, y), kind)
+    return y, (x, None)
 
 
-def _backward(op: Op, g: Array, x: Array, kept: Array, kind: int) -> Any:
+def _backward(op: Op, g: Array, x: Array, kept: Array | None, kind: int) -> Any:
     if not fits(g, x, kept):
         return op.rules["plain"].pull(g, x, kept)
     import cupy
 
     dx = cupy.empty(x.shape, x.dtype)
-    _launch("backward", x, (contiguous(g), contiguous(x), contiguous(kept), dx), kind)
+    _launch("backward", x, (contiguous(g), contiguous(x), 0 if kept is None else contiguous(kept), dx), kind)
     return dx
 
 

@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, is_array
+from ...backend import Array, recording
 from ...ops.index import take
 
 
 def take_forward(table: Array, ids: Array, *, axis: int = 0) -> Any:
     """As `ops.index.take`."""
-    import cupy
-
-    there = is_array(ids) and not isinstance(ids, np.ndarray) and ids.dtype.kind in "iu"
-    if not (there and cupy.cuda.get_current_stream().is_capturing()):
+    if not recording(ids) or ids.dtype.kind not in "iu":
         return take.rules["plain"].forward(table, ids, axis=axis)
     ids = ids.astype(np.int64) % max(table.shape[axis], 1)
     return table.take(ids, axis=axis), (ids, table.shape)
