@@ -16,7 +16,10 @@ Tree = Any
 def leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
     """The leaves in order, each with its path: dicts in their own order, lists by index."""
     found: list[tuple[str, Any]] = []
-    _collect(tree, "", found)
+    if isinstance(tree, _LEVELS):
+        _collect(tree, "", found)
+    elif tree is not None:
+        found.append(("", tree))
     return iter(found)
 
 
@@ -55,7 +58,7 @@ def unflatten_like(tree: Tree, values: Sequence[Any]) -> Tree:
 
     Raises `ValueError` when there are more or fewer values than leaves.
     """
-    count = sum(1 for _ in leaves(tree))
+    count = _count(tree)
     if count != len(values):
         raise ValueError(f"the tree has {count} leaves, but {len(values)} values were given")
     remaining = iter(values)
@@ -75,15 +78,23 @@ def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     return _map(function, tree, *others)
 
 
+_LEVELS = (dict, list, tuple)
+
+
 def _collect(tree: Tree, path: str, found: list[tuple[str, Any]]) -> None:
-    if isinstance(tree, dict):
-        for key, child in tree.items():
-            _collect(child, _join(path, key), found)
-    elif isinstance(tree, (list, tuple)):
-        for i, child in enumerate(tree):
-            _collect(child, _join(path, i), found)
-    elif tree is not None:
-        found.append((path, tree))
+    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        below = f"{path}/{key}" if path else str(key)
+        if isinstance(child, _LEVELS):
+            _collect(child, below, found)
+        elif child is not None:
+            found.append((below, child))
+
+
+def _count(tree: Tree) -> int:
+    if not isinstance(tree, _LEVELS):
+        return int(tree is not None)
+    children = tree.values() if isinstance(tree, dict) else tree
+    return sum([_count(c) if isinstance(c, _LEVELS) else c is not None for c in children])
 
 
 def _join(path: str, key: object) -> str:
@@ -92,7 +103,9 @@ def _join(path: str, key: object) -> str:
 
 def _map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     if isinstance(tree, dict):
-        return {k: _map(function, v, *[o[k] for o in others]) for k, v in tree.items()}
+        if others:
+            return {k: _map(function, v, *[o[k] for o in others]) for k, v in tree.items()}
+        return {k: _map(function, v) if v is None or isinstance(v, _LEVELS) else function(v) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
         children = [_map(function, *column) for column in zip(tree, *others)]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)  # named tuples

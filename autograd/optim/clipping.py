@@ -28,10 +28,12 @@ def clip_by_global_norm(gradients: Tree, max_norm: float, *, eps: float = 0.0) -
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     norm = global_norm(gradients)
+    factors: dict[Any, Array] = {}
 
     def clipped(g: Array) -> Array:
-        factor = max_norm / xp(g).maximum(norm + eps, max_norm)
-        return g * factor.astype(g.dtype)
+        if g.dtype not in factors:
+            factors[g.dtype] = (max_norm / xp(g).maximum(norm + eps, max_norm)).astype(g.dtype)
+        return g * factors[g.dtype]
 
     return tree.map(clipped, gradients)
 

@@ -89,14 +89,29 @@ class Optimizer:
         count = int(to_host(state["count"]))
         rate = self.rate(count)
         slots = {name: tree.flatten(kept) for name, kept in state.items() if name != "count"}
-        updates = {}
-        for path, u in flat.items():
+        updates: dict[str, Array] = {}
+        for paths in self._groups(flat):
+            u, p = _joined(flat, paths), _joined(given, paths)
             for part in self.parts:
-                if part.only(path):
-                    u, made = part.rule(u, given[path], _kept(slots, path, part), count + 1)
-                    _file(slots, path, made)
-            updates[path] = as_array(-rate * u)
-        return updates, {"count": np.asarray(count + 1, np.int64), **_nested(slots)}
+                if part.only(paths[0]):
+                    kept = {name: _joined(slots.get(name, {}), paths, name) for name in part.slots}
+                    u, made = part.rule(u, p, kept, count + 1)
+                    for name, array in made.items():
+                        _split(as_array(array), paths, slots[name])
+            _split(as_array(-rate * u), paths, updates, flat)
+        made = {name: tree.unflatten_like(state[name], list(arrays.values())) for name, arrays in slots.items()}
+        return updates, {"count": np.asarray(count + 1, np.int64), **made}
+
+    def _groups(self, flat: dict[str, Array]) -> list[list[str]]:
+        """The paths whose parameters are computed as one array: small ones on NumPy that all parts treat alike."""
+        together = all(part.elementwise for part in self.parts)
+        groups: dict[Any, list[str]] = {}
+        for path, u in flat.items():
+            alike: Any = path
+            if together and type(u) is np.ndarray and u.size <= _SMALL:
+                alike = (u.dtype, *[part.only(path) for part in self.parts])
+            groups.setdefault(alike, []).append(path)
+        return list(groups.values())
 
 
 def sgd(
@@ -177,12 +192,27 @@ def _decay(weight_decay: float, decays: Chosen) -> tuple[Part, ...]:
     return (parts.decay(weight_decay, decays),) if weight_decay else ()
 
 
-def _kept(slots: dict[str, dict[str, Array]], path: str, part: Part) -> dict[str, Array]:
-    """What the part remembers about the parameter; `ValueError` when the state lacks it."""
-    for name in part.slots:
-        if path not in slots.get(name, {}):
-            raise ValueError(f"the state holds no {name} of {path!r}: it was made by another optimizer, or without it")
-    return {name: slots[name][path] for name in part.slots}
+_SMALL = 1 << 14  # elements below which the calls of NumPy take longer than the arithmetic
+
+
+def _joined(arrays: dict[str, Array], paths: list[str], slot: str = "") -> Array:
+    """The arrays of these paths one after the other, or the one as it is; `ValueError` when the state lacks a slot."""
+    for path in paths:
+        if path not in arrays:
+            raise ValueError(f"the state holds no {slot} of {path!r}: it was made by another optimizer, or without it")
+    return arrays[paths[0]] if len(paths) == 1 else np.concatenate([arrays[path].reshape(-1) for path in paths])
+
+
+def _split(joined: Array, paths: list[str], into: dict[str, Array], shapes: dict[str, Array] | None = None) -> None:
+    """The inverse of `_joined`, each array in the shape that `shapes`, or else `into`, has at its path."""
+    if len(paths) == 1:
+        into[paths[0]] = joined
+        return
+    start = 0
+    for path in paths:
+        like = (shapes or into)[path]
+        into[path] = joined[start : start + like.size].reshape(like.shape)
+        start += like.size
 
 
 def _file(slots: dict[str, dict[str, Array]], path: str, made: dict[str, Array]) -> None:

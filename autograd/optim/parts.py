@@ -29,6 +29,7 @@ class Part:
     """One part: `rule(u, p, slots, t) -> (u, slots)` for update number t, from 1, of a parameter p.
 
     `slots` names what is remembered, zeros like p before the first update; `only` says which parameters it is for.
+    `elementwise`: an element of the result depends on no other element, so that parameters may be joined to one array.
     `kind` names the part and its constants for a kernel that computes several parts at once; None: it has none.
     """
 
@@ -36,6 +37,7 @@ class Part:
     slots: tuple[str, ...] = ()
     only: Chosen = every
     kind: tuple[str, Mapping[str, Any]] | None = None
+    elementwise: bool = True
 
 
 def momentum(decay: float, *, dampening: float = 0.0, nesterov: bool = False) -> Part:
@@ -112,7 +114,7 @@ def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:
     def rule(u: Array, p: Array, slots: Slots, t: int) -> tuple[Array, Slots]:
         return u * ratio_of_norms(u, p, least, most)[0], slots
 
-    return Part(rule, kind=("trust_ratio", {"least": least, "most": most}))
+    return Part(rule, kind=("trust_ratio", {"least": least, "most": most}), elementwise=False)
 
 
 def ratio_of_norms(u: Array, p: Array, least: float, most: float) -> tuple[Array, Array, Array]:
