@@ -28,8 +28,8 @@ arithmetic is 67 TFLOP/s. Rows are 401,408 of 261 elements unless a size stands 
     weights times values of the same               0.35 ms    38
 
 Perceiver IO on ImageNet at batch 8 takes 81 ms forward and 256 ms with gradients (27 and 101 ms with CUPY_TF32=1), of
-which products are 73 and about 222 ms: cuBLAS is the limit, at 1.4 times what the peak would allow. At batch 1 the
-host is: 33 ms forward, and 15 ms when recorded by `graphs.recorded`.
+which products are 70 and 221 ms: cuBLAS is the limit, at 1.45 times what the peak would allow. At batch 1 the host is:
+33 ms forward, and 15 ms when recorded by `graphs.recorded`.
 
 Nothing here imports CuPy before an array of its own turns up. Arrays that a kernel is not made for (of float16, empty,
 with rows longer than 4096) go to the definition.
