@@ -165,11 +165,12 @@ class Op:
                 continue
             if not is_array(value):
                 raise TypeError(f"{self.name} needs arrays, got {type(value).__name__} as argument {i + 1}")
-            if name(value) == "cupy" and any(stride < 0 for stride in value.strides):
+            library = name(value)
+            if library == "cupy" and min(value.strides, default=0) < 0:
                 plain[i] = value.copy()  # CuPy's batched matrix product fails on negative strides
             if backend is None:
-                backend = name(value)
-            elif name(value) != backend and value.dtype.kind == "f":
+                backend = library
+            elif library != backend and value.dtype.kind == "f":
                 raise BackendError(f"{self._signature(plain)}: arrays of numpy and cupy are mixed; move one first")
         if backend is None:
             first = next((i for i, value in enumerate(plain) if value is not None), None)
