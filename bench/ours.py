@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import backend as backends
-from perceiver_ref.autograd import checkpoint, kernels, ops, optim, tree, value_and_grad
+from perceiver_ref.autograd import kernels, ops, optim, tree, value_and_grad
 from perceiver_ref.autograd.engine import Event, observe
 from perceiver_ref.call import Call
-from perceiver_ref.encoder import Encoder, weights_of
 from perceiver_ref.ledger.costs import linear_flops, mixed_flops, weights_flops
 from perceiver_ref.peers.hf.call import channels_last
 
@@ -22,21 +21,6 @@ from .base import BACKWARD_FLOPS, RATE, Built, Spec, sample, with_gradients
 from .cases import BOTH, FORWARD, STEP, case
 from .memory import cupy_peak, process_peak, resident
 from .subjects import Subject, cotangent, nested, subject, weights
-
-
-class CheckpointedEncoder(Encoder):
-    """An encoder that keeps only what goes into each layer (Chen et al. 2016, arXiv 1604.06174)."""
-
-    def _cross_attended(self, p: Any, b: int, x: Any, inputs: Any, mask: Any, bias: Any) -> Any:
-        layer = self.cross_attention(b)
-        shared = [p["cross_attention"], *p["later_cross_attentions"]][weights_of(b, self.shared_cross)]
-        return checkpoint(lambda q, y, z: layer.apply(q, y, z, mask=mask, bias=bias))(shared, x, inputs)
-
-    def _block(self, p: Any, b: int, x: Any) -> Any:
-        layer = checkpoint(self.self_attention().apply)
-        for own in [p["block"], *p["later_blocks"]][weights_of(b, self.shared_blocks)]:
-            x = layer(own, x)
-        return x
 
 
 def build(spec: Spec) -> Built:
@@ -49,7 +33,7 @@ def build(spec: Spec) -> Built:
         return kernels("plain") if plain else nullcontext()
 
     rebuilt = made.rebuild()
-    model = checkpointed(rebuilt.model) if spec.implementation == "checkpointed" else rebuilt.model
+    model = _recomputing(rebuilt.model) if spec.implementation == "checkpointed" else rebuilt.model
     library = backends.module(spec.backend)
 
     def moved(array: Any) -> Any:
@@ -101,10 +85,8 @@ def build(spec: Spec) -> Built:
     )
 
 
-def checkpointed(model: Any) -> Any:
-    """The model with a `CheckpointedEncoder` of the same sizes."""
-    sizes = {field.name: getattr(model.encoder, field.name) for field in fields(Encoder)}
-    return replace(model, encoder=CheckpointedEncoder(**sizes))
+def _recomputing(model: Any) -> Any:
+    return replace(model, encoder=replace(model.encoder, recompute=True))
 
 
 def _caller(made: Subject, model: Any, rebuilt: Any, inputs: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .attention import CrossAttention, SelfAttention
-from .autograd import ops
+from .autograd import checkpoint, ops
 from .autograd.backend import Array
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
@@ -29,7 +30,8 @@ class Encoder(Module):
 
     `shared_cross` and `shared_blocks` say whose weights are one: of "all" repetitions, of the "later" ones (all but the
     first; Perceiver shares its cross-attentions so), or of "none". `self_qk_channels` and `self_v_channels` are the
-    widths of self-attention where they are not `qk_channels` and `v_channels`.
+    widths of self-attention where they are not `qk_channels` and `v_channels`. With `recompute` a layer keeps what goes
+    into it and nothing else for the way back, and computes the rest again there: less memory, the same results.
     """
 
     inputs: int
@@ -51,6 +53,7 @@ class Encoder(Module):
     self_qk_channels: int | None = None
     self_v_channels: int | None = None
     conventions: Conventions = DEEPMIND
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         for heads in (self.cross_heads, self.self_heads):
@@ -135,16 +138,25 @@ class Encoder(Module):
     def _cross_attended(self, p: Tree, b: int, x: Any, inputs: Any, mask: Array | None, bias: Any) -> Any:
         """The cross-attention before block b."""
         weights = [p["cross_attention"], *p["later_cross_attentions"]][weights_of(b, self.shared_cross)]
+        layer = self.cross_attention(b)
+
+        def attend(weights: Tree, x: Any, inputs: Any, bias: Any) -> Any:
+            return layer.apply(weights, x, inputs, mask=mask, bias=bias)
+
         with scope("cross_attention" if self.cross_attends == 1 else f"cross_attention.{b}"):
-            return self.cross_attention(b).apply(weights, x, inputs, mask=mask, bias=bias)
+            return self._kept(attend)(weights, x, inputs, bias)
 
     @variable("Encoder.block")
     def _block(self, p: Tree, b: int, x: Any) -> Any:
         """The self-attentions of block b."""
+        layer = self._kept(self.self_attention().apply)
         for i, weights in enumerate([p["block"], *p["later_blocks"]][weights_of(b, self.shared_blocks)]):
             with scope(f"blocks.{b}.{i}"):
-                x = self.self_attention().apply(weights, x)
+                x = layer(weights, x)
         return x
+
+    def _kept(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        return checkpoint(layer) if self.recompute else layer
 
 
 def own_weights(repetitions: int, shared: Sharing) -> int:

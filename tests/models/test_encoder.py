@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import plain, small
-from support import assert_close, normal, on, random_parameters
+from support import assert_close, host, normal, on, random_parameters
 
 from perceiver_ref import InputError
+from perceiver_ref.autograd import ops, tree, vjp
+from perceiver_ref.autograd.backend import xp
+from perceiver_ref.autograd.engine import observe
+from perceiver_ref.autograd.tree import Tree
 from perceiver_ref.conventions import DEEPMIND
 from perceiver_ref.encoder import Encoder
 
@@ -38,6 +43,33 @@ def test_given_latents_replace_the_trained_ones(backend: str) -> None:
     p, inputs, latents = random_parameters(encoder), normal(1, 2, 5, 6), normal(2, 4, 8)
     ours = encoder.apply(*on(backend, [p, inputs]), latents=on(backend, np.stack([latents] * 2)))
     assert_close(ours, plain.encoder({**p, "latents": latents}, inputs, like=encoder))
+
+
+@settings(max_examples=15)
+@given(encoder=small.encoders())
+def test_layers_computed_again_give_the_same_and_keep_less(backend: str, encoder: Encoder) -> None:
+    p, inputs, mask = random_parameters(encoder), normal(1, 2, 5, encoder.inputs), np.array([[1, 1, 0, 1, 1]] * 2, bool)
+    bias = normal(2, 1, encoder.cross_heads, encoder.latents, 5)
+    found = []
+    for recompute in (False, True):
+        kept: list[int] = []
+        chosen = replace(encoder, recompute=recompute)
+
+        def loss(p: Tree, inputs: Any, bias: Any, chosen: Encoder = chosen, kept: list[int] = kept) -> Any:
+            with observe(lambda e: kept.append(sum(map(_size, e.node.residuals))) if e.node else None):
+                out = chosen.apply(p, inputs, mask=on(backend, mask), bias=bias)
+            return ops.sum(ops.multiply(out, out))
+
+        value, pull = vjp(loss, *on(backend, [p, inputs, bias]))
+        found.append(([value, *pull(xp(value).ones_like(value))], sum(kept)))
+    (once, more), (again, less) = found
+    for a, b in zip(tree.leaves(host(once)), tree.leaves(host(again)), strict=True):
+        np.testing.assert_array_equal(a[1], b[1])
+    assert less < more
+
+
+def _size(residual: Any) -> int:
+    return int(getattr(residual, "size", 0))
 
 
 def test_the_number_of_parameters_does_not_depend_on_the_number_of_blocks() -> None:
