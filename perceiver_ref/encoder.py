@@ -149,10 +149,9 @@ class Encoder(Module):
     @variable("Encoder.block")
     def _block(self, p: Tree, b: int, x: Any) -> Any:
         """The self-attentions of block b."""
-        layer = self._kept(self.self_attention().apply)
         for i, weights in enumerate([p["block"], *p["later_blocks"]][weights_of(b, self.shared_blocks)]):
             with scope(f"blocks.{b}.{i}"):
-                x = layer(weights, x)
+                x = self._kept(self.self_attention().apply)(weights, x)
         return x
 
     def _kept(self, layer: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,7 +37,7 @@ class Part:
     slots: tuple[str, ...] = ()
     only: Chosen = every
     kind: tuple[str, Mapping[str, Any]] | None = None
-    elementwise: bool = True
+    elementwise: bool = False
 
 
 def momentum(decay: float, *, dampening: float = 0.0, nesterov: bool = False) -> Part:
@@ -52,7 +52,7 @@ def momentum(decay: float, *, dampening: float = 0.0, nesterov: bool = False) ->
         b = u.copy() if t == 1 else decay * slots["momentum"] + (1 - dampening) * u
         return u + decay * b if nesterov else b, {"momentum": b}
 
-    return Part(rule, ("momentum",))
+    return Part(rule, ("momentum",), elementwise=True)
 
 
 def adaptive(
@@ -92,7 +92,8 @@ def adaptive(
 
     constants = {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root, "bias_correction": bias_correction}
     slots = ("mean", "square", *(("largest_square",) if amsgrad else ()))
-    return Part(rule, slots, kind=("adaptive", {**constants, "nesterov": nesterov, "amsgrad": amsgrad}))
+    kind = ("adaptive", {**constants, "nesterov": nesterov, "amsgrad": amsgrad})
+    return Part(rule, slots, kind=kind, elementwise=True)
 
 
 def decay(weight_decay: float, only: Chosen = every) -> Part:
@@ -102,7 +103,7 @@ def decay(weight_decay: float, only: Chosen = every) -> Part:
     (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2).
     """
     kind = ("decay", {"weight_decay": weight_decay})
-    return Part(lambda u, p, slots, t: (u + weight_decay * p, slots), only=only, kind=kind)
+    return Part(lambda u, p, slots, t: (u + weight_decay * p, slots), only=only, kind=kind, elementwise=True)
 
 
 def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:
@@ -114,7 +115,7 @@ def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:
     def rule(u: Array, p: Array, slots: Slots, t: int) -> tuple[Array, Slots]:
         return u * ratio_of_norms(u, p, least, most)[0], slots
 
-    return Part(rule, kind=("trust_ratio", {"least": least, "most": most}), elementwise=False)
+    return Part(rule, kind=("trust_ratio", {"least": least, "most": most}))
 
 
 def ratio_of_norms(u: Array, p: Array, least: float, most: float) -> tuple[Array, Array, Array]:
