@@ -20,7 +20,6 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     _set(monkeypatch, "attention", TILE={"numpy": (2, 3), "cupy": (2, 3)})
     _set(monkeypatch, "cpu.attention", TILE=(2, 3), SMALL=0, STEADY=-1.0)
     _set(monkeypatch, "cpu.rows", BLOCK=8, SMALL=0, ALONE=0)
-    _set(monkeypatch, "cpu.linear", LEAST=1)
 
 
 @pytest.fixture

@@ -60,9 +60,6 @@ def arrays(op: str, rng: np.random.Generator, dtype: Any) -> list[np.ndarray]:
     lead = (int(rng.integers(1, 4)), int(rng.integers(1, 300)))
     vectors = {"layer_norm": 2, "rms_norm": 1}.get(op, 0)
     made = [rng.standard_normal((*lead, width)), *(rng.standard_normal(width) for _ in range(vectors))]
-    if op == "linear":
-        made += [rng.standard_normal((width, int(rng.integers(1, 90)))), None]
-        made[-1] = rng.standard_normal(made[1].shape[1])
     return [x.astype(dtype) for x in made]
 
 
@@ -80,7 +77,7 @@ def agree(got: list[np.ndarray], want: list[np.ndarray], tolerance: float) -> No
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(np.abs(b).max(initial=0))))
 
 
-ROW_OPS = ("gelu_erf", "gelu_tanh", "layer_norm", "linear", "rms_norm", "softmax")
+ROW_OPS = ("gelu_erf", "gelu_tanh", "layer_norm", "rms_norm", "softmax")
 
 
 @pytest.mark.parametrize("op", ROW_OPS)
@@ -192,7 +189,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in {
         "rows": {"BLOCK": 512, "SMALL": 0, "ALONE": 0},
         "attention": {"TILE": (4, 6), "SMALL": 0},
-        "linear": {"LEAST": 1},
     }.items():
         for constant, value in values.items():
             monkeypatch.setattr(sys.modules[f"{KERNELS}.{name}"], constant, value)
