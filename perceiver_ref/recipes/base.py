@@ -156,6 +156,7 @@ class Recipe:
 
     `threshold` and `quick_threshold` are what it must reach (`better` says in which direction) for exit code 0;
     `minutes` is the time of the full form on 2 cores; `expected` the result to expect of it, in words or numbers.
+    `baseline` names the one that stands beside the result in the README's table; the best one without it.
     `threads`: of matrix products; more than 1 pays off only where they are large (`training.threads`).
     """
 
@@ -172,6 +173,7 @@ class Recipe:
     minutes: float
     stages: tuple[Stage, ...]
     threads: int = 1
+    baseline: str = ""
 
     def reached(self, value: float, quick: bool) -> bool:
         """Whether a value of the metric meets the threshold."""

@@ -287,6 +287,7 @@ RECIPES = (
         quick_threshold=0.05,  # by chance 1 / 48, untrained 0; one layer and few steps see shapes, but no rule yet
         expected="67 to 95 % with 8 examples, about a quarter with none; 94 % and more without gates",
         minutes=8,
+        baseline="image without examples",
         stages=(
             Stage("vision", VisionTask, _VISION, _QUICK_VISION),
             Stage("language", LanguageTask, _LANGUAGE, _QUICK_LANGUAGE, partial(LanguageTask, layers=1)),

@@ -161,7 +161,7 @@ def _section(row: Recipe, runs: list[dict[str, Any]]) -> list[str]:
 def _best(row: Recipe, baselines: dict[str, float]) -> str:
     if not baselines:
         return ""
-    name = (max if row.better == "higher" else min)(baselines, key=lambda key: baselines[key])
+    name = row.baseline or (max if row.better == "higher" else min)(baselines, key=lambda key: baselines[key])
     return f"{name} {_number(baselines[name])}"
 
 
