@@ -204,3 +204,19 @@ def test_arguments_and_single_elements_are_moved_alone(xp: ModuleType) -> None:
 def test_planted_ops_are_private() -> None:
     planted(product_rule)
     assert "product" not in registry
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.00001])
+def test_a_steep_function_takes_a_smaller_step(xp: ModuleType, factor: float) -> None:
+    """sin(2000 x): differences over the first step are off by 2e-4 of its slope, which is more than is allowed."""
+
+    def rule(g: Any, x: Any) -> Any:
+        return g * (factor * 2000 * xp.cos(2000 * x))
+
+    wave = planted(rule, lambda x: (xp.sin(2000 * x), (x,)))
+    (x, *_) = squares(xp)
+    if factor == 1:
+        check_grads(wave, x)
+    else:
+        with pytest.raises(AssertionError, match="gradient gives"):
+            check_grads(wave, x)
