@@ -157,7 +157,8 @@ class Recipe:
     `threshold` and `quick_threshold` are what it must reach (`better` says in which direction) for exit code 0;
     `minutes` is the time of the full form on 2 cores; `expected` the result to expect of it, in words or numbers.
     `baseline` names the one that stands beside the result in the README's table; the best one without it.
-    `threads`: of matrix products; more than 1 pays off only where they are large (`training.threads`).
+    `threads`: of matrix products and kernels; at the recipes' sizes a second one costs more than it gives, and sums in
+    another order would end bit for bit repeatability between machines with other numbers of cores.
     """
 
     name: str

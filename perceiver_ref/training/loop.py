@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import backend as backends
-from ..autograd import tree, value_and_grad
+from ..autograd import threads, tree, value_and_grad
 from ..autograd.backend import to_host
 from ..autograd.optim import Optimizer
 from ..autograd.tree import Tree
@@ -24,7 +24,6 @@ from .metrics import Metrics
 from .progress import Progress
 from .result import finish
 from .state import CHECKPOINT, Checkpoints, State, restore
-from .threads import blas_threads
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def train(recipe: Recipe, options: Options) -> dict[str, Any]:
     `Interrupted` after the step has been saved.
     """
     backends.module(options.backend)
-    with np.errstate(all="ignore"), blas_threads(recipe.threads), Interrupts() as interrupts:
+    with np.errstate(all="ignore"), threads(recipe.threads), Interrupts() as interrupts:
         return _Run(recipe, options, interrupts).train()
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceiver_ref.autograd import optim
+from perceiver_ref.autograd import optim, threads
 from perceiver_ref.recipes import Settings, recipe
-from perceiver_ref.training import pictures, progress, threads
+from perceiver_ref.training import pictures, progress
 from perceiver_ref.training.metrics import Metrics
+
+cpu_threads = sys.modules["perceiver_ref.autograd.kernels.cpu.threads"]  # the package's `threads` is the function
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lamb"])
@@ -41,21 +43,24 @@ def test_options_reach_the_optimizer() -> None:
 
 
 def test_blas_threads_are_set_and_put_back() -> None:
-    functions = threads._openblas()
+    functions = cpu_threads.openblas()
     if functions is None:
         pytest.skip("this NumPy has another BLAS")
     read, _ = functions
     before = read()
-    with threads.blas_threads(before + 1) as done:
-        assert done
+    with threads(before + 1):
         assert read() == before + 1
     assert read() == before
 
 
 def test_another_blas_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_openblas", lambda: None)
-    with threads.blas_threads(1) as done:
-        assert not done
+    functions = cpu_threads.openblas()
+    before = functions[0]() if functions else 0
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu_threads, "openblas", lambda: None)
+        with threads(before + 1):
+            assert functions is None or functions[0]() == before
+    assert functions is None or functions[0]() == before
 
 
 def test_plain_lines_have_rate_loss_and_time_left(capsys, monkeypatch) -> None:
