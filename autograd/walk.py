@@ -107,8 +107,9 @@ def _fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum `gradient` over the axes that broadcasting added to `shape`; None when it is no broadcast of `shape`.
 
-    A running float32 sum over 200,000 rows loses two or three digits. Here blocks of rows of a contiguous array are
-    summed by matrix products, which is fast, and their sums in float64; anything else is summed in float64.
+    A running float32 sum over 200,000 rows loses two or three digits. Up to `_BLOCK` rows are summed in their own
+    dtype; blocks of more, of a contiguous array, by matrix products, which is fast, and their sums in float64; anything
+    else is summed in float64.
     """
     extra = gradient.ndim - len(shape)
     if gradient.shape[extra:] == shape and gradient.size <= _BLOCK * math.prod(shape):
