@@ -52,7 +52,7 @@ def assert_same_run(out: Path, whole: Path) -> None:
         assert array.tobytes() == theirs[name].tobytes(), name
     assert (out / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     results = [json.loads((folder / "result.json").read_text()) for folder in (out, whole)]
-    assert [result.pop("seconds") > 0 for result in results] == [True, True]
+    assert [result.pop("seconds") >= 0 for result in results] == [True, True]  # to a tenth: 0 on a fast machine
     assert results[0] == results[1]
     assert names(out) == names(whole)
 

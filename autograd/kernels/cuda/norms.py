@@ -37,7 +37,7 @@ ROW_KERNEL forward(
         if (j < width) {
             T u = values[i] * r;
             if (unit) unit[start + j] = u;
-            y[start + j] = u * scale[j] + (offset ? offset[j] : (T)0);
+            y[start + j] = fma(u, scale[j], offset ? offset[j] : (T)0);  // rounded once, whether `unit` is kept or not
         }
     }
     if (inverse && threadIdx.x == 0) inverse[row] = r;
