@@ -20,7 +20,7 @@ import numpy as np
 
 from . import debug
 from .backend import BackendError, is_array, name
-from .tensor import FIRST_ORDER, Edge, Node, Slot, Tensor, as_array, registry
+from .tensor import FIRST_ORDER, Again, Edge, Node, Slot, Tensor, as_array, registry
 
 kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get("PERCEIVER_REF_KERNELS") or "fast")
 """`"fast"`: kernels of the table are used where there is one; `"plain"`: the definitions in `ops/` are."""
@@ -47,7 +47,9 @@ class Op:
 
     `forward(*arrays, **static) -> (output, residuals)`, where a tuple of outputs makes an op with several;
     `backward(gradient, *residuals, **static) -> gradients`, one for each array (None where there is none).
-    A rule that has a parameter `needs` is told which arrays need a gradient, as a tuple of bools.
+    A rule that has a parameter `needs` is told which arrays need a gradient, as a tuple of bools. A forward rule whose
+    residuals give the output again for little may return a third value, a function of no arguments that does: ops that
+    need the output on the way back then do not keep it.
     """
 
     def __init__(self, forward: Callable[..., Any], *, variadic: bool, differentiable: bool) -> None:
@@ -115,11 +117,16 @@ class Op:
         for edge in edges:
             if edge.node.tape is not tape:
                 raise TypeError(f"{self.name} mixes values of two differentiations: {FIRST_ORDER}")
-        out, residuals = self._forward(plain, static, needs, backend)
+        out, residuals, again = self._forward(plain, static, needs, backend)
         several = isinstance(out, tuple)
         slots = tuple([Slot(o.shape, o.dtype) for o in out]) if several else (Slot(out.shape, out.dtype),)
         node = Node(tape, slots, self)
+        for edge in edges:
+            if edge.node.again is not None:
+                source, value = edge.node, plain[edge.position]
+                residuals = tuple([Again(source) if r is value else r for r in residuals])
         node.edges, node.residuals, node.static = tuple(edges), residuals, {**static, "needs": needs}
+        node.again = again
         if debug.enabled():
             node.site = debug.call_site()
         self._seen(plain, static, out, node)
@@ -182,7 +189,7 @@ class Op:
 
     def _forward(
         self, plain: list[Any], static: dict[str, Any], needs: tuple[bool, ...] | None, backend: str
-    ) -> tuple[Any, tuple[Any, ...]]:
+    ) -> tuple[Any, tuple[Any, ...], Callable[[], Any] | None]:
         forward = self.rule(backend).forward
         try:
             result = forward(*plain, **(static if needs is None else accepted(forward, static, needs)))
@@ -190,14 +197,14 @@ class Op:
             # AttributeError: a number or None where the op needs an array
             kind = next((k for k in (IndexError, ValueError) if isinstance(error, k)), TypeError)
             raise kind(f"{self._signature(plain)}: {error}") from error
-        out, residuals = result if self.differentiable else (result, ())
+        out, residuals, *again = result if self.differentiable else (result, ())
         if isinstance(out, tuple):
             out = tuple(self._checked(o, plain) for o in out)
         else:
             out = self._checked(out, plain)
         if debug.enabled():
             debug.check_forward(self.name, out, plain)
-        return out, residuals
+        return out, residuals, again[0] if again else None
 
     def _checked(self, out: Any, plain: list[Any]) -> Any:
         out = as_array(out)

@@ -40,9 +40,24 @@ class Edge(NamedTuple):
 
 
 class Node:
-    """One recorded op (or a leaf, with `op` None). `serial` grows with time: parents are always older."""
+    """One recorded op (or a leaf, with `op` None). `serial` grows with time: parents are always older.
 
-    __slots__ = ("__weakref__", "edges", "op", "outputs", "residuals", "serial", "site", "static", "tape")
+    `again` computes the output a second time, for nodes that need it and hold an `Again` in its place.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "again",
+        "edges",
+        "made",
+        "op",
+        "outputs",
+        "residuals",
+        "serial",
+        "site",
+        "static",
+        "tape",
+    )
 
     def __init__(self, tape: Tape, outputs: tuple[Slot, ...], op: Op | None = None) -> None:
         self.serial = next(_serial)
@@ -53,6 +68,29 @@ class Node:
         self.residuals: tuple[Any, ...] | None = ()
         self.static: dict[str, Any] = {}
         self.site: str | None = None
+        self.again: Callable[[], Array] | None = None
+        self.made: Array | None = None  # by `again`, for the next one that needs it
+
+    def arrays(self) -> tuple[Any, ...]:
+        """The residuals, with those that are not kept computed again."""
+        return tuple([r.array() if type(r) is Again else r for r in self.residuals or ()])
+
+    def used(self) -> None:
+        """Free what the backward rule needed."""
+        self.edges = self.residuals = self.again = self.made = None
+
+
+class Again(NamedTuple):
+    """A residual that is the output of `node`, and is computed again when it is needed."""
+
+    node: Node
+
+    def array(self) -> Array:
+        """The output, with the same bits."""
+        if self.node.made is None:
+            assert self.node.again is not None, "an op is used up only after those that came from it"
+            self.node.made = self.node.again()
+        return self.node.made
 
 
 def _operator(op: str, *, swapped: bool = False) -> Callable[..., Any]:

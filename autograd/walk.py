@@ -70,7 +70,7 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
     upstream = gradients[0] if len(gradients) == 1 else tuple(gradients)
     needs = node.static.pop("needs")
     try:
-        result = rule(upstream, *node.residuals, **accepted(rule, {**node.op.static, **node.static}, needs))
+        result = rule(upstream, *node.arrays(), **accepted(rule, {**node.op.static, **node.static}, needs))
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"backward of {node.op.name}: {error}") from error
     if not isinstance(result, (tuple, list)):
@@ -87,7 +87,7 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
         if checking:
             debug.check_backward(node.op.name, edge.position, gradient, gradients, node.site)
         sent.append((edge, gradient))
-    node.edges = node.residuals = None
+    node.used()
     return sent
 
 

@@ -19,7 +19,8 @@ from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
 from .inputs.base import Preprocessed
-from .parameters import Module, Parameter, truncated_normal
+from .modalities import Modalities
+from .parameters import Module
 from .position import (
     FourierPositions,
     Positions,
@@ -108,28 +109,11 @@ class InputQueries(Module):
 
 
 @dataclass(frozen=True)
-class MultimodalQueries(Module):
+class MultimodalQueries(Modalities):
     """Each modality's queries, padded to a common width by a trainable vector, one after the other by name."""
 
     modalities: Mapping[str, PositionQueries]
     min_padding: int = 2
-
-    @property
-    def names(self) -> list[str]:
-        """The modalities in the order of their queries: sorted by name."""
-        return sorted(self.modalities)
-
-    @property
-    def channels(self) -> int:
-        """The common width of all modalities."""
-        return max(part.channels for part in self.modalities.values()) + self.min_padding
-
-    def parameters(self) -> Tree:
-        vector = truncated_normal(0.02)
-        return {
-            "modalities": {name: self.modalities[name].parameters() for name in self.names},
-            "padding": {n: Parameter((1, self.channels - self.modalities[n].channels), vector) for n in self.names},
-        }
 
     def sizes(self, points: Points | None = None) -> dict[str, int]:
         """The number of queries by modality."""
@@ -157,10 +141,9 @@ class MultimodalQueries(Module):
                 own = Preprocessed(given.inputs, features)
                 chosen = points.get(name) if isinstance(points, Mapping) else None
                 made = self.modalities[name].apply(p["modalities"][name], own, like=like, points=chosen, rows=part_rows)
-                padding = point("padding", p["padding"][name])
-                padding = ops.broadcast_to(padding, shape=(*made.shape[:2], self.channels - made.shape[-1]))
+                padded = self._padded(p, name, made)
                 point("own", made)
-                parts.append(point("", ops.concatenate([made, padding], axis=-1)))
+                parts.append(point("", padded))
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
 
 

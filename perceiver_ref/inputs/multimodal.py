@@ -14,7 +14,8 @@ from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError
-from ..parameters import Module, Parameter, truncated_normal
+from ..modalities import Modalities
+from ..parameters import Parameter, truncated_normal
 from ..tracing import point, scope
 from .base import Preprocessed
 from .grid import GridInput
@@ -25,7 +26,7 @@ Modality = GridInput | OneHotInput | PointInput | VectorInput | TextInput
 
 
 @dataclass(frozen=True)
-class MultimodalInput(Module):
+class MultimodalInput(Modalities):
     """Each modality's elements, padded to a common width by a trainable vector, one after the other by name.
 
     The common width is the largest plus `min_padding`. `mask_probabilities` names modalities of which each element is
@@ -41,23 +42,10 @@ class MultimodalInput(Module):
             if name not in self.modalities:
                 raise InputError(f"mask_probabilities names {name!r}; the modalities are {', '.join(self.names)}")
 
-    @property
-    def names(self) -> list[str]:
-        """The modalities in the order of their elements: sorted by name."""
-        return sorted(self.modalities)
-
-    @property
-    def channels(self) -> int:
-        """The common width of all modalities."""
-        return max(part.channels for part in self.modalities.values()) + self.min_padding
-
     def parameters(self) -> Tree:
         vector = truncated_normal(0.02)
-        return {
-            "modalities": {name: self.modalities[name].parameters() for name in self.names},
-            "padding": {n: Parameter((1, self.channels - self.modalities[n].channels), vector) for n in self.names},
-            "mask": {name: Parameter((1, self.channels), vector) for name in sorted(self.mask_probabilities or {})},
-        }
+        masks = {name: Parameter((1, self.channels), vector) for name in sorted(self.mask_probabilities or {})}
+        return {**super().parameters(), "mask": masks}
 
     def state(self) -> Tree:
         return {name: self.modalities[name].state() for name in self.names}
@@ -74,12 +62,9 @@ class MultimodalInput(Module):
                 part = self.modalities[name].apply(
                     p["modalities"][name], x[name], call.at(name), pos=None if pos is None else pos.get(name)
                 )
-                batch, elements, width = part.inputs.shape
-                padding = point("padding", p["padding"][name])
-                padding = ops.broadcast_to(padding, shape=(batch, elements, self.channels - width))
-                whole = ops.concatenate([part.inputs, padding], axis=-1)
+                whole = self._padded(p, name, part.inputs)
                 padded.append(point("padded", self._masked(p, name, whole, call)))
-            features[name], sizes[name] = part.features, elements
+            features[name], sizes[name] = part.features, part.inputs.shape[1]
         return Preprocessed(point("", ops.concatenate(padded, axis=1)), features, sizes)
 
     def _masked(self, p: Tree, name: str, x: Any, call: Call) -> Any:

@@ -34,7 +34,7 @@ def erf_forward(x: Array) -> Any:
             np.multiply(xs[a], phi, out=out[a])
 
     rows.each(work, out)
-    return made, (x, None)
+    return made, (x, None), lambda: erf_forward(x)[0]
 
 
 def erf_backward(g: Array, x: Array, phi: Array | None) -> Any:
@@ -76,7 +76,7 @@ def tanh_forward(x: Array) -> Any:
             y_a *= 0.5
 
     rows.each(work, out)
-    return made, (x, None)
+    return made, (x, None), lambda: tanh_forward(x)[0]
 
 
 def tanh_backward(g: Array, x: Array, t: Array | None) -> Any:

@@ -8,6 +8,7 @@ summed block by block, the blocks in float64, so that it never exists once per r
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def layer_norm_forward(
             y_a += offset
 
     rows.each(work, xs)
-    return y.reshape(x.shape), _residuals(x, units, inverses, scale)
+    return _made(x, y, units, inverses, scale, offset)
 
 
 def layer_norm_backward(g: Array, unit: Array, inverse_std: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
@@ -66,7 +67,7 @@ def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[
             np.multiply(unit, scale, out=y_a)
 
     rows.each(work, xs)
-    return y.reshape(x.shape), _residuals(x, units, inverses, scale)
+    return _made(x, y, units, inverses, scale, None)
 
 
 def rms_norm_backward(g: Array, unit: Array, inverse: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
@@ -162,8 +163,26 @@ def _kept(xs: Array, needs: tuple[bool, ...]) -> Array | None:
     return np.empty_like(xs) if any(needs) else None
 
 
-def _residuals(x: Array, units: Array | None, inverses: Array, scale: Array) -> tuple[Array | None, Array, Array]:
-    return None if units is None else units.reshape(x.shape), inverses.reshape(*x.shape[:-1], 1), scale
+def _made(x: Array, y: Array, units: Array | None, inverses: Array, scale: Array, offset: Array | None) -> Any:
+    """What a forward rule returns: where a gradient is wanted, also how to make the output again."""
+    residuals = (None if units is None else units.reshape(x.shape), inverses.reshape(*x.shape[:-1], 1), scale)
+    again = None if units is None else partial(_affine, residuals[0], scale, offset)
+    return y.reshape(x.shape), residuals, again
+
+
+def _affine(unit: Array, scale: Array, offset: Array | None) -> Array:
+    """unit scale + offset."""
+    units = rows.flat(unit)
+    y = np.empty_like(units)
+
+    def work(blocks: Blocks) -> None:
+        for _, a in blocks:
+            np.multiply(units[a], scale, out=y[a])
+            if offset is not None:
+                y[a] += offset
+
+    rows.each(work, units)
+    return y.reshape(unit.shape)
 
 
 def _last(x: Array, axis: int) -> bool:

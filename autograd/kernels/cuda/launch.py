@@ -20,6 +20,9 @@ THREADS = 512
 LONGEST = ITEMS * THREADS
 """The longest row that a block keeps in registers."""
 
+WORTH = 1 << 20
+"""Bytes from which an output is computed again on the way back: keeping less is faster than a launch."""
+
 _COMMON = (
     f"""
 #define ITEMS {ITEMS}

@@ -6,11 +6,12 @@ and writes dx, and the sums over rows, which leave it in one part a block, cost 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ...backend import Array
 from ...ops.normalise import layer_norm, rms_norm
-from .launch import LONGEST, column_totals, contiguous, fits, function, threads_of_row
+from .launch import LONGEST, WORTH, column_totals, contiguous, fits, function, threads_of_row
 
 _SOURCE = """
 ROW_KERNEL forward(
@@ -41,6 +42,11 @@ ROW_KERNEL forward(
         }
     }
     if (inverse && threadIdx.x == 0) inverse[row] = r;
+}
+ROW_KERNEL affine(const T* unit, const T* scale, const T* offset, T* y, Int width) {
+    Int start = (Int)blockIdx.x * width;
+    for (int j = threadIdx.x; j < width; j += blockDim.x)
+        y[start + j] = fma(unit[start + j], scale[j], offset ? offset[j] : (T)0);
 }
 ROW_KERNEL backward(
     const T* g, const T* unit, const T* inverse, const T* scale, T* dx, T* parts, Int rows, Int width, Int centred
@@ -150,7 +156,18 @@ def _forward(x: Array, scale: Array, offset: Array | None, eps: float, kept: boo
     function(_SOURCE, "forward", x.dtype.char)(
         (rows,), (threads_of_row(width),), (*_pointers(arguments), width, float(eps), int(offset is not None))
     )
-    return y, (unit, inverse, scale)
+    again = partial(_affine, *arguments[1:3], unit) if unit is not None and unit.nbytes >= WORTH else None
+    return y, (unit, inverse, scale), again
+
+
+def _affine(scale: Array, offset: Array | None, unit: Array) -> Array:
+    """unit scale + offset, with the bits of the forward kernel."""
+    import cupy
+
+    y, width = cupy.empty(unit.shape, unit.dtype), unit.shape[-1]
+    pointers = _pointers((unit, scale, offset, y))
+    function(_SOURCE, "affine", unit.dtype.char)((unit.size // width,), (threads_of_row(width),), (*pointers, width))
+    return y
 
 
 def _backward(

@@ -241,7 +241,7 @@ def _graph(
             event.arguments,
             static,
             event.node.static["needs"],
-            event.node.residuals or (),
+            event.node.arrays(),
             event.outputs,
             tuple(Edge(e.position, numbers[e.node], e.output) for e in event.node.edges or ()),
         )
