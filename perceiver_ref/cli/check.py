@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.resources
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +11,10 @@ from typing import Any
 from ..autograd.backend import module
 from ..crosscheck import Result, check_file
 from ..errors import InputError
-from ..files import check_writable, write_json
-from ..vectors import TOLERANCES
+from ..vectors import PACKAGED, TOLERANCES
 from .main import BAD_INPUT, MISMATCH, OK, computing
+from .result import write_result
 from .words import verdict
-
-PACKAGED = "vectors/packaged"
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -29,8 +25,6 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> int:
     """`perceiver-ref check`: 1 when a case does not agree, else 2 when one could not be run, else 0."""
-    if options.json:
-        check_writable(options.json)
     module(options.backend)
     files = list(_case_files(options.paths))
     width = max(len(name) for _, name in files)
@@ -49,8 +43,7 @@ def check(options: argparse.Namespace) -> int:
     passed = sum(result.status == "pass" for result in results)
     print(f"\n{passed} passed, {len(results) - passed} failed")
     _explain_columns()
-    if options.json:
-        write_json(options.json, _check_json(results))
+    write_result(options.json, _json(results))
     statuses = {result.status for result in results}
     return MISMATCH if "fail" in statuses else BAD_INPUT if "error" in statuses else OK
 
@@ -58,9 +51,8 @@ def check(options: argparse.Namespace) -> int:
 def _case_files(paths: list[str]) -> Iterator[tuple[Path, str]]:
     """Each case file with the name to show for it."""
     if not paths:
-        packaged = Path(str(importlib.resources.files("perceiver_ref"))) / PACKAGED
-        for path in sorted(packaged.rglob("*.npz")):
-            yield path, path.relative_to(packaged).with_suffix("").as_posix()
+        for path in sorted(PACKAGED.rglob("*.npz")):
+            yield path, path.relative_to(PACKAGED).with_suffix("").as_posix()
     for given in paths:
         root = Path(given)
         if not root.is_dir():
@@ -83,20 +75,17 @@ def _explain_columns() -> None:
     print(f"tolerances for outputs and gradients: {', '.join(limits)}")
 
 
-def _check_json(results: list[Result]) -> dict[str, Any]:
-    def number(error: float | None) -> float | None:
-        return error if error is not None and math.isfinite(error) else None
-
+def _json(results: list[Result]) -> dict[str, Any]:
     def row(result: Result) -> dict[str, Any]:
         worst = result.worst
         return {
             "path": result.path,
             "status": result.status,
-            "output_error": number(result.error("output", "trace", "state")),
-            "gradient_error": number(result.error("grad_param", "grad_input")),
+            "output_error": result.error("output", "trace", "state"),
+            "gradient_error": result.error("grad_param", "grad_input"),
             "worst": f"{worst.kind}/{worst.name}" if worst else None,
             "message": result.message,
         }
 
     passed = sum(result.status == "pass" for result in results)
-    return {"version": 1, "cases": [row(r) for r in results], "passed": passed, "failed": len(results) - passed}
+    return {"cases": [row(r) for r in results], "passed": passed, "failed": len(results) - passed}

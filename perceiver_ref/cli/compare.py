@@ -10,8 +10,9 @@ from typing import Any
 
 from ..crosscheck.compare.dumps import Compared, Comparison, compare_files
 from ..crosscheck.report import Report, ReportPoint, excerpt, value_text, write_report
-from ..files import check_writable, write_json
+from ..files import check_writable
 from .main import MISMATCH, OK
+from .result import aligned, write_result
 from .words import opened
 from .words import verdict as word
 
@@ -40,9 +41,8 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def compare(given: argparse.Namespace) -> int:
     """`perceiver-ref compare`: 1 when a pair differs or an output or gradient is missing, else 0."""
-    for path in (given.html, given.json):
-        if path:
-            check_writable(path)
+    if given.html:
+        check_writable(given.html)
     result = compare_files(given.reference, given.candidate, given.tolerance)
     _print_matching(result)
     _print_table(result.pairs)
@@ -52,8 +52,7 @@ def compare(given: argparse.Namespace) -> int:
         print(opened(line))
     if given.html:
         write_report(given.html, as_report(result))
-    if given.json:
-        write_json(given.json, _json(result))
+    write_result(given.json, _json(result))
     return OK if result.passed else MISMATCH
 
 
@@ -114,7 +113,10 @@ def as_report(result: Comparison) -> Report:
 
 
 def _tolerance(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not value >= 0 or math.isinf(value):
         raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
     return value
@@ -153,12 +155,8 @@ def _print_table(pairs: Sequence[Compared]) -> None:
         )
         for pair in pairs
     ]
-    left = 2 if renamed else 1
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row, pair in zip((head, *rows), (None, *pairs)):
-        cells = [f"{cell:{'<' if i < left else '>'}{width}}" for i, (cell, width) in enumerate(zip(row, widths))]
-        cells[-1] = word(row[-1])
-        print("  ".join(cells).rstrip())
+    for row, pair in zip(aligned((head, *rows), left=2 if renamed else 1), (None, *pairs)):
+        print("  ".join([*row[:-1], word(row[-1].strip())]).rstrip())
         for remark in _remarks(pair) if pair else ():
             print(f"    {remark}")
 
@@ -208,28 +206,24 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _json(result: Comparison) -> dict[str, Any]:
-    def number(value: float | None) -> float | None:
-        return value if value is not None and math.isfinite(value) else None
-
     return {
-        "version": 1,
         "reference": result.reference.path,
         "candidate": result.candidate.path,
         "verdict": "match" if result.passed else "mismatch",
         "first_divergence": result.first.name if result.first else None,
-        "error": number(result.worst.error),
+        "error": result.worst.error,
         "points": [
             {
                 "name": pair.name,
                 "candidate": pair.other,
                 "matched": pair.how,
-                "shape": list(pair.reference.shape),
-                "dtypes": list(pair.dtypes),
-                "max_abs": number(pair.largest),
-                "error": number(pair.error),
+                "shape": pair.reference.shape,
+                "dtypes": pair.dtypes,
+                "max_abs": pair.largest,
+                "error": pair.error,
                 "tolerance": pair.tolerance,
-                "ratio": number(pair.ratio),
-                "index": None if pair.index is None else list(pair.index),
+                "ratio": pair.ratio,
+                "index": pair.index,
                 "passed": pair.passed,
                 "note": pair.note,
             }

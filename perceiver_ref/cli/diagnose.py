@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,10 @@ from ..crosscheck.diagnosis.diagnose import Diagnosis, diagnose_file
 from ..crosscheck.diagnosis.search import Cause
 from ..crosscheck.gradients.diagnose import GradientDiagnosis
 from ..crosscheck.report import Report, ReportPoint, excerpt, write_report
-from ..files import check_writable, write_json
+from ..files import check_writable
 from ..vectors.npz import write_npz
 from .main import MISMATCH, OK
+from .result import aligned, write_result
 from .words import opened
 
 _NAMES = 8
@@ -33,17 +32,15 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
-    for path in (given.json, given.html):
-        if path:
-            check_writable(path)
+    if given.html:
+        check_writable(given.html)
     found = diagnose_file(given.case)
     _print(found)
     if found.verdict == "unexplained":
         path = Path(given.excerpt or Path(given.case).with_suffix(".excerpt.npz"))
         write_npz(path, found.excerpt)
         print(f"the point, its inputs and both outputs are in {path}")
-    if given.json:
-        write_json(given.json, to_json(found))
+    write_result(given.json, _json(found))
     if given.html:
         write_report(given.html, _report(found))
     return OK if found.verdict in ("match", "rounding") else MISMATCH
@@ -116,13 +113,14 @@ def _report(found: Diagnosis) -> Report:
 def _print(found: Diagnosis) -> None:
     print("\n".join(map(opened, _verdict(found))))
     if found.points:
-        width = max(len(point.name) for point in found.points)
-        heading = f"{found.unit} rounding"
-        print(f"\n{'point':<{width}}  error    {heading}  in units of it")
+        rows = [("point", "error", f"{found.unit} rounding", "in units of it")]
         for point in found.points:
             limit, units = point.rounding.get(found.unit), point.units.get(found.unit)
-            told = "" if limit is None or units is None else f"{limit:<{len(heading)}.1e}  {units:.2g}"
-            print(f"{point.name:<{width}}  {point.error:.1e}  {told}".rstrip())
+            told = ("", "") if limit is None or units is None else (f"{limit:.1e}", f"{units:.2g}")
+            rows.append((point.name, f"{point.error:.1e}", *told))
+        print()
+        for row in aligned(rows, left=4):
+            print("  ".join(row).rstrip())
     if found.others:
         print("\nalso possible, in this order:")
         for causes in found.others[:4]:
@@ -133,10 +131,8 @@ def _said(cause: Cause) -> str:
     return f"{cause.cause} ({cause.variant}; {100 * (1 - cause.remaining):.4g} % of the difference)"
 
 
-def to_json(found: Diagnosis) -> dict[str, Any]:
-    """The result for machines, version 1."""
+def _json(found: Diagnosis) -> dict[str, Any]:
     return {
-        "version": 1,
         "verdict": found.verdict,
         "first_divergence": found.first_divergence,
         "causes": found.causes,
@@ -147,10 +143,7 @@ def to_json(found: Diagnosis) -> dict[str, Any]:
         "dtype": found.dtype,
         "unit": found.unit,
         "gradients": None if found.gradients is None else _gradients_json(found.gradients),
-        "points": [
-            {"name": p.name, "error": p.error, "rounding": dict(p.rounding), "units": _finite(p.units)}
-            for p in found.points
-        ],
+        "points": [{"name": p.name, "error": p.error, "rounding": p.rounding, "units": p.units} for p in found.points],
     }
 
 
@@ -163,13 +156,8 @@ def _gradients_json(found: GradientDiagnosis) -> dict[str, Any]:
         "causes": found.causes,
         "explanation": [vars(cause) for cause in found.explanation],
         "others": [[vars(cause) for cause in causes] for causes in found.others],
-        "error": found.error if math.isfinite(found.error) else None,
+        "error": found.error,
         "expected_rounding": found.expected_rounding,
         "dtype": found.dtype,
         "under": found.under,
     }
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """For JSON, which has no infinity: null for it."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..checkpoints import read_config, rebuild
 from ..errors import InputError, one_of
-from ..files import check_writable, write_json
 from ..flamingo import PerceiverResampler
 from ..ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
 from ..ledger.printed import PRINTED, agrees
@@ -18,6 +17,7 @@ from ..parameters import Module
 from ..perceiver_io import PerceiverIO
 from ..published import INPUTS, PRESETS, VARIANTS, preset
 from .main import OK
+from .result import aligned, write_result
 from .words import verdict
 
 Lines = list[tuple[str, ...]]
@@ -40,8 +40,6 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def explain(given: argparse.Namespace) -> int:
     """`perceiver-ref explain`: a table, totals, and what the papers print; always 0."""
-    if given.json:
-        check_writable(given.json)
     model = _model(given)
     sizes = parse_sizes(given.inputs) if given.inputs else INPUTS.get(given.model) or default_sizes(model)
     result = ledger(model, example(model, sizes, batch=given.batch, dtype=given.dtype), dtype=given.dtype)
@@ -50,8 +48,7 @@ def explain(given: argparse.Namespace) -> int:
     _print_rows(result)
     _print_totals(result)
     _print_printed(given.model, result, published)
-    if given.json:
-        write_json(given.json, _json(given, sizes, result))
+    write_result(given.json, _json(given, sizes, result))
     return OK
 
 
@@ -85,10 +82,8 @@ def _print_rows(result: Ledger) -> None:
         for row in result.rows
     ]
     total = ("total", "", "", _number(result.parameters), _number(result.flops), _number(result.training))
-    widths = [max(len(line[column]) for line in (head, *lines, total)) for column in range(len(head))]
-    for line in (head, *lines, total):
-        left = f"{line[0]:<{widths[0]}}"
-        print("  ".join([left, *(f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:]))]).rstrip())
+    for line in aligned((head, *lines, total)):
+        print("  ".join(line).rstrip())
 
 
 def _print_totals(result: Ledger) -> None:
@@ -125,10 +120,9 @@ def _print_printed(name: str, result: Ledger, published: bool) -> None:
 def _json(given: argparse.Namespace, sizes: Sizes, result: Ledger) -> dict[str, Any]:
     printed = PRINTED.get(given.model)
     return {
-        "version": 1,
         "model": given.model,
         "batch": given.batch,
-        "inputs": {name: list(s) for name, s in sizes.items()} if isinstance(sizes, Mapping) else list(sizes),
+        "inputs": sizes,
         "dtype": given.dtype,
         "parameters": result.parameters,
         "flops": result.flops,
@@ -142,7 +136,7 @@ def _json(given: argparse.Namespace, sizes: Sizes, result: Ledger) -> dict[str, 
             {
                 "name": row.name,
                 "repeats": row.repeats,
-                "shape": list(row.shape),
+                "shape": row.shape,
                 "parameters": row.parameters,
                 "flops": row.flops,
                 "activation_bytes": row.kept,

@@ -13,9 +13,9 @@ from ..export.make import Options, make
 from ..export.pack import pack
 from ..export.subject import Subject
 from ..export.write import INDEX, check_folder, write_folder
-from ..files import check_writable, write_json
 from ..vectors import Case
 from .main import OK
+from .result import write_result
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -55,8 +55,6 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def export(given: argparse.Namespace) -> int:
     """`perceiver-ref export`: writes the cases, and prints one line each."""
-    if given.json:
-        check_writable(given.json)
     if bool(given.pack) == bool(given.model):
         raise InputError("give a PRESET or CONFIG with --out DIR, or --pack DIR alone")
     if given.seed < 0 or (given.batch is not None and given.batch < 1):
@@ -70,8 +68,7 @@ def export(given: argparse.Namespace) -> int:
         folder, cases, safetensors=given.safetensors or bool(given.pack), force=given.force, written=_say
     )
     print(f"\n{folder}: {len(index['cases'])} cases and {INDEX}; perceiver-ref check {folder} runs them")
-    if given.json:
-        write_json(given.json, {"version": 1, "folder": str(folder), "cases": [row["id"] for row in index["cases"]]})
+    write_result(given.json, {"folder": str(folder), "cases": [row["id"] for row in index["cases"]]})
     return OK
 
 

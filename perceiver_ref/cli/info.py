@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from ..autograd.backend import BackendError, module
-from ..files import write_json
 from ..version import __version__
 from .main import OK
+from .result import aligned, write_result
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -23,11 +23,9 @@ def options(command: argparse.ArgumentParser) -> None:
 def info(options: argparse.Namespace) -> int:
     """`perceiver-ref info`: a line for each; always 0."""
     rows = dict(_info())
-    width = max(map(len, rows))
-    for key, value in rows.items():
-        print(f"{key:<{width}}  {value}")
-    if options.json:
-        write_json(options.json, {"version": 1, **rows})
+    for line in aligned(list(rows.items()), left=2):
+        print("  ".join(line).rstrip())
+    write_result(options.json, rows)
     return OK
 
 

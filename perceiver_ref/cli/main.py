@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from ..autograd.backend import BACKENDS, BackendError
 from ..autograd.kernels import MODES, kernels
-from ..errors import InputError
+from ..errors import InputError, one_of
+from ..files import check_writable
 from ..version import __version__
 from .table import COMMANDS
 
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names come from files, and a terminal may lack their letters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if options.json:
+            check_writable(options.json)
         with kernels(options.kernels):
             code: int = options.command(options)
             sys.stdout.flush()
@@ -79,13 +82,15 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with the options of the one command that is named."""
     parser = _Parser(
         prog="perceiver-ref",
-        description="Golden reference of Perceiver, Perceiver IO and Flamingo.",
+        description="Golden reference of Perceiver, Perceiver IO, Perceiver AR and Flamingo.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"perceiver-ref {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if named is not None and named not in (names := [row.name for row in COMMANDS]):
+        parser.error(str(one_of("command", named, names)))
     for row in COMMANDS:
         made: argparse.ArgumentParser = commands.add_parser(
             row.name,

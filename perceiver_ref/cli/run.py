@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 
 from ..autograd.backend import module
-from ..checkpoints import read_checkpoint
 from ..crosscheck import run as execute
 from ..errors import InputError
-from ..files import check_writable, write_json
+from ..files import check_writable
 from ..formats.read import dtype_of
 from ..vectors.npz import write_npz
-from .convert import read_inputs, say_notes, weights
+from . import weights
 from .main import OK, computing
+from .result import aligned, write_result
 
 
 def options(command: argparse.ArgumentParser) -> None:
     """The command's options."""
-    weights(command)
+    weights.options(command)
     command.add_argument("--inputs", required=True, metavar="F", help=".npz with the arguments by the peer's names")
     command.add_argument("--output", required=True, metavar="F", help=".npz to write")
     command.add_argument("--trace", action="store_true", help="also write every named intermediate value")
@@ -28,23 +28,11 @@ def options(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`perceiver-ref run`: outputs (and gradients and traces) of a checkpoint, as an .npz in the vector format."""
     check_writable(options.output)
-    if options.json:
-        check_writable(options.json)
     module(options.backend)
-    inputs = read_inputs(options.inputs)
-    arguments = {name: array for name, array in inputs.items() if not name.startswith("cotangent/")}
-    cotangents = {n.removeprefix("cotangent/"): a for n, a in inputs.items() if n.startswith("cotangent/")}
+    arguments, cotangents = weights.read_inputs(options.inputs)
     if options.grad and not cotangents:
         raise InputError(f"{options.inputs}: --grad needs cotangent/<output>, an array of the shape of that output")
-    checkpoint = read_checkpoint(
-        options.peer,
-        options.weights,
-        options.cls,
-        config=options.config,
-        dtype=options.dtype,
-        inputs=arguments,
-    )
-    say_notes("run", checkpoint)
+    checkpoint = weights.read_weights(options, arguments)
     dtype = options.dtype or dtype_of(checkpoint.arrays)
     result = execute(
         checkpoint.rebuilt,
@@ -71,9 +59,7 @@ def run(options: argparse.Namespace) -> int:
     shapes = {name: list(array.shape) for name, array in result.outputs.items()}
     lines = [(f"output/{name}", str(shape)) for name, shape in shapes.items()]
     lines += [(f"{n}/...", f"{len(groups[n])} arrays") for n in ("grad_param", "grad_input", "trace") if groups[n]]
-    width = max(len(name) for name, _ in lines)
-    for name, said in lines:
-        print(f"  {name:<{width}}  {said}")
-    if options.json:
-        write_json(options.json, {"version": 1, "output": options.output, "dtype": str(dtype), "shapes": shapes})
+    for line in aligned(lines, left=2):
+        print(f"  {'  '.join(line).rstrip()}")
+    write_result(options.json, {"output": options.output, "dtype": str(dtype), "shapes": shapes})
     return OK

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..autograd.backend import BACKENDS
 from ..errors import InputError
-from ..files import check_writable, write_json
 from ..recipes import MODULES, recipe
 from .main import MISMATCH, OK
+from .result import write_result
 from .words import verdict
 
 
@@ -30,8 +30,6 @@ def train(given: argparse.Namespace) -> int:
     from ..training.loop import Options
     from ..training.loop import train as run
 
-    if given.json:
-        check_writable(given.json)
     if given.recipe is None:
         return _table(given)
     chosen = recipe(given.recipe)
@@ -50,8 +48,7 @@ def train(given: argparse.Namespace) -> int:
         print(f"  {name}: {value:.4g}")
     if out is not None:
         print(f"{out}: {', '.join(['result.json', *result['files']])}")
-    if given.json:
-        write_json(given.json, result)
+    write_result(given.json, result)
     return OK if passed else MISMATCH
 
 
@@ -67,6 +64,5 @@ def _table(given: argparse.Namespace) -> int:
         print(f"    time      about {row.minutes:g} min on 2 cores\n    paper     {row.paper}")
         keys = ("name", "what", "model", "data", "paper", "metric", "better", "threshold", "expected", "minutes")
         rows.append({key: getattr(row, key) for key in keys})
-    if given.json:
-        write_json(given.json, {"version": 1, "recipes": rows})
+    write_result(given.json, {"recipes": rows})
     return OK

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from ..parameters import Module
 from ..peers import evolla
 from ..peers.flamingo_palm import FlamingoPaLM
 from ..perceiver_io import PerceiverIO
-from ..vectors import TOLERANCES, read_case
+from ..vectors import PACKAGED, TOLERANCES, read_case
 from .check import check_case
 from .execution import rebuild
 
@@ -142,13 +141,12 @@ def case_files(folders: Sequence[Path]) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0 when both files are written, 2 for bad input."""
-    packaged = Path(str(files("perceiver_ref"))) / "vectors/packaged"
     parser = argparse.ArgumentParser(prog="python -m perceiver_ref.crosscheck.exactness", description=__doc__)
     parser.add_argument(
         "--cases",
         nargs="+",
         type=Path,
-        default=[packaged, Path("tests/vectors")],
+        default=[PACKAGED, Path("tests/vectors")],
         metavar="DIR",
         help="folders of cases (default: the packaged ones and tests/vectors)",
     )

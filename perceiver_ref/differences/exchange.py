@@ -16,12 +16,11 @@ from ..errors import InputError
 from ..parameters import Module
 from ..peers import Rebuilt
 from ..variation import varied
-from ..vectors import TOLERANCES, Case, read_case
+from ..vectors import PACKAGED, TOLERANCES, Case, read_case
 from ..vectors.compare import difference
 from .rows import Change, Edit, Option
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_FOLDERS = (_PACKAGE / "vectors/packaged", _PACKAGE.parent / "tests/vectors")
+_FOLDERS = (PACKAGED, Path(__file__).resolve().parents[2] / "tests/vectors")
 
 
 @dataclass(frozen=True)

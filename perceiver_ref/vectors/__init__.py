@@ -1,9 +1,14 @@
 """The vector format: one `.npz` a case, holding a peer's parameters, inputs, outputs, gradients and traces.
 
 Parameters, buffers and module paths carry the peer's own names. Version 1; see `Case` for the keys.
+
+case      what a case is, and reading and writing one
+compare   when two arrays agree
+npz       `.npz` files that come from anywhere
+packaged/ the cases that the package ships
 """
 
-from .case import Case, read_case, write_case
+from .case import PACKAGED, Case, read_case, write_case
 from .compare import TOLERANCES, Agreement, agreement
 
-__all__ = ["TOLERANCES", "Agreement", "Case", "agreement", "read_case", "write_case"]
+__all__ = ["PACKAGED", "TOLERANCES", "Agreement", "Case", "agreement", "read_case", "write_case"]

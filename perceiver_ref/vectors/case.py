@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..files import AnyPath
 from ..formats.dtypes import finite
 from .npz import read_npz, write_npz
 
+PACKAGED = Path(__file__).parent / "packaged"
+"""The folder of the cases that the package ships."""
 DTYPES = ("float64", "float32", "float16")
 
 # the part before the first slash of a key -> the field of `Case` that holds it

@@ -200,7 +200,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 
 USAGE = {
     "no command": ([], "required: COMMAND"),
-    "unknown command": (["chekc"], "invalid choice: 'chekc'"),
+    "unknown command": (["chekc"], "unknown command 'chekc'; did you mean 'check'?"),
     "unknown option": (["info", "--jsn", "x"], "unrecognized arguments: --jsn"),
     "unknown backend": (["check", "--backend", "jax"], "invalid choice: 'jax'"),
     "unknown dtype": (["check", "--dtype", "float8"], "invalid choice: 'float8'"),
