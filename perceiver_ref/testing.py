@@ -16,7 +16,7 @@ from .crosscheck.check import spread, tolerances
 from .errors import InputError, one_of
 from .files import AnyPath
 from .vectors import TOLERANCES, Case, read_case, write_case
-from .vectors.compare import difference
+from .vectors.compare import difference, distances, largest_difference
 
 What = Literal["outputs", "gradients", "trace"]
 _WHAT = ("outputs", "gradients", "trace")
@@ -161,14 +161,13 @@ def _problem(name: str, ours: np.ndarray | None, reference: np.ndarray, limit: f
     error = difference(ours, reference)
     if error <= limit:
         return None
-    a, b = ours.astype(np.float64), reference.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        distance = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    place = np.unravel_index(np.argmax(np.where(np.isnan(distance), np.inf, distance)), distance.shape)
+    place = largest_difference(reference, ours)
     at = f" at [{', '.join(map(str, place))}]" if place else ""
-    far = np.isnan(distance) | (distance > limit * max(float(np.abs(b[np.isfinite(b)]).max(initial=0)), 1.0))
+    a, b = float(ours[place]), float(reference[place])
+    scale = max(float(np.abs(reference[np.isfinite(reference)]).max(initial=0)), 1.0)
+    far = distances(reference, ours) > limit * scale
     return (
-        f"{name}: error {error:.1e}, tolerance {limit:.0e}; largest{at}: {a[place]:.9g}, expected {b[place]:.9g}; "
+        f"{name}: error {error:.1e}, tolerance {limit:.0e}; largest{at}: {a:.9g}, expected {b:.9g}; "
         f"{far.sum():,} of {far.size:,} elements differ{_examples(far)}"
     )
 

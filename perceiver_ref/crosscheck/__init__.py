@@ -1,4 +1,16 @@
-"""Checking another implementation's outputs, gradients and intermediate values against the reference."""
+"""Checking another implementation's outputs, gradients and intermediate values against the reference.
+
+check        whether a case agrees
+execution    a rebuilt class run forward and backward, by the peer's names
+compare/     where two dumps of intermediate values begin to differ
+diagnosis/   why outputs differ: rounding, or which of the known deviations
+deviations/  the table of deviations, forward and backward
+gradients/   why gradients differ where outputs agree
+rounding/    the errors that correct arithmetic makes
+points       the table of traced points: docs/TRACE.md
+report       a page for people, written by report_html
+exactness    the largest errors over all cases: docs/EXACTNESS.md
+"""
 
 from importlib import import_module
 from typing import Any

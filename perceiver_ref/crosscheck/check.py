@@ -100,7 +100,7 @@ def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.broadcast_to(ours, theirs.shape) if ours.shape == theirs.shape[1:] else ours
 
 
-def tolerances(case: Case, dtype: str | None) -> dict[str, float]:
+def tolerances(case: Case, dtype: str | None = None) -> dict[str, float]:
     """By kind: the case's own, else those of the coarser of the case's dtype and the one computed in."""
     given = case.meta["dtype"]
     computed = max((given, dtype or given), key=lambda name: TOLERANCES[name]["output"])

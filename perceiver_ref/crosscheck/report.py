@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..files import AnyPath, write_text
+from ..vectors.compare import largest_difference
 from . import report_html
 
 _ROWS, _COLUMNS = 5, 4
@@ -93,15 +94,6 @@ def excerpt(name: str, reference: np.ndarray, candidate: np.ndarray) -> Excerpt 
         return [[value_text(value) for value in row] for row in part]
 
     return Excerpt(name, index, starts, rows(reference), rows(candidate))
-
-
-def largest_difference(reference: np.ndarray, candidate: np.ndarray) -> tuple[int, ...]:
-    """Where two arrays of one shape differ most; a NaN or infinity that only one of them has comes first."""
-    a, b = candidate.astype(np.float64), reference.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    apart = np.where(np.isnan(apart), np.inf, apart)
-    return tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))
 
 
 def value_text(value: np.generic) -> str:

@@ -58,5 +58,19 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(b[finite]).max()), 1.0))
 
 
+def distances(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """|candidate - reference| of arrays of one shape: 0 where both are NaN or one infinity, inf where one alone is."""
+    a, b = _wide(candidate), _wide(reference)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return np.where(np.isnan(apart), np.inf, apart)
+
+
+def largest_difference(reference: np.ndarray, candidate: np.ndarray) -> tuple[int, ...]:
+    """Where two arrays of one shape differ most; a NaN or infinity that only one of them has comes first."""
+    apart = distances(reference, candidate)
+    return tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))
+
+
 def _wide(array: np.ndarray) -> Any:
     return array.astype(np.float64)

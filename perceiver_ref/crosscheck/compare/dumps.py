@@ -18,9 +18,8 @@ from ...formats.opcodes import shown
 from ...peers import peer
 from ...peers.base import Given, Rebuilt
 from ...vectors import TOLERANCES
-from ...vectors.compare import difference
+from ...vectors.compare import difference, largest_difference
 from ...vectors.npz import read_npz
-from ..report import largest_difference
 from .layouts import in_layout_of, same_shape_transposed
 from .matching import Entry, Match, match
 

@@ -142,7 +142,7 @@ def _features_mask_inverted() -> Mapping[str, Replacement]:
 
 
 def mask_ignored(found: Survey) -> Iterator[Candidate]:
-    """No mask, or that of queries or of keys alone."""
+    """No mask."""
     if found.masked:
         yield from _everywhere(found, "mask-ignored", "no mask", _with_mask(lambda mask: None))
 

@@ -180,13 +180,15 @@ def deviating(candidates: Sequence[Candidate], params: Tree) -> Iterator[Tree]:
         for candidate in candidates:
             if candidate.change.layers is not None:
                 layers = candidate.change.layers()
-                stack.enter_context(varied({name: _only(made, candidate.here) for name, made in layers.items()}))
+                stack.enter_context(varied({name: only(made, candidate.here) for name, made in layers.items()}))
             if candidate.change.ops is not None:
                 stack.enter_context(handle(_by_name(candidate.change.ops(path), candidate.here)))
         yield params
 
 
-def _only(replacement: Replacement, here: Callable[[], bool] | None) -> Replacement:
+def only(replacement: Replacement, here: Callable[[], bool] | None) -> Replacement:
+    """The replacement where `here` holds, or everywhere without it."""
+
     def run(original: Any, *arguments: Any, **options: Any) -> Any:
         if here is None or here():
             return replacement(original, *arguments, **options)

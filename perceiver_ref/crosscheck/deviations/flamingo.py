@@ -20,7 +20,6 @@ def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
     """Keys and values from the features alone; or from latents that were not normed."""
     if not any("/features_norm/" in f"/{path}" for path in found.paths):
         return
-
     for label, match, rare in groups(found.ops["attention"]):
 
         def alone(original: Any, layer: Any, *arguments: Any, match: Match = match, **options: Any) -> Any:
@@ -68,17 +67,13 @@ def time_embedding(found: Survey) -> Iterator[Candidate]:
         "the last for all": lambda table: xp(table).broadcast_to(table[-1:], table.shape),
         "added twice": lambda table: 2 * table,
         "subtracted": lambda table: -table,
-        "the last ones": lambda table: table,
         "the mean for all": lambda table: xp(table).broadcast_to(table.mean(0, keepdims=True), table.shape),
     }
     here = [path for path in found.paths if path.split("/")[-1] in _TABLES]
     for name, change in changes.items():
-        if name == "the last ones":
-            continue
         chosen = [[path] for path in here] + ([here] if len(here) > 1 else [])
         for paths in chosen:
             label = " and ".join(_TABLES[path.split("/")[-1]] for path in paths)
-
             yield Candidate("time-embedding", f"embeddings {label} {name}", edits(set(paths), change))
     for path in here:
         yield Candidate(

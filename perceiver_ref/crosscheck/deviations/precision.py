@@ -13,7 +13,7 @@ from ...autograd.tensor import array_of
 from ...tracing import where
 from ...variation import Replacement
 from ..rounding.arithmetic import MOVING
-from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, module_of, replaced
+from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, module_of, only, replaced
 from .layers import by_role
 from .narrow import (
     AFTER,
@@ -241,7 +241,7 @@ def _positions(cast: Cast) -> Iterator[_Made]:
     for part, table in tables.items():
         yield _Made(part, "everywhere", exchanged(table), rare=False, key=part)
         for label, match in _SIDES.items():
-            held = exchanged({name: _held(function, match) for name, function in table.items()})
+            held = exchanged({name: only(made, lambda match=match: match(where())) for name, made in table.items()})  # type: ignore[misc]
             yield _Made(part, label, held, rare=True, key=(part, label))
 
 
@@ -249,13 +249,6 @@ _SIDES: dict[str, Match] = {
     "in the decoder": lambda place: place.split(".")[0] == "decoder",
     "outside the decoder": lambda place: place.split(".")[0] != "decoder",
 }
-
-
-def _held(function: Replacement, match: Match) -> Replacement:
-    def run(original: Any, *arguments: Any, **options: Any) -> Any:
-        return function(original, *arguments, **options) if match(where()) else original(*arguments, **options)
-
-    return run
 
 
 def _features(before: Cast, after: Cast) -> Replacement:

@@ -14,7 +14,8 @@ import numpy as np
 
 from ...errors import input_errors
 from ...files import AnyPath
-from ...vectors import TOLERANCES, Case, read_case
+from ...vectors import Case, read_case
+from ..check import tolerances
 from ..deviations import Candidate
 from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_gradients
 from ..rounding.envelope import Roundings
@@ -127,7 +128,7 @@ def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candida
     case, ours = subject.case, subject.ours
     errors, roundings = subject.errors(ours), Roundings(subject, ours)
     error = max(e for name, e in errors.items() if name.startswith("output/"))
-    limit = {**TOLERANCES[case.meta["dtype"]], **case.meta["tolerance"]}["output"]
+    limit = tolerances(case)["output"]
     if case.meta["dtype"] == "float64" and max(errors.values()) <= limit:
         return Diagnosis(path, "match", None, [], error, roundings.outputs()), []
     search = Search(subject, ours, errors, roundings)

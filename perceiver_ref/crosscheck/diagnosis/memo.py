@@ -8,7 +8,7 @@ a deviation so computes from the first op that it changes onwards, and equal arr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -86,9 +86,8 @@ class Memo:
 
     def _record(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         key, out = self._key(op, arguments, static), op(*arguments, **static)
-        results = [array for array in _results(out) if is_array(array)]
-        self._numbers[key] = [self._known_number(array) or self._note(array, next(self._new)) for array in results]
-        size = sum(array.nbytes for array in results if array.base is None)
+        self._numbers[key] = self._numbered(out)
+        size = sum(array.nbytes for array in _arrays(out) if array.base is None)
         if size <= self.room:
             self.room -= size
             self.kept[key] = out
@@ -99,12 +98,14 @@ class Memo:
         if key in self.kept:
             return self.kept[key]
         out = op(*arguments, **static)
-        numbers = self._numbers.get(key)
-        for i, array in enumerate(array for array in _results(out) if is_array(array)):
-            if not self._known_number(array):
-                self._note(array, numbers[i] if numbers else next(self._new))
+        self._numbered(out, self._numbers.get(key))
         return out
 
+    def _numbered(self, out: Any, numbers: Sequence[int] | None = None) -> list[int]:
+        """The numbers of an op's results; those that have none get these, or new ones."""
+        given = zip(_arrays(out), self._new if numbers is None else numbers)
+        return [self._known_number(array) or self._note(array, number) for array, number in given]
 
-def _results(out: Any) -> tuple[Any, ...]:
-    return out if isinstance(out, tuple) else (out,)
+
+def _arrays(out: Any) -> list[Any]:
+    return [array for array in (out if isinstance(out, tuple) else (out,)) if is_array(array)]

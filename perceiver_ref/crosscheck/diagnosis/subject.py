@@ -107,25 +107,23 @@ class Subject:
     def deviating(self, chosen: Sequence[Candidate], gate: Mapping[str, float] | None = None) -> Arrays | None:
         """The same with deviations; None where they cannot be applied, or leave more at a point than `gate` allows."""
         try:
-            with self.memo.replaying(), deviating(chosen, self.params) as params, self._gated(gate or {}):
-                return self.compute(params)
+            return self._deviated(chosen, gate or {})
         except (_GivenUpError, *CANNOT_BE_RUN):
             return None
 
     def reaches(self, candidate: Candidate, gate: Mapping[str, float]) -> bool:
         """Whether a deviation leaves no more at any of these points than `gate` allows."""
         try:
-            with (
-                self.memo.replaying(),
-                deviating((candidate,), self.params) as params,
-                self._gated(gate, stop=True),
-            ):
-                self.compute(params)
+            self._deviated((candidate,), gate, stop=True)
         except _ReachedError:
             return True
         except (_GivenUpError, *CANNOT_BE_RUN):
             pass
         return False
+
+    def _deviated(self, chosen: Sequence[Candidate], gate: Mapping[str, float], *, stop: bool = False) -> Arrays:
+        with self.memo.replaying(), deviating(chosen, self.params) as params, self._gated(gate, stop=stop):
+            return self.compute(params)
 
     def inputs_of(self, name: str) -> Arrays:
         """What the ops between a compared array ("trace/..." or "output/...") and the traced point before it are given

@@ -1,8 +1,7 @@
 """Whether a case's gradients are the reference's, and if not, whose backward is wrong: `diagnose` for gradients.
 
 Outputs come first: where they are right, or explained by a deviation, gradients are compared with those of the
-reference with that deviation. What is more than rounding is traced to the step whose backward rule is wrong
-(`gradient_search`).
+reference with that deviation. What is more than rounding is traced to the step whose backward rule is wrong (`search`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from ...autograd import tree
 from ...call import Call
 from ...errors import InputError
-from ...vectors import TOLERANCES
+from ..check import tolerances
 from ..deviations import Candidate, deviating
 from ..diagnosis.search import Cause
 from ..diagnosis.subject import CANNOT_BE_RUN, Subject
@@ -96,7 +95,7 @@ def diagnose_gradients(
     made.ours, made.theirs = target.named, target.expected
     made.error = largest(made.errors.values())
     given = subject.case.meta["dtype"]
-    limit = {**TOLERANCES[given], **subject.case.meta["tolerance"]}["gradient"]
+    limit = tolerances(subject.case)["gradient"]
     if given == "float64" and dtype is None and made.error <= limit:
         roundings.at("float32")
         return made

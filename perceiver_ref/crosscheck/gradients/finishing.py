@@ -36,8 +36,8 @@ def finishes(target: Target, norm: float | None = None) -> Iterator[tuple[str, s
             f"each gradient{what} to a norm of {limit:.4g}",
             _made(target, arrays, _shortened(limit)),
         )
-        factor = norm_of([target.expected[n] for n in arrays]) / max(norm_of(list(arrays.values())), 1e-300)
         length = norm_of([target.expected[n] for n in arrays])
+        factor = length / max(norm_of(list(arrays.values())), 1e-300)
         if factor < 1 and _is_round(length):
             yield (
                 "gradient-clipped",

@@ -91,10 +91,15 @@ class GradientSearch:
             return remaining <= EXPLAINED
         return bool(self.noise) and all(e <= self.noise[n] for n, e in self.target.errors(made).items())
 
-    def _fits(self, places: Iterable[Place], strict: bool) -> bool:
+    def _reached(self, places: Iterable[Place]) -> int:
+        """The leaves, as bits, that gradients of these places go to."""
         reached = 0
         for i, position in places:
             reached |= self.graph.reached(i, position)
+        return reached
+
+    def _fits(self, places: Iterable[Place], strict: bool) -> bool:
+        reached = self._reached(places)
         return self.target.covers(reached) and self.target.strictly(reached) is strict
 
     def _chosen(self, wrongs: Iterable[Wrong], strict: bool) -> Iterator[Wrong]:
@@ -103,10 +108,7 @@ class GradientSearch:
             return iter(fitting)
 
         def strangers(wrong: Wrong) -> int:
-            reached = 0
-            for i, position in wrong.places:
-                reached |= self.graph.reached(i, position)
-            return (reached & self.target.right).bit_count()
+            return (self._reached(wrong.places) & self.target.right).bit_count()
 
         return iter(sorted(fitting, key=strangers)[:_LOOSE])
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ...gradients.graph import Graph, Pull, Step
-from ..base import groups
+from ..base import groups, layer_of
 
 Place = tuple[int, int]
 """The number of a step and the position of an argument: where a gradient is sent."""
@@ -21,7 +21,7 @@ Rule = Callable[[Step, Any], Mapping[int, Any]]
 class Wrong:
     """One way in which a backward pass could be wrong: cause, variant in words, and the gradients that it concerns.
 
-    `changes` are the rules of the steps concerned; a `Flow` has none, a factor on its gradients is found instead.
+    `changes` are the rules of the steps concerned. Those of `flow` have none: a factor is found for them instead.
     """
 
     cause: str
@@ -88,7 +88,7 @@ def sets(graph: Graph, steps: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
         places = [_step(graph, i).place for i in members]
         for label, match, _ in groups(places) if places else ():
             yield from new(f"{role} {label}".strip(), [i for i in members if match(_step(graph, i).place)])
-        for kind in (_layer, _repeated):
+        for kind in (layer_of, _repeated):
             by_kind: dict[str, list[int]] = {}
             for i, place in zip(members, places):
                 by_kind.setdefault(kind(place), []).append(i)
@@ -104,17 +104,9 @@ def _step(graph: Graph, i: int) -> Step:
     return step
 
 
-def _layer(place: str) -> str:
-    """The scopes down to the layer."""
-    parts = place.split(".")
-    while len(parts) > 1 and not parts[-1].isdigit() and parts[-1] != "cross_attention":
-        parts.pop()
-    return ".".join(parts)
-
-
 def _repeated(place: str) -> str:
-    """The same, without the number of the block."""
-    return re.sub(r"(blocks|cross_attention)\.\d+", r"\1.*", _layer(place))
+    """The scopes of a layer without the number of the block."""
+    return re.sub(r"(blocks|cross_attention)\.\d+", r"\1.*", layer_of(place))
 
 
 def scaled(places: Sequence[Place], factor: float | Callable[[Any], Any]) -> dict[int, Pull]:

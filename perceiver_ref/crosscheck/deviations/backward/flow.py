@@ -35,7 +35,7 @@ def _values(graph: Graph) -> Iterator[Wrong]:
     """A value with all its uses; and those of one role in all layers, such as the stream between two layers."""
     by_role: dict[str, list[tuple[str, list[Place]]]] = {}
     for n, node in enumerate(graph.nodes):
-        uses = [(i, edge.position) for i, edge in graph.consumers[n]]
+        uses = _uses(graph, n)
         if len(uses) < 2 and isinstance(node, str):
             continue
         name = node if isinstance(node, str) else node.point
