@@ -158,7 +158,7 @@ class Attention(Module):
 class Layer(Module):
     """The course of a layer: attention, added to x or in its place, and what follows it."""
 
-    query_residual: bool
+    query_residual: bool = True
 
     def _parts(self) -> dict[str, Any]:
         raise NotImplementedError(f"{type(self).__name__} has no parts")
@@ -261,6 +261,12 @@ class SelfAttention(Layer):
         normed = point("norm", parts["norm"].apply(p["norm"], x))
         attended = parts["attention"].apply(p["attention"], normed, normed, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
+
+
+def joined(*parts: KeysValues | None) -> KeysValues:
+    """The keys and values of all parts, one part after the other; None stands for no position."""
+    given = [part for part in parts if part is not None]
+    return given[0] if len(given) == 1 else KeysValues(*(ops.concatenate(list(same), axis=-2) for same in zip(*given)))
 
 
 def split_heads(x: Any, heads: int) -> Any:

@@ -67,7 +67,7 @@ class Encoder(Module):
             )
 
     def cross_attention(self, repetition: int = 0) -> CrossAttention:
-        """The layer in which latents attend to inputs."""
+        """The layer in which latents attend to inputs, the same in every repetition."""
         return CrossAttention(
             q_inputs=self.channels,
             kv_inputs=self.inputs,

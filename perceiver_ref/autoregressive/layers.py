@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..attention import CrossAttention, KeysValues, SelfAttention
-from ..autograd import ops
+from ..attention import CrossAttention, KeysValues, SelfAttention, joined
 from ..autograd.backend import Array
 from ..autograd.tree import Tree
 from ..rotary import Rotary
@@ -17,15 +16,6 @@ from ..tracing import point
 
 Kept = KeysValues | None
 """Keys (B, H, L, d), turned already, and values (B, H, L, e) of earlier positions; None where there are none."""
-
-
-def joined(kept: Kept, new: Kept) -> KeysValues:
-    """The keys and values of earlier positions, then those of later ones."""
-    if kept is None or new is None:
-        both = new if kept is None else kept
-        assert both is not None
-        return both
-    return KeysValues(*(ops.concatenate([old, later], axis=-2) for old, later in zip(kept, new)))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from ..attention import KeysValues
+from ..attention import KeysValues, joined
 from ..autograd import ops
 from ..autograd.backend import Array, xp
 from ..autograd.tree import Tree
@@ -20,7 +20,7 @@ from ..masks import check_mask
 from ..parameters import Module, Parameter, explains_parameters, truncated_normal, zeros
 from ..rotary import Rotary
 from ..tracing import point, scope
-from .layers import CausalCrossAttention, CausalSelfAttention, joined
+from .layers import CausalCrossAttention, CausalSelfAttention
 
 
 class Memory(NamedTuple):
@@ -240,7 +240,7 @@ class PerceiverAR(Module):
         if course.inputs.shape[1]:
             kept = joined(kept, layer.keys_values(p, course.inputs, course.input_positions))
         if self.own_keys == "inputs":
-            return joined(kept, None)
+            return joined(kept)
         return joined(kept, layer.keys_values(p, z, course.positions, own=True))
 
     def normed(self, p: Tree, z: Any) -> Any:

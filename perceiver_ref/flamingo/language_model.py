@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from ..attention import Attention, KeysValues
+from ..attention import Attention, KeysValues, Layer, joined
 from ..autograd import ops
 from ..autograd.backend import Array, to_host, xp
 from ..autograd.tensor import array_of
@@ -27,9 +27,9 @@ LANGUAGE = DIALECTS["paper"]
 """Conventions of the language model: the GELU, as Flamingo's frozen one has it, and biases everywhere, as in GPT-2."""
 
 Logits = Literal["tied", "untied"]
-Layer = Callable[[int, Any], Any]
+RunLayer = Callable[[int, Any], Any]
 """`layer(i, x)`: layer number i on x (B, L, D)."""
-Through = Callable[[Any, Layer], Any]
+Through = Callable[[Any, RunLayer], Any]
 """`through(x, layer)`: x after all layers, with whatever is put between them."""
 
 
@@ -43,7 +43,7 @@ class TextCache(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DecoderLayer(Module):
+class DecoderLayer(Layer):
     """Tokens attend to earlier ones and themselves, then an MLP; both with pre-norm and residual.
 
     x = x + attention(norm(x), norm(x)); x = x + mlp(norm(x))
@@ -63,9 +63,6 @@ class DecoderLayer(Module):
             "mlp": MLP(d, self.widening, self.conventions),
         }
 
-    def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
-
     def apply(self, p: Tree, x: Any, kept: KeysValues | None = None, *, mask: Array) -> tuple[Any, KeysValues]:
         """x (B, L, D) after the K tokens of `kept` -> x (B, L, D), and keys and values of all K + L tokens.
 
@@ -73,12 +70,9 @@ class DecoderLayer(Module):
         """
         parts = self._parts()
         normed = point("norm", parts["norm"].apply(p["norm"], x))
-        z = parts["attention"].keys_values(p["attention"], normed)
-        if kept is not None:
-            z = KeysValues(*(ops.concatenate([old, new], axis=-2) for old, new in zip(kept, z)))
-        x = point("attention_residual", ops.add(x, parts["attention"].apply(p["attention"], normed, z, mask=mask)))
-        out = parts["mlp"].apply(p["mlp"], point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x)))
-        return point("", ops.add(x, out)), z
+        z = joined(kept, parts["attention"].keys_values(p["attention"], normed))
+        attended = parts["attention"].apply(p["attention"], normed, z, mask=mask)
+        return self._finished(p, self._joined(p, x, attended)), z
 
 
 @dataclass(frozen=True)
@@ -198,7 +192,7 @@ class LanguageModel(Module):
 def _straight(layers: int) -> Through:
     """All layers, one after the other."""
 
-    def through(x: Any, layer: Layer) -> Any:
+    def through(x: Any, layer: RunLayer) -> Any:
         for i in range(layers):
             x = layer(i, x)
         return x

@@ -17,7 +17,7 @@ from ..errors import InputError, one_of
 from ..masks import check_mask
 from ..parameters import Module, Parameter, explains_parameters, truncated_normal
 from .gated_xattn import GatedLayers
-from .language_model import LanguageModel, Layer, TextCache, Through
+from .language_model import LanguageModel, RunLayer, TextCache, Through
 from .media import Which, media_mask, preceding
 from .prompts import EOC, IMAGE, VOCABULARY
 from .resampler import PerceiverResampler
@@ -215,7 +215,7 @@ class Flamingo(Module):
         """The course of text through the gated layers and the language model's; media as `GatedLayers.apply` takes."""
         p, alone = part(params, "gated"), phi[..., None] == 0  # (B, L, 1)
 
-        def through(x: Any, layer: Layer) -> Any:
+        def through(x: Any, layer: RunLayer) -> Any:
             if media is None:
                 return self.gated.apply(p, x, None, between=layer)
             each = media[0].keys.shape[-2] // number if isinstance(media, tuple) else media.shape[2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..attention import Attention
+from ..attention import Attention, Layer
 from ..autograd import ops
 from ..autograd.backend import Array
 from ..autograd.tree import Tree
@@ -24,7 +24,7 @@ LatentsPer = Literal["medium", "frame"]
 
 
 @dataclass(frozen=True)
-class ResamplerLayer(Module):
+class ResamplerLayer(Layer):
     """Latents attend to the features and to themselves, then an MLP; both with pre-norm and residual (figure 5).
 
         x = x + attention(q = norm(x), kv = [norm(features), norm(x)]); x = x + mlp(norm(x))
@@ -61,9 +61,6 @@ class ResamplerLayer(Module):
             "mlp": MLP(d, self.widening, conventions, self.hidden),
         }
 
-    def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
-
     def apply(self, p: Tree, x: Any, features: Any, *, mask: Array | None = None) -> Any:
         """x (..., N, D), features (..., S, D) -> (..., N, D). mask (..., S), bool: True where a feature is real."""
         parts = self._parts()
@@ -72,9 +69,7 @@ class ResamplerLayer(Module):
         kv = ops.concatenate([normed, q], axis=-2) if self.latents_in_keys else normed
         attend = None if mask is None else self._attend(mask, x.shape[-2])
         attended = parts["attention"].apply(p["attention"], q, kv, mask=attend)
-        x = point("attention_residual", ops.add(x, attended))
-        out = parts["mlp"].apply(p["mlp"], point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x)))
-        return point("", ops.add(x, out))
+        return self._finished(p, self._joined(p, x, attended))
 
     def _attend(self, mask: Array, latents: int) -> Array:
         """(..., 1, keys): latents, where they are among the keys, are always real."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..attention import Attention, KeysValues
+from ..attention import Attention, joined
 from ..autograd import ops
 from ..autograd.backend import Array, xp
 from ..autograd.tensor import array_of
@@ -129,9 +129,8 @@ class Aligner(Module):
     def apply(self, p: Tree, x: Any, states: Mapping[str, Any], *, mask: Array) -> Any:
         """x (B, L, D), states: (B, S, C) by encoder; mask (B, L, sum of S), True = attend -> (B, L, D)."""
         made = [self._attention(c).keys_values(p["encoders"][name], states[name]) for name, c in self.encoders]
-        both = KeysValues(*(ops.concatenate(list(parts), axis=-2) for parts in zip(*made)))
         normed = point("norm", RMSNorm(self.channels).apply(p["norm"], x))
-        attended = self._attention().apply(p["attention"], normed, both, mask=mask)
+        attended = self._attention().apply(p["attention"], normed, joined(*made), mask=mask)
         x = ops.add(x, ops.multiply(ops.tanh(p["attention_gate"]), attended))
         normed = point("mlp_norm", LayerNorm(self.channels).apply(p["mlp_norm"], x))
         return ops.add(x, ops.multiply(ops.tanh(p["mlp_gate"]), self._mlp().apply(p["mlp"], normed)))
