@@ -17,6 +17,7 @@ import numpy as np
 from ..autograd import backend as backends
 from ..autograd import optim, tree
 from ..autograd.backend import Array
+from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 
@@ -180,6 +181,18 @@ class Recipe:
         """Whether a value of the metric meets the threshold."""
         threshold = self.quick_threshold if quick else self.threshold
         return value >= threshold if self.better == "higher" else value <= threshold
+
+
+def hits(logits: Any, targets: np.ndarray) -> Array:
+    """Whether the largest of the logits (..., K) is the target's (...): bool (...), in the library of the logits."""
+    values = array_of(logits)
+    right: Array = values.argmax(-1) == backends.xp(values).asarray(targets)
+    return right
+
+
+def accuracy(logits: Any, targets: np.ndarray) -> Array:
+    """The share of `hits`: 0-d."""
+    return hits(logits, targets).mean()
 
 
 def arrays_like(params: Tree, arrays: Mapping[str, Array]) -> Batch:

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from ..autograd import ops
-from ..autograd.backend import Array, xp
-from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..decoder import ProjectionDecoder
@@ -22,7 +20,7 @@ from ..perceiver_io import PerceiverIO
 from ..position import FourierPositions
 from ..tracing import trace
 from ..training.pictures import attention_maps
-from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
+from .base import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
 
 TRAINED_ON = 1347
 """Images 1 to 1,347 of the file are trained on, 1,348 to 1,797 tested on, in the file's own order.
@@ -30,8 +28,6 @@ TRAINED_ON = 1347
 The file names no writers, but its images come in runs of one hand after another, so that a shuffled split would test on
 hands that were trained on; this one does so for at most the hand at the seam.
 """
-
-
 BACKGROUND = -1.5
 SMOOTHING = 0.1
 
@@ -151,12 +147,6 @@ def distorted(images: np.ndarray, rng: np.random.Generator, *, stretch: float = 
     lower = (1 - right) * padded[each, top + 1, left] + right * padded[each, top + 1, left + 1]
     made: np.ndarray = (1 - down) * upper + down * lower
     return made.astype(np.float32).reshape(count, 8, 8, 1)
-
-
-def accuracy(logits: Any, labels: np.ndarray) -> Array:
-    """The share of rows whose largest logit is the label's: 0-d."""
-    values = array_of(logits)
-    return (values.argmax(-1) == xp(values).asarray(labels)).mean()
 
 
 _FULL = Settings(

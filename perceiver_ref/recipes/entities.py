@@ -12,8 +12,6 @@ import numpy as np
 
 from ..attention import SelfAttention
 from ..autograd import ops
-from ..autograd.backend import Array, xp
-from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..decoder import Decoder
@@ -26,7 +24,7 @@ from ..ledger.sketch import sketch
 from ..parameters import Module, explains_parameters
 from ..perceiver_io import PerceiverIO
 from ..queries import InputQueries
-from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
+from .base import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
 from .battles import CHANNELS, UNITS, battles, nearest_enemies
 
 WIDTH = 64
@@ -153,12 +151,6 @@ class Entities(Task):
         """comparison.txt: what each model reaches and costs, side by side."""
         write_text(folder / "comparison.txt", comparison(self.evaluate(params), self.baselines()))
         return [folder / "comparison.txt"]
-
-
-def accuracy(logits: Any, targets: np.ndarray) -> Array:
-    """The share of units that point to the right one: 0-d."""
-    values = array_of(logits)
-    return (values.argmax(-1) == xp(values).asarray(targets)).mean()
 
 
 def comparison(found: Mapping[str, float], baselines: Mapping[str, float]) -> str:

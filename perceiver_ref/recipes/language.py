@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import ops
-from ..autograd.backend import Array, to_host, xp
+from ..autograd.backend import to_host
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
@@ -21,7 +21,7 @@ from ..inputs import TextInput
 from ..inputs.bytes import MASK, OFFSET, VOCABULARY, decode, encode
 from ..outputs import TiedEmbedding
 from ..perceiver_io import PerceiverIO
-from .base import Batch, Recipe, Settings, Stage, Task
+from .base import Batch, Recipe, Settings, Stage, Task, accuracy, hits
 from .nearby import keep_places, look_aside, table
 from .ngrams import Trigrams
 from .prose import ALPHABET, ids_of, prose, symbols
@@ -154,7 +154,7 @@ class Language(Task):
         seen = ops.cross_entropy(logits[:, n:], targets[:, n:])
         return ops.add(loss, ops.multiply(seen, _SEEN)), {
             "masked_loss": array_of(loss),
-            "masked_accuracy": hits(logits[:, :n], targets[:, :n]).mean(),
+            "masked_accuracy": accuracy(logits[:, :n], targets[:, :n]),
         }
 
     @cached_property
@@ -193,12 +193,12 @@ class Language(Task):
         seen = symbols(ids)
         np.put_along_axis(seen, masked, -1, 1)  # filled across the windows' borders, which the model is not told of
 
-        def accuracy(filled: np.ndarray) -> float:
+        def right(filled: np.ndarray) -> float:
             return float((np.take_along_axis(filled.reshape(ids.shape), masked, 1) == targets).mean())
 
         return {
-            "trigram": accuracy(self.trigrams.fill_between(seen.ravel())),
-            "trigram_of_all": accuracy(self.trigrams.fill(seen.ravel())),
+            "trigram": right(self.trigrams.fill_between(seen.ravel())),
+            "trigram_of_all": right(self.trigrams.fill(seen.ravel())),
             "commonest": float((targets == np.bincount(symbols(self.text[0])).argmax()).mean()),
         }
 
@@ -235,13 +235,6 @@ _LATENTS = 2.0
 """Of the latents' places: layers add to the other channels."""
 _GAIN = 2.0
 """Of queries and keys: at the next byte but one, attention is a few hundredths of what it is at its place."""
-
-
-def hits(logits: Any, targets: np.ndarray) -> Array:
-    """Whether the largest of the logits (..., K) is the target's (...)."""
-    values = array_of(logits)
-    right: Array = values.argmax(-1) == xp(values).asarray(targets)
-    return right
 
 
 _OPTIONS = {"b2": 0.98}

@@ -19,8 +19,7 @@ from ..files import write_text
 from ..inputs import PointInput
 from ..perceiver_io import PerceiverIO
 from ..position import FourierPositions
-from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
-from .digits import accuracy
+from .base import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
 from .surfaces import SURFACES, clouds, rotations, unit_cloud
 
 POINTS = 256
