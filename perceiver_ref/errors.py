@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -22,6 +22,13 @@ def input_errors(what: str) -> Iterator[None]:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def listed(items: Iterable[object], most: int = 8, between: str = ", ") -> str:
+    """The first ones, and how many more there are."""
+    texts = [str(item) for item in items]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
 
 
 def one_of(what: str, name: str, known: object) -> InputError:

@@ -14,7 +14,7 @@ import numpy as np
 from .autograd import backend as backends
 from .autograd import tree
 from .autograd.tree import Tree
-from .errors import InputError
+from .errors import InputError, listed
 from .variation import variable
 
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -130,12 +130,6 @@ class Module:
             if path in have and tuple(have[path].shape) != want[path].shape
         ]
         found = {"missing": missing, "unexpected": extra, "wrong shape": wrong}
-        problems = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
+        problems = [f"{what}: {listed(names)}" for what, names in found.items() if names]
         if problems:
             raise InputError(f"parameters do not fit {type(self).__name__}; {'; '.join(problems)}")
-
-
-def _listed(names: list[str]) -> str:
-    """The first ones, and how many more there are."""
-    shown = ", ".join(names[:8])
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .crosscheck.check import spread, tolerances
-from .errors import InputError, one_of
+from .errors import InputError, listed, one_of
 from .files import AnyPath
 from .vectors import TOLERANCES, Case, read_case, write_case
 from .vectors.compare import difference, distances, largest_difference
@@ -99,7 +99,7 @@ def _given(actual: Any, wanted: Mapping[str, np.ndarray], what: str, where: str)
     """`actual` by the names of `wanted`."""
     if not isinstance(actual, Mapping):
         if len(wanted) > 1:
-            raise InputError(f"{where} has several {what}: give a dict with {_listed(wanted)}")
+            raise InputError(f"{where} has several {what}: give a dict with {listed(wanted)}")
         return {next(iter(wanted)): to_numpy(actual)}
     found = {}
     for path, array in _leaves(actual, ()):
@@ -144,7 +144,7 @@ def _chosen(
         return [_name((name,), wanted, what) for name in names]
     if what == "trace":
         if not given:
-            raise InputError(f"no traced value was given; {where} has {_listed(wanted)}")
+            raise InputError(f"no traced value was given; {where} has {listed(wanted)}")
         return [name for name in wanted if name in given]
     return list(wanted)
 
@@ -205,9 +205,3 @@ def _message(
             "mine.npz"
         )
     return "\n".join(lines)
-
-
-def _listed(names: Iterable[str]) -> str:
-    found = list(names)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..crosscheck.compare.dumps import Compared, Comparison, compare_files
 from ..crosscheck.report import Report, ReportPoint, excerpt, value_text, write_report
+from ..errors import listed
 from ..files import check_writable
 from .main import MISMATCH, OK
 from .result import aligned, write_result
@@ -73,7 +74,7 @@ def verdict(result: Comparison) -> list[str]:
     if result.missing:
         if first is None:
             lines[0] = f"mismatch: {count} {_noun(count)} agree, but others are missing"
-        lines.append(f"missing in the candidate: {_listed(result.missing)}")
+        lines.append(f"missing in the candidate: {listed(result.missing, _LISTED)}")
     return lines
 
 
@@ -127,7 +128,7 @@ def _print_matching(result: Comparison) -> None:
         print(line)
     for side, names in (("reference", result.unmatched_reference), ("candidate", result.unmatched_candidate)):
         if names:
-            print(f"in the {side} alone: {_listed(names)}")
+            print(f"in the {side} alone: {listed(names, _LISTED)}")
     print()
 
 
@@ -197,12 +198,6 @@ def _ratio(pair: Compared) -> str:
 
 def _noun(count: int) -> str:
     return "pair" if count == 1 else "pairs"
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{', '.join(names[:_LISTED])}{more}"
 
 
 def _json(result: Comparison) -> dict[str, Any]:

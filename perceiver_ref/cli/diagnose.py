@@ -10,13 +10,12 @@ from ..crosscheck.diagnosis.diagnose import Diagnosis, diagnose_file
 from ..crosscheck.diagnosis.search import Cause
 from ..crosscheck.gradients.diagnose import GradientDiagnosis
 from ..crosscheck.report import Report, ReportPoint, excerpt, write_report
+from ..errors import listed
 from ..files import check_writable
 from ..vectors.npz import write_npz
 from .main import MISMATCH, OK
 from .result import aligned, write_result
 from .words import opened
-
-_NAMES = 8
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -90,9 +89,7 @@ def _gradients(found: GradientDiagnosis) -> list[str]:
     if found.step:
         lines.append(f"first divergence in backward: {found.first_divergence} ({found.step})")
     if found.affected:
-        names = found.affected[:_NAMES]
-        more = len(found.affected) - len(names)
-        lines.append(f"wrong gradients: {', '.join(names)}{f' and {more} more' if more else ''}")
+        lines.append(f"wrong gradients: {listed(found.affected)}")
     return lines
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..checkpoints import read_config, rebuild
-from ..errors import InputError, one_of
+from ..errors import InputError
 from ..flamingo import PerceiverResampler
 from ..ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
 from ..ledger.printed import PRINTED, agrees
 from ..ledger.sizes import Shape, Sizes
 from ..parameters import Module
 from ..perceiver_io import PerceiverIO
-from ..published import INPUTS, PRESETS, VARIANTS, preset
+from ..published import INPUTS, is_preset, preset
 from .main import OK
 from .result import aligned, write_result
 from .words import verdict
@@ -53,13 +52,9 @@ def explain(given: argparse.Namespace) -> int:
 
 
 def _model(given: argparse.Namespace) -> Module:
-    if given.model in PRESETS or given.model in VARIANTS:
-        if given.peer or given.cls:
-            raise InputError(f"{given.model} is a preset; --peer and --class go with a configuration file")
+    if is_preset(given.model, peer=given.peer, cls=given.cls):
         made: Module = preset(given.model)
         return made
-    if not (given.peer or given.model.endswith(".json") or Path(given.model).exists()):
-        raise one_of("preset", given.model, {**PRESETS, **VARIANTS})
     if not given.peer:
         raise InputError(f"{given.model}: say which implementation the configuration is of, such as --peer hf")
     model = rebuild(given.peer, given.cls, read_config(given.model), given.model, {}).model

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import InputError, one_of
+from ..errors import InputError, listed, one_of
 from ..export.adversarial import ROWS, Row, rows
 from ..export.find import Wanted, find
 from ..export.make import Options, make
@@ -91,8 +91,8 @@ def _cases(given: argparse.Namespace) -> Iterator[Case]:
     print(f"{given.model}: {subject.peer} {subject.cls}, {count:,} parameters, {given.dtype}")
     if "reduced: " in subject.notes:
         changes = subject.notes.partition("reduced: ")[2].split("; ")
-        more = f" and {len(changes) - 6} more, see notes in {INDEX}" if len(changes) > 6 else ""
-        print(f"smaller than published (--full is not): {'; '.join(changes[:6])}{more}")
+        see = f", see notes in {INDEX}" if len(changes) > 6 else ""
+        print(f"smaller than published (--full is not): {listed(changes, 6, '; ')}{see}")
     print()
     return (make(subject, row, settings) for row in chosen)
 

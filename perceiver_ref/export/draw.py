@@ -98,7 +98,6 @@ def cotangents(outputs: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarra
     }
 
 
-def nested(module: Module, flat: dict[str, np.ndarray]) -> Tree:
-    """Parameters by path as the tree that the model takes."""
-    spec = module.parameters()
+def nested(spec: Tree, flat: dict[str, np.ndarray]) -> Tree:
+    """Parameters or running statistics by path as the tree that the model takes."""
     return tree.unflatten_like(spec, [flat[path] for path, _ in tree.leaves(spec)])

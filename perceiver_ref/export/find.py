@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..autoregressive import PerceiverAR
 from ..checkpoints import named_class, read_checkpoint, read_config, read_weights
-from ..errors import InputError, one_of
+from ..errors import InputError
 from ..ledger import default_sizes, parse_sizes
 from ..ledger.sizes import Sizes
 from ..parameters import Module
 from ..peers import Given, peer
 from ..peers.reference import NAME, PEER, to_config
-from ..published import INPUTS, PRESETS, VARIANTS, preset
+from ..published import INPUTS, is_preset, preset
 from ..vectors.npz import read_npz
 from . import layouts
 from .small import parse_small, reductions, small
@@ -43,12 +42,8 @@ def find(wanted: Wanted) -> Subject:
     """The subject; `InputError` for anything unknown or contradictory."""
     arguments = _arguments(wanted.inputs)
     sizes = None if wanted.inputs is None or arguments is not None else parse_sizes(wanted.inputs)
-    if wanted.model in PRESETS or wanted.model in VARIANTS:
-        if wanted.peer or wanted.cls:
-            raise InputError(f"{wanted.model} is a preset; --peer and --class go with a configuration file")
+    if is_preset(wanted.model, peer=wanted.peer, cls=wanted.cls):
         return _published(wanted, sizes, arguments)
-    if not (wanted.peer or wanted.model.endswith(".json") or Path(wanted.model).exists()):
-        raise one_of("preset", wanted.model, {**PRESETS, **VARIANTS})
     for option, given in (("--full", wanted.full), ("--sizes", wanted.sizes), ("--dialect", wanted.dialect)):
         if given:
             raise InputError(f"{option} goes with a preset; a configuration has its own sizes")

@@ -140,7 +140,8 @@ def _perceiver_io(model: PerceiverIO, sizes: Sizes) -> Layout:
         given: Any = {n.partition(".")[2]: a for n, a in inputs.items() if "." in n} if several else inputs["inputs"]
         if part is None:
             return int(given.shape[1])
-        params, state = draw.nested(part, draw.parameters(part, 0)), _nested_state(part)
+        params = draw.nested(part.parameters(), draw.parameters(part, 0))
+        state = draw.nested(part.state(), draw.state(part, 0))
         return int(part.apply(params, given, Call(state=state)).inputs.shape[1])
 
     maskable = isinstance(part, GridInput) and isinstance(part.features, Pixels) and part.features.space == 1
@@ -153,14 +154,6 @@ def _perceiver_io(model: PerceiverIO, sizes: Sizes) -> Layout:
         elements,
         _traits(model),
     )
-
-
-def _nested_state(part: Any) -> Any:
-    from ..autograd import tree
-
-    flat = draw.state(part, 0)
-    spec = part.state()
-    return tree.unflatten_like(spec, [flat[path] for path, _ in tree.leaves(spec)])
 
 
 def _traits(model: PerceiverIO) -> frozenset[str]:

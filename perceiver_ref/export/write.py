@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..files import AnyPath, read_json
+from ..files import AnyPath, read_json, umask
 from ..formats.safetensors_file import write_safetensors
 from ..vectors import TOLERANCES, Case, write_case
 from ..vectors.case import groups
@@ -123,7 +123,7 @@ def _write_index(path: Path, index: dict[str, Any]) -> None:
 
 def _move(temporary: Path, folder: Path, index: dict[str, Any]) -> None:
     """Put everything in its place: a new folder by one renaming, over an earlier export file by file, index last."""
-    temporary.chmod(0o777 & ~_umask())
+    temporary.chmod(0o777 & ~umask())
     if not folder.exists() or not any(folder.iterdir()):
         if folder.exists():
             folder.rmdir()
@@ -142,9 +142,3 @@ def _move(temporary: Path, folder: Path, index: dict[str, Any]) -> None:
                 (folder / row[key]).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / row[key]).replace(folder / row[key])
     (temporary / INDEX).replace(folder / INDEX)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import tree
-from ..errors import InputError
+from ..errors import InputError, listed
 from ..peers import Rebuilt
 from ..peers.names import Binding
 from ..version import __version__
@@ -141,8 +141,7 @@ def _check(
         if key in arrays and arrays[key].shape != b.shape
     ]
     if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise InputError(f"{where}: the checkpoint does not fit its class; {'; '.join(problems[:8])}{more}")
+        raise InputError(f"{where}: the checkpoint does not fit its class; {listed(problems, between='; ')}")
 
 
 def _involution(b: Binding, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, listed
 from .opcodes import shown
 
 _LEVELS = 3
@@ -30,8 +30,7 @@ def find_state_dict(path: object, content: Any, is_array: Callable[[Any], bool])
     notes = []
     chosen = {name: value for name, value in arrays.items() if is_array(value)}
     if others := [str(name) for name in arrays if name not in chosen]:
-        listed = ", ".join(shown(name) for name in others[:8])
-        notes.append(f"{path}: left out what are no tensors: {listed}{' and more' if len(others) > 8 else ''}")
+        notes.append(f"{path}: left out what are no tensors: {listed(map(shown, others))}")
     return chosen, notes
 
 
@@ -49,6 +48,6 @@ def _search(content: Any, is_array: Callable[[Any], bool], where: tuple[str, ...
 
 def _described(content: Any) -> str:
     if isinstance(content, dict):
-        rows = [f"{shown(key, 40)} ({type(value).__name__})" for key, value in list(content.items())[:8]]
-        return f"{', '.join(rows)}{' and more' if len(content) > 8 else ''}" if rows else "an empty dict"
+        rows = (f"{shown(key, 40)} ({type(value).__name__})" for key, value in content.items())
+        return listed(rows) or "an empty dict"
     return f"a {type(content).__name__}"

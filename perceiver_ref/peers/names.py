@@ -15,8 +15,7 @@ import numpy as np
 
 from ..autograd import tree
 from ..autograd.tree import Tree
-from ..errors import InputError
-from ..parameters import Parameter
+from ..errors import InputError, listed
 
 View = Callable[[Any], Any]
 Table = Mapping[str, tuple[str, Any]]
@@ -69,7 +68,7 @@ def bind(spec: Tree, table: Table, separator: str = ".") -> list[Binding]:
     """A binding for every `Parameter` of a tree; `LookupError` when the table has no row for one."""
     return [
         Binding(path, parameter.shape, *_resolve(path.split("/"), table, "", separator, path))
-        for path, parameter in _parameters(spec)
+        for path, parameter in tree.leaves(spec)
     ]
 
 
@@ -112,8 +111,8 @@ def check(bindings: Iterable[Binding], arrays: Mapping[str, np.ndarray], ignored
             wrong.append(f"{b.name} has dtype {array.dtype}, expected floating point")
         elif b.view(array).shape != b.shape:
             wrong.append(f"{b.name} has shape {array.shape}, expected {_expected(b)}")
-    problems = [f"missing: {_listed(missing)}"] if missing else []
-    problems += [f"unused: {_listed(unused)}"] if unused else []
+    problems = [f"missing: {listed(missing)}"] if missing else []
+    problems += [f"unused: {listed(unused)}"] if unused else []
     problems += wrong
     if problems:
         raise InputError(f"{where}: the parameters do not fit the configuration; {'; '.join(problems)}")
@@ -137,10 +136,6 @@ def _expected(b: Binding) -> str:
     if b.view in (same, transposed):
         return str(b.view(np.broadcast_to(np.zeros(()), b.shape)).shape)
     return f"one that gives {b.shape} for our {b.path}"
-
-
-def _parameters(spec: Tree) -> Iterable[tuple[str, Parameter]]:
-    return tree.leaves(spec)
 
 
 def _resolve(path: list[str], table: Table, prefix: str, separator: str, full: str) -> tuple[str, View]:
@@ -170,8 +165,3 @@ def _match(pattern: list[str], path: list[str]) -> str | None:
         elif want != have:
             return None
     return index
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:8])
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"

@@ -7,10 +7,11 @@ tables; `preset` makes either. One file for each task; every file states what it
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..conventions import DIALECTS, FLAMINGO_DIALECTS, Conventions
-from ..errors import one_of
+from ..errors import InputError, one_of
 from . import audioset, flamingo, flow, imagenet, language, perceiver, starcraft, video
 from .language import language_model
 
@@ -47,6 +48,20 @@ def variants() -> list[str]:
     return sorted(VARIANTS)
 
 
+def is_preset(name: str, *, peer: str | None = None, cls: str | None = None) -> bool:
+    """Whether a model given by a preset's name or a configuration's file is a preset.
+
+    `peer` and `cls` are those of a configuration. Raises `InputError` for what is neither, and where they are given
+    with a preset.
+    """
+    known = name in PRESETS or name in VARIANTS
+    if known and (peer or cls):
+        raise InputError(f"{name} is a preset; --peer and --class go with a configuration file")
+    if not (known or peer or name.endswith(".json") or Path(name).exists()):
+        raise one_of("preset", name, {**PRESETS, **VARIANTS})
+    return known
+
+
 def preset(name: str, *, dialect: str | None = None) -> Any:
     """The model of a published configuration, without parameters: call its `init` or load some.
 
@@ -66,4 +81,4 @@ def preset(name: str, *, dialect: str | None = None) -> Any:
     return known[name](dialects[chosen])
 
 
-__all__ = ["INPUTS", "PRESETS", "VARIANTS", "language_model", "preset", "presets", "variants"]
+__all__ = ["INPUTS", "PRESETS", "VARIANTS", "is_preset", "language_model", "preset", "presets", "variants"]

@@ -28,7 +28,7 @@ from ..autograd import backend as backends
 from ..autograd import tree
 from ..autograd.backend import Array, to_host
 from ..autograd.tree import Tree
-from ..errors import InputError
+from ..errors import InputError, listed
 from ..vectors.npz import read_npz, write_npz
 from ..version import __version__
 
@@ -134,10 +134,9 @@ class Checkpoints:
         ours, theirs = (tree.flatten(json.loads(json.dumps(c))) for c in (self.configuration, theirs))
         wrong = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
         if wrong:
-            listed = "; ".join(f"{key} was {theirs.get(key)}, now {ours.get(key)}" for key in wrong[:4])
-            more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+            differs = listed((f"{key} was {theirs.get(key)}, now {ours.get(key)}" for key in wrong), 4, "; ")
             raise InputError(
-                f"{path} is of another run: {listed}{more}; go on with the same settings, or choose another folder"
+                f"{path} is of another run: {differs}; go on with the same settings, or choose another folder"
             )
 
 
