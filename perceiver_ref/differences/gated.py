@@ -146,7 +146,7 @@ GATED = Family(
                 "mllama": "no",
                 "evolla": "yes",
             },
-            "`rows` of `GatedCrossAttention.finished`",
+            "`rows` of `GatedCrossAttention.apply`",
             (Evidence("idefics/gated_xattn_float", "runs"), Evidence("mllama/cross_attention_layer", "left out")),
         ),
         Row(

@@ -1,1 +1,13 @@
-"""The files that weights come in, one reader each; `read` chooses. Nothing in a file ever runs."""
+"""The files that weights come in, one reader each. Nothing in a file ever runs.
+
+read              chooses the reader of a file or directory
+safetensors_file  `.safetensors`, read and written
+pytorch           files of `torch.save`: tensors as views of storages (`tensors`) in a pickle
+pickles           DeepMind's pickles of NumPy trees
+opcodes           pickles interpreted in place of being run
+archive           zip archives: `.npz` (see `vectors.npz`) and PyTorch's
+dtypes            bfloat16 widened, precision changed, NaN found
+state_dict        where in a checkpoint the state dict is
+fit               a file's names fitted to a class: prefixes, tied parameters
+own               our own checkpoint, which leads back to the peer's
+"""

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import AnyPath, existing_file, read_json
-from ..pickles import haiku_arrays
 from ..vectors.npz import read_npz
 from .dtypes import cast
 from .opcodes import shown
+from .pickles import haiku_arrays
 from .pytorch import is_pytorch, read_pytorch
 from .safetensors_file import read_safetensors
 

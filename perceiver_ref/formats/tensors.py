@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..pickles import NUMPY
 from .dtypes import BFLOAT16
 from .opcodes import Names, RefusedError, shown
+from .pickles import NUMPY
 
 _LARGE = 1 << 60
 _STORAGES = {

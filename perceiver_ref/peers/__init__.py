@@ -1,4 +1,10 @@
-"""Other implementations, one file each: tables that rename their parameters and map their configurations to ours."""
+"""Other implementations, a file or folder each: their parameters renamed, their configurations and calls as ours.
+
+base    what a peer is, and reading its options and calls
+names   renaming of arrays and traced points, in both directions
+replay  what the peers that are optimizers share
+gru     a cell that two of them use
+"""
 
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module

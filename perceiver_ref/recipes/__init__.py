@@ -1,7 +1,7 @@
 """Small models trained end to end: `perceiver-ref train NAME`.
 
 base      what a recipe is: Task, Settings, Stage, Recipe
-data      the data that the package ships, and data made from a seed
+data/     the data that the package ships; other data are made from a seed, by the module beside the recipe's
 results   docs/RESULTS.md and the README's table, from the result.json of many runs
 """
 

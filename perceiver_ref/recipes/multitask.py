@@ -50,9 +50,8 @@ class Multitask(Task):
 
     def init(self, before: Tree = None) -> Tree:
         fresh = model(self.name).init(self.seed)
-        fresh["input"]["positions"]["table"] *= (
-            50  # as large as the embeddings: half of the matter is where letters are
-        )
+        # as large as the embeddings: half of the matter is where letters are
+        fresh["input"]["positions"]["table"] *= 50
         return {**(before or {}), self.name: fresh}
 
     def trainable(self, path: str) -> bool:

@@ -4,5 +4,7 @@ loop         the whole of training: batch, gradients, optimizer, metrics, evalua
 state        what a checkpoint holds, and writing and reading it
 metrics      metrics.jsonl: one line a logged step, none twice after resuming
 progress     rate, loss and time left, by tqdm or as plain lines
+interrupts   Ctrl-C: the step under way is finished and saved
+result       result.json, curves and what the task shows
 pictures     curves.png and attention maps, with the extra `plot`
 """

@@ -1,6 +1,6 @@
 """Reading pickles of parameter trees without running them: arrays, numbers, text and containers, and nothing else.
 
-DeepMind released its weights as pickles of NumPy trees (Haiku parameters). `formats.opcodes` interprets them; here is
+DeepMind released its weights as pickles of NumPy trees (Haiku parameters). `opcodes` interprets them; here is
 the handful of constructors that such files name, each replaced by a function of ours.
 """
 
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
-from .files import AnyPath, existing_file
-from .formats.opcodes import (
+from ..autograd import tree
+from ..errors import InputError
+from ..files import AnyPath, existing_file
+from .opcodes import (
     CONTAINERS,
     Bounded,
     Buildable,
@@ -72,8 +73,6 @@ def read_pickle(path: AnyPath) -> Any:
 
 def haiku_arrays(path: Path) -> dict[str, np.ndarray]:
     """Arrays by module path and name, from {module: {name: array}} or {"params": ..., "state": ...} of such."""
-    from .autograd import tree
-
     content = read_pickle(path)
     if isinstance(content, dict) and set(content) <= {"params", "state"} and content:
         parts = [part for part in content.values() if isinstance(part, dict)]
