@@ -56,7 +56,10 @@ def linear_positions(
     grid: Grid = "compute",
     ends: tuple[float, float] = (-1.0, 1.0),
 ) -> np.ndarray:
-    """Positions of every point of a grid, (*index_dims, len(index_dims)): each axis evenly spaced, with both `ends`."""
+    """Positions of every point of a grid, (*index_dims, len(index_dims)).
+
+    index_dims -> each axis evenly spaced from -1 to 1, or between other `ends`, both included.
+    """
     axes = [linspace(*ends, n, dtype, grid) for n in index_dims]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
