@@ -1,10 +1,32 @@
-"""Golden reference of Perceiver, Perceiver IO and Flamingo's Perceiver Resampler on NumPy and CuPy.
+"""Golden reference of Perceiver, Perceiver IO, Perceiver AR and Flamingo on NumPy and CuPy.
 
 import perceiver_ref as pr
 
 model = pr.preset("perceiver-io/imagenet-fourier")
 params = model.init(seed=0)
 logits = model.apply(params, images)
+
+models
+    perceiver_io      Perceiver and Perceiver IO: inputs/, encoder, decoder with queries, outputs/
+    autoregressive/   Perceiver AR
+    flamingo/         Perceiver Resampler, GATED XATTN-DENSE, and a whole Flamingo
+    attention, layers, position, rotary, modalities, masks, resize, tiling    what they are made of
+    parameters, call  a model as a tree of parameters and a pure `apply`; what one call needs besides
+    conventions       where implementations differ, each choice an option; differences/ shows each on cases
+    published/        the published configurations; ledger/ has what they cost
+other implementations
+    peers/            their configurations, names and calls
+    checkpoints       their weights, in the files of formats/, and our own
+    vectors/          cases of theirs; export/ makes new ones
+    crosscheck/       comparing with cases, and why something differs; testing, pytest_plugin for tests of ports
+    tracing           names of intermediate values; variation exchanges layers, for `diagnose`
+training
+    autograd/         the engine: operations, gradients, optimizers, kernels
+    training/         the loop; recipes/ have what it trains
+    classification    labels and accuracy; sampling draws tokens from logits
+for people
+    cli/              the command `perceiver-ref`
+    specification/    docs/SPEC.md and its diagrams
 """
 
 from __future__ import annotations
