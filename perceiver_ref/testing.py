@@ -50,7 +50,7 @@ def assert_matches(
     if dtype is not None and dtype not in TOLERANCES:
         raise one_of("dtype", str(dtype), TOLERANCES)
     wanted = _wanted(case, what)
-    where = str(case.meta.get("case", case.meta["class"]))
+    where = case.name
     if not wanted:
         raise InputError(f"{where} has no {what} to compare with")
     given = _given(actual, wanted, what, where)
@@ -65,7 +65,7 @@ def assert_matches(
 def save(path: AnyPath, actual: Any, reference: Case | AnyPath) -> None:
     """Write a case with a port's outputs in place of the reference's, for `perceiver-ref diagnose` to explain."""
     case = reference if isinstance(reference, Case) else read_case(reference)
-    outputs = _given(actual, case.outputs, "outputs", str(case.meta.get("case", case.meta["class"])))
+    outputs = _given(actual, case.outputs, "outputs", case.name)
     if missing := [name for name in case.outputs if name not in outputs]:
         raise InputError(f"outputs are missing: {', '.join(missing)}")
     write_case(path, dataclasses.replace(case, outputs=outputs, trace={}, grad_params={}, grad_inputs={}))

@@ -50,7 +50,7 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
     `dtype` computes in another dtype than the case's; tolerances are those of the coarser of the two. Raises
     `InputError` when the case names a peer, class, option or parameter that the reference does not know.
     """
-    where = case.meta.get("case", case.meta["class"])
+    where = case.name
     aliases: dict[str, str] = case.meta.get("tied", {})
     rebuilt, arrays = rebuild(case)
     points = {name: rebuilt.point(name) for name in case.trace}

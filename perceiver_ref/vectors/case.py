@@ -74,6 +74,11 @@ class Case:
     outputs_as_run: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """What messages call it: its id, or else the class."""
+        return str(self.meta.get("case", self.meta["class"]))
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype that the peer computed in."""
         made: np.dtype[Any] = np.dtype(self.meta["dtype"])

@@ -288,10 +288,10 @@ def test_a_recorded_graph_gives_the_gradients_of_the_engine(name: str) -> None:
 
     def loss(variables: Any) -> Any:
         with trace(lambda name: False):
-            return sum_of_products(subject._run(variables["params"], variables["inputs"]), cotangents)
+            return sum_of_products(subject.run(variables["params"], variables["inputs"]), cotangents)
 
     floats = {n: a for n, a in subject.inputs.items() if a.dtype.kind == "f"}
-    graph = record(lambda p, i: subject._run(p, {**subject.inputs, **i}), subject.params, subject.inputs, cotangents)
+    graph = record(lambda p, i: subject.run(p, {**subject.inputs, **i}), subject.params, subject.inputs, cotangents)
     found = graph.walk()
     if floats == subject.inputs:
         _, wanted = value_and_grad(loss)({"params": subject.params, "inputs": floats})

@@ -58,7 +58,7 @@ class Subject:
         outputs: dict[str, Any] = {}
         with trace(self.kept.__contains__) as traced, self.memo.recording(), np.errstate(all="ignore"):
             self.survey = survey(
-                self.params, lambda: outputs.update(self._run(self.params, self.inputs)), traced.__len__
+                self.params, lambda: outputs.update(self.run(self.params, self.inputs)), traced.__len__
             )
         self.survey.stored = self.arrays
         self.survey.bound = {binding.path: (binding.name, binding.view) for binding in self.rebuilt.bindings}
@@ -83,15 +83,14 @@ class Subject:
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
         """(parameters, running statistics) in float64 from the peer's arrays."""
-        where = self.case.meta.get("case", self.case.meta["class"])
-        params, state = self.rebuilt.load(arrays, where)
+        params, state = self.rebuilt.load(arrays, self.case.name)
         return tree.map(_wide, params), tree.map(_wide, state)
 
     def compute(self, params: Any = None, inputs: Any = None) -> Arrays:
         """Traced points and outputs by the peer's names, as `expected` has them, in float64."""
         params, inputs = self.params if params is None else params, self.inputs if inputs is None else inputs
         with trace(self.kept.__contains__) as traced, np.errstate(all="ignore"):
-            outputs = self._run(params, inputs)
+            outputs = self.run(params, inputs)
         return self._named(traced, outputs)
 
     def _named(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> Arrays:
@@ -144,14 +143,15 @@ class Subject:
                 known.update((id(array), array) for array in event.outputs)
 
         with trace(self.kept.__contains__) as traced, observe(watch), np.errstate(all="ignore"):
-            self._run(self.params, self.inputs)
+            self.run(self.params, self.inputs)
         return made
 
     def errors(self, ours: Arrays) -> dict[str, float]:
         """The error of every compared array, in the order of `expected`."""
         return {n: difference(ours[n], wanted) if n in ours else float("inf") for n, wanted in self.expected.items()}
 
-    def _run(self, params: Any, inputs: Any) -> dict[str, Any]:
+    def run(self, params: Any, inputs: Any) -> dict[str, Any]:
+        """Outputs by the peer's names, on arrays or `Tensor`s."""
         call = Call(training=bool(self.case.meta["call"].get("is_training", False)), state=self.state)
         return self.rebuilt.run(params, dict(inputs), self.case.meta["call"], call)
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
-from ...call import Call
 from ...errors import InputError
 from ..check import tolerances
 from ..deviations import Candidate, deviating
@@ -135,15 +134,9 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
 
 def _graph(subject: Subject, chosen: Sequence[Candidate], near: Callable[[Any], Any] = lambda values: values) -> Graph:
     """The reference's graph, with deviations, on parameters and inputs that `near` may round."""
-    call = Call(training=bool(subject.case.meta["call"].get("is_training", False)), state=subject.state)
-
-    def run(params: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        made: Mapping[str, Any] = subject.rebuilt.run(params, dict(inputs), subject.case.meta["call"], call)
-        return made
-
     cotangents = {name: np.asarray(c, np.float64) for name, c in subject.case.cotangents.items()}
     with deviating(chosen, near(subject.params)) as params:
-        return record(run, params, near(subject.inputs), cotangents)
+        return record(subject.run, params, near(subject.inputs), cotangents)
 
 
 _Back = Callable[[dict[str, Any]], dict[str, Any]]
