@@ -130,14 +130,7 @@ def _said(cause: Cause) -> str:
 
 def _json(found: Diagnosis) -> dict[str, Any]:
     return {
-        "verdict": found.verdict,
-        "first_divergence": found.first_divergence,
-        "causes": found.causes,
-        "explanation": [vars(cause) for cause in found.explanation],
-        "others": [[vars(cause) for cause in causes] for causes in found.others],
-        "error": found.error,
-        "expected_rounding": found.expected_rounding,
-        "dtype": found.dtype,
+        **_found(found),
         "unit": found.unit,
         "gradients": None if found.gradients is None else _gradients_json(found.gradients),
         "points": [{"name": p.name, "error": p.error, "rounding": p.rounding, "units": p.units} for p in found.points],
@@ -145,16 +138,18 @@ def _json(found: Diagnosis) -> dict[str, Any]:
 
 
 def _gradients_json(found: GradientDiagnosis) -> dict[str, Any]:
+    return {**_found(found), "step": found.step, "affected": found.affected, "under": found.under}
+
+
+def _found(found: Diagnosis | GradientDiagnosis) -> dict[str, Any]:
+    """What is said of outputs and of gradients alike."""
     return {
         "verdict": found.verdict,
         "first_divergence": found.first_divergence,
-        "step": found.step,
-        "affected": found.affected,
         "causes": found.causes,
         "explanation": [vars(cause) for cause in found.explanation],
         "others": [[vars(cause) for cause in causes] for causes in found.others],
         "error": found.error,
         "expected_rounding": found.expected_rounding,
         "dtype": found.dtype,
-        "under": found.under,
     }

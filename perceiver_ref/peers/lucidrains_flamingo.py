@@ -81,19 +81,27 @@ def one_for_all(embeddings: Any, places: int) -> Any:
     return ops.broadcast_to(embeddings, shape=(places, embeddings.shape[-1])) if only else embeddings
 
 
-def _resampler(given: Given) -> Rebuilt:
-    """A medium may come without its axis; every place among the media has an embedding."""
-    chosen = options("PerceiverResampler", given.config, {**RESAMPLER, "depth": SIZE, "num_media_embeds": 4})
-    model = PerceiverResampler(
+def resampler(
+    chosen: Mapping[str, Any], dialect: str, *, media: int | None, frames: int | None = None
+) -> PerceiverResampler:
+    """The resampler of these options, with embeddings of so many media and frames."""
+    return PerceiverResampler(
         channels=chosen["dim"],
         latents=chosen["num_latents"],
         layers=chosen["depth"],
         heads=chosen["heads"],
         head_channels=chosen["dim_head"],
-        media=chosen["num_media_embeds"],
+        frames=frames,
+        media=media,
         hidden=hidden(chosen),
-        conventions=FLAMINGO_DIALECTS["lucidrains-flamingo"],
+        conventions=FLAMINGO_DIALECTS[dialect],
     )
+
+
+def _resampler(given: Given) -> Rebuilt:
+    """A medium may come without its axis; every place among the media has an embedding."""
+    chosen = options("PerceiverResampler", given.config, {**RESAMPLER, "depth": SIZE, "num_media_embeds": 4})
+    model = resampler(chosen, "lucidrains-flamingo", media=chosen["num_media_embeds"])
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {}, ["x"])

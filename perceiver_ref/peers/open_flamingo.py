@@ -13,9 +13,7 @@ from typing import Any
 
 from ..autograd.tree import Tree
 from ..call import Call
-from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError
-from ..flamingo import PerceiverResampler
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
 from .lucidrains_flamingo import (
     GATED,
@@ -24,8 +22,8 @@ from .lucidrains_flamingo import (
     RESAMPLER_POINTS,
     SIZE,
     gated_block,
-    hidden,
     one_for_all,
+    resampler,
 )
 from .names import Table, bind, same
 
@@ -40,17 +38,7 @@ def _resampler(given: Given) -> Rebuilt:
     known = {**RESAMPLER, "depth": 6, "max_num_media": Option(int), "max_num_frames": Option(int)}
     chosen = options("PerceiverResampler", given.config, known)
     frames = chosen["max_num_frames"]
-    model = PerceiverResampler(
-        channels=chosen["dim"],
-        latents=chosen["num_latents"],
-        layers=chosen["depth"],
-        heads=chosen["heads"],
-        head_channels=chosen["dim_head"],
-        frames=frames,
-        media=chosen["max_num_media"],
-        hidden=hidden(chosen),
-        conventions=FLAMINGO_DIALECTS["open-flamingo"],
-    )
+    model = resampler(chosen, "open-flamingo", media=chosen["max_num_media"], frames=frames)
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {}, ["x"])

@@ -7,8 +7,7 @@ options of the call).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from perceiver_ref.vectors import Case
 
 torch.set_num_threads(1)  # for arrays this small
 Made = tuple[str, str, dict[str, Any], Any, dict[str, np.ndarray], dict[str, Any]]
-_MODULES = (evolla, idefics, idefics2, mllama)
+MODULES = (evolla, idefics, idefics2, mllama)
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 
@@ -48,30 +47,6 @@ class Draw:
 
     def bits(self, *shape: int) -> np.ndarray:
         return self.generator.random(shape) < self.of(0.0, 0.3, 0.7, 1.0)
-
-
-class _Promoted:
-    """The module torch as transformers sees it, with float64 for float32: RMS norms and softmax name that."""
-
-    float32 = torch.float64
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
-@contextmanager
-def promoted() -> Iterator[None]:
-    """Every float32 step of transformers' modules in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    for module in _MODULES:
-        module.torch = _Promoted()
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-        for module in _MODULES:
-            module.torch = torch
 
 
 def heads(draw: Draw) -> dict[str, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from heavy.precision import promoted
 from transformers import PerceiverConfig
 from transformers.models.perceiver import modeling_perceiver as peer
 
@@ -18,28 +18,6 @@ from perceiver_ref.vectors import Case
 torch.set_num_threads(1)  # for arrays this small
 
 TRACED = ("input_preprocessor", "embeddings", "encoder", "self_attends", "decoder", "cross_attention", "position_enc")
-
-
-class _Promoted:
-    """The module torch as the peer sees it, with float64 for float32."""
-
-    float32 = torch.float64
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
-@contextmanager
-def promoted() -> Iterator[None]:
-    """The peer's float32 steps (its Fourier positions) in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    peer.torch = _Promoted()
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-        peer.torch = torch
 
 
 @cache
@@ -92,7 +70,7 @@ def case(
 ) -> Case:
     """Outputs, gradients and module outputs of the peer with random weights on these inputs."""
     rng = np.random.default_rng(seed)
-    with promoted():
+    with promoted(peer):
         module = model(name, config).double().eval()
         for key, array in module.state_dict().items():
             scale = 0.2 if "bias" in key else 0.5

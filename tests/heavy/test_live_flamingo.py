@@ -17,6 +17,7 @@ from perceiver_ref.crosscheck import check_case
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("flamingo_pytorch", reason="needs the extra: perceiver-ref[peers]")
 from heavy import flamingo_configurations as live
+from heavy.precision import promoted
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 DRAWS = 120
@@ -30,7 +31,7 @@ def test_a_class_agrees_with_the_live_peer(backend: str, kind: Any) -> None:
     @settings(max_examples=DRAWS, deadline=None, derandomize=True)
     @given(seed=st.integers(0, 1 << 32))
     def run(seed: int) -> None:
-        with live.promoted():
+        with promoted(*live.MODULES):
             case = live.case(kind(live.Draw(seed)), seed)
         result = check_case(case, backend=backend)
         assert result.status == "pass", (result.worst, case.meta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mutants.deviations.frequencies import forms
 from mutants.deviations.row import Deviation, changed, lowered, scoped
 from mutants.source import Edit
 
@@ -42,22 +43,7 @@ def _positions() -> list[Deviation]:
     }.items():
         rows += scoped("fourier-order", variant, DM, *edits, only=FOURIER)
     bands = "bands = [torch.linspace(1.0, res / 2, num_bands) for res in max_resolution]"
-    for variant, form in {
-        "frequencies spaced logarithmically": "torch.logspace(0, math.log2(res / 2), num_bands, 2.0)",
-        "frequencies in octaves": "2.0 ** torch.arange(num_bands)",
-        "frequencies are the integers from 1": "1.0 + torch.arange(num_bands)",
-        "largest frequency is the resolution, not half of it": "torch.linspace(1.0, res, num_bands)",
-        "largest frequency left out": "torch.linspace(1.0, res / 2, num_bands + 1)[:-1]",
-        "smallest frequency left out": "torch.linspace(1.0, res / 2, num_bands + 1)[1:]",
-        "frequencies from 0": "torch.linspace(0.0, res / 2, num_bands)",
-        "frequencies in descending order": "torch.linspace(res / 2, 1.0, num_bands)",
-        "the axes' resolutions exchanged": "torch.linspace(1.0, max_resolution[-1 - axis] / 2, num_bands)",
-        "the first axis' resolution for every axis": "torch.linspace(1.0, max_resolution[0] / 2, num_bands)",
-        "the largest resolution for every axis": "torch.linspace(1.0, max(max_resolution) / 2, num_bands)",
-        "the grid's own size in place of the resolution": (
-            "torch.linspace(1.0, len(pos[:, axis].unique()) / 2, num_bands)"
-        ),
-    }.items():
+    for variant, form in forms("pos[:, axis]").items():
         edit = Edit(bands, f"bands = [{form} for axis, res in enumerate(max_resolution)]")
         also = ("fourier-order",) if "descending" in variant else ()
         rows += scoped("fourier-frequencies", variant, DM, edit, only=FOURIER, also=also)
