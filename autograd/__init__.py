@@ -10,7 +10,7 @@ from . import backend, ops, optim, tree
 from .backend import BackendError
 from .debug import NonFiniteError, detect_nonfinite
 from .engine import Op, op
-from .kernels import kernels, threads
+from .kernels import kernels, recorded, threads
 from .tensor import Tensor, registry
 from .transforms import checkpoint, value_and_grad, vjp
 
@@ -26,6 +26,7 @@ __all__ = [
     "op",
     "ops",
     "optim",
+    "recorded",
     "registry",
     "threads",
     "tree",

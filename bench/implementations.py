@@ -13,11 +13,15 @@ from .cases import Case, case
 
 @dataclass(frozen=True)
 class Implementation:
-    """`label` is for the table. `compiled`: only measured on a GPU unless asked for, since compiling takes minutes."""
+    """`label` is for the table.
+
+    `compiled`: only measured on a GPU unless asked for, since compiling takes minutes; `gpu`: there is none elsewhere.
+    """
 
     module: str
     label: str
     compiled: bool = False
+    gpu: bool = False
     torch: bool = False
 
 
@@ -25,6 +29,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "ours": Implementation("ours", "perceiver-ref"),
     "plain": Implementation("ours", "perceiver-ref, plain kernels"),
     "checkpointed": Implementation("ours", "perceiver-ref, checkpointed"),
+    "recorded": Implementation("ours", "perceiver-ref, recorded", gpu=True),
     **{
         name: Implementation("torch_peers", name, torch=True)
         for name in ("transformers", "perceiver-pytorch", "flamingo-pytorch")
@@ -67,4 +72,4 @@ def measured(row: Case, backend: str, only: list[str] | None, quick: bool) -> li
         names = [name for name in names if name in only or name == "ours"]
     elif backend == "numpy":
         names = [name for name in names if not IMPLEMENTATIONS[name].compiled]
-    return names
+    return [name for name in names if backend == "cupy" or not IMPLEMENTATIONS[name].gpu]

@@ -1,4 +1,4 @@
-"""The reference: with fast kernels, with the plain definitions, and with layers computed again on the way back."""
+"""The reference: with fast kernels, with the plain definitions, with layers computed again going back, and recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import backend as backends
-from perceiver_ref.autograd import kernels, ops, optim, tree, value_and_grad
+from perceiver_ref.autograd import kernels, ops, optim, recorded, tree, value_and_grad
 from perceiver_ref.autograd.engine import Event, observe
 from perceiver_ref.call import Call
 from perceiver_ref.ledger.costs import linear_flops, mixed_flops, weights_flops
@@ -46,7 +46,7 @@ def build(spec: Spec) -> Built:
 
     def forward() -> Any:
         with mode():
-            return run(params)
+            return caller(params)
 
     def loss(p: Any) -> Any:
         outputs = run(p)
@@ -61,6 +61,11 @@ def build(spec: Spec) -> Built:
         with mode():
             return gradients(params)
 
+    def count(name: str) -> int:
+        return _count(lambda: run(params)) * (1 if name == FORWARD else BACKWARD_FLOPS)
+
+    replayed = spec.implementation == "recorded"
+    caller, gradients = (recorded(run), recorded(gradients)) if replayed else (run, gradients)
     if FORWARD in row.passes and spec.implementation != "checkpointed":
         passes[FORWARD] = forward
     if BOTH in row.passes:
@@ -78,9 +83,10 @@ def build(spec: Spec) -> Built:
         passes,
         {FORWARD: _host_sample, BOTH: _host_both, STEP: lambda out: np.array([float(out)])},
         wait,
-        process_peak(held) if spec.backend == "numpy" else cupy_peak(library),
+        # a recording's memory is taken before it is called
+        None if replayed else process_peak(held) if spec.backend == "numpy" else cupy_peak(library),
         held,
-        lambda name: _count(forward) * (1 if name == FORWARD else BACKWARD_FLOPS),
+        count,
         {"perceiver-ref": pr.__version__, "numpy": np.__version__, **_cupy(spec, library)},
     )
 

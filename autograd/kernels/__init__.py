@@ -15,8 +15,9 @@ from ..tensor import registry
 from . import cuda
 from .cpu import attention, gelu, normalise
 from .cpu.threads import threads
+from .cuda.graphs import recorded
 
-__all__ = ["MODES", "kernels", "table", "threads"]
+__all__ = ["MODES", "kernels", "recorded", "table", "threads"]
 
 MODES = ("fast", "plain")
 

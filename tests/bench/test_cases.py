@@ -18,14 +18,20 @@ OURS = [
     (name, implementation)
     for name in ROWS
     for implementation in case(name).implementations
-    if implementation in ("ours", "plain", "checkpointed", "ours elementary")
+    if implementation in ("ours", "plain", "checkpointed", "recorded", "ours elementary")
 ]
 ROUNDING = 1e-4
 """Of float32 results that two orders of summation give, as a share of the largest: some hundred roundings of 6e-8."""
 
 
+def only_on_a_gpu(implementation: str, backend: str) -> None:
+    if IMPLEMENTATIONS[implementation].gpu and backend == "numpy":
+        pytest.skip("needs a GPU: pytest --backend cupy")
+
+
 @pytest.mark.parametrize(("name", "implementation"), OURS)
 def test_a_row_computes_at_its_quick_sizes(name: str, implementation: str, backend: str) -> None:
+    only_on_a_gpu(implementation, backend)
     made = build(Spec(name, implementation, quick=True, backend=backend))
     assert made.passes
     for pass_name, run in made.passes.items():
@@ -34,9 +40,10 @@ def test_a_row_computes_at_its_quick_sizes(name: str, implementation: str, backe
         assert pass_name == IMPORT or np.abs(vector).max() > 1e-3  # not a comparison of zeros
 
 
-@pytest.mark.parametrize("implementation", ["plain", "checkpointed"])
+@pytest.mark.parametrize("implementation", ["plain", "checkpointed", "recorded"])
 @pytest.mark.parametrize("name", ["imagenet-1", "language-1"])
 def test_our_forms_compute_the_same(name: str, implementation: str, backend: str) -> None:
+    only_on_a_gpu(implementation, backend)
     vectors = []
     for which in ("ours", implementation):
         made = build(Spec(name, which, quick=True, backend=backend))

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perceiver_ref.autograd import ops, tree, value_and_grad
+from perceiver_ref.autograd import ops, recorded, tree, value_and_grad
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.autograd.kernels.cuda.graphs import recorded
 from perceiver_ref.encoder import Encoder
 
 
