@@ -184,7 +184,7 @@ def read_call(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arguments, options) of a call: dotted names become dicts, None is as good as absent, the rest must be known.
 
-    Raises `InputError` for an argument that is `required` and missing.
+    Raises `InputError` when arguments that are `required` are missing.
     """
     values: dict[str, Any] = {}
     for name, value in arguments.items():
@@ -195,9 +195,8 @@ def read_call(
             values.setdefault(outer, {})[inner] = value
         else:
             values[name] = value
-    for name in required:
-        if name not in values:
-            raise InputError(f"{what} needs the argument {name!r}")
+    if missing := [repr(name) for name in required if name not in values]:
+        raise InputError(f"{what} needs the argument{'s' * (len(missing) > 1)} {', '.join(missing)}")
     present = {name: value for name, value in given.items() if value is not None}
     return values, options(what, present, defaults, frozenset({"positional"}))
 

@@ -31,7 +31,7 @@ from ..flamingo import (
     PerceiverResampler,
     generate,
 )
-from ..flamingo.prompts import IGNORED, IMAGE
+from ..flamingo.prompts import IGNORED, IMAGE, text_loss
 from ..layers import Linear
 from ..training.metrics import NAME as METRICS
 from ..training.pictures import figure, save
@@ -114,7 +114,7 @@ class LanguageTask(Task):
 
     def loss(self, params: Tree, batch: Batch, call: Call) -> tuple[Any, dict[str, Any]]:
         logits = self.model.apply(params["language"], batch["ids"])
-        return text_loss(logits, batch["ids"]), {}
+        return caption_loss(logits, batch["ids"]), {}
 
     def evaluate(self, params: Tree) -> dict[str, float]:
         """`rule_followed`: how often the likeliest second word is of the kind that the rule says, where it is known."""
@@ -163,7 +163,7 @@ class CaptionTask(Task):
     def loss(self, params: Tree, batch: Batch, call: Call) -> tuple[Any, dict[str, Any]]:
         ids = xp(batch["images"]).asarray(batch["ids"])  # masks of media are made of them, where the images are
         logits = self.model.apply(self.chosen(params, self.name), ids, batch["images"])
-        return text_loss(logits, batch["ids"]), {}
+        return caption_loss(logits, batch["ids"]), {}
 
     def chosen(self, params: Tree, name: str) -> Tree:
         """The parameters of the model with gates or without."""
@@ -255,10 +255,10 @@ def curves(metrics: Path, path: Path) -> list[Path]:
     return [save(made, path)]
 
 
-def text_loss(logits: Any, ids: np.ndarray) -> Any:
-    """The mean of -log p(next token), image tags left out (Flamingo, equation 1)."""
+def caption_loss(logits: Any, ids: np.ndarray) -> Any:
+    """The loss of every next token of ids (B, L), image tags left out."""
     following = np.where(ids[:, 1:] == IMAGE, IGNORED, ids[:, 1:])
-    return ops.cross_entropy(logits[:, :-1], following, ignore_index=IGNORED)
+    return text_loss(logits[:, :-1], following)
 
 
 _VISION = Settings(steps=600, batch_size=64, learning_rate=3e-3, warmup=50)

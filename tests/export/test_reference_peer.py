@@ -67,7 +67,7 @@ def test_bad_configurations_are_one_clear_error(cls: str, config: dict, message:
 
 
 def test_an_operation_without_its_arguments_is_refused() -> None:
-    with pytest.raises(InputError, match="layer_norm needs the arguments offset"):
+    with pytest.raises(InputError, match="layer_norm needs the argument 'offset'"):
         PEER.rebuild("layer_norm", Given({})).run({}, {"x": np.ones(2), "scale": np.ones(2)}, {}, None)
     with pytest.raises(InputError, match="fourier_features needs the options num_bands"):
         PEER.rebuild("fourier_features", Given({})).run({}, {"positions": np.ones((2, 1))}, {}, None)

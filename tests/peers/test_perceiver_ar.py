@@ -262,7 +262,7 @@ def test_what_cannot_be_rebuilt_is_an_input_error(config: dict[str, Any], messag
         ({}, np.full((1, 12), 11), {}, "must be in [0, 11), got 11 to 11"),
         ({}, np.ones((1, 3), int), {}, "need a sequence of at least 4 tokens"),
         ({}, IDS, {"memory_type": "cache"}, "Known: fixed_size_kv, kv, none"),
-        ({"use_positions_from_data": True}, IDS, {}, "needs the argument input_idxs"),
+        ({"use_positions_from_data": True}, IDS, {}, "needs the argument 'input_idxs'"),
         ({"num_latents_per_position": 3}, IDS, {}, "a whole number of positions"),
         (
             {"chunked_cross_attention": True, "chunked_cross_query_size": 3},

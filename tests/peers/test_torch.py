@@ -85,7 +85,7 @@ def test_a_padding_row_of_an_embedding_learns_nothing() -> None:
 X = random(2, 3, 4)
 BAD: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ("conv9d", {}, {}, {"input": X}, "unknown class of peer torch 'conv9d'"),
-    ("conv1d", {}, {}, {"input": X}, "the function needs the arguments weight"),
+    ("conv1d", {}, {}, {"input": X}, "the function needs the argument 'weight'"),
     (
         "conv1d",
         {},

@@ -16,7 +16,7 @@ from perceiver_ref.flamingo.prompts import IMAGE
 from perceiver_ref.recipes import flamingo
 from perceiver_ref.recipes.base import Settings
 from perceiver_ref.recipes.episodes import LONGEST, WORD, episodes, interleaved, known, prompts
-from perceiver_ref.recipes.flamingo import CaptionTask, LanguageTask, VisionTask, ideal, table, text_loss
+from perceiver_ref.recipes.flamingo import CaptionTask, LanguageTask, VisionTask, caption_loss, ideal, table
 from perceiver_ref.training.loop import training_step
 
 STEP = Settings(steps=2, batch_size=2, learning_rate=1e-2)
@@ -89,7 +89,7 @@ def test_the_loss_is_the_mean_over_what_is_not_an_image_tag() -> None:
                 p = np.exp(scores[place] - scores[place].max())
                 losses.append(-np.log(p[row[place + 1]] / p.sum()))
     assert len(losses) == 2 * LONGEST * 3
-    assert float(text_loss(logits, ids)) == pytest.approx(np.mean(losses), rel=1e-5)  # float32
+    assert float(caption_loss(logits, ids)) == pytest.approx(np.mean(losses), rel=1e-5)  # float32
 
 
 def test_rule_followed_is_one_for_who_copies_the_kind(language: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from ...inputs.features import extract_patches
 from ...position import fourier_features, linear_positions
 from ...tiling import stitch, tile_origins
 from ...tracing import lazy_point, point
-from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt
+from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, read_call
 from .convolutions import CONVOLUTIONS, padding
 from .part import Part, flags, mask, no_dropout, options, rebuilt
 
@@ -39,13 +39,8 @@ def _function(
         chosen = options(what, given.config, config)
 
         def run(params: Tree, given: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-            for name in given:
-                if name not in (*arguments, *optional):
-                    raise one_of(f"argument of {what}", name, (*arguments, *optional))
-            missing = [name for name in arguments if name not in given]
-            if missing:
-                raise InputError(f"{what} needs the arguments {', '.join(missing)}")
-            return compute({name: given.get(name) for name in (*arguments, *optional)}, chosen, called)
+            values, _ = read_call(what, given, {}, {*arguments, *optional}, {}, arguments)
+            return compute({name: values.get(name) for name in (*arguments, *optional)}, chosen, called)
 
         return rebuilt(Function(compute), {}, run, Part(None, points=points))
 

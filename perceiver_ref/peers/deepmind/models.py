@@ -86,7 +86,7 @@ class _Model:
         known = _collected(arguments)
         inputs, pos = known["inputs"], known["pos"]
         if inputs is None:
-            raise InputError("Perceiver needs the argument inputs")
+            raise InputError("Perceiver needs the argument 'inputs'")
         if isinstance(inputs, Mapping) and pos is not None:
             pos = dict.fromkeys(inputs, pos)  # the same for every modality
         return self.model.apply(

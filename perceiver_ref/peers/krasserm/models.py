@@ -65,9 +65,7 @@ def _run(
     call: Call,
 ) -> Outputs:
     """`forward(argument, pad_mask)`; text logits are those of the positions that were given."""
-    values, _ = read_call("forward", arguments, called, {argument, *(["pad_mask"] if masked else [])}, {})
-    if argument not in values:
-        raise InputError(f"forward needs the argument {argument}")
+    values, _ = read_call("forward", arguments, called, {argument, *(["pad_mask"] if masked else [])}, {}, [argument])
     x = values[argument]
     if isinstance(model.decoder, GridDecoder):
         x = ops.transpose(x, axes=(0, 1, 3, 4, 2))  # (B, frames, H, W, C)

@@ -100,7 +100,7 @@ def perceiver_ar(given: Given) -> Rebuilt:
             raise InputError(f"PerceiverAR with {', '.join(random)} is random in training; the reference needs 0")
         places = values.get("input_idxs") if chosen["use_positions_from_data"] else None
         if chosen["use_positions_from_data"] and places is None:
-            raise InputError("PerceiverAR with use_positions_from_data needs the argument input_idxs")
+            raise InputError("PerceiverAR with use_positions_from_data needs the argument 'input_idxs'")
         latents = chosen["z_index_dim"] if wanted["z_index_dim"] is None else wanted["z_index_dim"]
         _check_chunks(chosen, latents)
         return model.predict(params, values["inputs"], places, latents)

@@ -70,9 +70,7 @@ def _function(
         chosen = options(what, given.config, config)
 
         def run(params: Tree, given: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-            values, _ = read_call(what, given, called, {*arguments, *optional}, {"is_training": False})
-            if missing := [name for name in arguments if name not in values]:
-                raise InputError(f"{what} needs the arguments {', '.join(missing)}")
+            values, _ = read_call(what, given, called, {*arguments, *optional}, {"is_training": False}, arguments)
             return compute(values, chosen)
 
         return Rebuilt(Function(compute), [], run)

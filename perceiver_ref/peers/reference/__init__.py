@@ -34,9 +34,8 @@ def rebuilt(model: Module) -> Rebuilt:
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {*calls.required, *calls.optional}
         what = type(model).__name__
-        values, chosen = read_call(what, arguments, called, known, {**calls.options, "is_training": False})
-        if missing := [name for name in calls.required if name not in values]:
-            raise InputError(f"{what} needs the arguments {', '.join(missing)}")
+        defaults = {**calls.options, "is_training": False}
+        values, chosen = read_call(what, arguments, called, known, defaults, calls.required)
         return calls.outputs(model, params, values, chosen, call)
 
     def bindings(spec: Tree) -> list[Binding]:

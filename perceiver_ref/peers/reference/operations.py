@@ -87,15 +87,14 @@ def operation(name: str) -> Callable[[Given], Rebuilt]:
     function = OPERATIONS[name]
     found = inspect.signature(function).parameters.values()
     arrays = [p for p in found if p.kind is not p.KEYWORD_ONLY or p.name in _CONSTANT]
+    required = [p.name for p in arrays if p.default is p.empty]
     options = {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.name not in (*_CONSTANT, "needs")}
 
     def rebuild(given: Given) -> Rebuilt:
         def run(params: Tree, called: Arguments, chosen: Mapping[str, Any], call: Call) -> Outputs:
             known = {key: None if value is inspect.Parameter.empty else value for key, value in options.items()}
             names = {p.name for p in arrays}
-            values, wanted = read_call(name, called, {**given.config, **chosen}, names, known)
-            if missing := [p.name for p in arrays if p.default is p.empty and p.name not in values]:
-                raise InputError(f"{name} needs the arguments {', '.join(missing)}")
+            values, wanted = read_call(name, called, {**given.config, **chosen}, names, known, required)
             if missing := [
                 key for key, default in options.items() if default is inspect.Parameter.empty and wanted[key] is None
             ]:

@@ -76,9 +76,7 @@ def _multihead(given: Given) -> Rebuilt:
     def run(p: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         masks = {"key_padding_mask", "attn_mask"}
         defaults = {"need_weights": True, "average_attn_weights": False, "is_causal": False}
-        values, wanted = read_call("MultiheadAttention", arguments, called, {*_TRIPLE, *masks}, defaults)
-        if missing := [name for name in _TRIPLE if name not in values]:
-            raise InputError(f"MultiheadAttention needs the arguments {', '.join(missing)}")
+        values, wanted = read_call("MultiheadAttention", arguments, called, {*_TRIPLE, *masks}, defaults, _TRIPLE)
         sources = [values[name] for name in _TRIPLE]
         single = len(sources[0].shape) == 2
         if single:

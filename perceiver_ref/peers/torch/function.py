@@ -25,9 +25,8 @@ def function(
 
     def rebuild(given: Given) -> Rebuilt:
         def run(params: Tree, called: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
-            values, chosen = read_call("the function", called, {**given.config, **options}, set(names), defaults)
-            if missing := [name for name in arguments if name not in values]:
-                raise InputError(f"the function needs the arguments {', '.join(missing)}")
+            options = {**given.config, **options}
+            values, chosen = read_call("the function", called, options, set(names), defaults, arguments)
             return compute({name: values.get(name) for name in names}, chosen)
 
         return Rebuilt(Function(compute), [], run)

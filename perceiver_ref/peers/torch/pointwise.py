@@ -10,7 +10,7 @@ from ...autograd.backend import xp
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...call import Call
-from ...errors import InputError, one_of
+from ...errors import one_of
 from ..base import Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..gru import gru_cell
 from ..names import Binding, same
@@ -81,9 +81,7 @@ def _gru_cell(given: Given) -> Rebuilt:
         shapes |= {"bias_ih": (3 * hidden,), "bias_hh": (3 * hidden,)}
 
     def run(p: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
-        values, _ = read_call("GRUCell", arguments, called, {"input", "hx"}, {})
-        if "input" not in values:
-            raise InputError("GRUCell needs the argument input")
+        values, _ = read_call("GRUCell", arguments, called, {"input", "hx"}, {}, ["input"])
         x, h = values["input"], values.get("hx")
         if h is None:
             data = array_of(x)
