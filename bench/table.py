@@ -83,7 +83,8 @@ def _notes(found: Iterable[Outcome]) -> dict[tuple[str, str, str], list[str]]:
         where = row.implementation if row.implementation != "ours" or not outcome.against else outcome.against
         what = {"share": "of product", "bytes": "with parameters", "seconds": "time"}.get(row.quantity, row.quantity)
         value = _value(outcome) if row.quantity in ("time", "memory", "bytes") else ""
-        other = f" of {IMPLEMENTATIONS[outcome.against].label}'s" if row.implementation != "ours" else ""
+        beside = row.implementation != "ours" and outcome.against  # a line of ours: it says against whom
+        other = f" of {IMPLEMENTATIONS[outcome.against].label}'s" if beside else ""
         text = f"{what}{other} {row.text()}: {value}{_verdict(outcome)}"
         notes.setdefault((row.case, row.name, where), []).append(text)
     return notes

@@ -9,8 +9,9 @@ import pytest
 
 from bench.__main__ import main
 from bench.page import merged, page, read_result
+from bench.scaling import exponents
 from bench.table import EXPONENT_HEAD, HEAD, as_markdown, as_text, exponent_table, main_table, seconds, size
-from bench.targets import Target, outcomes
+from bench.targets import TARGETS, TORCH, Target, outcomes
 from perceiver_ref.errors import InputError
 
 
@@ -26,6 +27,26 @@ def test_targets_are_met_or_missed(result: dict) -> None:
     assert not found["forward + backward", "time", "checkpointed", "ours"].met
     assert found["forward + backward", "memory", "checkpointed", "ours"].met
     assert found["forward", "exponent", "ours", ""].value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("backend", "tf32"), [("numpy", False), ("cupy", False), ("cupy", True)])
+def test_every_target_has_its_verdict_in_a_table(result: dict, backend: str, tf32: bool) -> None:
+    figures = {key: value for key, value in result["rows"][0].items() if key not in ("case", "pass", "implementation")}
+    rows: dict[tuple[str, str, str], dict] = {}
+    wanted = [target for target in TARGETS if (target.backend, target.tf32) == (backend, tf32)]
+    for target in wanted:
+        cases = [f"{target.case}-{n}" for n in (32768, 65536)] if "exponent" in target.quantity else [target.case]
+        others = ("transformers", "flamingo-pytorch") if target.against == TORCH else (target.against or "ours",)
+        for case in cases:
+            for who in (target.implementation, *others):
+                key = {"case": case, "pass": target.name, "implementation": who}
+                rows[case, target.name, who] = {**figures, **key, "ratio": 0.5}
+    measured = {**result, "backend": backend, "tf32": tf32, "rows": list(rows.values())}
+    measured["exponents"] = exponents(measured["rows"])
+    found = outcomes(measured)
+    assert [o.target for o in found] == wanted
+    notes = "".join(line[-1] + ";" for line in (*main_table(measured), *exponent_table(measured)) if line[-1])
+    assert notes.count("met;") + notes.count("MISSED;") == len(found)
 
 
 def test_nothing_is_said_of_what_was_not_measured(result: dict) -> None:
