@@ -1,4 +1,4 @@
-"""Training a classifier: mixed and smoothed labels, their loss, and top-k accuracy (Perceiver IO, appendix H)."""
+"""Training a classifier: mixed and smoothed labels, their loss, and top-k accuracy (Perceiver IO, on ImageNet)."""
 
 from __future__ import annotations
 

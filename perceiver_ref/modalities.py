@@ -1,7 +1,7 @@
 """Several modalities side by side: elements, or queries, of different widths made equally wide.
 
-Each gets a trainable vector of its own for what it lacks, the same for all its elements (Perceiver IO, section 3.2 and
-appendix G).
+Each gets a trainable vector of its own for what it lacks, the same for all its elements (Perceiver IO, sections
+3.2 and 4.3).
 """
 
 from __future__ import annotations

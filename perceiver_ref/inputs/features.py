@@ -168,7 +168,7 @@ class Conv1x1(Module):
 @dataclass(frozen=True)
 class ConvStem(Module):
     """Layers of 7x7 convolution (stride 2, no bias), batch norm, ReLU and 3x3 max-pool (stride 2): 1/4 of the size each
-    (Perceiver IO, section 4.5).
+    (Perceiver IO, its experiments on images).
 
     Paddings are ((before, after), ...) of the two axes; None is SAME. `norm` stands in place of the default one. Video
     goes through frame by frame.

@@ -1,4 +1,4 @@
-"""Several modalities as one set of elements (Perceiver IO, section 3.2 and appendix G)."""
+"""Several modalities as one set of elements (Perceiver IO, sections 3.2 and 4.3)."""
 
 from __future__ import annotations
 

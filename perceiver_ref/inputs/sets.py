@@ -57,7 +57,7 @@ class PointInput(Module):
 
 @dataclass(frozen=True)
 class VectorInput(Module):
-    """A set of vectors as it is: entities, or features made elsewhere (Perceiver IO, section 4.4)."""
+    """A set of vectors as it is: entities, or features made elsewhere (Perceiver IO, its units of StarCraft II)."""
 
     channels: int
 

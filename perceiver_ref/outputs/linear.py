@@ -1,4 +1,4 @@
-"""Decoder outputs -> pixels, logits or audio samples by one linear map (Perceiver IO, appendix G)."""
+"""Decoder outputs -> pixels, logits or audio samples by one linear map (Perceiver IO, section 4.3)."""
 
 from __future__ import annotations
 

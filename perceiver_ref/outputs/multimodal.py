@@ -1,4 +1,4 @@
-"""Each modality's share of the outputs through its own postprocessor (Perceiver IO, appendix G)."""
+"""Each modality's share of the outputs through its own postprocessor (Perceiver IO, section 4.3)."""
 
 from __future__ import annotations
 

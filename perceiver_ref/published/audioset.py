@@ -1,4 +1,4 @@
-"""Sound and video of AudioSet (Perceiver, section 4.2; Perceiver IO, section 4.6 and table 9).
+"""Sound and video of AudioSet (Perceiver, section 4.2; Perceiver IO, its experiments on AudioSet, table 9).
 
 1.28 s: 32 frames of 224 x 224 pixels in 2 x 8 x 8 patches, 12,544 elements; 61,440 samples in 480 patches of 128, or
 4,800 elements of a mel spectrogram. An element has 487 channels.

@@ -1,4 +1,4 @@
-"""Perceiver IO on ImageNet and JFT (section 4.5, tables 5 and 9, appendix I)."""
+"""Perceiver IO on ImageNet and JFT (its experiments on images, tables 5 and 9)."""
 
 from __future__ import annotations
 

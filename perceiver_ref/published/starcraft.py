@@ -1,4 +1,4 @@
-"""StarCraft II: the entity encoder of AlphaStar replaced by a Perceiver IO (section 4.6, table 9, appendix).
+"""StarCraft II: the entity encoder of AlphaStar replaced by a Perceiver IO (its experiment on StarCraft II, table 9).
 
 512 entities in, 32 latents, 3 self-attentions, each entity's 128 channels out. The paper does not determine the rest:
 it prints entities 256 wide in one place and 128 in another (256 here, AlphaStar's embedding), no width of the latents

@@ -1,4 +1,4 @@
-"""Autoencoding of Kinetics' video, sound and label (Perceiver IO, section 4.3, table 9 and appendix G)."""
+"""Autoencoding of Kinetics' video, sound and label (Perceiver IO, section 4.3 and table 9)."""
 
 from __future__ import annotations
 
