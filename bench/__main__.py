@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    cases = chosen(given.case)
+    cases = chosen(given.case, given.backend)
     if given.list:
         for row in cases:
             print(f"{row.name:<24} {row.what} ({', '.join(row.implementations)})")

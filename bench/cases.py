@@ -159,14 +159,15 @@ def case(name: str) -> Case:
     return known[name]
 
 
-def chosen(names: Sequence[str] | None) -> list[Case]:
+def chosen(names: Sequence[str] | None, backend: str = "numpy") -> list[Case]:
     """The cases of these names, all for None; "scaling" and "scaling-M" stand for all points of the axes or of one."""
-    from .scaling import POINTS
+    from .scaling import points
 
+    along = points(backend)
     if not names:
-        return [*CASES.values(), *POINTS.values()]
+        return [*CASES.values(), *along]
     found: dict[str, Case] = {}
     for name in names:
-        group = [row for row in POINTS.values() if name == "scaling" or row.name.startswith(f"{name}-")]
+        group = [row for row in along if name == "scaling" or row.name.startswith(f"{name}-")]
         found |= {row.name: row for row in (group if name.startswith("scaling") and group else [case(name)])}
     return list(found.values())

@@ -18,7 +18,10 @@ from .figures import exponent
 
 @dataclass(frozen=True)
 class Axis:
-    """Sizes along one argument of `subjects.perceiver_io`; the others stay."""
+    """Sizes along one argument of `subjects.perceiver_io`; the others stay.
+
+    `gpu`: the sizes there, where launches take longer than the work of smaller ones.
+    """
 
     name: str
     what: str
@@ -26,6 +29,11 @@ class Axis:
     full: tuple[int, ...]
     quick: tuple[int, ...]
     rest: Mapping[str, int]
+    gpu: tuple[int, ...] = ()
+
+    def sizes(self, backend: str) -> tuple[int, ...]:
+        """The full sizes on a backend."""
+        return self.gpu or self.full if backend == "cupy" else self.full
 
 
 AXES: dict[str, Axis] = {
@@ -38,6 +46,7 @@ AXES: dict[str, Axis] = {
             (32768, 65536, 131072, 262144),
             (8, 16),
             {"latents": 128, "outputs": 1, "depth": 1, "channels": 256},
+            gpu=(1048576, 2097152, 4194304),
         ),
         Axis(
             "N",
@@ -54,6 +63,7 @@ AXES: dict[str, Axis] = {
             (32768, 65536, 131072, 262144),
             (8, 16),
             {"inputs": 64, "latents": 128, "depth": 1, "channels": 256},
+            gpu=(1048576, 2097152, 4194304),
         ),
         Axis(
             "depth",
@@ -68,7 +78,7 @@ AXES: dict[str, Axis] = {
 
 
 def _points(axis: Axis) -> Iterable[Case]:
-    for number, size in enumerate(axis.full):
+    for number, size in enumerate(dict.fromkeys((*axis.full, *axis.gpu))):
         quick = axis.quick[min(number, len(axis.quick) - 1)]
         yield Case(
             f"scaling-{axis.name}-{size}",
@@ -83,6 +93,11 @@ def _points(axis: Axis) -> Iterable[Case]:
 POINTS: dict[str, Case] = {row.name: row for axis in AXES.values() for row in _points(axis)}
 
 
+def points(backend: str) -> list[Case]:
+    """The rows of all axes at a backend's sizes."""
+    return [POINTS[f"scaling-{axis.name}-{size}"] for axis in AXES.values() for size in axis.sizes(backend)]
+
+
 def exponents(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Fitted over the measured points of each axis, implementation and pass: {axis, ..., time, memory, flops}.
 
@@ -91,14 +106,14 @@ def exponents(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = list(rows)
     found = []
     for axis in AXES.values():
-        named = {f"scaling-{axis.name}-{size}": size for size in axis.full}
+        named = {f"scaling-{axis.name}-{size}": size for size in (*axis.full, *axis.gpu)}
         mine = [row for row in rows if row["case"] in named and row.get("seconds") and not row.get("quick")]
         for implementation, name in dict.fromkeys((row["implementation"], row["pass"]) for row in mine):
-            points = [row for row in mine if (row["implementation"], row["pass"]) == (implementation, name)]
-            fitted = {"axis": axis.name, "implementation": implementation, "pass": name, "points": len(points)}
+            line = [row for row in mine if (row["implementation"], row["pass"]) == (implementation, name)]
+            fitted = {"axis": axis.name, "implementation": implementation, "pass": name, "points": len(line)}
             for figure in ("seconds", "peak", "flops"):
-                sizes = [named[row["case"]] for row in points if row.get(figure)]
-                values = [row[figure] for row in points if row.get(figure)]
+                sizes = [named[row["case"]] for row in line if row.get(figure)]
+                values = [row[figure] for row in line if row.get(figure)]
                 try:
                     fitted[figure] = exponent(sizes, values)
                 except InputError:

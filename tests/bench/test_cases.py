@@ -8,7 +8,7 @@ import pytest
 from bench.base import Spec, difference
 from bench.cases import BOTH, CASES, IMPORT, PASSES, STEP, Case, case, chosen
 from bench.implementations import IMPLEMENTATIONS, build, measured
-from bench.scaling import AXES, POINTS
+from bench.scaling import AXES, POINTS, points
 from bench.subjects import subject
 from bench.targets import TARGETS, TORCH
 from perceiver_ref.errors import InputError
@@ -118,13 +118,13 @@ def test_an_unknown_case_lists_all() -> None:
     assert all(name in str(caught.value) for name in (*CASES, *POINTS))
 
 
-def test_scaling_stands_for_its_points() -> None:
-    assert chosen(["scaling"]) == list(POINTS.values())
-    assert [row.name for row in chosen(["scaling-M", "engine"])] == [
-        *(f"scaling-M-{size}" for size in AXES["M"].full),
-        "engine",
-    ]
-    assert len(chosen(None)) == len(CASES) + len(POINTS)
+@pytest.mark.parametrize("on", ["numpy", "cupy"])
+def test_scaling_stands_for_its_points(on: str) -> None:
+    assert chosen(["scaling"], on) == points(on)
+    sizes = AXES["M"].full if on == "numpy" else AXES["M"].gpu
+    assert [row.name for row in chosen(["scaling-M", "engine"], on)] == [*(f"scaling-M-{n}" for n in sizes), "engine"]
+    assert chosen(["scaling-depth"], on) == [POINTS[f"scaling-depth-{n}"] for n in AXES["depth"].full]
+    assert chosen(None, on) == [*CASES.values(), *points(on)]
 
 
 def test_compiled_peers_are_measured_on_a_gpu_or_when_named() -> None:

@@ -1,7 +1,7 @@
 """The errors that a correct backward pass of a dtype makes on a case: the envelope of rounding, for gradients.
 
 The reference runs forward with every result rounded and back with every gradient rounded, in other orders of summation
-besides, as `roundings` does for outputs. Attention and norms, whose gradients are small differences of large terms, are
+besides, as `rounding.envelope` does for outputs. Attention and norms, whose gradients are small differences of large terms, are
 rounded term by term.
 """
 
@@ -18,7 +18,7 @@ from ...autograd.ops.attention import keep_used, scale_factor, scores
 from ...autograd.tensor import Tensor, array_of
 from ...variation import varied
 from ...vectors.compare import difference
-from ..rounding.arithmetic import DIGITS, MOVING, rounded, rounded_tree
+from ..rounding.arithmetic import DIGITS, MOVING, kept_digits, rounded, rounded_tree
 from .graph import Graph, Pull, Step
 
 FACTOR = 10.0
@@ -48,7 +48,7 @@ class GradientRoundings:
         """By the peer's name of each gradient: the largest error of a few runs in `dtype`, times `FACTOR`."""
         if dtype not in self.known:
             largest = dict.fromkeys(self.ours, 0.0)
-            kept = 24 if dtype == "tf32" else DIGITS[dtype]
+            kept = kept_digits(dtype)
             for seed in range(_RUNS):
                 rng = np.random.default_rng(seed) if seed else None
 
