@@ -1,8 +1,8 @@
 """The errors that a correct backward pass of a dtype makes on a case: the envelope of rounding, for gradients.
 
 The reference runs forward with every result rounded and back with every gradient rounded, in other orders of summation
-besides, as `rounding.envelope` does for outputs. Attention and norms, whose gradients are small differences of large terms, are
-rounded term by term.
+besides, as `rounding.envelope` does for outputs. Attention and norms, whose gradients are small differences of large
+terms, are rounded term by term.
 """
 
 from __future__ import annotations
