@@ -89,6 +89,7 @@ def division(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(module, "WORKSPACE", 600)
     elif request.param == "two queries at a time":
         monkeypatch.setattr(module, "WORKSPACE", 112)
+        monkeypatch.setattr(module, "FEWEST", 2)
 
 
 @pytest.mark.parametrize("rows", ["zero", "uniform"])

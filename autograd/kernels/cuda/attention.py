@@ -2,8 +2,9 @@
 
 The scores of a group of heads, or of some queries of one, are written to the workspace by one product, turned into
 weights there by the kernel, one block a row, and multiplied with the values; the next group overwrites them. Memory is
-linear in queries + keys. Arrays are read and written where they lie: (B, H, N, d) as a view of (B, N, H, d) costs no
-copy, and results come in that layout. What follows from shapes and strides alone is kept from call to call.
+linear in queries + keys: a fixed size, or 128 rows of scores where that is more. Arrays are read and written where they
+lie: (B, H, N, d) as a view of (B, N, H, d) costs no copy, and results come in that layout. What follows from shapes and
+strides alone is kept from call to call.
 
 Traffic beyond the products': forward reads and writes the scores once; backward reads scores and gradients and writes
 weights and gradients. Rows longer than the registers of a block hold are read twice.

@@ -21,6 +21,9 @@ from .launch import fits
 WORKSPACE = 128 << 20
 """Bytes of scores that are computed together; where one head has more, its queries are divided."""
 
+FEWEST = 128
+"""Queries that are not divided further. Each division reads all keys: with fewer, time would grow as keys squared."""
+
 MOST = 1000
 """Plans that are kept: texts that are generated make one for each length."""
 
@@ -80,7 +83,8 @@ def planned(
     for x in arrays:
         address |= x.data.ptr
     kind = (
-        *(tuple((x.shape, x.strides, x.dtype.char) for x in arrays), scale, backwards, address % 16, WORKSPACE),
+        *(tuple((x.shape, x.strides, x.dtype.char) for x in arrays), scale, backwards, address % 16),
+        *(WORKSPACE, FEWEST),
         *(None if x is None else (x.shape, x.strides, x.dtype.char) for x in (mask, bias)),
         *(blas.precision(char), q.device.id),
     )
@@ -224,8 +228,8 @@ def _division(count: int, n: int, m: int, itemsize: int) -> tuple[int, int]:
     """(queries of a head, heads) whose scores are in the workspace at a time."""
     one = n * m * itemsize
     if one > WORKSPACE:
-        rows = max(WORKSPACE // (m * itemsize), 1)
-        return rows // 128 * 128 or rows, 1
+        rows = WORKSPACE // (m * itemsize) // FEWEST * FEWEST
+        return min(max(rows, FEWEST), n), 1
     return n, min(WORKSPACE // one, count)
 
 
