@@ -58,7 +58,7 @@ def module(backend: str) -> ModuleType:
     except ImportError as error:
         raise BackendError(
             "backend cupy needs CuPy, which is not installed; "
-            "install it with: python -m pip install 'perceiver-ref[cuda12]' (or [cuda13])"
+            "install it with: python -m pip install cupy-cuda12x (or cupy-cuda13x)"
         ) from error
     try:
         devices = cupy.cuda.runtime.getDeviceCount()

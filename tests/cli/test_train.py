@@ -78,4 +78,4 @@ def test_without_cupy_the_line_that_installs_it(capsys, monkeypatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "cupy", None)
-    invoke(capsys, "train", "digits", "--backend", "cupy").assert_refused("perceiver-ref[cuda12]")
+    invoke(capsys, "train", "digits", "--backend", "cupy").assert_refused("pip install cupy-cuda12x")
