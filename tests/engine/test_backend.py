@@ -58,7 +58,7 @@ def test_an_unknown_backend_lists_the_known() -> None:
 
 def test_a_missing_cupy_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(BackendError, match=r"python -m pip install 'perceiver-ref\[cuda12\]' \(or \[cuda13\]\)"):
+    with pytest.raises(BackendError, match=r"python -m pip install cupy-cuda12x \(or cupy-cuda13x\)"):
         backends.module("cupy")
     with pytest.raises(BackendError, match="not installed"):
         backends.to_backend(np.ones(2), "cupy")
