@@ -10,7 +10,7 @@ from . import backend, ops, optim, tree
 from .backend import BackendError
 from .debug import NonFiniteError, detect_nonfinite
 from .engine import Op, op
-from .kernels import kernels, recorded, threads
+from .kernels import keep_memory, kernels, recorded, threads
 from .tensor import Tensor, registry
 from .transforms import checkpoint, value_and_grad, vjp
 
@@ -22,6 +22,7 @@ __all__ = [
     "backend",
     "checkpoint",
     "detect_nonfinite",
+    "keep_memory",
     "kernels",
     "op",
     "ops",

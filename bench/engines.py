@@ -21,7 +21,7 @@ import numpy as np
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import backend as backends
-from perceiver_ref.autograd import ops, tree, value_and_grad
+from perceiver_ref.autograd import keep_memory, ops, tree, value_and_grad
 
 from .base import ROOT, Built, MissingError, Spec, sample, with_gradients
 from .cases import BOTH, case
@@ -165,6 +165,8 @@ def build(spec: Spec) -> Built:
     """The block in one of the engines."""
     sizes = case(spec.case).sizes(spec.quick)
     make, package = ENGINES[spec.implementation]
+    if not package:
+        keep_memory()
     if package and spec.backend == "cupy":
         raise MissingError(f"{package} has no GPU backend")
     try:

@@ -11,7 +11,7 @@ import numpy as np
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import backend as backends
-from perceiver_ref.autograd import kernels, ops, optim, recorded, tree, value_and_grad
+from perceiver_ref.autograd import keep_memory, kernels, ops, optim, recorded, tree, value_and_grad
 from perceiver_ref.autograd.engine import Event, observe
 from perceiver_ref.call import Call
 from perceiver_ref.ledger.costs import linear_flops, mixed_flops, weights_flops
@@ -25,6 +25,7 @@ from .subjects import Subject, cotangent, nested, subject, weights
 
 def build(spec: Spec) -> Built:
     """The model of a case."""
+    keep_memory()
     row = case(spec.case)
     made = subject(row.kind, row.sizes(spec.quick))
     plain = spec.implementation == "plain"

@@ -26,7 +26,7 @@ Made by `python -m bench --write docs/PERFORMANCE.md`, or of results of several 
 
 Every implementation runs in a process of its own, in float32, on the same weights and inputs. Its outputs and the norm
 of its gradients are compared with ours before it is timed. Then all take turns, so that what else the machine does
-hits all alike.
+hits all alike. Ours keeps freed memory (`autograd.keep_memory`), as `perceiver-ref train` does.
 
 - time: the median of the turns; spread: half the distance of their quartiles.
 - ours / it: our time (or memory) as a share of the other's, the median of the ratios turn by turn. Below 1 is faster.

@@ -14,10 +14,11 @@ from ..engine import Rule, kernel_mode
 from ..tensor import registry
 from . import cuda
 from .cpu import attention, gelu, normalise
+from .cpu.memory import keep_memory
 from .cpu.threads import threads
 from .cuda.graphs import recorded
 
-__all__ = ["MODES", "kernels", "recorded", "table", "threads"]
+__all__ = ["MODES", "keep_memory", "kernels", "recorded", "table", "threads"]
 
 MODES = ("fast", "plain")
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..autograd import keep_memory
 from ..autograd.backend import BACKENDS
 from ..errors import InputError
 from ..recipes import MODULES, recipe
@@ -38,6 +39,7 @@ def train(given: argparse.Namespace) -> int:
     if given.resume and not given.out:
         raise InputError("--resume needs --out DIR, the folder of the run to go on with")
     out = Path(given.out) if given.out else None
+    keep_memory()
     result = run(chosen, Options(given.seed, given.quick, given.backend, out, given.resume))
     passed, sign = result["passed"], ">=" if chosen.better == "higher" else "<="
     print(f"\n{chosen.name}: {chosen.metric} {result['value']:.4g}, expected {sign} {result['threshold']:g}: ", end="")
