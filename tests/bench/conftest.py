@@ -37,7 +37,7 @@ def result() -> dict:
         row("imagenet-1", "forward + backward", "checkpointed", **timed(9.0, 200 << 20, ratio=0.67)),
         row("imagenet-1", "forward + backward", "transformers", **timed(8.0, 1 << 30, ratio=0.75)),
     ]
-    for size in (32768, 65536, 131072):
+    for size in (262144, 524288, 1048576):
         rows.append(row(f"scaling-M-{size}", "forward", "ours", **timed(size / 1e6, size * 10)))
     from bench.scaling import exponents
 
