@@ -131,7 +131,7 @@ class Points(Classifier):
 
 
 class Language(nn.Module):
-    """Embeddings and positions in; a query for each masked byte; logits by the transposed embedding."""
+    """Embeddings and positions in; a query for each byte that is asked for; logits by the transposed embedding."""
 
     def __init__(self, p: Any, model: Any) -> None:
         super().__init__()
@@ -143,11 +143,14 @@ class Language(nn.Module):
         self.bias = parameter(p["output"]["bias"])
 
     def loss(self, batch: dict[str, Any]) -> Any:
-        ids, where = batch["ids"], batch["where"]
-        masked = ids.scatter(1, where, MASK)
-        latents = self.encoder(self.embedding[masked] + self.positions)
-        logits = self.decoder(self.queries[where], latents) @ self.embedding.T + self.bias
-        return F.cross_entropy(logits.flatten(0, 1), ids.gather(1, where).flatten())
+        ids, masked = batch["ids"], batch["masked"]
+        latents = self.encoder(self.embedding[ids.scatter(1, masked, MASK)] + self.positions)
+
+        def of(where: Any) -> Any:
+            logits = self.decoder(self.queries[where], latents) @ self.embedding.T + self.bias
+            return F.cross_entropy(logits.flatten(0, 1), ids.gather(1, where).flatten())
+
+        return of(masked) + 0.5 * of(batch["seen"])
 
 
 def fourier_features(places: Any, encoding: FourierPositions) -> Any:
