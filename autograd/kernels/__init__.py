@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from ..engine import Rule, kernel_mode
 from ..tensor import registry
 from . import cuda
-from .cpu import attention, gelu, normalise
+from .cpu import attention, gelu, linear, normalise
 from .cpu.memory import keep_memory
 from .cpu.threads import threads
 from .cuda.graphs import recorded
@@ -27,6 +27,7 @@ table: dict[tuple[str, str], Rule] = {
     ("gelu_erf", "numpy"): Rule(gelu.erf_forward, gelu.erf_backward),
     ("gelu_tanh", "numpy"): Rule(gelu.tanh_forward, gelu.tanh_backward),
     ("layer_norm", "numpy"): Rule(normalise.layer_norm_forward, normalise.layer_norm_backward),
+    ("linear", "numpy"): Rule(linear.forward, linear.backward),
     ("rms_norm", "numpy"): Rule(normalise.rms_norm_forward, normalise.rms_norm_backward),
     ("softmax", "numpy"): Rule(normalise.softmax_forward, normalise.softmax_backward),
     **{(op, "cupy"): rule for op, rule in cuda.rules.items()},

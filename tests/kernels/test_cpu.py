@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from perceiver_ref.autograd import kernels, ops, registry, threads, vjp
 
 KERNELS = "perceiver_ref.autograd.kernels.cpu"
-erf, rows, attention = (sys.modules[f"{KERNELS}.{name}"] for name in ("erf", "rows", "attention"))
+erf, rows, attention, linear = (sys.modules[f"{KERNELS}.{name}"] for name in ("erf", "rows", "attention", "linear"))
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +110,54 @@ def test_arrays_in_any_memory_order(op: str, small_blocks: None) -> None:
     agree(pulled(registry[op], made, "fast"), pulled(registry[op], made, "plain"), 2e-14)  # as above
 
 
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("biased", [True, False])
+@settings(max_examples=20)
+@given(
+    lead=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    sizes=st.tuples(st.integers(1, 20), st.integers(1, 40)),
+    turned=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_linear_maps_over_threads(
+    number: int, biased: bool, lead: list[int], sizes: tuple[int, int], turned: bool, seed: int, small_blocks: None
+) -> None:
+    """More rows than columns and fewer, in shares of 4, the last of them smaller; a weight that is a transpose."""
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal((*lead, sizes[0])), rng.standard_normal(sizes)
+    made = [x, np.asfortranarray(w) if turned else w, *([rng.standard_normal(sizes[1])] if biased else [])]
+    with threads(number):
+        fast, plain = (pulled(ops.linear, made, mode) for mode in ("fast", "plain"))
+    agree(fast, plain, 1e-13)  # sums of at most 125 terms in another order: a few dozen roundings of 1e-16
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_a_linear_map_computes_the_gradients_that_are_asked_for(needs: tuple[bool, bool], small_blocks: None) -> None:
+    rng = np.random.default_rng(0)
+    fixed = {"x": rng.standard_normal((30, 7)), "w": rng.standard_normal((7, 9))}
+    free = {name: a for (name, a), need in zip(fixed.items(), needs, strict=True) if need}
+    (name,) = free
+
+    def op(given: np.ndarray) -> Any:
+        return ops.linear(*{**fixed, name: given}.values())
+
+    with threads(2):
+        agree(pulled(op, [free[name]], "fast"), pulled(op, [free[name]], "plain"), 1e-13)  # as above
+
+
+def test_large_products_are_divided_and_leave_blas_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[int] = []
+    spread = linear.threads.spread
+    monkeypatch.setattr(linear.threads, "spread", lambda work, of: (shares.append(len(of)), spread(work, of)))
+    x, w = np.ones((2, 600, 64), np.float32), np.ones((64, 128), np.float32)
+    with threads(3):
+        np.testing.assert_array_equal(ops.linear(x, w), np.full((2, 600, 128), 64, np.float32))
+        assert shares == [3]
+        ops.linear(x[:, :10], w)  # small: by BLAS itself
+        assert shares == [3]
+        assert linear.threads.count() == 3
+
+
 def heads(rng: np.random.Generator, batch: int, n: int, count: int, depth: int) -> np.ndarray:
     """(batch, heads, n, depth), in memory as heads are split off channels."""
     return rng.standard_normal((batch, n, count, depth)).swapaxes(1, 2)
@@ -187,8 +235,9 @@ def test_attention_takes_memory_for_tiles_alone() -> None:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels for arrays of any size: blocks of 512 elements, tiles of 4 queries by 6 keys."""
     for name, values in {
-        "rows": {"BLOCK": 512, "SMALL": 0, "ALONE": 0},
+        "rows": {"BLOCK": 512, "SHARED_BLOCK": 512, "SMALL": 0, "ALONE": 0},
         "attention": {"TILE": (4, 6), "SMALL": 0},
+        "linear": {"LEAST": 0, "GRAIN": 4},
     }.items():
         for constant, value in values.items():
             monkeypatch.setattr(sys.modules[f"{KERNELS}.{name}"], constant, value)

@@ -7,7 +7,6 @@ memory: 24 passes for erf, which take 5 ns an element on one core.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ def erf_forward(x: Array) -> Any:
         return gelu_erf.rules["plain"].forward(x)
     (xs,), out, made = _lines(x)
 
-    def work(blocks: Iterable[tuple[int, slice]]) -> None:
-        spare = [rows.buffer(xs) for _ in range(3)]
+    def work(blocks: rows.Blocks) -> None:
+        spare = [rows.buffer(xs, blocks) for _ in range(3)]
         for _, a in blocks:
             t, p, phi = (s[: a.stop - a.start] for s in spare)
             normal(xs[a], phi, (t, p))
@@ -43,8 +42,8 @@ def erf_backward(g: Array, x: Array, phi: Array | None) -> Any:
         return gelu_erf.rules["plain"].pull(g, x, phi)
     (xs, gs), out, dx = _lines(x, g)
 
-    def work(blocks: Iterable[tuple[int, slice]]) -> None:
-        spare = [rows.buffer(xs) for _ in range(3)]
+    def work(blocks: rows.Blocks) -> None:
+        spare = [rows.buffer(xs, blocks) for _ in range(3)]
         for _, a in blocks:
             e, p, f = (s[: a.stop - a.start] for s in spare)
             x_a = xs[a]
@@ -67,7 +66,7 @@ def tanh_forward(x: Array) -> Any:
         return gelu_tanh.rules["plain"].forward(x)
     (xs,), out, made = _lines(x)
 
-    def work(blocks: Iterable[tuple[int, slice]]) -> None:
+    def work(blocks: rows.Blocks) -> None:
         for _, a in blocks:
             x_a, y_a = xs[a], out[a]
             _tanh(x_a, y_a)
@@ -85,8 +84,8 @@ def tanh_backward(g: Array, x: Array, t: Array | None) -> Any:
         return gelu_tanh.rules["plain"].pull(g, x, t)
     (xs, gs), out, dx = _lines(x, g)
 
-    def work(blocks: Iterable[tuple[int, slice]]) -> None:
-        spare = [rows.buffer(xs) for _ in range(3)]
+    def work(blocks: rows.Blocks) -> None:
+        spare = [rows.buffer(xs, blocks) for _ in range(3)]
         for _, a in blocks:
             slope, s, t_a = (b[: a.stop - a.start] for b in spare)
             x_a = xs[a]

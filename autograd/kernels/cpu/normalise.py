@@ -7,7 +7,6 @@ summed block by block, the blocks in float64, so that it never exists once per r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -16,8 +15,6 @@ import numpy as np
 from ...backend import Array
 from ...ops.normalise import layer_norm, rms_norm, softmax
 from . import rows
-
-Blocks = Iterable[tuple[int, slice]]
 
 
 def layer_norm_forward(
@@ -29,8 +26,8 @@ def layer_norm_forward(
     xs, ones, width = rows.flat(x), _ones(x), x.shape[-1]
     y, units, inverses = np.empty_like(xs), _kept(xs, needs), np.empty((len(xs), 1), x.dtype)
 
-    def work(blocks: Blocks) -> None:
-        spare = rows.buffer(xs)
+    def work(blocks: rows.Blocks) -> None:
+        spare = rows.buffer(xs, blocks)
         for _, a in blocks:
             y_a = y[a]
             unit = spare[: len(y_a)] if units is None else units[a]
@@ -58,7 +55,7 @@ def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[
     xs, width = rows.flat(x), x.shape[-1]
     y, units, inverses = np.empty_like(xs), _kept(xs, needs), np.empty((len(xs), 1), x.dtype)
 
-    def work(blocks: Blocks) -> None:
+    def work(blocks: rows.Blocks) -> None:
         for _, a in blocks:
             y_a = y[a]
             inverses[a] = 1 / np.sqrt(_dots(xs[a], xs[a]) / width + eps)
@@ -84,7 +81,7 @@ def softmax_forward(x: Array, *, axis: int = -1) -> Any:
     xs = rows.flat(x)
     y, ones = np.empty_like(xs), _ones(x)
 
-    def work(blocks: Blocks) -> None:
+    def work(blocks: rows.Blocks) -> None:
         for _, a in blocks:
             y_a = y[a]
             np.subtract(xs[a], xs[a].max(-1, keepdims=True), out=y_a)
@@ -103,7 +100,7 @@ def softmax_backward(g: Array, y: Array, axis: int) -> Any:
     gs, ys = rows.flat(g), rows.flat(y)
     dx = np.empty_like(ys)
 
-    def work(blocks: Blocks) -> None:
+    def work(blocks: rows.Blocks) -> None:
         for _, a in blocks:
             dx_a = dx[a]
             np.subtract(gs[a], _dots(gs[a], ys[a]), out=dx_a)
@@ -123,8 +120,8 @@ def _pull(
     count = len(rows.blocks(gs))
     dscale, doffset = (np.empty((count, g.shape[-1]), g.dtype) if need else None for need in needs[1:3])
 
-    def work(blocks: Blocks) -> None:
-        spare = rows.buffer(gs)
+    def work(blocks: rows.Blocks) -> None:
+        spare = rows.buffer(gs, blocks)
         ones = np.ones((1, len(spare)), g.dtype)
         for i, a in blocks:
             g_a, unit_a = gs[a], units[a]
@@ -175,7 +172,7 @@ def _affine(unit: Array, scale: Array, offset: Array | None) -> Array:
     units = rows.flat(unit)
     y = np.empty_like(units)
 
-    def work(blocks: Blocks) -> None:
+    def work(blocks: rows.Blocks) -> None:
         for _, a in blocks:
             np.multiply(units[a], scale, out=y[a])
             if offset is not None:

@@ -6,7 +6,7 @@ and no array as large as the arguments is made on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,15 @@ import numpy as np
 from ...backend import Array
 from . import threads
 
+Blocks = Sequence[tuple[int, slice]]
+"""Numbered blocks: the share of one thread."""
+
 BLOCK = 1 << 15
-"""Elements of a block: 128 KiB of float32, which fits a second-level cache of 1 MiB with its buffers."""
+"""Elements of a block of one thread: 128 KiB of float32, which fits a second-level cache of 1 MiB with its buffers."""
+
+SHARED_BLOCK = 1 << 17
+"""The same of several threads. Between two calls of NumPy a thread needs the interpreter's lock: where another has it,
+waiting takes as long as the arithmetic of a small block. Calls that are longer meet less often."""
 
 SMALL = 1 << 12
 """Arrays of at most so many elements go to the definition: the calls would cost more than the work."""
@@ -42,27 +49,27 @@ def line(x: Array) -> Array:
 
 
 def blocks(lines: Array) -> list[slice]:
-    """The rows of (rows, ...), cut into blocks."""
-    step = _step(lines)
+    """The rows of (rows, ...), cut into blocks of about equal size, as many for each thread that takes part."""
+    parts = _parts(lines)
+    most = parts * (BLOCK if parts == 1 else SHARED_BLOCK)
+    step = max(1, -(-len(lines) // (parts * max(1, -(-lines.size // most)))))
     return [slice(start, min(start + step, len(lines))) for start in range(0, len(lines), step)]
 
 
-def each(work: Callable[[Iterable[tuple[int, slice]]], None], lines: Array) -> None:
+def each(work: Callable[[Blocks], None], lines: Array) -> None:
     """`work` on every numbered block of rows: one call a thread, which may keep its buffers from block to block."""
-    numbered = list(enumerate(blocks(lines)))
-    parts = 1 if lines.size <= ALONE else threads.count()
-    threads.spread(work, threads.cut(numbered, parts))
+    threads.spread(work, threads.cut(list(enumerate(blocks(lines))), _parts(lines)))
 
 
-def buffer(lines: Array) -> Array:
-    """Room for one block."""
-    return np.empty((min(_step(lines), len(lines)), *lines.shape[1:]), lines.dtype)
+def buffer(lines: Array, blocks: Blocks) -> Array:
+    """Room for the largest of the blocks."""
+    return np.empty((max(a.stop - a.start for _, a in blocks), *lines.shape[1:]), lines.dtype)
 
 
-def _step(lines: Array) -> int:
-    return max(1, BLOCK // max(int(lines[:1].size), 1))
+def _parts(lines: Array) -> int:
+    return 1 if lines.size <= ALONE else threads.count()
 
 
 def total(sums: Array, dtype: Any) -> Array:
-    """The sum of the blocks' sums, added in float64 in the blocks' order: the same for any number of threads."""
+    """The sum of the blocks' sums, added in float64 in the blocks' order."""
     return sums.sum(0, dtype=np.float64).astype(dtype, copy=False)
