@@ -21,8 +21,9 @@ from .scaling import exponents
 TOLERANCE = {False: 2e-3, True: 5e-2}
 """By TF32: the largest difference from ours, as a share of the largest value. float32 rounding, 6e-8, grows by two to
 three orders through 48 layers and sums over 50,000 pixels; that of TF32 is 5e-4. A wrong result differs by order 1."""
-TURN, PAUSE = 0.1, 0.05
-"""Seconds of a turn at least, and between turns: threads of the last one stop spinning."""
+TURN, PAUSE = 1.0, 0.05
+"""Seconds of a turn at least, so that its first calls, with cold caches and sleeping threads, weigh little; and between
+turns: threads of the last one stop spinning."""
 VERSION = 1
 
 Say = Callable[[str], None]

@@ -149,9 +149,9 @@ def test_large_products_are_divided_and_leave_blas_its_threads(monkeypatch: pyte
     shares: list[int] = []
     spread = linear.threads.spread
     monkeypatch.setattr(linear.threads, "spread", lambda work, of: (shares.append(len(of)), spread(work, of)))
-    x, w = np.ones((2, 600, 64), np.float32), np.ones((64, 128), np.float32)
+    x, w = np.ones((2, 600, 256), np.float32), np.ones((256, 128), np.float32)
     with threads(3):
-        np.testing.assert_array_equal(ops.linear(x, w), np.full((2, 600, 128), 64, np.float32))
+        np.testing.assert_array_equal(ops.linear(x, w), np.full((2, 600, 128), 256, np.float32))
         assert shares == [3]
         ops.linear(x[:, :10], w)  # small: by BLAS itself
         assert shares == [3]

@@ -11,6 +11,7 @@ channels a head take 5.6 ns each of multiplication, and 1.1 of exponential and s
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -309,5 +310,5 @@ def _serves(q: Array, k: Array, v: Array) -> bool:
         return False
     if min(q.ndim, k.ndim, v.ndim) < 2:
         return False
-    scores = q.shape[-2] * k.shape[-2] * max(int(np.prod(x.shape[:-2], dtype=int)) for x in (q, k, v))
-    return bool(scores > SMALL)
+    scores = q.shape[-2] * k.shape[-2] * max(math.prod(x.shape[:-2]) for x in (q, k, v))
+    return scores > SMALL

@@ -16,7 +16,7 @@ from ...backend import Array
 from ...ops.linear import linear
 from . import rows, threads
 
-LEAST = 1 << 23
+LEAST = 1 << 25
 """Products of fewer multiplications are left to BLAS: dividing them takes longer than it saves."""
 
 GRAIN = 16
