@@ -311,4 +311,4 @@ def _serves(q: Array, k: Array, v: Array) -> bool:
     if min(q.ndim, k.ndim, v.ndim) < 2:
         return False
     scores = q.shape[-2] * k.shape[-2] * max(math.prod(x.shape[:-2]) for x in (q, k, v))
-    return scores > SMALL
+    return bool(scores > SMALL)
