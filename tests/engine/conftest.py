@@ -19,7 +19,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 2 queries by 3 keys with running maxima, and blocks of 8 elements, for arrays of any size."""
     _set(monkeypatch, "attention", TILE={"numpy": (2, 3), "cupy": (2, 3)})
     _set(monkeypatch, "cpu.attention", TILE=(2, 3), SMALL=0, STEADY=-1.0)
-    _set(monkeypatch, "cpu.linear", LEAST=0, GRAIN=2)
+    _set(monkeypatch, "cpu.linear", LEAST=1, GRAIN=2)
     _set(monkeypatch, "cpu.rows", BLOCK=8, SHARED_BLOCK=8, SMALL=0, ALONE=0)
 
 

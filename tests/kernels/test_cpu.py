@@ -237,7 +237,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in {
         "rows": {"BLOCK": 512, "SHARED_BLOCK": 512, "SMALL": 0, "ALONE": 0},
         "attention": {"TILE": (4, 6), "SMALL": 0},
-        "linear": {"LEAST": 0, "GRAIN": 4},
+        "linear": {"LEAST": 1, "GRAIN": 4},
     }.items():
         for constant, value in values.items():
             monkeypatch.setattr(sys.modules[f"{KERNELS}.{name}"], constant, value)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
-from ...ops.linear import linear
+from ...ops.linear import _rows, linear
 from . import rows, threads
 
 LEAST = 1 << 25
@@ -47,28 +47,20 @@ def backward(g: Array, x: Array | None, weight: Array | None, needs: tuple[bool,
 def _product(x: Array, y: Array, bias: Array | None = None) -> Array:
     """x y + bias: (N, D), (D, E) and (E,) or None -> (N, E)."""
     out = np.empty((len(x), y.shape[1]), x.dtype)
-    by_rows = len(x) >= y.shape[1]
 
-    def work(share: slice) -> None:
-        if by_rows:
-            part, added = np.matmul(x[share], y, out=out[share]), bias
-        else:
-            part = np.matmul(x, y[:, share], out=out[:, share])
-            added = None if bias is None else bias[share]
-        if added is not None:
-            part += added
+    def work(share: tuple[slice, slice]) -> None:
+        r, c = share
+        part = np.matmul(x[r], y[:, c], out=out[r, c])
+        if bias is not None:
+            part += bias[c]
 
-    length = max(out.shape)
-    step = -(-length // (threads.count() * GRAIN)) * GRAIN
-    threads.spread(work, [slice(start, min(start + step, length)) for start in range(0, length, step)])
+    pieces = threads.cut(range(0, max(out.shape), GRAIN), threads.count())
+    shares = [slice(piece[0], piece[-1] + GRAIN) for piece in pieces]
+    whole, by_rows = slice(None), len(x) >= y.shape[1]
+    threads.spread(work, [(share, whole) if by_rows else (whole, share) for share in shares])
     return out
-
-
-def _rows(x: Array) -> Array:
-    """(..., D) as (rows, D)."""
-    return x.reshape(-1, x.shape[-1])
 
 
 def _serves(x: Array, width: int) -> bool:
     """Whether the product of x with a matrix of this width is large, and there are threads to divide it over."""
-    return x.ndim > 1 and x.dtype in rows.FLOATS and x.size * width >= max(LEAST, 1) and threads.count() > 1
+    return x.ndim > 1 and x.dtype in rows.FLOATS and x.size * width >= LEAST and threads.count() > 1
