@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import tree
-from ..backend import Array, xp
+from ..backend import Array, rounded_to, xp
+from ..sums import sum_of_squares
 from ..tree import Tree
 
 
 def global_norm(gradients: Tree) -> Any:
     """sqrt of the sum of the squares of all elements of a tree: a 0-d array of its library, 0.0 for an empty tree."""
     arrays = [array for _, array in tree.leaves(gradients)]
-    if not arrays:
-        return 0.0
-    return xp(arrays[0]).sqrt(sum(norm_squared(array) for array in arrays))
+    return rounded_to(np.result_type(*(a.dtype for a in arrays)), _norm(arrays)) if arrays else 0.0
 
 
 def clip_by_global_norm(gradients: Tree, max_norm: float, *, eps: float = 0.0) -> Tree:
@@ -27,7 +28,10 @@ def clip_by_global_norm(gradients: Tree, max_norm: float, *, eps: float = 0.0) -
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
-    norm = global_norm(gradients)
+    arrays = [array for _, array in tree.leaves(gradients)]
+    if not arrays:
+        return gradients
+    norm = _norm(arrays)  # in float64: that of float16 gradients may be beyond 65504
     factors: dict[Any, Array] = {}
 
     def clipped(g: Array) -> Array:
@@ -38,7 +42,5 @@ def clip_by_global_norm(gradients: Tree, max_norm: float, *, eps: float = 0.0) -
     return tree.map(clipped, gradients)
 
 
-def norm_squared(array: Array) -> Array:
-    """The sum of the squares of all elements."""
-    flat = array.reshape(-1)
-    return flat @ flat
+def _norm(arrays: list[Array]) -> Array:
+    return xp(arrays[0]).sqrt(sum(sum_of_squares(array) for array in arrays))
