@@ -87,8 +87,10 @@ def _(
     masked_rows: MaskedRows,
 ) -> Any:
     p = xp(q).exp(scores(q, k, bias, mask, scale, masked_rows) - log_sum)
+    sums = total(p, -1, keepdims=True)  # beside large scores, the log of their sum has lost digits
+    p /= xp(q).where(sums == 0, xp(q).ones((), q.dtype), sums)
     p_g = g @ keep_used(v, mask, masked_rows).swapaxes(-1, -2)
-    ds = p * (p_g - total(g * out, -1, keepdims=True))
+    ds = p * (p_g - total(p * p_g, -1, keepdims=True))  # exactly 0 where one weight is 1; tiles take the sum of g out
     dq, dk, dbias = _score_gradients(ds, q, k, mask, scale, masked_rows)
     return dq, dk, p.swapaxes(-1, -2) @ g, dbias
 
