@@ -174,7 +174,9 @@ def test_batch_norm_far_from_zero(xp: ModuleType, mean: float, deviation: float,
 
 
 @given(
-    x=hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4), elements=st.integers(-9, 9)),
+    x=hnp.arrays(
+        np.float32, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4), elements=st.integers(-9, 9)
+    ),
     layout=st.sampled_from(LAYOUTS),
     keepdims=st.booleans(),
 )
