@@ -102,6 +102,17 @@ def peak(array: Array, axis: int) -> Array:
     return xp(array).zeros(shape, array.dtype)
 
 
+def wide(value: Any) -> Any:
+    """A float16 array in float32, in which everything is computed; anything else as it is."""
+    return value.astype(np.float32) if getattr(value, "dtype", None) == np.float16 else value
+
+
+def rounded_to(dtype: Any, array: Array) -> Array:
+    """An array in another dtype, each number the nearest: infinity, without a warning, beyond the largest."""
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
+
+
 def scatter_add(target: Array, index: Any, values: Array) -> None:
     """`target[index] += values` in place, where an element that `index` names twice is added to twice."""
     xp(target).add.at(target, index, values)

@@ -4,6 +4,9 @@ Arrays in, arrays out: an op called on arrays only computes. Called with a `Tens
 computes the same and records one `Node`: the op, the residuals that its backward rule needs, and where its
 differentiable arguments came from; `walk.backward` goes back over those nodes. Python numbers take the dtype of the
 arrays beside them, and mixed dtypes or libraries are errors. First order only: backward rules run on plain arrays.
+
+On float16 every op computes in float32 and rounds its results once, forward and backward, as PyTorch does: rules never
+see float16, in which squares and sums overflow. What goes from op to op is float16.
 """
 
 from __future__ import annotations
@@ -13,19 +16,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from . import debug
-from .backend import BackendError, is_array, name
+from .backend import BackendError, is_array, name, rounded_to, wide
 from .tensor import FIRST_ORDER, Again, Edge, Node, Slot, Tensor, as_array, registry
 
 kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get("PERCEIVER_REF_KERNELS") or "fast")
 """`"fast"`: kernels of the table are used where there is one; `"plain"`: the definitions in `ops/` are."""
 
 _NUMBERS = (bool, int, float)
+
+Numbers = Literal["computed", "moved", "cast"]
+"""What an op does with numbers. "computed": in float32 where they are float16; "moved": they stay what they are, in any
+dtype; "cast": as "moved", but the result has a dtype of its own."""
 
 
 class Rule(NamedTuple):
@@ -52,12 +59,20 @@ class Op:
     need the output on the way back then do not keep it.
     """
 
-    def __init__(self, forward: Callable[..., Any], *, variadic: bool, differentiable: bool) -> None:
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        *,
+        variadic: bool = False,
+        differentiable: bool = True,
+        numbers: Numbers = "computed",
+    ) -> None:
         self.name = self.__name__ = forward.__name__
         self.__qualname__, self.__doc__, self.__wrapped__ = self.name, forward.__doc__, forward
         self.__module__ = forward.__module__
         self.variadic = variadic
         self.differentiable = differentiable
+        self.numbers: Numbers = numbers
         parameters = inspect.signature(forward).parameters.values()
         keyword = inspect.Parameter.KEYWORD_ONLY
         self.static = {p.name: p.default for p in parameters if p.kind is keyword and p.name != "needs"}
@@ -191,13 +206,19 @@ class Op:
         self, plain: list[Any], static: dict[str, Any], needs: tuple[bool, ...] | None, backend: str
     ) -> tuple[Any, tuple[Any, ...], Callable[[], Any] | None]:
         forward = self.rule(backend).forward
+        options = static if needs is None else accepted(forward, static, needs)
+        given, narrow = plain, self.numbers == "computed" and any(map(_is_float16, plain))
+        if narrow:
+            given, options = [wide(value) for value in plain], {key: wide(value) for key, value in options.items()}
         try:
-            result = forward(*plain, **(static if needs is None else accepted(forward, static, needs)))
+            result = forward(*given, **options)
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             # AttributeError: a number or None where the op needs an array
             kind = next((k for k in (IndexError, ValueError) if isinstance(error, k)), TypeError)
             raise kind(f"{self._signature(plain)}: {error}") from error
         out, residuals, *again = result if self.differentiable else (result, ())
+        if narrow:
+            out, residuals, again = self._narrowed(out, residuals, again, plain, given)
         if isinstance(out, tuple):
             out = tuple(self._checked(o, plain) for o in out)
         else:
@@ -206,10 +227,25 @@ class Op:
             debug.check_forward(self.name, out, plain)
         return out, residuals, again[0] if again else None
 
+    def _narrowed(
+        self, out: Any, residuals: tuple[Any, ...], again: list[Any], plain: list[Any], given: list[Any]
+    ) -> tuple[Any, tuple[Any, ...], list[Any]]:
+        """What a rule made in float32, rounded; of the residuals, arguments are kept as they were given."""
+
+        def rounded(made: Any) -> Any:
+            return rounded_to(np.float16, made) if made.dtype == np.float32 else made
+
+        kept = {id(value): plain[i] for i, value in enumerate(given) if value is not plain[i]}
+        residuals = tuple([kept.get(id(r), r) for r in residuals])
+        if again and again[0] is not None:
+            make = again[0]
+            again = [lambda: rounded(make())]
+        return (tuple(map(rounded, out)) if isinstance(out, tuple) else rounded(out)), residuals, again
+
     def _checked(self, out: Any, plain: list[Any]) -> Any:
         out = as_array(out)
         dtype = out.dtype
-        if dtype.kind == "f":
+        if dtype.kind == "f" and self.numbers != "cast":
             for value in plain:
                 other = getattr(value, "dtype", dtype)
                 if other is not dtype and other.kind == "f" and other != dtype:
@@ -218,6 +254,10 @@ class Op:
 
     def _signature(self, plain: Sequence[Any]) -> str:
         return f"{self.name}({', '.join(debug.describe(value) for value in plain)})"
+
+
+def _is_float16(value: Any) -> bool:
+    return getattr(value, "dtype", None) == np.float16
 
 
 class Event(NamedTuple):
@@ -263,18 +303,27 @@ def observe(watch: Callable[[Event], None]) -> Iterator[None]:
 @overload
 def op(forward: Callable[..., Any]) -> Op: ...
 @overload
-def op(*, variadic: bool = ..., differentiable: bool = ...) -> Callable[[Callable[..., Any]], Op]: ...
-def op(forward: Callable[..., Any] | None = None, *, variadic: bool = False, differentiable: bool = True) -> Any:
+def op(
+    *, variadic: bool = ..., differentiable: bool = ..., numbers: Numbers = ...
+) -> Callable[[Callable[..., Any]], Op]: ...
+def op(
+    forward: Callable[..., Any] | None = None,
+    *,
+    variadic: bool = False,
+    differentiable: bool = True,
+    numbers: Numbers = "computed",
+) -> Any:
     """Decorator: make a forward function an `Op` and put it into the registry.
 
     `variadic`: the op's callers pass one sequence of arrays. `differentiable=False`: `forward` returns the output
-    alone, and the op always returns plain arrays.
+    alone, and the op always returns plain arrays. `numbers`: what it does with them; see `Numbers`.
     """
 
     def register(function: Callable[..., Any]) -> Op:
         if function.__name__ in registry:
             raise ValueError(f"two ops are named {function.__name__}")
-        made = registry[function.__name__] = Op(function, variadic=variadic, differentiable=differentiable)
+        made = Op(function, variadic=variadic, differentiable=differentiable, numbers=numbers)
+        registry[function.__name__] = made
         return made
 
     return register if forward is None else register(forward)

@@ -125,7 +125,7 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
             pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if type(o) is Tensor]
             return backward([o for o, _ in pairs], [g for _, g in pairs], traced)
 
-        run = Op(forward, variadic=False, differentiable=True)
+        run = Op(forward, numbers="cast")  # the ops inside round
         run.name = f"checkpoint({getattr(function, '__name__', 'function')})"
         run.rules["plain"] = Rule(forward, pull)
         outputs = run(*(flat[i] for i in positions))

@@ -7,18 +7,16 @@ dtype, accumulating without aliasing, and freeing residuals on the way.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from . import debug
-from .backend import Array, is_array, name, xp
+from .backend import Array, is_array, name, rounded_to, wide, xp
 from .engine import accepted
+from .sums import total
 from .tensor import Edge, Node, Slot, Tensor, as_array
-
-_BLOCK = 512  # rows that are summed in the gradient's own dtype
 
 
 def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequence[Tensor]) -> list[Array]:
@@ -67,10 +65,13 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
     sample = next(slot[0] for slot in slots if slot is not None) if len(slots) > 1 else slots[0][0]
     gradients = [_zeros(sample, out) if s is None else s[0] for s, out in zip(slots, node.outputs)]
     rule = node.op.rule("numpy" if type(sample) is np.ndarray else name(sample)).pull
+    residuals = node.arrays()
+    if node.op.numbers == "computed" and any(out.dtype == np.float16 for out in node.outputs):
+        gradients, residuals = [wide(g) for g in gradients], tuple(map(wide, residuals))
     upstream = gradients[0] if len(gradients) == 1 else tuple(gradients)
     needs = node.static.pop("needs")
     try:
-        result = rule(upstream, *node.arrays(), **accepted(rule, {**node.op.static, **node.static}, needs))
+        result = rule(upstream, *residuals, **accepted(rule, {**node.op.static, **node.static}, needs))
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"backward of {node.op.name}: {error}") from error
     if not isinstance(result, (tuple, list)):
@@ -83,7 +84,10 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
         gradient = result[edge.position]
         if gradient is None:
             continue
-        gradient = _fit(gradient, edge.node.outputs[edge.output], node.op.name, edge.position)
+        slot = edge.node.outputs[edge.output]
+        if slot.dtype == np.float16:
+            gradient = _to_float16(gradient, slot.shape)
+        gradient = _fit(gradient, slot, node.op.name, edge.position)
         if checking:
             debug.check_backward(node.op.name, edge.position, gradient, gradients, node.site)
         sent.append((edge, gradient))
@@ -104,33 +108,21 @@ def _fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
     return gradient
 
 
-def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Sum `gradient` over the axes that broadcasting added to `shape`; None when it is no broadcast of `shape`.
+def _to_float16(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """What a rule computed in float32 for a float16 argument, rounded once: after it is summed over broadcast axes."""
+    if gradient.dtype != np.float32:
+        return gradient
+    fitting = gradient if gradient.shape == shape else unbroadcast(gradient, shape)
+    return rounded_to(np.float16, gradient if fitting is None else fitting)
 
-    A running float32 sum over 200,000 rows loses two or three digits. Up to `_BLOCK` rows are summed in their own
-    dtype; blocks of more, of a contiguous array, by matrix products, which is fast, and their sums in float64; anything
-    else is summed in float64.
-    """
+
+def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum `gradient` over the axes that broadcasting added to `shape`; None when it is no broadcast of `shape`."""
     extra = gradient.ndim - len(shape)
-    if gradient.shape[extra:] == shape and gradient.size <= _BLOCK * math.prod(shape):
-        return gradient.sum(tuple(range(extra)))
     if extra < 0 or any(want not in (1, got) for want, got in zip(shape, gradient.shape[extra:])):
         return None
-    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1)
-    if extra and not stretched and gradient.flags.c_contiguous and gradient.size:
-        rows = gradient.reshape(-1, math.prod(shape))
-        if name(gradient) == "cupy" and gradient.dtype.char in "fd":
-            from .kernels.cuda.launch import column_sums
-
-            return column_sums(rows).reshape(shape)
-        whole = len(rows) // _BLOCK * _BLOCK
-        ones = xp(gradient).ones(_BLOCK, gradient.dtype)
-        total = ones[: len(rows) - whole] @ rows[whole:]
-        if whole:
-            total = total + (ones @ rows[:whole].reshape(-1, _BLOCK, rows.shape[1])).sum(0, dtype=np.float64)
-    else:
-        total = gradient.sum((*range(extra), *(extra + i for i in stretched)), dtype=np.float64)
-    return total.reshape(shape).astype(gradient.dtype, copy=False)
+    stretched = (extra + i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1)
+    return total(gradient, (*range(extra), *stretched)).reshape(shape)
 
 
 def _zeros(like: Array, slot: Slot) -> Array:

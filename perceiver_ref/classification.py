@@ -37,6 +37,7 @@ def soft_labels(
     return ops.add(ops.multiply(target, 1 - smoothing), smoothing / classes) if smoothing else target
 
 
+@ops.in_float32
 def soft_cross_entropy(logits: Any, targets: Any) -> Any:
     """-sum over classes of y log softmax(logits): logits and targets (..., classes) -> (...)."""
     return ops.negative(ops.sum(ops.multiply(targets, ops.log_softmax(logits)), axis=-1))

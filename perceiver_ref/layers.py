@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .autograd import ops
+from .autograd import ops, tree
 from .autograd.tensor import array_of
 from .autograd.tree import Tree
 from .call import Call
@@ -150,20 +150,28 @@ class BatchNorm(Module):
 
     def apply(self, p: Tree, x: Any, call: Call, *, batch_statistics: bool = False) -> Any:
         """x (B, *grid, channels) -> the same shape. `batch_statistics`: use the batch's without updating."""
-        if call.training or batch_statistics:
+        out, updates = self._normalised(p, x, call.state, call.training, batch_statistics)
+        call.updates.update(tree.map(array_of, updates))
+        return out
+
+    @ops.in_float32
+    def _normalised(self, p: Tree, x: Any, state: Tree, training: bool, batch_statistics: bool) -> tuple[Any, Tree]:
+        """The result, and the running averages after it."""
+        updates: Tree = {}
+        if training or batch_statistics:
             axes = tuple(range(len(x.shape) - 1))
             mean = ops.mean(x, axis=axes)
-            variance = ops.subtract(ops.mean(ops.multiply(x, x), axis=axes), ops.multiply(mean, mean))
-            if call.training and call.state is not None:
-                n = math.prod(x.shape[:-1])
-                call.updates.update(self._updated(call.state, array_of(mean), array_of(variance), n))
+            centred = ops.subtract(x, mean)
+            variance = ops.mean(ops.multiply(centred, centred), axis=axes)
+            if training and state is not None:
+                updates = self._updated(state, array_of(mean), array_of(variance), math.prod(x.shape[:-1]))
         else:
-            if call.state is None:
+            if state is None:
                 raise InputError("batch norm needs running statistics at inference: give the call a state")
-            mean, variance = call.state["mean"], call.state["variance"]
+            centred, variance = ops.subtract(x, state["mean"]), state["variance"]
         inverse = ops.divide(p["scale"] if self.scale else 1.0, ops.sqrt(ops.add(variance, self.eps)))
-        unit = ops.multiply(ops.subtract(x, mean), inverse)
-        return ops.add(unit, p["offset"]) if self.offset else unit
+        unit = ops.multiply(centred, inverse)
+        return (ops.add(unit, p["offset"]) if self.offset else unit), updates
 
     def _updated(self, state: Tree, mean: Any, variance: Any, n: int) -> Tree:
         if self.running == "plain":

@@ -14,6 +14,7 @@ from .autograd.tensor import array_of
 _A = -0.75
 
 
+@ops.in_float32
 def resize_bicubic(table: Any, source: tuple[int, int], target: tuple[int, int]) -> Any:
     """Rows of a grid (h w, C), row-major -> the same for another grid, (H W, C) (Keys 1981, a = -0.75).
 
@@ -28,6 +29,7 @@ def resize_bicubic(table: Any, source: tuple[int, int], target: tuple[int, int])
     return ops.reshape(x, shape=(height * width, channels))
 
 
+@ops.in_float32
 def resize_linear(table: Any, target: int) -> Any:
     """Rows (n, C) -> (target, C), each the linear interpolation between its two neighbours; the ends stay the ends."""
     data = array_of(table)

@@ -10,6 +10,7 @@
     attention     attention, attention_weights
     convolution   convolution, transposed_convolution, max_pool, same_padding
     dropout       dropout
+    cast          cast, in_float32
     loss          cross_entropy, binary_cross_entropy, squared_error, absolute_error
 
 Positional arguments are arrays (`Tensor`s when they are being differentiated), keyword arguments are options.
@@ -17,6 +18,7 @@ Positional arguments are arrays (`Tensor`s when they are being differentiated), 
 
 from .activation import activations, gelu_erf, gelu_tanh, relu, sigmoid, silu, squared_relu
 from .attention import attention, attention_weights
+from .cast import cast, in_float32
 from .convolution import convolution, max_pool, same_padding, transposed_convolution
 from .dropout import dropout
 from .elementwise import (
@@ -60,6 +62,7 @@ __all__ = [
     "attention_weights",
     "binary_cross_entropy",
     "broadcast_to",
+    "cast",
     "concatenate",
     "convolution",
     "cos",
@@ -74,6 +77,7 @@ __all__ = [
     "getitem",
     "greater",
     "greater_equal",
+    "in_float32",
     "layer_norm",
     "less",
     "less_equal",

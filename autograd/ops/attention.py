@@ -19,6 +19,7 @@ import numpy as np
 
 from ..backend import Array, peak, xp
 from ..engine import op
+from ..sums import total
 
 MaskedRows = Literal["zero", "uniform"]
 
@@ -46,7 +47,7 @@ def attention_weights(
 def _(
     g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: float | None, masked_rows: MaskedRows
 ) -> Any:
-    return _score_gradients(p * (g - (g * p).sum(-1, keepdims=True)), q, k, mask, scale, masked_rows)
+    return _score_gradients(p * (g - total(g * p, -1, keepdims=True)), q, k, mask, scale, masked_rows)
 
 
 @op
@@ -86,8 +87,10 @@ def _(
     masked_rows: MaskedRows,
 ) -> Any:
     p = xp(q).exp(scores(q, k, bias, mask, scale, masked_rows) - log_sum)
+    sums = total(p, -1, keepdims=True)  # beside large scores, the log of their sum has lost digits
+    p /= xp(q).where(sums == 0, xp(q).ones((), q.dtype), sums)
     p_g = g @ keep_used(v, mask, masked_rows).swapaxes(-1, -2)
-    ds = p * (p_g - (g * out).sum(-1, keepdims=True))
+    ds = p * (p_g - total(p * p_g, -1, keepdims=True))  # exactly 0 where one weight is 1; tiles take the sum of g out
     dq, dk, dbias = _score_gradients(ds, q, k, mask, scale, masked_rows)
     return dq, dk, p.swapaxes(-1, -2) @ g, dbias
 
@@ -119,11 +122,11 @@ def probabilities(
     top = peak(s, -1)
     top = library.where(top == -library.inf, library.zeros((), s.dtype), top)
     p = library.exp(s - top)
-    total = p.sum(-1, keepdims=True)
-    empty = total == 0
-    p /= library.where(empty, library.ones((), s.dtype), total)
+    sums = total(p, -1, keepdims=True)
+    empty = sums == 0
+    p /= library.where(empty, library.ones((), s.dtype), sums)
     infinite = library.asarray(library.inf, s.dtype)
-    return p, library.where(empty, infinite, top + library.log(library.where(empty, 1, total)))
+    return p, library.where(empty, infinite, top + library.log(library.where(empty, 1, sums)))
 
 
 def keep_used(x: Array, mask: Array | None, masked_rows: MaskedRows) -> Array:

@@ -126,7 +126,7 @@ def _(g: Array, x: Array, y: Array) -> Any:
     return g * (x < y) + half, g * (x > y) + half
 
 
-@op
+@op(numbers="moved")
 def where(condition: Array, x: Array, y: Array) -> Any:
     """x where `condition` (bool) holds, else y; all three broadcast.
 
@@ -225,37 +225,37 @@ def _(g: Array, x: Array) -> Any:
 # Comparisons: plain bool arrays out, never recorded.
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers="moved")
 def equal(x: Array, y: Array) -> Any:
     """x == y, broadcast -> bool."""
     return x == y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers="moved")
 def not_equal(x: Array, y: Array) -> Any:
     """x != y, broadcast -> bool."""
     return x != y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers="moved")
 def less(x: Array, y: Array) -> Any:
     """x < y, broadcast -> bool."""
     return x < y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers="moved")
 def less_equal(x: Array, y: Array) -> Any:
     """x <= y, broadcast -> bool."""
     return x <= y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers="moved")
 def greater(x: Array, y: Array) -> Any:
     """x > y, broadcast -> bool."""
     return x > y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers="moved")
 def greater_equal(x: Array, y: Array) -> Any:
     """x >= y, broadcast -> bool."""
     return x >= y

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, is_array, scatter_add, to_host, xp
+from ..backend import Array, is_array, scatter_add, to_host, wide, xp
 from ..engine import op
 
 _BASIC = (int, np.integer, slice)
 
 
-@op
+@op(numbers="moved")
 def getitem(x: Array, *, index: Any) -> Any:
     """x[index] for integers, slices, None and Ellipsis; others: `take`, `take_along_axis`. The shape is NumPy's."""
     for part in index if isinstance(index, tuple) else (index,):
@@ -32,7 +32,7 @@ def _(g: Array, shape: tuple[int, ...], index: Any) -> Any:
     return full
 
 
-@op
+@op(numbers="moved")
 def take(table: Array, ids: Array, *, axis: int = 0) -> Any:
     """The slices of `table` along `axis` that `ids` names: an embedding look-up for axis 0.
 
@@ -44,13 +44,14 @@ def take(table: Array, ids: Array, *, axis: int = 0) -> Any:
 
 @take.backward
 def _(g: Array, ids: Array, shape: tuple[int, ...], axis: int) -> Any:
+    g = wide(g)
     table = xp(g).zeros(shape, g.dtype)
     axis %= len(shape)
     scatter_add(table, (slice(None),) * axis + (ids,), g)
     return table, None
 
 
-@op
+@op(numbers="moved")
 def take_along_axis(x: Array, indices: Array, *, axis: int = -1) -> Any:
     """y[..., i, ...] = x[..., indices[..., i, ...], ...]: gather along `axis`.
 
@@ -62,7 +63,7 @@ def take_along_axis(x: Array, indices: Array, *, axis: int = -1) -> Any:
 
 @take_along_axis.backward
 def _(g: Array, indices: Array, shape: tuple[int, ...], axis: int) -> Any:
-    library = xp(g)
+    library, g = xp(g), wide(g)
     full = library.zeros((*g.shape[: axis % g.ndim], shape[axis], *g.shape[axis % g.ndim + 1 :]), g.dtype)
     grid = list(library.ogrid[tuple(slice(n) for n in g.shape)])
     grid[axis] = library.broadcast_to(indices, g.shape)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from ..backend import Array, peak, to_host, xp
 from ..engine import op
+from ..sums import average, total, wide_total
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -40,11 +41,11 @@ def cross_entropy(
     if safe.size and not 0 <= int(safe.min()) <= int(safe.max()) < logits.shape[-1]:
         raise IndexError(f"targets must be in [0, {logits.shape[-1]}) or {ignore_index}")
     shifted = logits - peak(logits, -1)
-    log_p = shifted - library.log(library.exp(shifted).sum(-1, keepdims=True))
+    log_p = shifted - library.log(total(library.exp(shifted), -1, keepdims=True))
     picked = 1.0 if weights is None else weights[safe]
     losses = -picked * library.take_along_axis(log_p, safe[..., None], -1)[..., 0]
     if label_smoothing:
-        others = (log_p if weights is None else weights * log_p).mean(-1)
+        others = average(log_p if weights is None else weights * log_p, -1)
         losses = (1 - label_smoothing) * losses - label_smoothing * others
     losses = library.where(valid, losses, library.zeros((), logits.dtype))
     return _reduce(losses, reduction, _weight(valid, safe, weights)), (log_p, safe, valid, weights)
@@ -64,15 +65,15 @@ def _(
     each = _spread(g, reduction, _weight(valid, safe, weights))  # () or (...)
     spread = label_smoothing / max(log_p.shape[-1], 1) * (1.0 if weights is None else weights)  # () or (V,)
     picked = (1 - label_smoothing) * (1.0 if weights is None else weights[safe][..., None])  # () or (..., 1)
-    total = picked + (label_smoothing if weights is None else spread.sum())
-    gradient = library.exp(log_p) * total - spread
+    shares = picked + (label_smoothing if weights is None else spread.sum())
+    gradient = library.exp(log_p) * shares - spread
     gradient -= picked * (library.arange(log_p.shape[-1]) == safe[..., None])
     return library.where(valid[..., None], gradient * each[..., None], library.zeros((), log_p.dtype)), None
 
 
 def _weight(valid: Array, safe: Array, weights: Array | None) -> float:
     """What a mean of cross-entropies divides by."""
-    return int(valid.sum()) if weights is None else float((weights[safe] * valid).sum())
+    return int(valid.sum()) if weights is None else float(wide_total(weights[safe] * valid))
 
 
 @op
@@ -134,9 +135,9 @@ def _reduce(losses: Array, reduction: str, count: float) -> Array:
     if reduction == "none":
         return losses
     if reduction == "sum":
-        return losses.sum()
+        return total(losses)
     if reduction == "mean":
-        return losses.sum() / count if count else xp(losses).full((), xp(losses).nan, losses.dtype)
+        return (wide_total(losses) / (count or xp(losses).nan)).astype(losses.dtype, copy=False)
     raise ValueError(f"unknown reduction {reduction!r}; known: mean, sum, none")
 
 

@@ -6,33 +6,34 @@ from typing import Any
 
 from ..backend import Array, peak, xp
 from ..engine import op
+from ..sums import average, total
 
 
 @op
 def softmax(x: Array, *, axis: int = -1) -> Any:
     """exp(x) / sum exp(x) along `axis`, without overflow. -inf gives exactly 0; all -inf gives NaN."""
     y = xp(x).exp(x - peak(x, axis))
-    y /= y.sum(axis, keepdims=True)
+    y /= total(y, axis, keepdims=True)
     return y, (y,)
 
 
 @softmax.backward
 def _(g: Array, y: Array, axis: int) -> Any:
-    return y * (g - (g * y).sum(axis, keepdims=True))
+    return y * (g - total(g * y, axis, keepdims=True))
 
 
 @op
 def log_softmax(x: Array, *, axis: int = -1) -> Any:
     """x - logsumexp(x) along `axis`, without overflow."""
     shifted = x - peak(x, axis)
-    sums = xp(x).exp(shifted).sum(axis, keepdims=True)
+    sums = total(xp(x).exp(shifted), axis, keepdims=True)
     y = shifted - xp(x).log(xp(x).maximum(sums, 1))  # the largest adds 1, so that only an empty axis has less
     return y, (y,)
 
 
 @log_softmax.backward
 def _(g: Array, y: Array, axis: int) -> Any:
-    return g - xp(y).exp(y) * g.sum(axis, keepdims=True)
+    return g - xp(y).exp(y) * total(g, axis, keepdims=True)
 
 
 @op
@@ -43,8 +44,8 @@ def layer_norm(x: Array, scale: Array, offset: Array, *, eps: float = 1e-5) -> A
 
     x (..., D), scale (D,), offset (D,) -> (..., D), in the dtype of x.
     """
-    centred = x - x.mean(-1, keepdims=True)
-    inverse_std = 1 / xp(x).sqrt((centred * centred).mean(-1, keepdims=True) + eps)  # (..., 1)
+    centred = x - average(x, -1, keepdims=True)
+    inverse_std = 1 / xp(x).sqrt(average(centred * centred, -1, keepdims=True) + eps)  # (..., 1)
     unit = centred * inverse_std  # (..., D)
     return unit * scale + offset, (unit, inverse_std, scale)
 
@@ -54,8 +55,8 @@ def _(g: Array, unit: Array, inverse_std: Array, scale: Array, needs: tuple[bool
     dx = None
     if needs[0]:
         g_unit = g * scale
-        projected = (g_unit * unit).mean(-1, keepdims=True)
-        dx = inverse_std * (g_unit - g_unit.mean(-1, keepdims=True) - unit * projected)
+        projected = average(g_unit * unit, -1, keepdims=True)
+        dx = inverse_std * (g_unit - average(g_unit, -1, keepdims=True) - unit * projected)
     return dx, g * unit if needs[1] else None, g  # the engine sums over rows
 
 
@@ -67,7 +68,7 @@ def rms_norm(x: Array, scale: Array, *, eps: float = 1e-6) -> Any:
 
     x (..., D), scale (D,) -> (..., D), in the dtype of x.
     """
-    inverse = 1 / xp(x).sqrt((x * x).mean(-1, keepdims=True) + eps)  # (..., 1)
+    inverse = 1 / xp(x).sqrt(average(x * x, -1, keepdims=True) + eps)  # (..., 1)
     unit = x * inverse  # (..., D)
     return unit * scale, (unit, inverse, scale)
 
@@ -77,5 +78,5 @@ def _(g: Array, unit: Array, inverse: Array, scale: Array, needs: tuple[bool, ..
     dx = None
     if needs[0]:
         g_unit = g * scale
-        dx = inverse * (g_unit - unit * (g_unit * unit).mean(-1, keepdims=True))
+        dx = inverse * (g_unit - unit * average(g_unit * unit, -1, keepdims=True))
     return dx, g * unit if needs[1] else None  # the engine sums over rows

@@ -7,14 +7,13 @@ from typing import Any
 
 from ..backend import Array, xp
 from ..engine import op
-
-Axis = int | tuple[int, ...] | None
+from ..sums import Axis, average, total
 
 
 @op
 def sum(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Sum over `axis`: x of any shape -> without these axes, or of length 1 with `keepdims`."""
-    return x.sum(axis, keepdims=keepdims), (x.shape,)
+    return total(x, axis, keepdims=keepdims), (x.shape,)
 
 
 @sum.backward
@@ -25,7 +24,7 @@ def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 @op
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Arithmetic mean over `axis`; shapes as for `sum`."""
-    return x.mean(axis, keepdims=keepdims), (x.shape,)
+    return average(x, axis, keepdims=keepdims), (x.shape,)
 
 
 @mean.backward
@@ -45,7 +44,7 @@ def max(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
 @max.backward
 def _(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Any:
     ties = (x == _restored(y, x.shape, axis, keepdims)).astype(g.dtype)
-    return ties * (_restored(g, x.shape, axis, keepdims) / ties.sum(axis, keepdims=True))
+    return ties * (_restored(g, x.shape, axis, keepdims) / total(ties, axis, keepdims=True))
 
 
 @op
@@ -53,16 +52,16 @@ def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """log of the sum of exp(x) over `axis`, shapes as for `sum`, without overflow; -inf where all elements are -inf."""
     library = xp(x)
     top = x.max(axis, keepdims=True)
-    sums = library.exp(x - library.where(library.isinf(top), 0, top)).sum(axis, keepdims=True)
-    total = library.where(library.isinf(top), top, library.log(library.where(sums == 0, 1, sums)) + top)
-    return total if keepdims else total.squeeze(axis), (x, total)
+    sums = total(library.exp(x - library.where(library.isinf(top), 0, top)), axis, keepdims=True)
+    y = library.where(library.isinf(top), top, library.log(library.where(sums == 0, 1, sums)) + top)
+    return y if keepdims else y.squeeze(axis), (x, y)
 
 
 @logsumexp.backward
-def _(g: Array, x: Array, total: Array, axis: Axis, keepdims: bool) -> Any:
+def _(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Any:
     library = xp(x)
-    nothing = total == -library.inf  # all elements are -inf
-    return library.exp(x - library.where(nothing, 0, total)) * _restored(g, x.shape, axis, keepdims)
+    nothing = y == -library.inf  # all elements are -inf
+    return library.exp(x - library.where(nothing, 0, y)) * _restored(g, x.shape, axis, keepdims)
 
 
 def _restored(reduced: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:

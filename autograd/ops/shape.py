@@ -10,7 +10,7 @@ from ..engine import op
 Shape = tuple[int, ...]
 
 
-@op
+@op(numbers="moved")
 def reshape(x: Array, *, shape: Shape) -> Any:
     """The same elements, in row-major order, in another shape; one entry may be -1."""
     return x.reshape(shape), (x.shape,)
@@ -21,7 +21,7 @@ def _(g: Array, original: Shape) -> Any:
     return g.reshape(original)
 
 
-@op
+@op(numbers="moved")
 def transpose(x: Array, *, axes: tuple[int, ...] | None = None) -> Any:
     """Axis i of the result is axis `axes[i]` of x of any shape; None reverses them."""
     return x.transpose(axes), ()
@@ -37,7 +37,7 @@ def _(g: Array, axes: tuple[int, ...] | None) -> Any:
     return g.transpose(inverse)
 
 
-@op
+@op(numbers="moved")
 def broadcast_to(x: Array, *, shape: Shape) -> Any:
     """x repeated, as a read-only view, along the axes that broadcasting adds or stretches."""
     return xp(x).broadcast_to(x, shape), ()
@@ -48,7 +48,7 @@ def _(g: Array) -> Any:
     return g  # the engine sums
 
 
-@op(variadic=True)
+@op(variadic=True, numbers="moved")
 def concatenate(*arrays: Array, axis: int = 0) -> Any:
     """Join a sequence of arrays along an existing axis; their shapes differ there alone."""
     return xp(arrays[0]).concatenate(arrays, axis=axis), tuple(a.shape[axis] for a in arrays)
@@ -59,7 +59,7 @@ def _(g: Array, *sizes: int, axis: int) -> Any:
     return _pieces(g, sizes, axis)
 
 
-@op(variadic=True)
+@op(variadic=True, numbers="moved")
 def stack(*arrays: Array, axis: int = 0) -> Any:
     """Join a sequence of arrays of one shape along a new axis."""
     return xp(arrays[0]).stack(arrays, axis=axis), ()
@@ -70,7 +70,7 @@ def _(g: Array, axis: int) -> Any:
     return list(xp(g).moveaxis(g, axis, 0))
 
 
-@op
+@op(numbers="moved")
 def split(x: Array, *, sizes: tuple[int, ...], axis: int = 0) -> Any:
     """Cut x of any shape along `axis` into a tuple of pieces of the given sizes, which must add up to the axis."""
     if sum(sizes) != x.shape[axis]:
@@ -84,7 +84,7 @@ def _(g: Any, axis: int) -> Any:
     return xp(pieces[0]).concatenate(pieces, axis=axis)
 
 
-@op
+@op(numbers="moved")
 def pad(x: Array, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
     """Add `widths[i] = (before, after)` elements equal to `value` around axis i."""
     if len(widths) != x.ndim:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import tree
-from ..backend import Array, xp
+from ..backend import Array, rounded_to, wide, xp
+from ..sums import sum_of_squares
+from ..tensor import as_array
 from ..tree import Tree
 
 
 def global_norm(gradients: Tree) -> Any:
-    """sqrt of the sum of the squares of all elements of a tree: a 0-d array of its library, 0.0 for an empty tree."""
+    """sqrt of the sum of the squares of all elements of a tree: a 0-d array of its library, 0.0 for an empty tree.
+
+    In the dtype of the gradients, but float32 for float16, in which the norm of many numbers would be infinite.
+    """
     arrays = [array for _, array in tree.leaves(gradients)]
     if not arrays:
         return 0.0
-    return xp(arrays[0]).sqrt(sum(norm_squared(array) for array in arrays))
+    return as_array(_norm(arrays).astype(np.result_type(np.float32, *(a.dtype for a in arrays))))
 
 
 def clip_by_global_norm(gradients: Tree, max_norm: float, *, eps: float = 0.0) -> Tree:
@@ -27,18 +34,21 @@ def clip_by_global_norm(gradients: Tree, max_norm: float, *, eps: float = 0.0) -
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
-    norm = global_norm(gradients)
+    arrays = [array for _, array in tree.leaves(gradients)]
+    if not arrays:
+        return gradients
+    norm = _norm(arrays)
     factors: dict[Any, Array] = {}
 
     def clipped(g: Array) -> Array:
-        if g.dtype not in factors:
-            factors[g.dtype] = (max_norm / xp(g).maximum(norm + eps, max_norm)).astype(g.dtype)
-        return g * factors[g.dtype]
+        single = wide(g)
+        if single.dtype not in factors:
+            factors[single.dtype] = (max_norm / xp(g).maximum(norm + eps, max_norm)).astype(single.dtype)
+        return as_array(rounded_to(g.dtype, single * factors[single.dtype]))
 
     return tree.map(clipped, gradients)
 
 
-def norm_squared(array: Array) -> Array:
-    """The sum of the squares of all elements."""
-    flat = array.reshape(-1)
-    return flat @ flat
+def _norm(arrays: list[Array]) -> Array:
+    """The norm of all of them, in float64."""
+    return xp(arrays[0]).sqrt(sum(sum_of_squares(array) for array in arrays))

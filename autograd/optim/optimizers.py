@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from ..backend import Array, to_host, xp
+from ..backend import Array, rounded_to, to_host, wide, xp
 from ..tensor import as_array
 from ..tree import Tree
 from . import parts
@@ -30,7 +30,8 @@ class Optimizer:
     """p' = p - learning_rate(count) * u, u being what the `parts`, in order, make of the gradient of p.
 
     Gradients are clipped together to `max_norm` first. Parameters that `trainable` excludes, or that have no gradient,
-    stay as they are. Dtypes are preserved, and nothing waits for a device: the count of updates stays on the host.
+    stay as they are. Dtypes are preserved, float16 computed in float32 and rounded once; nothing waits for a device: the
+    count of updates stays on the host.
     """
 
     learning_rate: Schedule | float
@@ -61,7 +62,7 @@ class Optimizer:
         if (fused := fused_step(self, params, gradients, state)) is not None:
             return fused
         updates, state = self.updates(params, gradients, state)
-        flat = [as_array(p + updates[path]) if path in updates else p for path, p in tree.leaves(params)]
+        flat = [_added(p, updates[path]) if path in updates else p for path, p in tree.leaves(params)]
         return tree.unflatten_like(params, flat), state
 
     def fitting(self, params: Tree, gradients: Tree) -> dict[str, Array]:
@@ -81,7 +82,7 @@ class Optimizer:
         return self.learning_rate(count) if callable(self.learning_rate) else self.learning_rate
 
     def updates(self, params: Tree, gradients: Tree, state: Tree) -> tuple[dict[str, Array], Tree]:
-        """What `step` adds, by path, and the state after it."""
+        """What `step` adds, by path (to float16 in float32), and the state after it."""
         given = tree.flatten(params)
         flat = self.fitting(params, gradients)
         if self.max_norm is not None:
@@ -91,13 +92,13 @@ class Optimizer:
         slots = {name: tree.flatten(kept) for name, kept in state.items() if name != "count"}
         updates: dict[str, Array] = {}
         for paths in self._groups(flat):
-            u, p = _joined(flat, paths), _joined(given, paths)
+            u, p = wide(_joined(flat, paths)), wide(_joined(given, paths))
             for part in self.parts:
                 if part.only(paths[0]):
-                    kept = {name: _joined(slots.get(name, {}), paths, name) for name in part.slots}
+                    kept = {name: wide(_joined(slots.get(name, {}), paths, name)) for name in part.slots}
                     u, made = part.rule(u, p, kept, count + 1)
                     for name, array in made.items():
-                        _split(as_array(array), paths, slots[name])
+                        _split(rounded_to(slots[name][paths[0]].dtype, as_array(array)), paths, slots[name])
             _split(as_array(-rate * u), paths, updates, flat)
         made = {name: tree.unflatten_like(state[name], list(arrays.values())) for name, arrays in slots.items()}
         return updates, {"count": np.asarray(count + 1, np.int64), **made}
@@ -193,6 +194,10 @@ def _decay(weight_decay: float, decays: Chosen) -> tuple[Part, ...]:
 
 
 _SMALL = 1 << 14  # elements below which the calls of NumPy take longer than the arithmetic
+
+
+def _added(p: Array, update: Array) -> Array:
+    return rounded_to(p.dtype, as_array(wide(p) + update))
 
 
 def _joined(arrays: dict[str, Array], paths: list[str], slot: str = "") -> Array:

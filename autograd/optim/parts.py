@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..backend import Array, xp
-from .clipping import norm_squared
+from ..sums import sum_of_squares
 
 Slots = dict[str, Array]
 """What a part remembers about one parameter, by name."""
@@ -121,8 +121,8 @@ def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:
 def ratio_of_norms(u: Array, p: Array, least: float, most: float) -> tuple[Array, Array, Array]:
     """(ratio, phi(|p|), |u|) of `trust_ratio`, each 0-d."""
     library: Any = xp(p)
-    size = library.sqrt(norm_squared(p)).clip(least, most)
-    length = library.sqrt(norm_squared(u))
+    size = library.sqrt(sum_of_squares(p)).clip(least, most)
+    length = library.sqrt(sum_of_squares(u))
     degenerate = (size == 0) | (length == 0)
     ratio = library.where(degenerate, 1, size / library.where(degenerate, 1, length))
     return ratio.astype(p.dtype), size, length

@@ -1,8 +1,8 @@
 """Layer and root-mean-square norm and softmax in blocks of rows; residuals as in `ops.normalise`.
 
 Memory traffic: forward reads x and writes y, and the normalised rows where a gradient is wanted; backward reads g and
-those and writes dx. Sums of rows are matrix-vector products, the fastest sums that NumPy has; a parameter's gradient is
-summed block by block, the blocks in float64, so that it never exists once per row.
+those and writes dx. Sums of short rows are matrix-vector products, the fastest sums that NumPy has; a parameter's
+gradient is summed block by block, the blocks in float64, so that it never exists once per row.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from ...backend import Array
 from ...ops.normalise import layer_norm, rms_norm, softmax
+from ...sums import wide_total
 from . import rows
 
 
@@ -23,7 +24,7 @@ def layer_norm_forward(
     """As `ops.normalise.layer_norm`."""
     if not rows.fits(x, scale, offset):
         return layer_norm.rules["plain"].forward(x, scale, offset, eps=eps)
-    xs, ones, width = rows.flat(x), _ones(x), x.shape[-1]
+    xs, width = rows.flat(x), x.shape[-1]
     y, units, inverses = np.empty_like(xs), _kept(xs, needs), np.empty((len(xs), 1), x.dtype)
 
     def work(blocks: rows.Blocks) -> None:
@@ -31,8 +32,8 @@ def layer_norm_forward(
         for _, a in blocks:
             y_a = y[a]
             unit = spare[: len(y_a)] if units is None else units[a]
-            np.subtract(xs[a], xs[a] @ ones / width, out=unit)
-            inverses[a] = 1 / np.sqrt(_dots(unit, unit) / width + eps)
+            np.subtract(xs[a], rows.sums(xs[a]) / width, out=unit)
+            inverses[a] = 1 / np.sqrt(rows.dots(unit, unit) / width + eps)
             unit *= inverses[a]
             np.multiply(unit, scale, out=y_a)
             y_a += offset
@@ -58,7 +59,7 @@ def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[
     def work(blocks: rows.Blocks) -> None:
         for _, a in blocks:
             y_a = y[a]
-            inverses[a] = 1 / np.sqrt(_dots(xs[a], xs[a]) / width + eps)
+            inverses[a] = 1 / np.sqrt(rows.dots(xs[a], xs[a]) / width + eps)
             unit = y_a if units is None else units[a]
             np.multiply(xs[a], inverses[a], out=unit)
             np.multiply(unit, scale, out=y_a)
@@ -79,14 +80,14 @@ def softmax_forward(x: Array, *, axis: int = -1) -> Any:
     if not _last(x, axis):
         return softmax.rules["plain"].forward(x, axis=axis)
     xs = rows.flat(x)
-    y, ones = np.empty_like(xs), _ones(x)
+    y = np.empty_like(xs)
 
     def work(blocks: rows.Blocks) -> None:
         for _, a in blocks:
             y_a = y[a]
             np.subtract(xs[a], xs[a].max(-1, keepdims=True), out=y_a)
             np.exp(y_a, out=y_a)
-            y_a /= y_a @ ones
+            y_a /= rows.sums(y_a)
 
     rows.each(work, xs)
     result = y.reshape(x.shape)
@@ -103,7 +104,7 @@ def softmax_backward(g: Array, y: Array, axis: int) -> Any:
     def work(blocks: rows.Blocks) -> None:
         for _, a in blocks:
             dx_a = dx[a]
-            np.subtract(gs[a], _dots(gs[a], ys[a]), out=dx_a)
+            np.subtract(gs[a], rows.dots(gs[a], ys[a]), out=dx_a)
             dx_a *= ys[a]
 
     rows.each(work, ys)
@@ -118,19 +119,18 @@ def _pull(
     weights = scale[:, None] / g.shape[-1]  # g @ weights is the mean of g_unit
     dx = np.empty_like(gs) if needs[0] else None
     count = len(rows.blocks(gs))
-    dscale, doffset = (np.empty((count, g.shape[-1]), g.dtype) if need else None for need in needs[1:3])
+    dscale, doffset = (np.empty((count, g.shape[-1])) if need else None for need in needs[1:3])
 
     def work(blocks: rows.Blocks) -> None:
         spare = rows.buffer(gs, blocks)
-        ones = np.ones((1, len(spare)), g.dtype)
         for i, a in blocks:
             g_a, unit_a = gs[a], units[a]
-            product, one = spare[: len(g_a)], ones[:, : len(g_a)]
+            product = spare[: len(g_a)]
             np.multiply(g_a, unit_a, out=product)
             if dscale is not None:
-                np.matmul(one, product, out=dscale[i : i + 1])
+                dscale[i] = wide_total(product, 0)
             if doffset is not None:
-                np.matmul(one, g_a, out=doffset[i : i + 1])
+                doffset[i] = wide_total(g_a, 0)
             if dx is not None:
                 projected, dx_a = product @ weights, dx[a]
                 np.multiply(g_a, scale, out=dx_a)
@@ -143,16 +143,6 @@ def _pull(
     rows.each(work, gs)
     sums = [None if s is None else rows.total(s, g.dtype) for s in (dscale, doffset)]
     return None if dx is None else dx.reshape(g.shape), sums[0], sums[1]
-
-
-def _ones(x: Array) -> Array:
-    """The column (D, 1) whose product with rows is their sum."""
-    return np.ones((x.shape[-1], 1), x.dtype)
-
-
-def _dots(x: Array, y: Array) -> Array:
-    """The inner product of each row of x with that of y, (rows, 1), by BLAS."""
-    return (x[:, None, :] @ y[:, :, None])[:, 0]
 
 
 def _kept(xs: Array, needs: tuple[bool, ...]) -> Array | None:

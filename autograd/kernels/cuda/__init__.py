@@ -32,8 +32,8 @@ recorded by `graphs.recorded`, of which products are 70 and 221 ms: cuBLAS is th
 would allow. At batch 1 the host is: 42 ms forward, 15 ms recorded. Outputs of norms and GELU are computed again on the
 way back: arrays take 7.7 GB for a gradient at batch 8, parameters included.
 
-Nothing here imports CuPy before an array of its own turns up. Arrays that a kernel is not made for (of float16, empty,
-with rows longer than 4096) go to the definition.
+Nothing here imports CuPy before an array of its own turns up. Arrays that a kernel is not made for (empty, with rows
+longer than 4096) go to the definition; float16 comes as float32, in which it is computed.
 """
 
 from __future__ import annotations

@@ -111,12 +111,12 @@ def contiguous(x: Array) -> Array:
 
 
 _COLUMNS = """
-// First stage: blocks of 64 columns by 4 rows walk down a share of the rows. One read of x.
+// First stage, in double: blocks of 64 columns by 4 rows walk down a share of the rows. One read of x.
 extern "C" __global__ void column_parts(const T* x, T* parts, Int rows, Int columns, Int share) {
-    __shared__ T lanes[4][64];
+    __shared__ double lanes[4][64];
     int tx = threadIdx.x & 63, ty = threadIdx.x >> 6;
     Int column = (Int)blockIdx.x * 64 + tx, start = (Int)blockIdx.y * share, stop = min(start + share, rows);
-    T total = 0;
+    double total = 0;
     if (column < columns) {
         #pragma unroll 8
         for (Int row = start + ty; row < stop; row += 4) total += x[row * columns + column];
@@ -124,7 +124,7 @@ extern "C" __global__ void column_parts(const T* x, T* parts, Int rows, Int colu
     lanes[ty][tx] = total;
     __syncthreads();
     if (ty == 0 && column < columns)
-        parts[(Int)blockIdx.y * columns + column] = (lanes[0][tx] + lanes[1][tx]) + (lanes[2][tx] + lanes[3][tx]);
+        parts[(Int)blockIdx.y * columns + column] = (T)((lanes[0][tx] + lanes[1][tx]) + (lanes[2][tx] + lanes[3][tx]));
 }
 // Second stage, in double: columns before `half` go to `first`, the others to `second`.
 extern "C" __global__ void column_totals(const T* parts, T* first, T* second, Int count, Int columns, Int half) {
@@ -150,7 +150,7 @@ _BLOCKS = 1056  # 8 for each multiprocessor of an H100
 
 
 def column_sums(x: Array) -> Array:
-    """The sum over all axes but the last, (..., E) -> (E,): blocks of rows in the array's own type, those in float64.
+    """The sum over all axes but the last, (..., E) -> (E,): in float64, rounded once for a block of rows.
 
     Reads x once.
     """

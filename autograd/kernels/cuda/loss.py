@@ -12,6 +12,7 @@ import numpy as np
 
 from ...backend import Array
 from ...ops.loss import Reduction, _reduce, _spread, cross_entropy
+from ...sums import wide_total
 from .launch import LONGEST, fits
 from .softmax import log_softmax_forward
 
@@ -58,7 +59,8 @@ def forward(
     if outside is not None:
         losses = cupy.where(outside, cupy.full((), cupy.nan, logits.dtype), losses)
     if reduction == "mean":
-        loss = losses.sum() / _weight(valid, safe, weights, logits.dtype)
+        mean = wide_total(losses) / _weight(valid, safe, weights, logits.dtype)
+        loss = mean.astype(logits.dtype)
     else:
         loss = _reduce(losses, reduction, 1.0)
     return loss, (log_p, safe, valid, weights)

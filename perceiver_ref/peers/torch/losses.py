@@ -12,6 +12,7 @@ from ..base import Outputs
 from .function import function
 
 
+@ops.in_float32
 def _cross_entropy(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     """Classes are the second axis (the only one of a single example); targets are classes or probabilities."""
     logits, target, weight = given["input"], given["target"], array_of(given["weight"])
@@ -28,6 +29,7 @@ def _cross_entropy(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     return {"loss": _reduced(losses, o["reduction"])}
 
 
+@ops.in_float32
 def _losses(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     pair = given["input"], given["target"]
     return {

@@ -41,6 +41,7 @@ def _rms_norm(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     return {"out": ops.reshape(ops.rms_norm(rows, scale, eps=eps), shape=shape)}
 
 
+@ops.in_float32
 def _batch_norm(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     """Over all axes but the channels, the second. Training normalises with the biased variance and keeps the unbiased.
 
@@ -71,6 +72,7 @@ def _batch_norm(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     return {"out": out, **outputs}
 
 
+@ops.in_float32
 def _normalize(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     """x / max(|x|_p, eps) along `dim`; a norm below eps gets no gradient."""
     x, p = given["input"], float(o["p"])

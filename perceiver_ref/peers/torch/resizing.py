@@ -19,6 +19,7 @@ _AXES = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
 _MODES = ("nearest", "nearest-exact", "area", *_AXES)
 
 
+@ops.in_float32
 def _interpolate(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     x, mode = given["input"], o["mode"]
     if mode not in _MODES:
