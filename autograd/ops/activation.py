@@ -24,7 +24,7 @@ def relu(x: Array) -> Any:
 
 @relu.backward
 def _(g: Array, positive: Array) -> Any:
-    return g * positive
+    return xp(g).where(positive, g, 0)  # selected: a product of 0 and infinity would be NaN
 
 
 @op
@@ -36,7 +36,7 @@ def squared_relu(x: Array) -> Any:
 
 @squared_relu.backward
 def _(g: Array, positive: Array) -> Any:
-    return 2 * g * positive
+    return 2 * xp(g).where(positive > 0, g, 0) * positive
 
 
 @op

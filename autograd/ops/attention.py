@@ -43,10 +43,8 @@ def attention_weights(
 
 
 @attention_weights.backward
-def _(
-    g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: float | None, masked_rows: MaskedRows
-) -> Any:
-    return _score_gradients(p * (g - (g * p).sum(-1, keepdims=True)), q, k, mask, scale, masked_rows)
+def _(g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: float | None) -> Any:
+    return _score_gradients(p * (g - (g * p).sum(-1, keepdims=True)), q, k, mask, scale)
 
 
 @op
@@ -85,10 +83,11 @@ def _(
     scale: float | None,
     masked_rows: MaskedRows,
 ) -> Any:
+    g = without_empty_rows(g, log_sum, bias, mask)
     p = xp(q).exp(scores(q, k, bias, mask, scale, masked_rows) - log_sum)
     p_g = g @ keep_used(v, mask, masked_rows).swapaxes(-1, -2)
     ds = p * (p_g - (g * out).sum(-1, keepdims=True))
-    dq, dk, dbias = _score_gradients(ds, q, k, mask, scale, masked_rows)
+    dq, dk, dbias = _score_gradients(ds, q, k, mask, scale)
     return dq, dk, p.swapaxes(-1, -2) @ g, dbias
 
 
@@ -136,12 +135,19 @@ def keep_used(x: Array, mask: Array | None, masked_rows: MaskedRows) -> Array:
     return xp(x).where(used, x, xp(x).zeros((), x.dtype))
 
 
+def without_empty_rows(g: Array, log_sum: Array, bias: Array | None, mask: Array | None) -> Array:
+    """The gradient of the output, 0 for queries without any key, whose output is a constant."""
+    if bias is None and mask is None:
+        return g
+    return xp(g).where(log_sum == xp(g).inf, xp(g).zeros((), g.dtype), g)
+
+
 def _score_gradients(
-    ds: Array, q: Array, k: Array, mask: Array | None, scale: float | None, masked_rows: MaskedRows
+    ds: Array, q: Array, k: Array, mask: Array | None, scale: float | None
 ) -> tuple[Array, Array, Array]:
     """Gradients of q, k and bias from those of the scores."""
     library = xp(q)
-    if mask is not None and masked_rows == "uniform":
+    if mask is not None:  # nothing comes back to a score that was replaced, not even 0 times an infinity
         ds = library.where(mask, ds, library.zeros((), ds.dtype))
     scaled = ds * scale_factor(q, scale)
     return scaled @ keep_used(k, mask, "zero"), scaled.swapaxes(-1, -2) @ q, ds
@@ -165,4 +171,13 @@ def check_shapes(q: Array, k: Array, bias: Array | None, mask: Array | None) -> 
         raise TypeError(f"mask must be bool (True = attend), got {mask.dtype}")
 
 
-__all__ = ["MaskedRows", "attention", "attention_weights", "check_shapes", "keep_used", "probabilities", "scores"]
+__all__ = [
+    "MaskedRows",
+    "attention",
+    "attention_weights",
+    "check_shapes",
+    "keep_used",
+    "probabilities",
+    "scores",
+    "without_empty_rows",
+]

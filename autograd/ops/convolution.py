@@ -130,6 +130,8 @@ def _(
 def max_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes | None = None) -> Any:
     """Largest element of each window; padding never wins. Of elements that tie the first, row-major, gets the gradient.
 
+    Also where all of them are -inf, as padding is beside them.
+
     x (B, *grid, C) -> (B, *outputs, C), outputs = (n + before + after - reach) // stride + 1 with reach =
     dilation (k - 1) + 1.
     """
@@ -152,7 +154,8 @@ def _(
 ) -> Any:
     dx = xp(g).zeros(padded, g.dtype)
     for number, offset in enumerate(_offsets(window)):
-        _touched(dx, offset, g.shape[1:-1], strides, steps)[...] += g * (winner == number)
+        won = xp(g).where(winner == number, g, 0)  # selected: 0 times infinity is NaN
+        _touched(dx, offset, g.shape[1:-1], strides, steps)[...] += won
     return _cropped(dx, padding, shape)
 
 
@@ -166,9 +169,15 @@ def largest_of_windows(
     outputs = _outputs(padded, window, strides, steps)
     best = library.full_like(x, -library.inf, order="C", shape=(x.shape[0], *outputs, x.shape[-1]))
     winner = library.zeros_like(best, library.int32)
+    inside = _padded(library.ones((1, *x.shape[1:-1], 1), bool), padding) if padded is not x else None
+    empty = library.ones((1, *outputs, 1), bool)  # the windows that have seen nothing but padding
     for number, offset in enumerate(_offsets(window)):
         touched = _touched(padded, offset, outputs, strides, steps)
         better = (touched > best) | library.isnan(touched)
+        if inside is not None:
+            seen = _touched(inside, offset, outputs, strides, steps)
+            better |= empty & seen  # the first one wins, also if it is as low as the padding
+            empty &= ~seen
         best = library.where(better, touched, best)
         winner = library.where(better, number, winner)
     return best, winner

@@ -25,9 +25,9 @@ def dropout(x: Array, *, rate: float, key: Key) -> Any:
         return x.copy(), (None,)
     kept = np.random.default_rng(key).random(x.shape, np.float32) >= rate
     kept = xp(x).asarray(kept)
-    return x * kept / (1 - rate), (kept,)
+    return xp(x).where(kept, x / (1 - rate), 0), (kept,)  # selected: 0 times infinity is NaN
 
 
 @dropout.backward
 def _(g: Array, kept: Array | None, rate: float) -> Any:
-    return g if kept is None else g * kept / (1 - rate)
+    return g if kept is None else xp(g).where(kept, g / (1 - rate), 0)

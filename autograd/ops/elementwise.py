@@ -102,28 +102,32 @@ def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
 
 @op
 def maximum(x: Array, y: Array) -> Any:
-    """The larger of x and y, broadcast; where they are equal each gets half of the gradient."""
+    """The larger of x and y, broadcast; where they are equal each gets half of the gradient, beside NaN all of it."""
     library = xp(x) if hasattr(x, "dtype") else xp(y)
     return library.maximum(x, y), (x, y)
 
 
 @maximum.backward
 def _(g: Array, x: Array, y: Array) -> Any:
-    half = g * (x == y) * 0.5
-    return g * (x > y) + half, g * (x < y) + half
+    return _shared(g, x == y, lost=(x < y, x > y))
 
 
 @op
 def minimum(x: Array, y: Array) -> Any:
-    """The smaller of x and y, broadcast; where they are equal each gets half of the gradient."""
+    """The smaller of x and y, broadcast; where they are equal each gets half of the gradient, beside NaN all of it."""
     library = xp(x) if hasattr(x, "dtype") else xp(y)
     return library.minimum(x, y), (x, y)
 
 
 @minimum.backward
 def _(g: Array, x: Array, y: Array) -> Any:
-    half = g * (x == y) * 0.5
-    return g * (x < y) + half, g * (x > y) + half
+    return _shared(g, x == y, lost=(x > y, x < y))
+
+
+def _shared(g: Array, tie: Array, *, lost: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Half of g for both where they tie, else nothing for the one that lost: selected, since 0 times infinity is NaN."""
+    half = xp(g).where(tie, g * 0.5, g)
+    return xp(g).where(lost[0], 0, half), xp(g).where(lost[1], 0, half)
 
 
 @op

@@ -44,8 +44,9 @@ def max(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
 
 @max.backward
 def _(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Any:
-    ties = (x == _restored(y, x.shape, axis, keepdims)).astype(g.dtype)
-    return ties * (_restored(g, x.shape, axis, keepdims) / ties.sum(axis, keepdims=True))
+    ties = x == _restored(y, x.shape, axis, keepdims)
+    share = _restored(g, x.shape, axis, keepdims) / ties.sum(axis, keepdims=True).astype(g.dtype)
+    return xp(g).where(ties, share, 0)  # selected: 0 times infinity is NaN
 
 
 @op
