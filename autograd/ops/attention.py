@@ -23,7 +23,7 @@ from ..engine import op
 MaskedRows = Literal["zero", "uniform"]
 
 
-@op
+@op(floats=True)
 def attention_weights(
     q: Array,
     k: Array,
@@ -47,7 +47,7 @@ def _(g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: floa
     return _score_gradients(p * (g - (g * p).sum(-1, keepdims=True)), q, k, mask, scale)
 
 
-@op
+@op(floats=True)
 def attention(
     q: Array,
     k: Array,

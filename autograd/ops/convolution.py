@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array, xp
 from ..engine import op
 
@@ -46,7 +48,9 @@ def convolution(
     _check(x, weight.shape[-2] * groups, strides, padding, window, weight.shape[-1], groups)
     padded = _padded(x, padding)
     outputs = _outputs(padded, window, strides, steps)
-    y = xp(x).zeros_like(x, order="C", shape=(x.shape[0], *outputs, weight.shape[-1]))
+    y = xp(x).zeros_like(
+        x, np.result_type(x.dtype, weight.dtype), order="C", shape=(x.shape[0], *outputs, weight.shape[-1])
+    )
     for offset in _offsets(window):
         y += _product(_touched(padded, offset, outputs, strides, steps), weight[offset], groups)
     return y, (padded, weight, x.shape, steps)
@@ -95,7 +99,9 @@ def transposed_convolution(
     _check(x, weight.shape[-2] * groups, strides, padding, window, weight.shape[-1], groups)
     sizes = zip(x.shape[1:-1], window, strides, steps, padding)
     whole = tuple((n - 1) * s + d * (k - 1) + 1 + max(-after, 0) for n, k, s, d, (_, after) in sizes)
-    y = xp(x).zeros_like(x, order="C", shape=(x.shape[0], *whole, weight.shape[-1]))
+    y = xp(x).zeros_like(
+        x, np.result_type(x.dtype, weight.dtype), order="C", shape=(x.shape[0], *whole, weight.shape[-1])
+    )
     for offset in _offsets(window):
         _touched(y, offset, x.shape[1:-1], strides, steps)[...] += _product(x, weight[offset], groups)
     kept = tuple(n - before - max(after, 0) for n, (before, after) in zip(whole, padding))
@@ -126,7 +132,7 @@ def _(
     return dx, dw
 
 
-@op
+@op(floats=True)
 def max_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes | None = None) -> Any:
     """Largest element of each window; padding never wins. Of elements that tie the first, row-major, gets the gradient.
 

@@ -13,7 +13,7 @@ Key = int | tuple[int, ...]
 """Non-negative integers that name one stream of random numbers; append to a tuple to derive another stream."""
 
 
-@op
+@op(floats=True)
 def dropout(x: Array, *, rate: float, key: Key) -> Any:
     """Zero each element with probability `rate` and divide the others by 1 - rate (Srivastava et al. 2014).
 

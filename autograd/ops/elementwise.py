@@ -11,7 +11,7 @@ from ..backend import Array, special, xp
 from ..engine import op
 
 
-@op
+@op(numbers=True)
 def add(x: Array, y: Array) -> Any:
     """x + y, broadcast."""
     return x + y, ()
@@ -22,7 +22,7 @@ def _(g: Array) -> Any:
     return g, g
 
 
-@op
+@op(numbers=True)
 def subtract(x: Array, y: Array) -> Any:
     """x - y, broadcast."""
     return x - y, ()
@@ -33,7 +33,7 @@ def _(g: Array, needs: tuple[bool, ...]) -> Any:
     return g, -g if needs[1] else None
 
 
-@op
+@op(numbers=True)
 def multiply(x: Array, y: Array, *, needs: tuple[bool, ...]) -> Any:
     """x * y, broadcast."""
     return x * y, (x if needs[1] else None, y if needs[0] else None)
@@ -44,7 +44,7 @@ def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
     return g * y if needs[0] else None, g * x if needs[1] else None
 
 
-@op
+@op(floats=True, numbers=True)
 def divide(x: Array, y: Array, *, needs: tuple[bool, ...]) -> Any:
     """x / y, broadcast."""
     return x / y, (x if needs[1] else None, y)
@@ -77,7 +77,7 @@ def _(g: Array, x: Array) -> Any:
     return g * xp(x).sign(x)
 
 
-@op
+@op(floats=True, numbers=True)
 def power(x: Array, y: Array) -> Any:
     """x ** y, broadcast. dx = y x^(y-1), dy = x^y log x, and 0 where y = 0 or x = 0 respectively."""
     return x**y, (x, y)
@@ -100,7 +100,7 @@ def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
     return dx, dy
 
 
-@op
+@op(numbers=True)
 def maximum(x: Array, y: Array) -> Any:
     """The larger of x and y, broadcast; where they are equal each gets half of the gradient, beside NaN all of it."""
     library = xp(x) if hasattr(x, "dtype") else xp(y)
@@ -112,7 +112,7 @@ def _(g: Array, x: Array, y: Array) -> Any:
     return _shared(g, x == y, lost=(x < y, x > y))
 
 
-@op
+@op(numbers=True)
 def minimum(x: Array, y: Array) -> Any:
     """The smaller of x and y, broadcast; where they are equal each gets half of the gradient, beside NaN all of it."""
     library = xp(x) if hasattr(x, "dtype") else xp(y)
@@ -125,12 +125,12 @@ def _(g: Array, x: Array, y: Array) -> Any:
 
 
 def _shared(g: Array, tie: Array, *, lost: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Half of g for both where they tie, else nothing for the one that lost: selected, since 0 times infinity is NaN."""
+    """Half of g each where they tie, else nothing for the one that lost: selected, since 0 times infinity is NaN."""
     half = xp(g).where(tie, g * 0.5, g)
     return xp(g).where(lost[0], 0, half), xp(g).where(lost[1], 0, half)
 
 
-@op
+@op(numbers=True, labels=("condition",))
 def where(condition: Array, x: Array, y: Array) -> Any:
     """x where `condition` (bool) holds, else y; all three broadcast.
 
@@ -146,7 +146,7 @@ def _(g: Array, condition: Array) -> Any:
     return None, library.where(condition, g, zero), library.where(condition, zero, g)
 
 
-@op
+@op(floats=True)
 def exp(x: Array) -> Any:
     """e ** x, of any shape."""
     y = xp(x).exp(x)
@@ -158,7 +158,7 @@ def _(g: Array, y: Array) -> Any:
     return g * y
 
 
-@op
+@op(floats=True)
 def log(x: Array) -> Any:
     """Natural logarithm, of any shape."""
     return xp(x).log(x), (x,)
@@ -169,7 +169,7 @@ def _(g: Array, x: Array) -> Any:
     return g / x
 
 
-@op
+@op(floats=True)
 def sqrt(x: Array) -> Any:
     """Square root, of any shape; its derivative at 0 is infinite."""
     y = xp(x).sqrt(x)
@@ -181,7 +181,7 @@ def _(g: Array, y: Array) -> Any:
     return g / (2 * y)
 
 
-@op
+@op(floats=True)
 def tanh(x: Array) -> Any:
     """Hyperbolic tangent, of any shape."""
     y = xp(x).tanh(x)
@@ -193,7 +193,7 @@ def _(g: Array, y: Array) -> Any:
     return g * (1 - y * y)
 
 
-@op
+@op(floats=True)
 def erf(x: Array) -> Any:
     """The error function of x of any shape, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
     return special("erf", x), (x,)
@@ -204,7 +204,7 @@ def _(g: Array, x: Array) -> Any:
     return g * (1.1283791670955126 * xp(x).exp(-x * x))  # 2 / sqrt(pi)
 
 
-@op
+@op(floats=True)
 def sin(x: Array) -> Any:
     """Sine of x in radians, of any shape."""
     return xp(x).sin(x), (x,)
@@ -215,7 +215,7 @@ def _(g: Array, x: Array) -> Any:
     return g * xp(x).cos(x)
 
 
-@op
+@op(floats=True)
 def cos(x: Array) -> Any:
     """Cosine of x in radians, of any shape."""
     return xp(x).cos(x), (x,)
@@ -229,37 +229,37 @@ def _(g: Array, x: Array) -> Any:
 # Comparisons: plain bool arrays out, never recorded.
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers=True)
 def equal(x: Array, y: Array) -> Any:
     """x == y, broadcast -> bool."""
     return x == y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers=True)
 def not_equal(x: Array, y: Array) -> Any:
     """x != y, broadcast -> bool."""
     return x != y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers=True)
 def less(x: Array, y: Array) -> Any:
     """x < y, broadcast -> bool."""
     return x < y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers=True)
 def less_equal(x: Array, y: Array) -> Any:
     """x <= y, broadcast -> bool."""
     return x <= y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers=True)
 def greater(x: Array, y: Array) -> Any:
     """x > y, broadcast -> bool."""
     return x > y
 
 
-@op(differentiable=False)
+@op(differentiable=False, numbers=True)
 def greater_equal(x: Array, y: Array) -> Any:
     """x >= y, broadcast -> bool."""
     return x >= y

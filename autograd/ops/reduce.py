@@ -22,7 +22,7 @@ def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
     return xp(g).broadcast_to(_restored(g, shape, axis, keepdims), shape)
 
 
-@op
+@op(floats=True)
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Arithmetic mean over `axis`; shapes as for `sum`."""
     return x.mean(axis, keepdims=keepdims), (x.shape,)
@@ -49,10 +49,13 @@ def _(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Any:
     return xp(g).where(ties, share, 0)  # selected: 0 times infinity is NaN
 
 
-@op
+@op(floats=True)
 def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """log of the sum of exp(x) over `axis`, shapes as for `sum`, without overflow; -inf where all elements are -inf."""
+    """log of the sum of exp(x) over `axis`, shapes as for `sum`, without overflow; -inf of -inf and of no elements."""
     library = xp(x)
+    if not x.size:  # no elements have no largest one
+        total = library.full_like(x.sum(axis, keepdims=True), -library.inf)
+        return total if keepdims else total.squeeze(axis), (x, total)
     top = x.max(axis, keepdims=True)
     sums = library.exp(x - library.where(library.isinf(top), 0, top)).sum(axis, keepdims=True)
     total = library.where(library.isinf(top), top, library.log(library.where(sums == 0, 1, sums)) + top)

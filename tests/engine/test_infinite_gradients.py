@@ -1,7 +1,7 @@
 """An infinite gradient, such as the root's at 0, goes where the value came from and nowhere else.
 
-Rules that multiply by a mask give NaN there: 0 times infinity. What is expected was computed by PyTorch 2.13, or follows
-from what the docstring says about the elements that are left out.
+Rules that multiply by a mask give NaN there: 0 times infinity. What is expected was computed by PyTorch 2.13, or
+follows from what the docstring says about the elements that are left out.
 """
 
 from __future__ import annotations
