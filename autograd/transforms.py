@@ -19,9 +19,9 @@ from .walk import backward, fitting
 def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
     """`(params, ...) -> (loss, gradients)` for a function `(params, ...) -> loss`.
 
-    `params` is a tree of floating-point arrays and `loss` a 0-d value; `gradients` has the structure, shapes and
-    dtypes of `params`, zeros where the loss does not depend on a leaf. With `has_aux` the function returns
-    `(loss, aux)` and the result is `((loss, aux), gradients)`, aux as plain arrays.
+    `params` is a tree of floating-point arrays (NumPy scalars count as such) and `loss` a 0-d value; `gradients` has
+    the structure, shapes and dtypes of `params`, zeros where the loss does not depend on a leaf. With `has_aux` the
+    function returns `(loss, aux)` and the result is `((loss, aux), gradients)`, aux as plain arrays.
 
     Raises `TypeError` for leaves that are not floating-point arrays, and when calls nest (first order only);
     `ValueError` when the loss is not 0-d.
@@ -72,7 +72,7 @@ def vjp(function: Callable[..., Any], *arguments: Tree) -> tuple[Tree, Callable[
     def differentiable(value: Any) -> bool:
         if type(value) is Tensor:
             raise TypeError(f"vjp of values that are being differentiated: {FIRST_ORDER}")
-        if not is_array(value) or value.dtype.kind != "f":
+        if not (is_array(value) or isinstance(value, np.generic)) or value.dtype.kind != "f":
             return False
         if reason := refusal(value):
             raise TypeError(f"an argument of vjp {reason}")
@@ -157,7 +157,7 @@ def _finished(out: Tree, tape: Tape) -> Tree:
 def _leaf(path: str, array: Any, tape: Tape) -> Tensor:
     if type(array) is Tensor:
         raise TypeError(f"value_and_grad of values that are being differentiated: {FIRST_ORDER}")
-    if not is_array(array) or array.dtype.kind != "f":
+    if not (is_array(array) or isinstance(array, np.floating)) or array.dtype.kind != "f":
         came = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"parameter {path or '(the root)'!r} is a {came}; only floating-point arrays have gradients")
     if reason := refusal(array):
