@@ -27,6 +27,32 @@ def is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or _is_cupy(value)
 
 
+_DTYPES = frozenset(np.dtype(code) for code in "?bBhHiIlLqQefd")
+"""What is computed with, in this machine's byte order."""
+
+
+def refusal(array: Array) -> str:
+    """Why an array cannot be computed with, to be put after what it is called; "" for one that can."""
+    if type(array) is not np.ndarray and isinstance(
+        array, np.ndarray
+    ):  # other subclasses only say where data comes from
+        if isinstance(array, np.ma.MaskedArray):
+            return "is a masked array, whose mask would be ignored; fill it first, with x.filled(value)"
+        if isinstance(array, np.matrix):
+            return "is a numpy.matrix, whose * is another product; convert it first, with numpy.asarray(x)"
+    dtype = array.dtype
+    if dtype in _DTYPES:
+        return ""
+    if not dtype.isnative and dtype.newbyteorder("=") in _DTYPES:
+        order = "x.astype(x.dtype.newbyteorder('='))"
+        return f"is {dtype.str}, in another byte order than this machine's; convert it first, with {order}"
+    return f"is {_named(dtype)}; float16, float32, float64, integers and bool are computed with"
+
+
+def _named(dtype: Any) -> str:
+    return "of a structured dtype" if dtype.names else f"of the dtype {dtype.name}"
+
+
 def xp(array: Array) -> ModuleType:
     """The library of an array: the module `numpy` or `cupy`.
 

@@ -2,8 +2,10 @@
 
 Arrays in, arrays out: an op called on arrays only computes. Called with a `Tensor` among its arguments it
 computes the same and records one `Node`: the op, the residuals that its backward rule needs, and where its
-differentiable arguments came from; `walk.backward` goes back over those nodes. Python numbers take the dtype of the
-arrays beside them, and mixed dtypes or libraries are errors. First order only: backward rules run on plain arrays.
+differentiable arguments came from; `walk.backward` goes back over those nodes. Python numbers and NumPy scalars take
+the dtype of the arrays beside them, and so do integers and bools that it can hold; other mixtures of dtypes, and mixed
+libraries, are errors. Where results are fractions (exp, mean, softmax), integers and bools alone get the floating-point
+dtype that `numpy.exp` gives them. First order only: backward rules run on plain arrays.
 
 On float16 every op computes in float32 and rounds its results once, forward and backward, as PyTorch does: rules never
 see float16, in which squares and sums overflow. What goes from op to op is float16.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,13 +25,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from . import debug
-from .backend import BackendError, is_array, name, rounded_to, wide
+from .backend import Array, BackendError, is_array, name, refusal, rounded_to, wide, xp
 from .tensor import FIRST_ORDER, Again, Edge, Node, Slot, Tensor, as_array, registry
 
 kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get("PERCEIVER_REF_KERNELS") or "fast")
 """`"fast"`: kernels of the table are used where there is one; `"plain"`: the definitions in `ops/` are."""
 
 _NUMBERS = (bool, int, float)
+_FLOATS = tuple(np.dtype(code) for code in "fde")
 
 Numbers = Literal["computed", "moved", "cast"]
 """What an op does with numbers. "computed": in float32 where they are float16; "moved": they stay what they are, in any
@@ -57,6 +61,9 @@ class Op:
     A rule that has a parameter `needs` is told which arrays need a gradient, as a tuple of bools. A forward rule whose
     residuals give the output again for little may return a third value, a function of no arguments that does: ops that
     need the output on the way back then do not keep it.
+
+    `floats`: its values are floating-point, so that integers and bools are made so first. `scalars`: its arguments may
+    be numbers. `numbers`: what it does with them, see `Numbers`. `labels`: the array parameters that hold no values, but indices, classes or conditions.
     """
 
     def __init__(
@@ -66,6 +73,9 @@ class Op:
         variadic: bool = False,
         differentiable: bool = True,
         numbers: Numbers = "computed",
+        floats: bool = False,
+        scalars: bool = False,
+        labels: tuple[str, ...] = (),
     ) -> None:
         self.name = self.__name__ = forward.__name__
         self.__qualname__, self.__doc__, self.__wrapped__ = self.name, forward.__doc__, forward
@@ -77,6 +87,8 @@ class Op:
         keyword = inspect.Parameter.KEYWORD_ONLY
         self.static = {p.name: p.default for p in parameters if p.kind is keyword and p.name != "needs"}
         self.arrays = [p.name for p in parameters if p.kind is not keyword]
+        self.floats, self.scalars = floats, scalars
+        self.labels = frozenset(map(self.arrays.index, labels))
         self.rules = {"plain": Rule(forward, None)}
 
     def __repr__(self) -> str:
@@ -103,6 +115,9 @@ class Op:
             arguments = tuple(arguments[0])
         if static:
             arguments = self._bind(arguments, static)
+            for key, value in static.items():
+                if isinstance(value, np.ndarray):
+                    static[key] = self._usable(value, key)
         plain, backend = self._plain(arguments)
         if not self.differentiable:
             return self._seen(plain, static, self._forward(plain, static, None, backend)[0])
@@ -174,33 +189,69 @@ class Op:
         for argument in arguments:
             value = argument.data if type(argument) is Tensor else argument
             plain.append(value)
-            ordinary = ordinary and type(value) is np.ndarray
+            ordinary = ordinary and type(value) is np.ndarray and value.dtype in _FLOATS
         if plain and ordinary:
             return plain, "numpy"
-        backend = None
+        backend, others = None, bool(self.labels)
         for i, value in enumerate(plain):
             if value is None or type(value) in _NUMBERS:
                 continue
-            if isinstance(value, np.generic):  # takes the dtype of the arrays beside it, as a Python number does
-                alone = not any(is_array(other) for other in plain)
-                plain[i] = np.asarray(value) if alone else value.item()
+            if isinstance(value, np.generic):
+                others = True
                 continue
             if not is_array(value):
                 raise TypeError(f"{self.name} needs arrays, got {type(value).__name__} as argument {i + 1}")
             library = name(value)
+            if value.dtype not in _FLOATS or (library == "numpy" and type(value) is not np.ndarray):
+                plain[i] = value = self._usable(value, f"argument {i + 1}")
+                others = True
             if library == "cupy" and min(value.strides, default=0) < 0:
                 plain[i] = value.copy()  # CuPy's batched matrix product fails on negative strides
             if backend is None:
                 backend = library
             elif library != backend and value.dtype.kind == "f":
                 raise BackendError(f"{self._signature(plain)}: arrays of numpy and cupy are mixed; move one first")
-        if backend is None:
+        if others:
+            self._convert(plain, backend or "numpy")
+        if backend is None and not any(is_array(value) for value in plain):
             first = next((i for i, value in enumerate(plain) if value is not None), None)
             if first is None:
                 raise TypeError(f"{self.name} needs at least one array")
-            plain[first] = np.asarray(plain[first], None if is_array(plain[first]) else float)
-            backend = "numpy"
-        return plain, backend
+            plain[first] = np.asarray(plain[first], float)
+        return plain, backend or "numpy"
+
+    def _usable(self, value: Array, what: str) -> Array:
+        """The array, of NumPy's base class where it is of a subclass; `TypeError` where it cannot be computed with."""
+        if reason := refusal(value):
+            raise TypeError(f"{self.name}: {what} {reason}")
+        return np.asarray(value) if isinstance(value, np.ndarray) else value
+
+    def _convert(self, plain: list[Any], backend: str) -> None:
+        """Make what is no floating-point array one where an array is needed: scalars, integers and bools."""
+        library = xp(np.empty(())) if backend == "numpy" else sys.modules[backend]
+        values = [v for i, v in enumerate(plain) if i not in self.labels and is_array(v)]
+        dtype = next((v.dtype for v in values if v.dtype.kind == "f"), None)
+        for i, value in enumerate(plain):
+            label, scalar = i in self.labels, isinstance(value, np.generic)
+            if scalar:
+                self._usable(np.asarray(value), f"argument {i + 1}")
+            if label and (scalar or type(value) is bool):
+                plain[i] = library.asarray(value)
+            elif scalar and self.scalars and values:  # takes the dtype of the arrays beside it, as a Python number does
+                plain[i] = value.item()
+            elif scalar:
+                plain[i] = library.asarray(value.item() if dtype else value, dtype)
+                values.append(plain[i])
+                dtype = dtype or (plain[i].dtype if plain[i].dtype.kind == "f" else None)
+        whole = [v.dtype for v in values if v.dtype.kind in "biu"]
+        if not whole or not (self.floats or (dtype and self.differentiable)):
+            return
+        target = np.result_type(*whole, dtype or np.float16)
+        if dtype and target != dtype:
+            raise TypeError(f"{self._signature(plain)}: dtypes are mixed; cast so that they agree")
+        for i, value in enumerate(plain):
+            if i not in self.labels and is_array(value) and value.dtype.kind in "biu":
+                plain[i] = value.astype(target)
 
     def _forward(
         self, plain: list[Any], static: dict[str, Any], needs: tuple[bool, ...] | None, backend: str
@@ -304,7 +355,13 @@ def observe(watch: Callable[[Event], None]) -> Iterator[None]:
 def op(forward: Callable[..., Any]) -> Op: ...
 @overload
 def op(
-    *, variadic: bool = ..., differentiable: bool = ..., numbers: Numbers = ...
+    *,
+    variadic: bool = ...,
+    differentiable: bool = ...,
+    numbers: Numbers = ...,
+    floats: bool = ...,
+    scalars: bool = ...,
+    labels: tuple[str, ...] = ...,
 ) -> Callable[[Callable[..., Any]], Op]: ...
 def op(
     forward: Callable[..., Any] | None = None,
@@ -312,17 +369,21 @@ def op(
     variadic: bool = False,
     differentiable: bool = True,
     numbers: Numbers = "computed",
+    floats: bool = False,
+    scalars: bool = False,
+    labels: tuple[str, ...] = (),
 ) -> Any:
     """Decorator: make a forward function an `Op` and put it into the registry.
 
     `variadic`: the op's callers pass one sequence of arrays. `differentiable=False`: `forward` returns the output
-    alone, and the op always returns plain arrays. `numbers`: what it does with them; see `Numbers`.
+    alone, and the op always returns plain arrays. The other options are those of `Op`.
     """
 
     def register(function: Callable[..., Any]) -> Op:
         if function.__name__ in registry:
             raise ValueError(f"two ops are named {function.__name__}")
-        made = Op(function, variadic=variadic, differentiable=differentiable, numbers=numbers)
+        options: dict[str, Any] = {"numbers": numbers, "floats": floats, "scalars": scalars, "labels": labels}
+        made = Op(function, variadic=variadic, differentiable=differentiable, **options)
         registry[function.__name__] = made
         return made
 

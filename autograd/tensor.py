@@ -171,7 +171,8 @@ def array_of(value: Any) -> Any:
 
 
 def leaf(array: Array, tape: Tape) -> Tensor:
-    """A `Tensor` to differentiate with respect to."""
+    """A `Tensor` to differentiate with respect to; an array of a subclass as one of the base class, a scalar as 0-d."""
+    array = np.asarray(array) if isinstance(array, (np.ndarray, np.generic)) else array
     return Tensor(array, Node(tape, (Slot(array.shape, array.dtype),)))
 
 

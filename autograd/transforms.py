@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from . import tree
-from .backend import is_array, xp
+from .backend import is_array, refusal, xp
 from .engine import Op, Rule
 from .tensor import FIRST_ORDER, Tape, Tensor, array_of, leaf
 from .tree import Tree
-from .walk import backward
+from .walk import backward, fitting
 
 
 def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
     """`(params, ...) -> (loss, gradients)` for a function `(params, ...) -> loss`.
 
-    `params` is a tree of floating-point arrays and `loss` a 0-d value; `gradients` has the structure, shapes and
-    dtypes of `params`, zeros where the loss does not depend on a leaf. With `has_aux` the function returns
-    `(loss, aux)` and the result is `((loss, aux), gradients)`, aux as plain arrays.
+    `params` is a tree of floating-point arrays (NumPy scalars count as such) and `loss` a 0-d value; `gradients` has
+    the structure, shapes and dtypes of `params`, zeros where the loss does not depend on a leaf. With `has_aux` the
+    function returns `(loss, aux)` and the result is `((loss, aux), gradients)`, aux as plain arrays.
 
     Raises `TypeError` for leaves that are not floating-point arrays, and when calls nest (first order only);
     `ValueError` when the loss is not 0-d.
@@ -58,7 +58,8 @@ def vjp(function: Callable[..., Any], *arguments: Tree) -> tuple[Tree, Callable[
 
     Arguments and output are trees. `cotangents` has the output's structure, shapes and dtypes; `pull` returns one
     tree for each argument, with None for leaves that are not floating-point arrays. It can be called once: the
-    recorded graph is freed by the walk.
+    recorded graph is freed by the walk. Raises `ValueError` for cotangents of another structure, shape or dtype, and
+    `TypeError` for arguments that cannot be computed with.
 
     >>> import numpy as np
     >>> from perceiver_ref.autograd import ops
@@ -71,7 +72,11 @@ def vjp(function: Callable[..., Any], *arguments: Tree) -> tuple[Tree, Callable[
     def differentiable(value: Any) -> bool:
         if type(value) is Tensor:
             raise TypeError(f"vjp of values that are being differentiated: {FIRST_ORDER}")
-        return is_array(value) and value.dtype.kind == "f"
+        if not (is_array(value) or isinstance(value, np.generic)) or value.dtype.kind != "f":
+            return False
+        if reason := refusal(value):
+            raise TypeError(f"an argument of vjp {reason}")
+        return True
 
     traced = tree.map(lambda value: leaf(value, tape) if differentiable(value) else value, list(arguments))
     out = function(*traced)
@@ -79,7 +84,11 @@ def vjp(function: Callable[..., Any], *arguments: Tree) -> tuple[Tree, Callable[
 
     def pull(cotangents: Tree) -> tuple[Tree, ...]:
         pairs: list[tuple[Any, Any]] = []
-        tree.map(lambda o, c: pairs.append((o, c)) if type(o) is Tensor else None, out, cotangents)
+        tree.map(lambda o, c: pairs.append((o, c)), out, cotangents)
+        for output, cotangent in pairs:
+            if is_array(output) and output.dtype.kind == "f":  # constant, but of one shape all the same
+                fitting(cotangent, output)
+        pairs = [pair for pair in pairs if type(pair[0]) is Tensor]
         gradients = iter(backward([o for o, _ in pairs], [c for _, c in pairs], wrt))
         return tuple(tree.map(lambda value: next(gradients) if type(value) is Tensor else None, traced))
 
@@ -148,7 +157,9 @@ def _finished(out: Tree, tape: Tape) -> Tree:
 def _leaf(path: str, array: Any, tape: Tape) -> Tensor:
     if type(array) is Tensor:
         raise TypeError(f"value_and_grad of values that are being differentiated: {FIRST_ORDER}")
-    if not is_array(array) or array.dtype.kind != "f":
+    if not (is_array(array) or isinstance(array, np.floating)) or array.dtype.kind != "f":
         came = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"parameter {path or '(the root)'!r} is a {came}; only floating-point arrays have gradients")
+    if reason := refusal(array):
+        raise TypeError(f"parameter {path or '(the root)'!r} {reason}")
     return leaf(array, tape)

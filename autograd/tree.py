@@ -1,11 +1,14 @@
 """Nested dicts and lists of arrays ("trees"): map over them, and name each leaf by its path.
 
-A path joins the keys with `/`, so that `{"block": [{"w": a}]}` has one leaf, `block/0/w`. Everything that is
-not a dict, list or tuple is a leaf; `None` is an empty tree, so an absent parameter is simply not there.
+A path joins the keys with `/`, so that `{"block": [{"w": a}]}` has one leaf, `block/0/w`. A key that contains `/`
+stands for levels, so that a flat dict of paths has the paths of the tree that it came from; two leaves of one path are
+refused wherever leaves go by their paths. Everything that is not a dict, list or tuple is a leaf; `None` is an empty
+tree, so an absent parameter is simply not there.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,10 +29,17 @@ def leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
 def flatten(tree: Tree) -> dict[str, Any]:
     """The leaves as one flat dict, path -> leaf.
 
+    Raises `ValueError` where two leaves have one path, as in {"a/b": 1, "a": {"b": 2}}.
+
     >>> flatten({"block": [{"weight": 1}, {"weight": 2}]})
     {'block/0/weight': 1, 'block/1/weight': 2}
     """
-    return dict(leaves(tree))
+    found = list(leaves(tree))
+    flat = dict(found)
+    if len(flat) < len(found):
+        twice = next(path for i, (path, _) in enumerate(found) if any(path == other for other, _ in found[:i]))
+        raise ValueError(f"two leaves of a tree have the path {twice!r}; rename one of their keys")
+    return flat
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:
@@ -104,12 +114,24 @@ def _join(path: str, key: object) -> str:
 def _map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     if isinstance(tree, dict):
         if others:
-            return {k: _map(function, v, *[o[k] for o in others]) for k, v in tree.items()}
-        return {k: _map(function, v) if v is None or isinstance(v, _LEVELS) else function(v) for k, v in tree.items()}
+            made = {k: _map(function, v, *[o[k] for o in others]) for k, v in tree.items()}
+        else:
+            made = {
+                k: _map(function, v) if v is None or isinstance(v, _LEVELS) else function(v) for k, v in tree.items()
+            }
+        return made if type(tree) is dict else _of_kind(tree, made)
     if isinstance(tree, (list, tuple)):
         children = [_map(function, *column) for column in zip(tree, *others)]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)  # named tuples
     return None if tree is None else function(tree, *others)
+
+
+def _of_kind(like: dict[Any, Tree], items: dict[Any, Tree]) -> Tree:
+    """A dict of a class such as `OrderedDict` or `defaultdict`, with other values under the same keys."""
+    made = copy.copy(like)
+    for key, value in items.items():
+        made[key] = value
+    return made
 
 
 def _check_alike(path: str, tree: Tree, *others: Tree) -> None:
@@ -135,7 +157,7 @@ def _kind(tree: Tree) -> Any:
 
 def _shape(tree: Tree) -> str:
     if isinstance(tree, dict):
-        return f"a dict with keys {sorted(tree)}"
+        return f"a dict with keys {sorted(tree, key=str)}"
     if isinstance(tree, (list, tuple)):
         return f"a {type(tree).__name__} of {len(tree)}"
     return "nothing" if tree is None else "a leaf"

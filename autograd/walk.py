@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import debug
-from .backend import Array, is_array, name, rounded_to, wide, xp
+from .backend import Array, is_array, name, refusal, rounded_to, wide, xp
 from .engine import accepted
 from .sums import total
 from .tensor import Edge, Node, Slot, Tensor, as_array
@@ -42,8 +42,9 @@ def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequen
         else:
             slots[output] = [as_array(slots[output][0] + gradient), True]
 
-    for tensor, cotangent in zip(outputs, cotangents, strict=True):
-        send(tensor.node, tensor.output, _fit(cotangent, tensor.node.outputs[tensor.output], "cotangent", 0))
+    cotangents = [fitting(cotangent, tensor.data) for tensor, cotangent in zip(outputs, cotangents, strict=True)]
+    for tensor, cotangent in zip(outputs, cotangents):
+        send(tensor.node, tensor.output, cotangent)
     leaf_nodes = {tensor.node for tensor in wrt}
     while queue:
         _, node = heapq.heappop(queue)
@@ -55,6 +56,21 @@ def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequen
         for edge, gradient in _pull(node, slots):
             send(edge.node, edge.output, gradient)
     return _separate([found.get(tensor.node) for tensor in wrt], wrt, cotangents)
+
+
+def fitting(cotangent: Any, output: Array) -> Array:
+    """A cotangent as an array; `ValueError` unless it has its output's library, shape and dtype."""
+    want = f"a cotangent must be {debug.describe(output)} as its output"
+    cotangent = as_array(cotangent)
+    if not is_array(cotangent):
+        raise ValueError(f"{want}, got {type(cotangent).__name__}")
+    if (cotangent.shape, cotangent.dtype) != (output.shape, output.dtype):
+        raise ValueError(f"{want}, got {debug.describe(cotangent)}")
+    if name(cotangent) != name(output):
+        raise ValueError(f"{want}, of {name(output)}, got one of {name(cotangent)}")
+    if reason := refusal(cotangent):
+        raise ValueError(f"{want}, and it {reason}")
+    return np.asarray(cotangent) if isinstance(cotangent, np.ndarray) else cotangent
 
 
 def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:

@@ -14,7 +14,7 @@ import numpy as np
 from .autograd import backend as backends
 from .autograd import tree
 from .autograd.tree import Tree
-from .errors import InputError, listed
+from .errors import InputError, input_errors, listed
 from .variation import variable
 
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -122,7 +122,8 @@ class Module:
 
     def check(self, params: Tree) -> None:
         """Raise `InputError`, listing the paths, unless `params` has exactly the expected arrays and shapes."""
-        want, have = tree.flatten(self.parameters()), tree.flatten(params)
+        with input_errors(f"parameters do not fit {type(self).__name__}"):
+            want, have = tree.flatten(self.parameters()), tree.flatten(params)
         missing, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
         wrong = [
             f"{path} is {tuple(have[path].shape)}, expected {want[path].shape}"

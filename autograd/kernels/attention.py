@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, xp
-from ..ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, scores
+from ..ops.attention import (
+    MaskedRows,
+    attention,
+    check_shapes,
+    keep_used,
+    scale_factor,
+    scores,
+    without_empty_rows,
+)
 
 TILE = {"numpy": (512, 2048), "cupy": (4096, 16384)}
 """Queries and keys of one tile: 4 MiB of float32 scores a head fit the caches of a CPU core; a GPU wants more."""
@@ -85,6 +93,7 @@ def backward(
         return attention.rules["plain"].pull(
             g, q, k, v, bias, out, log_sum, mask=mask, scale=scale, masked_rows=masked_rows
         )
+    g = without_empty_rows(g, log_sum, bias, mask)
     lead = g.shape[:-2]
     v_used, k_used = keep_used(v, mask, masked_rows), keep_used(k, mask, "zero")
     factor = scale_factor(q, scale)
@@ -97,7 +106,7 @@ def backward(
             p = library.exp(_tile(q, k, bias, mask, scale, masked_rows, a, b) - log_sum[..., a, :])
             ds = p * (g_a @ v_used[..., b, :].swapaxes(-1, -2) - inner)
             dv[..., b, :] += p.swapaxes(-1, -2) @ g_a
-            if mask is not None and masked_rows == "uniform":
+            if mask is not None:
                 ds = library.where(_cut(mask, a, b), ds, library.zeros((), ds.dtype))
             if dbias is not None:
                 dbias[..., a, b] = ds

@@ -24,10 +24,10 @@ def relu(x: Array) -> Any:
 
 @relu.backward
 def _(g: Array, positive: Array) -> Any:
-    return g * positive
+    return xp(g).where(positive, g, 0)  # selected: a product of 0 and infinity would be NaN
 
 
-@op
+@op(floats=True)
 def squared_relu(x: Array) -> Any:
     """max(x, 0)^2, of any shape (So et al. 2021, Primer; of Flamingo's resampler, arXiv 2204.14198, A.1)."""
     positive = xp(x).maximum(x, 0)
@@ -36,10 +36,10 @@ def squared_relu(x: Array) -> Any:
 
 @squared_relu.backward
 def _(g: Array, positive: Array) -> Any:
-    return 2 * g * positive
+    return 2 * xp(g).where(positive > 0, g, 0) * positive
 
 
-@op
+@op(floats=True)
 def sigmoid(x: Array) -> Any:
     """1 / (1 + exp(-x)), of any shape, without overflow."""
     y = special("expit", x)
@@ -51,7 +51,7 @@ def _(g: Array, y: Array) -> Any:
     return g * y * (1 - y)
 
 
-@op
+@op(floats=True)
 def silu(x: Array) -> Any:
     """x sigmoid(x), of any shape (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2)."""
     s = special("expit", x)
@@ -63,7 +63,7 @@ def _(g: Array, x: Array, s: Array) -> Any:
     return g * (s + x * s * (1 - s))
 
 
-@op
+@op(floats=True)
 def gelu_erf(x: Array) -> Any:
     """x Phi(x), of any shape, Phi the standard normal distribution function (arXiv 1606.08415, section 2).
 
@@ -79,7 +79,7 @@ def _(g: Array, x: Array, phi: Array | None) -> Any:
     return g * (phi + x * (_1_OVER_SQRT_2PI * xp(x).exp(-0.5 * x * x)))
 
 
-@op
+@op(floats=True)
 def gelu_tanh(x: Array) -> Any:
     """The tanh approximation of GELU, of any shape (arXiv 1606.08415, section 2); within 4.8e-4 of `gelu_erf`.
 

@@ -24,7 +24,7 @@ from ..sums import total
 MaskedRows = Literal["zero", "uniform"]
 
 
-@op
+@op(floats=True)
 def attention_weights(
     q: Array,
     k: Array,
@@ -44,13 +44,11 @@ def attention_weights(
 
 
 @attention_weights.backward
-def _(
-    g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: float | None, masked_rows: MaskedRows
-) -> Any:
-    return _score_gradients(p * (g - total(g * p, -1, keepdims=True)), q, k, mask, scale, masked_rows)
+def _(g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: float | None) -> Any:
+    return _score_gradients(p * (g - total(g * p, -1, keepdims=True)), q, k, mask, scale)
 
 
-@op
+@op(floats=True)
 def attention(
     q: Array,
     k: Array,
@@ -86,12 +84,13 @@ def _(
     scale: float | None,
     masked_rows: MaskedRows,
 ) -> Any:
+    g = without_empty_rows(g, log_sum, bias, mask)
     p = xp(q).exp(scores(q, k, bias, mask, scale, masked_rows) - log_sum)
     sums = total(p, -1, keepdims=True)  # beside large scores, the log of their sum has lost digits
     p /= xp(q).where(sums == 0, xp(q).ones((), q.dtype), sums)
     p_g = g @ keep_used(v, mask, masked_rows).swapaxes(-1, -2)
     ds = p * (p_g - total(p * p_g, -1, keepdims=True))  # exactly 0 where one weight is 1; tiles take the sum of g out
-    dq, dk, dbias = _score_gradients(ds, q, k, mask, scale, masked_rows)
+    dq, dk, dbias = _score_gradients(ds, q, k, mask, scale)
     return dq, dk, p.swapaxes(-1, -2) @ g, dbias
 
 
@@ -139,12 +138,19 @@ def keep_used(x: Array, mask: Array | None, masked_rows: MaskedRows) -> Array:
     return xp(x).where(used, x, xp(x).zeros((), x.dtype))
 
 
+def without_empty_rows(g: Array, log_sum: Array, bias: Array | None, mask: Array | None) -> Array:
+    """The gradient of the output, 0 for queries without any key, whose output is a constant."""
+    if bias is None and mask is None:
+        return g
+    return xp(g).where(log_sum == xp(g).inf, xp(g).zeros((), g.dtype), g)
+
+
 def _score_gradients(
-    ds: Array, q: Array, k: Array, mask: Array | None, scale: float | None, masked_rows: MaskedRows
+    ds: Array, q: Array, k: Array, mask: Array | None, scale: float | None
 ) -> tuple[Array, Array, Array]:
     """Gradients of q, k and bias from those of the scores."""
     library = xp(q)
-    if mask is not None and masked_rows == "uniform":
+    if mask is not None:  # nothing comes back to a score that was replaced, not even 0 times an infinity
         ds = library.where(mask, ds, library.zeros((), ds.dtype))
     scaled = ds * scale_factor(q, scale)
     return scaled @ keep_used(k, mask, "zero"), scaled.swapaxes(-1, -2) @ q, ds
@@ -168,4 +174,13 @@ def check_shapes(q: Array, k: Array, bias: Array | None, mask: Array | None) -> 
         raise TypeError(f"mask must be bool (True = attend), got {mask.dtype}")
 
 
-__all__ = ["MaskedRows", "attention", "attention_weights", "check_shapes", "keep_used", "probabilities", "scores"]
+__all__ = [
+    "MaskedRows",
+    "attention",
+    "attention_weights",
+    "check_shapes",
+    "keep_used",
+    "probabilities",
+    "scores",
+    "without_empty_rows",
+]

@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array, xp
 from ..engine import op
 
@@ -46,7 +48,9 @@ def convolution(
     _check(x, weight.shape[-2] * groups, strides, padding, window, weight.shape[-1], groups)
     padded = _padded(x, padding)
     outputs = _outputs(padded, window, strides, steps)
-    y = xp(x).zeros_like(x, order="C", shape=(x.shape[0], *outputs, weight.shape[-1]))
+    y = xp(x).zeros_like(
+        x, np.result_type(x.dtype, weight.dtype), order="C", shape=(x.shape[0], *outputs, weight.shape[-1])
+    )
     for offset in _offsets(window):
         y += _product(_touched(padded, offset, outputs, strides, steps), weight[offset], groups)
     return y, (padded, weight, x.shape, steps)
@@ -95,7 +99,9 @@ def transposed_convolution(
     _check(x, weight.shape[-2] * groups, strides, padding, window, weight.shape[-1], groups)
     sizes = zip(x.shape[1:-1], window, strides, steps, padding)
     whole = tuple((n - 1) * s + d * (k - 1) + 1 + max(-after, 0) for n, k, s, d, (_, after) in sizes)
-    y = xp(x).zeros_like(x, order="C", shape=(x.shape[0], *whole, weight.shape[-1]))
+    y = xp(x).zeros_like(
+        x, np.result_type(x.dtype, weight.dtype), order="C", shape=(x.shape[0], *whole, weight.shape[-1])
+    )
     for offset in _offsets(window):
         _touched(y, offset, x.shape[1:-1], strides, steps)[...] += _product(x, weight[offset], groups)
     kept = tuple(n - before - max(after, 0) for n, (before, after) in zip(whole, padding))
@@ -126,9 +132,11 @@ def _(
     return dx, dw
 
 
-@op
+@op(floats=True)
 def max_pool(x: Array, *, window: Sizes, strides: Sizes, padding: Padding, dilation: Sizes | None = None) -> Any:
     """Largest element of each window; padding never wins. Of elements that tie the first, row-major, gets the gradient.
+
+    Also where all of them are -inf, as padding is beside them.
 
     x (B, *grid, C) -> (B, *outputs, C), outputs = (n + before + after - reach) // stride + 1 with reach =
     dilation (k - 1) + 1.
@@ -152,7 +160,8 @@ def _(
 ) -> Any:
     dx = xp(g).zeros(padded, g.dtype)
     for number, offset in enumerate(_offsets(window)):
-        _touched(dx, offset, g.shape[1:-1], strides, steps)[...] += g * (winner == number)
+        won = xp(g).where(winner == number, g, 0)  # selected: 0 times infinity is NaN
+        _touched(dx, offset, g.shape[1:-1], strides, steps)[...] += won
     return _cropped(dx, padding, shape)
 
 
@@ -166,9 +175,15 @@ def largest_of_windows(
     outputs = _outputs(padded, window, strides, steps)
     best = library.full_like(x, -library.inf, order="C", shape=(x.shape[0], *outputs, x.shape[-1]))
     winner = library.zeros_like(best, library.int32)
+    inside = _padded(library.ones((1, *x.shape[1:-1], 1), bool), padding) if padded is not x else None
+    empty = library.ones((1, *outputs, 1), bool)  # the windows that have seen nothing but padding
     for number, offset in enumerate(_offsets(window)):
         touched = _touched(padded, offset, outputs, strides, steps)
         better = (touched > best) | library.isnan(touched)
+        if inside is not None:
+            seen = _touched(inside, offset, outputs, strides, steps)
+            better |= empty & seen  # the first one wins, also if it is as low as the padding
+            empty &= ~seen
         best = library.where(better, touched, best)
         winner = library.where(better, number, winner)
     return best, winner

@@ -13,7 +13,7 @@ Key = int | tuple[int, ...]
 """Non-negative integers that name one stream of random numbers; append to a tuple to derive another stream."""
 
 
-@op
+@op(floats=True)
 def dropout(x: Array, *, rate: float, key: Key) -> Any:
     """Zero each element with probability `rate` and divide the others by 1 - rate (Srivastava et al. 2014).
 
@@ -25,9 +25,9 @@ def dropout(x: Array, *, rate: float, key: Key) -> Any:
         return x.copy(), (None,)
     kept = np.random.default_rng(key).random(x.shape, np.float32) >= rate
     kept = xp(x).asarray(kept)
-    return x * kept / (1 - rate), (kept,)
+    return xp(x).where(kept, x / (1 - rate), 0), (kept,)  # selected: 0 times infinity is NaN
 
 
 @dropout.backward
 def _(g: Array, kept: Array | None, rate: float) -> Any:
-    return g if kept is None else g * kept / (1 - rate)
+    return g if kept is None else xp(g).where(kept, g / (1 - rate), 0)

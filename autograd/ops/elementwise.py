@@ -11,7 +11,7 @@ from ..backend import Array, special, xp
 from ..engine import op
 
 
-@op
+@op(scalars=True)
 def add(x: Array, y: Array) -> Any:
     """x + y, broadcast."""
     return x + y, ()
@@ -22,7 +22,7 @@ def _(g: Array) -> Any:
     return g, g
 
 
-@op
+@op(scalars=True)
 def subtract(x: Array, y: Array) -> Any:
     """x - y, broadcast."""
     return x - y, ()
@@ -33,7 +33,7 @@ def _(g: Array, needs: tuple[bool, ...]) -> Any:
     return g, -g if needs[1] else None
 
 
-@op
+@op(scalars=True)
 def multiply(x: Array, y: Array, *, needs: tuple[bool, ...]) -> Any:
     """x * y, broadcast."""
     return x * y, (x if needs[1] else None, y if needs[0] else None)
@@ -44,7 +44,7 @@ def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
     return g * y if needs[0] else None, g * x if needs[1] else None
 
 
-@op
+@op(floats=True, scalars=True)
 def divide(x: Array, y: Array, *, needs: tuple[bool, ...]) -> Any:
     """x / y, broadcast."""
     return x / y, (x if needs[1] else None, y)
@@ -77,7 +77,7 @@ def _(g: Array, x: Array) -> Any:
     return g * xp(x).sign(x)
 
 
-@op
+@op(floats=True, scalars=True)
 def power(x: Array, y: Array) -> Any:
     """x ** y, broadcast. dx = y x^(y-1), dy = x^y log x, and 0 where y = 0 or x = 0 respectively."""
     return x**y, (x, y)
@@ -100,33 +100,37 @@ def _(g: Array, x: Array, y: Array, needs: tuple[bool, ...]) -> Any:
     return dx, dy
 
 
-@op
+@op(scalars=True)
 def maximum(x: Array, y: Array) -> Any:
-    """The larger of x and y, broadcast; where they are equal each gets half of the gradient."""
+    """The larger of x and y, broadcast; where they are equal each gets half of the gradient, beside NaN all of it."""
     library = xp(x) if hasattr(x, "dtype") else xp(y)
     return library.maximum(x, y), (x, y)
 
 
 @maximum.backward
 def _(g: Array, x: Array, y: Array) -> Any:
-    half = g * (x == y) * 0.5
-    return g * (x > y) + half, g * (x < y) + half
+    return _shared(g, x == y, lost=(x < y, x > y))
 
 
-@op
+@op(scalars=True)
 def minimum(x: Array, y: Array) -> Any:
-    """The smaller of x and y, broadcast; where they are equal each gets half of the gradient."""
+    """The smaller of x and y, broadcast; where they are equal each gets half of the gradient, beside NaN all of it."""
     library = xp(x) if hasattr(x, "dtype") else xp(y)
     return library.minimum(x, y), (x, y)
 
 
 @minimum.backward
 def _(g: Array, x: Array, y: Array) -> Any:
-    half = g * (x == y) * 0.5
-    return g * (x < y) + half, g * (x > y) + half
+    return _shared(g, x == y, lost=(x > y, x < y))
 
 
-@op(numbers="moved")
+def _shared(g: Array, tie: Array, *, lost: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Half of g each where they tie, else nothing for the one that lost: selected, since 0 times infinity is NaN."""
+    half = xp(g).where(tie, g * 0.5, g)
+    return xp(g).where(lost[0], 0, half), xp(g).where(lost[1], 0, half)
+
+
+@op(numbers="moved", scalars=True, labels=("condition",))
 def where(condition: Array, x: Array, y: Array) -> Any:
     """x where `condition` (bool) holds, else y; all three broadcast.
 
@@ -142,7 +146,7 @@ def _(g: Array, condition: Array) -> Any:
     return None, library.where(condition, g, zero), library.where(condition, zero, g)
 
 
-@op
+@op(floats=True)
 def exp(x: Array) -> Any:
     """e ** x, of any shape."""
     y = xp(x).exp(x)
@@ -154,7 +158,7 @@ def _(g: Array, y: Array) -> Any:
     return g * y
 
 
-@op
+@op(floats=True)
 def log(x: Array) -> Any:
     """Natural logarithm, of any shape."""
     return xp(x).log(x), (x,)
@@ -165,7 +169,7 @@ def _(g: Array, x: Array) -> Any:
     return g / x
 
 
-@op
+@op(floats=True)
 def sqrt(x: Array) -> Any:
     """Square root, of any shape; its derivative at 0 is infinite."""
     y = xp(x).sqrt(x)
@@ -177,7 +181,7 @@ def _(g: Array, y: Array) -> Any:
     return g / (2 * y)
 
 
-@op
+@op(floats=True)
 def tanh(x: Array) -> Any:
     """Hyperbolic tangent, of any shape."""
     y = xp(x).tanh(x)
@@ -189,7 +193,7 @@ def _(g: Array, y: Array) -> Any:
     return g * (1 - y * y)
 
 
-@op
+@op(floats=True)
 def erf(x: Array) -> Any:
     """The error function of x of any shape, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
     return special("erf", x), (x,)
@@ -200,7 +204,7 @@ def _(g: Array, x: Array) -> Any:
     return g * (1.1283791670955126 * xp(x).exp(-x * x))  # 2 / sqrt(pi)
 
 
-@op
+@op(floats=True)
 def sin(x: Array) -> Any:
     """Sine of x in radians, of any shape."""
     return xp(x).sin(x), (x,)
@@ -211,7 +215,7 @@ def _(g: Array, x: Array) -> Any:
     return g * xp(x).cos(x)
 
 
-@op
+@op(floats=True)
 def cos(x: Array) -> Any:
     """Cosine of x in radians, of any shape."""
     return xp(x).cos(x), (x,)
@@ -225,37 +229,37 @@ def _(g: Array, x: Array) -> Any:
 # Comparisons: plain bool arrays out, never recorded.
 
 
-@op(differentiable=False, numbers="moved")
+@op(differentiable=False, numbers="moved", scalars=True)
 def equal(x: Array, y: Array) -> Any:
     """x == y, broadcast -> bool."""
     return x == y
 
 
-@op(differentiable=False, numbers="moved")
+@op(differentiable=False, numbers="moved", scalars=True)
 def not_equal(x: Array, y: Array) -> Any:
     """x != y, broadcast -> bool."""
     return x != y
 
 
-@op(differentiable=False, numbers="moved")
+@op(differentiable=False, numbers="moved", scalars=True)
 def less(x: Array, y: Array) -> Any:
     """x < y, broadcast -> bool."""
     return x < y
 
 
-@op(differentiable=False, numbers="moved")
+@op(differentiable=False, numbers="moved", scalars=True)
 def less_equal(x: Array, y: Array) -> Any:
     """x <= y, broadcast -> bool."""
     return x <= y
 
 
-@op(differentiable=False, numbers="moved")
+@op(differentiable=False, numbers="moved", scalars=True)
 def greater(x: Array, y: Array) -> Any:
     """x > y, broadcast -> bool."""
     return x > y
 
 
-@op(differentiable=False, numbers="moved")
+@op(differentiable=False, numbers="moved", scalars=True)
 def greater_equal(x: Array, y: Array) -> Any:
     """x >= y, broadcast -> bool."""
     return x >= y

@@ -32,7 +32,7 @@ def _(g: Array, shape: tuple[int, ...], index: Any) -> Any:
     return full
 
 
-@op(numbers="moved")
+@op(numbers="moved", labels=("ids",))
 def take(table: Array, ids: Array, *, axis: int = 0) -> Any:
     """The slices of `table` along `axis` that `ids` names: an embedding look-up for axis 0.
 
@@ -51,7 +51,7 @@ def _(g: Array, ids: Array, shape: tuple[int, ...], axis: int) -> Any:
     return table, None
 
 
-@op(numbers="moved")
+@op(numbers="moved", labels=("indices",))
 def take_along_axis(x: Array, indices: Array, *, axis: int = -1) -> Any:
     """y[..., i, ...] = x[..., indices[..., i, ...], ...]: gather along `axis`.
 

@@ -11,7 +11,7 @@ from ..sums import average, total, wide_total
 Reduction = Literal["mean", "sum", "none"]
 
 
-@op
+@op(floats=True, labels=("targets",))
 def cross_entropy(
     logits: Array,
     targets: Array,
@@ -76,7 +76,7 @@ def _weight(valid: Array, safe: Array, weights: Array | None) -> float:
     return int(valid.sum()) if weights is None else float(wide_total(weights[safe] * valid))
 
 
-@op
+@op(floats=True)
 def binary_cross_entropy(logits: Array, targets: Array, *, reduction: Reduction = "mean") -> Any:
     """-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)), without overflow.
 
@@ -98,7 +98,7 @@ def _(g: Array, logits: Array, targets: Array, reduction: Reduction) -> Any:
     return (p - targets) * each, -logits * each
 
 
-@op
+@op(floats=True)
 def squared_error(x: Array, y: Array, *, reduction: Reduction = "mean") -> Any:
     """(x - y)^2 for x and y of one shape."""
     _same_shape(x, y)
@@ -112,7 +112,7 @@ def _(g: Array, difference: Array, reduction: Reduction) -> Any:
     return dx, -dx
 
 
-@op
+@op(floats=True)
 def absolute_error(x: Array, y: Array, *, reduction: Reduction = "mean") -> Any:
     """|x - y| for x and y of one shape; the derivative where they are equal is 0."""
     _same_shape(x, y)

@@ -9,7 +9,7 @@ from ..engine import op
 from ..sums import average, total
 
 
-@op
+@op(floats=True)
 def softmax(x: Array, *, axis: int = -1) -> Any:
     """exp(x) / sum exp(x) along `axis`, without overflow. -inf gives exactly 0; all -inf gives NaN."""
     y = xp(x).exp(x - peak(x, axis))
@@ -22,7 +22,7 @@ def _(g: Array, y: Array, axis: int) -> Any:
     return y * (g - total(g * y, axis, keepdims=True))
 
 
-@op
+@op(floats=True)
 def log_softmax(x: Array, *, axis: int = -1) -> Any:
     """x - logsumexp(x) along `axis`, without overflow."""
     shifted = x - peak(x, axis)
@@ -36,7 +36,7 @@ def _(g: Array, y: Array, axis: int) -> Any:
     return g - xp(y).exp(y) * total(g, axis, keepdims=True)
 
 
-@op
+@op(floats=True)
 def layer_norm(x: Array, scale: Array, offset: Array, *, eps: float = 1e-5) -> Any:
     """Normalise the last axis, then scale and shift (Ba et al. 2016, arXiv 1607.06450, eq. 3 and 4).
 
@@ -60,7 +60,7 @@ def _(g: Array, unit: Array, inverse_std: Array, scale: Array, needs: tuple[bool
     return dx, g * unit if needs[1] else None, g  # the engine sums over rows
 
 
-@op
+@op(floats=True)
 def rms_norm(x: Array, scale: Array, *, eps: float = 1e-6) -> Any:
     """Divide the last axis by its root mean square, then scale (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4).
 

@@ -21,7 +21,7 @@ def _(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
     return xp(g).broadcast_to(_restored(g, shape, axis, keepdims), shape)
 
 
-@op
+@op(floats=True)
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Arithmetic mean over `axis`; shapes as for `sum`."""
     return average(x, axis, keepdims=keepdims), (x.shape,)
@@ -43,14 +43,18 @@ def max(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
 
 @max.backward
 def _(g: Array, x: Array, y: Array, axis: Axis, keepdims: bool) -> Any:
-    ties = (x == _restored(y, x.shape, axis, keepdims)).astype(g.dtype)
-    return ties * (_restored(g, x.shape, axis, keepdims) / total(ties, axis, keepdims=True))
+    ties = x == _restored(y, x.shape, axis, keepdims)
+    share = _restored(g, x.shape, axis, keepdims) / ties.sum(axis, keepdims=True).astype(g.dtype)
+    return xp(g).where(ties, share, 0)  # selected: 0 times infinity is NaN
 
 
-@op
+@op(floats=True)
 def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """log of the sum of exp(x) over `axis`, shapes as for `sum`, without overflow; -inf where all elements are -inf."""
+    """log of the sum of exp(x) over `axis`, shapes as for `sum`, without overflow; -inf of -inf and of no elements."""
     library = xp(x)
+    if not x.size:  # no elements have no largest one
+        y = library.full_like(x.sum(axis, keepdims=True), -library.inf)
+        return y if keepdims else y.squeeze(axis), (x, y)
     top = x.max(axis, keepdims=True)
     sums = total(library.exp(x - library.where(library.isinf(top), 0, top)), axis, keepdims=True)
     y = library.where(library.isinf(top), top, library.log(library.where(sums == 0, 1, sums)) + top)

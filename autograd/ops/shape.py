@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array, xp
 from ..engine import op
 
@@ -89,6 +91,8 @@ def pad(x: Array, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) ->
     """Add `widths[i] = (before, after)` elements equal to `value` around axis i."""
     if len(widths) != x.ndim:
         raise ValueError(f"widths must hold one pair for each of {x.ndim} axes, got {widths}")
+    if x.dtype.kind != "f" and not _holds(x.dtype, value):
+        raise ValueError(f"padding of {value} is no {x.dtype}; cast x first")
     out = xp(x).full([before + n + after for n, (before, after) in zip(x.shape, widths)], value, x.dtype)
     out[_inside(x.shape, widths)] = x
     return out, (x.shape,)
@@ -97,6 +101,12 @@ def pad(x: Array, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) ->
 @pad.backward
 def _(g: Array, shape: Shape, widths: tuple[tuple[int, int], ...]) -> Any:
     return g[_inside(shape, widths)]
+
+
+def _holds(dtype: Any, value: float) -> bool:
+    """Whether an integer dtype, or bool, has this number."""
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return low <= value <= high and value == int(value)
 
 
 def _inside(shape: Shape, widths: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:

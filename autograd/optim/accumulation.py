@@ -17,7 +17,8 @@ class Accumulated:
     """Every `batches` calls of `step` make one update of `optimizer`, from the mean of their gradients.
 
     With losses that are means over batches of one size, that is the gradient of all of them together. The calls between
-    return the parameters as they are.
+    return the parameters as they are. A batch without a gradient of a parameter adds zero to it; where all of them have
+    none, the update has none.
     """
 
     optimizer: Optimizer
@@ -28,18 +29,28 @@ class Accumulated:
             raise ValueError(f"batches must be at least 1, got {self.batches}")
 
     def init(self, params: Tree) -> Tree:
-        """The state before the first batch: {"batch": int64, "sum": like the trainable params, "optimizer": ...}."""
-        zeros = {path: xp(p).zeros_like(p) for path, p in tree.leaves(params) if self.optimizer.trainable(path)}
+        """The state before the first batch: {"batch": int64, "sum": like the trainable params, "optimizer": ...}.
+
+        "without" is beside them while parameters had no gradient in any batch so far: an int64 1 for each of those.
+        """
+        zeros = {
+            path: xp(p).zeros_like(p) for path, p in tree.flatten(params).items() if self.optimizer.trainable(path)
+        }
         return {"batch": np.zeros((), np.int64), "sum": tree.unflatten(zeros), "optimizer": self.optimizer.init(params)}
 
     def step(self, params: Tree, gradients: Tree, state: Tree) -> tuple[Tree, Tree]:
-        """(params, state) after one batch. No gradient counts as zero; raises as `Optimizer.step` does."""
+        """(params, state) after one batch; raises as `Optimizer.step` does."""
         given = self.optimizer.fitting(params, gradients)
         total = {path: s + given[path] if path in given else s for path, s in tree.leaves(state.get("sum", {}))}
-        batch, inner = int(to_host(state["batch"])) + 1, state["optimizer"]
-        if batch == self.batches:
-            mean = {path: s / self.batches for path, s in total.items()}
-            params, inner = self.optimizer.step(params, tree.unflatten(mean), inner)
-            total = {path: xp(s).zeros_like(s) for path, s in total.items()}
-        count = np.asarray(batch % self.batches, np.int64)
-        return params, {"batch": count, "sum": tree.unflatten(total), "optimizer": inner}
+        before, inner = int(to_host(state["batch"])), state["optimizer"]
+        without = set(tree.flatten(state.get("without"))) if before else set(total)
+        without -= set(given)
+        if before + 1 == self.batches:
+            mean = {path: s / self.batches for path, s in total.items() if path not in without}
+            params, inner = self.optimizer.step(params, mean, inner)
+            total, without = {path: xp(s).zeros_like(s) for path, s in total.items()}, set()
+        count = np.asarray((before + 1) % self.batches, np.int64)
+        made = {"batch": count, "sum": tree.unflatten(total), "optimizer": inner}
+        if without:
+            made["without"] = tree.unflatten({path: np.ones((), np.int64) for path in total if path in without})
+        return params, made

@@ -28,22 +28,29 @@ def fused_step(optimizer: Optimizer, params: Tree, gradients: Tree, state: Tree)
     from ..kernels.cuda import optimizer as kernel
 
     chain = kernel.chain([part.kind for part in optimizer.parts])
-    given = {path: g for path, g in optimizer.fitting(params, gradients).items() if g.size}
+    every = optimizer.fitting(params, gradients)
+    given = {path: g for path, g in every.items() if g.size}
     kept = [tree.flatten(state.get(slot)) for slot in SLOTS]
     if chain is None or not given or any(path not in slot for path in given for slot in kept):
         return None
-    if set(state) != {"count", *SLOTS} or any(len(slot) != len(kept[0]) for slot in kept):
+    if set(state) - {"missed"} != {"count", *SLOTS} or any(len(slot) != len(kept[0]) for slot in kept):
         return None
     leaves = [(flat[path], g, *(slot[path] for slot in kept)) for path, g in given.items()]
     if not kernel.suits(leaves) or not all(_only(optimizer, path) for path in given):
         return None
     count = int(to_host(state["count"]))
+    missed, missed_after = optimizer.missed(params, every, state)
+    first, *others = {count + 1 - missed.get(path, 0) for path in given}
+    if others:  # one launch has one count
+        return None
     flags = [_flags(optimizer, path) for path in given]
     rate = float(optimizer.rate(count))
-    new = kernel.step(chain, leaves, flags, count=count + 1, rate=rate, max_norm=optimizer.max_norm)
+    new = kernel.step(chain, leaves, flags, count=first, rate=rate, max_norm=optimizer.max_norm)
     for path, (p, mean, square) in zip(given, new):
         flat[path], kept[0][path], kept[1][path] = p, mean, square
     made = {slot: tree.unflatten(arrays) for slot, arrays in zip(SLOTS, kept)}
+    if missed_after:
+        made["missed"] = tree.unflatten(missed_after)
     return tree.unflatten_like(params, list(flat.values())), {"count": np.asarray(count + 1, np.int64), **made}
 
 

@@ -9,13 +9,14 @@ The state saved and loaded continues bit for bit. Each optimizer is a list of pa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import tree
-from ..backend import Array, rounded_to, to_host, wide, xp
+from ..backend import Array, refusal, rounded_to, to_host, wide, xp
 from ..tensor import as_array
 from ..tree import Tree
 from . import parts
@@ -30,24 +31,32 @@ class Optimizer:
     """p' = p - learning_rate(count) * u, u being what the `parts`, in order, make of the gradient of p.
 
     Gradients are clipped together to `max_norm` first. Parameters that `trainable` excludes, or that have no gradient,
-    stay as they are. Dtypes are preserved, float16 computed in float32 and rounded once; nothing waits for a device: the
-    count of updates stays on the host.
+    stay as they are, with what the parts remember of them. Dtypes are preserved, float16 computed in float32 and rounded
+    once; nothing waits for a device: counts of updates stay on the host.
+
+    The schedule counts all updates. For the parts, which correct averages that began with zeros, a parameter's own
+    updates count, those that it had a gradient for, as in PyTorch; with `own_counts=False` all do, as in optax.
     """
 
     learning_rate: Schedule | float
     parts: tuple[Part, ...] = ()
     max_norm: float | None = None
     trainable: Chosen = every
+    own_counts: bool = True
 
     def __post_init__(self) -> None:
-        names = ["count", *(name for part in self.parts for name in part.slots)]
+        names = ["count", MISSED, *(name for part in self.parts for name in part.slots)]
         if len(set(names)) < len(names):
             raise ValueError(f"two parts remember under one name: {', '.join(names)}")
 
     def init(self, params: Tree) -> Tree:
-        """The state before the first update: {"count": int64, <slot>: a tree of arrays for the trainable leaves}."""
+        """The state before the first update: {"count": int64, <slot>: a tree of arrays for the trainable leaves}.
+
+        Once a parameter had no gradient, "missed" is beside them: how many updates it missed, int64 on the host.
+        """
         slots: dict[str, dict[str, Array]] = {}
-        for path, p in tree.leaves(params):
+        for path, p in tree.flatten(params).items():
+            _usable(p, f"parameter {path!r}")
             for part in self.parts:
                 if self.trainable(path) and part.only(path):
                     _file(slots, path, {name: xp(p).zeros_like(p) for name in part.slots})
@@ -68,14 +77,30 @@ class Optimizer:
     def fitting(self, params: Tree, gradients: Tree) -> dict[str, Array]:
         """The gradients of the trainable parameters, by path; `ValueError` for one that does not fit its parameter."""
         given = tree.flatten(params)
-        for path, g in tree.leaves(gradients):
+        found = tree.flatten(gradients)
+        for path, g in found.items():
             if path not in given:
                 raise ValueError(f"there is a gradient of {path!r}, but no such parameter")
             p = given[path]
+            _usable(p, f"parameter {path!r}")
+            _usable(g, f"the gradient of {path!r}")
             if g.shape != p.shape or g.dtype != p.dtype:
                 got = f"{g.dtype}{list(g.shape)}"
                 raise ValueError(f"the gradient of {path!r} is {got}, but the parameter is {p.dtype}{list(p.shape)}")
-        return {path: g for path, g in tree.leaves(gradients) if self.trainable(path)}
+        return {path: g for path, g in found.items() if self.trainable(path)}
+
+    def missed(self, params: Tree, given: Mapping[str, Array], state: Tree) -> tuple[dict[str, int], dict[str, Array]]:
+        """By path, how many updates a parameter has missed before this one, and all of them after it, as arrays.
+
+        `given` are the gradients by path. Only where the parts count a parameter's own updates.
+        """
+        before = {path: int(to_host(n)) for path, n in tree.flatten(state.get(MISSED)).items()}
+        if not self.own_counts or not any(part.counts for part in self.parts):
+            return before, {}
+        after = {
+            path: before.get(path, 0) + (path not in given) for path in tree.flatten(params) if self.trainable(path)
+        }
+        return before, {path: np.asarray(n, np.int64) for path, n in after.items() if n}
 
     def rate(self, count: int) -> float:
         """The learning rate after `count` updates."""
@@ -89,28 +114,30 @@ class Optimizer:
             flat = clip_by_global_norm(flat, self.max_norm)
         count = int(to_host(state["count"]))
         rate = self.rate(count)
-        slots = {name: tree.flatten(kept) for name, kept in state.items() if name != "count"}
+        slots = {name: tree.flatten(kept) for name, kept in state.items() if name not in ("count", MISSED)}
+        missed, missed_after = self.missed(given, flat, state)
         updates: dict[str, Array] = {}
-        for paths in self._groups(flat):
+        for paths in self._groups(flat, missed):
+            t = count + 1 - missed.get(paths[0], 0)
             u, p = wide(_joined(flat, paths)), wide(_joined(given, paths))
             for part in self.parts:
                 if part.only(paths[0]):
                     kept = {name: wide(_joined(slots.get(name, {}), paths, name)) for name in part.slots}
-                    u, made = part.rule(u, p, kept, count + 1)
+                    u, made = part.rule(u, p, kept, t)
                     for name, array in made.items():
                         _split(rounded_to(slots[name][paths[0]].dtype, as_array(array)), paths, slots[name])
             _split(as_array(-rate * u), paths, updates, flat)
         made = {name: tree.unflatten_like(state[name], list(arrays.values())) for name, arrays in slots.items()}
-        return updates, {"count": np.asarray(count + 1, np.int64), **made}
+        return updates, {"count": np.asarray(count + 1, np.int64), **made, **_nested_missed(missed_after)}
 
-    def _groups(self, flat: dict[str, Array]) -> list[list[str]]:
+    def _groups(self, flat: dict[str, Array], missed: Mapping[str, int]) -> list[list[str]]:
         """The paths whose parameters are computed as one array: small ones on NumPy that all parts treat alike."""
         together = all(part.elementwise for part in self.parts)
         groups: dict[Any, list[str]] = {}
         for path, u in flat.items():
             alike: Any = path
             if together and type(u) is np.ndarray and u.size <= _SMALL:
-                alike = (u.dtype, *[part.only(path) for part in self.parts])
+                alike = (u.dtype, missed.get(path, 0), *[part.only(path) for part in self.parts])
             groups.setdefault(alike, []).append(path)
         return list(groups.values())
 
@@ -193,6 +220,9 @@ def _decay(weight_decay: float, decays: Chosen) -> tuple[Part, ...]:
     return (parts.decay(weight_decay, decays),) if weight_decay else ()
 
 
+MISSED = "missed"
+"""Where a state keeps how many updates each parameter had no gradient for."""
+
 _SMALL = 1 << 14  # elements below which the calls of NumPy take longer than the arithmetic
 
 
@@ -218,6 +248,15 @@ def _split(joined: Array, paths: list[str], into: dict[str, Array], shapes: dict
         like = (shapes or into)[path]
         into[path] = joined[start : start + like.size].reshape(like.shape)
         start += like.size
+
+
+def _nested_missed(missed: dict[str, Array]) -> dict[str, Tree]:
+    return {MISSED: tree.unflatten(missed)} if missed else {}
+
+
+def _usable(array: Array, what: str) -> None:
+    if reason := refusal(array):
+        raise ValueError(f"{what} {reason}")
 
 
 def _file(slots: dict[str, dict[str, Array]], path: str, made: dict[str, Array]) -> None:

@@ -31,6 +31,7 @@ class Part:
     `slots` names what is remembered, zeros like p before the first update; `only` says which parameters it is for.
     `elementwise`: an element of the result depends on no other element, so that parameters may be joined to one array.
     `kind` names the part and its constants for a kernel that computes several parts at once; None: it has none.
+    `counts`: the rule depends on t.
     """
 
     rule: Callable[[Array, Array, Slots, int], tuple[Array, Slots]]
@@ -38,6 +39,7 @@ class Part:
     only: Chosen = every
     kind: tuple[str, Mapping[str, Any]] | None = None
     elementwise: bool = False
+    counts: bool = True
 
 
 def momentum(decay: float, *, dampening: float = 0.0, nesterov: bool = False) -> Part:
@@ -103,7 +105,9 @@ def decay(weight_decay: float, only: Chosen = every) -> Part:
     (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2).
     """
     kind = ("decay", {"weight_decay": weight_decay})
-    return Part(lambda u, p, slots, t: (u + weight_decay * p, slots), only=only, kind=kind, elementwise=True)
+    return Part(
+        lambda u, p, slots, t: (u + weight_decay * p, slots), only=only, kind=kind, elementwise=True, counts=False
+    )
 
 
 def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:
@@ -115,7 +119,7 @@ def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:
     def rule(u: Array, p: Array, slots: Slots, t: int) -> tuple[Array, Slots]:
         return u * ratio_of_norms(u, p, least, most)[0], slots
 
-    return Part(rule, kind=("trust_ratio", {"least": least, "most": most}))
+    return Part(rule, kind=("trust_ratio", {"least": least, "most": most}), counts=False)
 
 
 def ratio_of_norms(u: Array, p: Array, least: float, most: float) -> tuple[Array, Array, Array]:

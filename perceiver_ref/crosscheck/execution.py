@@ -110,5 +110,6 @@ def sum_of_products(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -
             raise InputError(f"cotangent/{name}: there is no such output; the outputs are {', '.join(outputs)}")
         if outputs[name].shape != cotangent.shape:
             raise InputError(f"cotangent/{name} has shape {cotangent.shape}, but the output has {outputs[name].shape}")
-        total = ops.add(ops.sum(ops.multiply(outputs[name], cotangent)), total)
+        with input_errors(f"cotangent/{name}"):
+            total = ops.add(ops.sum(ops.multiply(outputs[name], cotangent)), total)
     return total

@@ -39,7 +39,7 @@ def rng(seed: int, name: str) -> np.random.Generator:
 
 def parameters(model: Module, seed: int) -> dict[str, np.ndarray]:
     """Parameters by our paths, float64. Not `Module.init`, whose zeros and ones hide what is swapped or left out."""
-    return {path: _parameter(path, p, seed) for path, p in tree.leaves(model.parameters())}
+    return {path: _parameter(path, p, seed) for path, p in tree.flatten(model.parameters()).items()}
 
 
 def _parameter(path: str, parameter: Parameter, seed: int) -> np.ndarray:

@@ -113,8 +113,8 @@ def paths_of(rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray]) -> tuple[Arrays
     """The inverse, for weights that were given: parameters and state by our paths, as copies."""
     params, state = rebuilt.load(arrays, "the weights")
     return (
-        {path: np.array(a) for path, a in tree.leaves(params)},
-        {path: np.array(a) for path, a in tree.leaves(state)},
+        {path: np.array(a) for path, a in tree.flatten(params).items()},
+        {path: np.array(a) for path, a in tree.flatten(state).items()},
     )
 
 

@@ -57,8 +57,8 @@ def to_own(
         "tied": fitted.tied,
         "inputs": {name: list(shape) for name, shape in (inputs or {}).items()},
     }
-    made = {f"param/{path}": array for path, array in tree.leaves(params)}
-    made |= {f"state/{path}": array for path, array in tree.leaves(state)}
+    made = {f"param/{path}": array for path, array in tree.flatten(params).items()}
+    made |= {f"state/{path}": array for path, array in tree.flatten(state).items()}
     bindings = _by_name(rebuilt)
     for name, array in theirs.items():
         if not _restored_exactly(bindings.get(name, []), name, made, array):

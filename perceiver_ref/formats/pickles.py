@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import tree
-from ..errors import InputError
+from ..errors import InputError, input_errors
 from ..files import AnyPath, existing_file
 from .opcodes import (
     CONTAINERS,
@@ -77,7 +77,8 @@ def haiku_arrays(path: Path) -> dict[str, np.ndarray]:
     if isinstance(content, dict) and set(content) <= {"params", "state"} and content:
         parts = [part for part in content.values() if isinstance(part, dict)]
         content = {name: array for part in parts for name, array in part.items()}
-    arrays = tree.flatten(content) if isinstance(content, dict) else {}
+    with input_errors(str(path)):
+        arrays = tree.flatten(content) if isinstance(content, dict) else {}
     if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
     return arrays

@@ -68,7 +68,7 @@ def bind(spec: Tree, table: Table, separator: str = ".") -> list[Binding]:
     """A binding for every `Parameter` of a tree; `LookupError` when the table has no row for one."""
     return [
         Binding(path, parameter.shape, *_resolve(path.split("/"), table, "", separator, path))
-        for path, parameter in tree.leaves(spec)
+        for path, parameter in tree.flatten(spec).items()
     ]
 
 

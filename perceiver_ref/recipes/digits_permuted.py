@@ -121,7 +121,7 @@ class PermutedDigits(Digits):
         """The test accuracy after training without a checkpoint."""
         structure = self.init()
         optimizer = settings.make_optimizer(self.decays)
-        params: Tree = dict(tree.leaves(structure))
+        params: Tree = tree.flatten(structure)
         state = optimizer.init(params)
         step = training_step(self, structure, optimizer, "numpy")
         for i in range(settings.steps):

@@ -55,7 +55,7 @@ def training_step(task: Task, structure: Tree, optimizer: Optimizer, backend: st
 
     `structure` is a tree of the parameters. Nothing waits for a device.
     """
-    paths = [path for path, _ in tree.leaves(structure)]
+    paths = list(tree.flatten(structure))
     trainable = {path for path in paths if task.trainable(path)}
 
     def loss(trained: Tree, frozen: Tree, batch: dict[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
@@ -158,7 +158,7 @@ class _Run:
         """A stage at its start: its task, a tree of the parameters, and where the run is."""
         task = self.recipe.stages[number].build(self.options.seed, self.options.quick)
         structure = task.init(before)
-        params = {path: backends.to_backend(p, self.options.backend) for path, p in tree.leaves(structure)}
+        params = {path: backends.to_backend(p, self.options.backend) for path, p in tree.flatten(structure).items()}
         optimizer = self.settings[number].make_optimizer(task.decays)
         state = optimizer.init({path: p for path, p in params.items() if task.trainable(path)})
         return task, structure, State(number, 0, params, state)

@@ -131,7 +131,7 @@ class Checkpoints:
         return None
 
     def _compare(self, theirs: dict[str, Any], path: Path) -> None:
-        ours, theirs = (tree.flatten(json.loads(json.dumps(c))) for c in (self.configuration, theirs))
+        ours, theirs = (dict(tree.leaves(json.loads(json.dumps(c)))) for c in (self.configuration, theirs))
         wrong = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
         if wrong:
             differs = listed((f"{key} was {theirs.get(key)}, now {ours.get(key)}" for key in wrong), 4, "; ")

@@ -170,7 +170,7 @@ def test_cotangents_must_have_the_structure_and_shapes_of_the_output(xp: ModuleT
     with pytest.raises(ValueError, match="trees differ at a: a list of 1 against a list of 2"):
         vjp(function, xp.ones(2))[1]({"a": [xp.ones(2), xp.ones(2)]})
     for wrong in (xp.ones(3), xp.ones(2, np.float32)):
-        with pytest.raises(ValueError, match=r"cotangent gave argument 1 a gradient of .*; expected float64\[2\]"):
+        with pytest.raises(ValueError, match=r"a cotangent must be float64\[2\] as its output, got float"):
             vjp(function, xp.ones(2))[1]({"a": [wrong]})
 
 

@@ -118,6 +118,14 @@ def test_check_lists_what_is_missing_unexpected_and_of_the_wrong_shape() -> None
     assert "block/1/mlp/output/weight is (8, 9), expected (8, 8)" in message
 
 
+def test_check_refuses_parameters_of_which_two_have_one_path() -> None:
+    params = {**small.encoder().init(0), "block/0": {"norm": {"scale": np.ones(1), "offset": np.ones(1)}}}
+    with pytest.raises(
+        InputError, match=r"^parameters do not fit Encoder: .*two leaves of a tree have the path 'block/0/"
+    ):
+        small.encoder().check(params)
+
+
 def test_check_accepts_what_fits_and_names_a_lost_layer() -> None:
     model = small.encoder()
     params = model.init(0)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
-from ...ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor
+from ...ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, without_empty_rows
 from . import rows, threads
 
 TILE = (512, 512)
@@ -86,6 +86,7 @@ def backward(
     if not _serves(q, k, v):
         return attention.rules["plain"].pull(g, q, k, v, bias, out, log_sum, **options)
     p = Problem.of(q, k, v, bias, mask, scale, masked_rows)
+    g = without_empty_rows(g, log_sum, bias, mask)
     dq, dk, dv = (_like(x, (*p.lead, *x.shape[-2:])) for x in (q, k, v))
     dbias = np.empty((*p.lead, p.n, p.m), q.dtype) if len(needs) > 3 and needs[3] else None
     tiles = p.tiles()
@@ -276,7 +277,7 @@ class Way:
                 ds *= weights
                 here = slice(b.start - keys.start, b.stop - keys.start)
                 _add(dv[..., here, :], weights.swapaxes(-1, -2), g, first=a.start == queries.start)
-                if p.some is not None and p.mask is not None:
+                if p.mask is not None:
                     np.copyto(ds, 0, where=~p.mask[(*index, a, b)])
                 if self.dbias is not None:
                     self.dbias[(*index, a, b)] = ds

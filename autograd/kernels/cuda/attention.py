@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...backend import Array
-from ...ops.attention import MaskedRows, check_shapes, keep_used
+from ...ops.attention import MaskedRows, check_shapes, keep_used, without_empty_rows
 from ..attention import backward as tiled_backward
 from ..attention import forward as tiled_forward
 from .attention_plan import Plan, memory, planned
@@ -132,7 +132,7 @@ ROW_KERNEL weights_back(
             int j = threadIdx.x + i * blockDim.x;
             if (j < keys) {
                 s[j] = p[i];
-                g[j] = uniform && !row.open(j) ? (T)0 : p[i] * (of_p[i] - inner);
+                g[j] = row.open(j) ? p[i] * (of_p[i] - inner) : (T)0;
             }
         }
     } else {
@@ -145,7 +145,7 @@ ROW_KERNEL weights_back(
         inner = block_sum(inner);
         #pragma unroll 4
         for (Int j = threadIdx.x; j < keys; j += blockDim.x)
-            g[j] = uniform && !row.open(j) ? (T)0 : s[j] * (g[j] - inner);
+            g[j] = row.open(j) ? s[j] * (g[j] - inner) : (T)0;
     }
 }
 """
@@ -211,6 +211,7 @@ def backward(
     keys, values = k, v
     if mask is not None:
         keys, values = keep_used(k, mask, "zero"), keep_used(v, mask, masked_rows)
+    g = without_empty_rows(g, log_sum, bias, mask)
     arrays = [q, keys, values, g]
     plan = planned(arrays, bias, mask, scale, backwards=True)
     if plan is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -86,6 +87,7 @@ _MAKERS: dict[str, Callable[[Mapping[str, Any]], tuple[Optimizer, Rate | None]]]
 def _rebuild(make: Callable[[Mapping[str, Any]], tuple[Optimizer, Rate | None]], given: Given) -> Rebuilt:
     """An optimizer over recorded gradients, in either layout of `replay`."""
     optimizer, rate = make(given.config)
+    optimizer = replace(optimizer, own_counts=False)  # one count, in the state of the whole
     shapes = tuple(given.params.items())
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:

@@ -39,7 +39,7 @@ def rebuilt(model: Module) -> Rebuilt:
         return calls.outputs(model, params, values, chosen, call)
 
     def bindings(spec: Tree) -> list[Binding]:
-        return [Binding(path, parameter.shape, path, same) for path, parameter in tree.leaves(spec)]
+        return [Binding(path, parameter.shape, path, same) for path, parameter in tree.flatten(spec).items()]
 
     return Rebuilt(model, bindings(model.parameters()), run, [("(.+)", r"\1")], bindings(model.state()))
 

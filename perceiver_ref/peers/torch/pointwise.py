@@ -47,6 +47,8 @@ def _geglu(given: dict[str, Any], _: dict[str, Any]) -> Outputs:
 def _softmax(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     """With its logarithm and the logarithm of its sum; `only` leaves those out, which are -inf or NaN beside -inf."""
     x, axis = given["input"], -1 if o["dim"] is None else o["dim"]
+    if not x.shape and axis in (0, -1):  # PyTorch takes a number as one element
+        return {name: ops.reshape(y, shape=()) for name, y in _softmax({"input": x[None]}, o).items()}
     made = {"softmax": ops.softmax(x, axis=axis)}
     if not o["only"]:
         made |= {"log_softmax": ops.log_softmax(x, axis=axis), "logsumexp": ops.logsumexp(x, axis=axis)}

@@ -36,17 +36,17 @@ def lamb(config: Mapping[str, Any]) -> Optimizer:
     o = options("Lamb", config, _LAMB)
     b1, b2 = o["betas"]
 
-    def rate(count: int) -> float:
-        t = count + 1
-        return float(o["lr"]) * (math.sqrt(1 - b2**t) / (1 - b1**t) if o["debias"] else 1.0)
+    def debiased(u: Array, p: Array, slots: part.Slots, t: int) -> tuple[Array, part.Slots]:
+        return u * (math.sqrt(1 - b2**t) / (1 - b1**t)), slots
 
     def trust(u: Array, p: Array, slots: part.Slots, t: int) -> tuple[Array, part.Slots]:
         ratio, size, length = part.ratio_of_norms(u, p, 0.0, o["clamp_value"])
         return u if o["adam"] else u * ratio, {"weight_norm": size, "adam_norm": length, "trust_ratio": ratio}
 
     adaptive = part.adaptive(b1, b2, o["eps"], bias_correction=False)
-    ratio = Part(trust, ("weight_norm", "adam_norm", "trust_ratio"))
-    return Optimizer(rate, (adaptive, part.decay(o["weight_decay"]), ratio))
+    ratio = Part(trust, ("weight_norm", "adam_norm", "trust_ratio"), counts=False)
+    last = (Part(debiased),) if o["debias"] else ()
+    return Optimizer(float(o["lr"]), (adaptive, part.decay(o["weight_decay"]), ratio, *last))
 
 
 def _rebuild(given: Given) -> Rebuilt:
