@@ -138,6 +138,33 @@ class Tiles:
         return [(*i, h) for i in np.ndindex(*lead[:-1]) for h in _ranges(0, lead[-1], self.group)]
 
 
+def tiles(lead: tuple[int, ...], n: int, m: int, workers: int) -> Tiles:
+    """Full tiles where there is enough work, with at least one for each thread: of leading axes, queries and keys."""
+    size = TILE[0] * TILE[1]
+    columns = min(m, max(TILE[1], size // min(n, TILE[0])))
+    queries = min(n, max(TILE[0], size // columns))
+    outer, heads = math.prod(lead[:-1]), lead[-1] if lead else 1
+    group = min(heads, max(1, size // (queries * columns)))
+    while group > 1 and outer * -(-heads // group) < workers:
+        group -= 1
+    pieces = -(-workers // (outer * -(-heads // group)))
+    return Tiles(group, min(queries, -(-n // pieces)), columns)
+
+
+def scores_held(q: Array, k: Array, v: Array) -> int:
+    """How many scores a thread holds at a time, going forward: those of one tile, or all where the definition serves.
+
+    q (..., N, d), k (..., M, d), v (..., M, e), of which shapes and dtypes count; on a single thread, so that the
+    number is the same on every machine.
+    """
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    n, m = q.shape[-2], k.shape[-2]
+    if not _serves(q, k, v):
+        return math.prod(lead) * n * m
+    tile = tiles(lead, n, m, workers=1)
+    return tile.group * tile.rows * tile.columns
+
+
 @dataclass(frozen=True)
 class Problem:
     """The arguments, broadcast to the same leading axes without copies; keys and values cleared where none attends."""
@@ -176,21 +203,8 @@ class Problem:
         return int(self.k.shape[-2])
 
     def tiles(self) -> Tiles:
-        """Full tiles where there is enough work, with at least one for each thread."""
-        size = TILE[0] * TILE[1]
-        columns = min(self.m, max(TILE[1], size // min(self.n, TILE[0])))
-        queries = min(self.n, max(TILE[0], size // columns))
-        heads = self.lead[-1] if self.lead else 1
-        group = min(heads, max(1, size // (queries * columns)))
-        while group > 1 and self.count(group) < threads.count():
-            group -= 1
-        pieces = -(-threads.count() // self.count(group))
-        return Tiles(group, min(queries, -(-self.n // pieces)), columns)
-
-    def count(self, group: int) -> int:
-        """The number of groups of so many heads."""
-        outer = int(np.prod(self.lead[:-1], dtype=int)) if self.lead else 1
-        return outer * -(-(self.lead[-1] if self.lead else 1) // group)
+        """The tiles of this call."""
+        return tiles(self.lead, self.n, self.m, threads.count())
 
     def scores(self, index: Index, q: Array, a: slice, b: slice, room: Array) -> Array:
         """scale q k^T + bias of one tile, -inf where masked, in `room`; `q` are the queries a, times the scale."""
