@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, xp
-from ..ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, scores
+from ..ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, scores, slopes
 
 TILE = {"numpy": (512, 2048), "cupy": (4096, 16384)}
 """Queries and keys of one tile: 4 MiB of float32 scores a head fit the caches of a CPU core; a GPU wants more."""
@@ -86,7 +86,7 @@ def backward(
             g, q, k, v, bias, out, log_sum, mask=mask, scale=scale, masked_rows=masked_rows
         )
     lead = g.shape[:-2]
-    v_used, k_used = keep_used(v, mask, masked_rows), keep_used(k, mask, "zero")
+    v_used, k_used = keep_used(v, mask, masked_rows), keep_used(k, mask, slopes(masked_rows))
     factor = scale_factor(q, scale)
     dq, dk, dv = (library.zeros((*lead, *x.shape[-2:]), q.dtype) for x in (q, k, v))
     dbias = library.zeros((*lead, n, m), q.dtype) if len(needs) > 3 and needs[3] else None
@@ -121,7 +121,7 @@ def _tile(
     library = xp(q)
     cut = None if mask is None else _cut(mask, a, b)
     s = scores(q[..., a, :], k[..., b, :], None if bias is None else _cut(bias, a, b), cut, scale, "zero")
-    if mask is not None and masked_rows == "uniform":
+    if mask is not None and masked_rows != "zero":
         some = _cut(mask.any(-1, keepdims=True), a, b)
         s = library.where(some, s, library.zeros((), s.dtype))
     return s

@@ -3,8 +3,11 @@
 Masks are bool and True means "attend". What a query that may attend to nothing gets is an option:
 
     "zero"      zeros (DeepMind's released Perceiver wipes the result; gradients are zero too)
-    "uniform"   the plain average of all values, masked ones included (what implementations get that add or fill in
-                a large negative number; constant in queries and keys, so those get zero gradient)
+    "uniform"   the plain average of all values, masked ones included (what implementations get that fill in a large
+                negative number: what is filled in is constant in queries and keys, so those get zero gradient)
+    "added"     the same average of those that add the dtype's lowest number to the scores: each sum rounds to that
+                number, but has the slope of its score, so that queries, keys and bias get the gradients of a softmax
+                whose weights are all alike
 
 A key that no query of its batch element and head attends to cannot leak: it is left out before any product, so it may
 hold NaN or infinity.
@@ -20,7 +23,7 @@ import numpy as np
 from ..backend import Array, peak, xp
 from ..engine import op
 
-MaskedRows = Literal["zero", "uniform"]
+MaskedRows = Literal["zero", "uniform", "added"]
 
 
 @op
@@ -95,7 +98,7 @@ def _(
 def scores(
     q: Array, k: Array, bias: Array | None, mask: Array | None, scale: float | None, masked_rows: MaskedRows
 ) -> Array:
-    """scale q k^T + bias, -inf where masked; a row without any key is 0 if `masked_rows` is "uniform"."""
+    """scale q k^T + bias, -inf where masked; a row without any key is 0, unless `masked_rows` is "zero"."""
     library = xp(q)
     k = keep_used(k, mask, "zero")
     s = q @ k.swapaxes(-1, -2)
@@ -104,7 +107,7 @@ def scores(
         s = s + bias
     if mask is not None:
         s = library.where(mask, s, library.asarray(-library.inf, s.dtype))
-        if masked_rows == "uniform":
+        if masked_rows != "zero":
             s = library.where(mask.any(-1, keepdims=True), s, library.zeros((), s.dtype))
     return s
 
@@ -130,7 +133,7 @@ def keep_used(x: Array, mask: Array | None, masked_rows: MaskedRows) -> Array:
     """Keys or values (..., M, d) with zeros in the slots that no query uses."""
     if mask is None:
         return x
-    if masked_rows == "uniform":
+    if masked_rows != "zero":
         mask = mask | ~mask.any(-1, keepdims=True)
     used = mask.any(-2)[..., None] if mask.ndim > 1 else mask[:, None]  # (..., M, 1)
     return xp(x).where(used, x, xp(x).zeros((), x.dtype))
@@ -144,7 +147,12 @@ def _score_gradients(
     if mask is not None and masked_rows == "uniform":
         ds = library.where(mask, ds, library.zeros((), ds.dtype))
     scaled = ds * scale_factor(q, scale)
-    return scaled @ keep_used(k, mask, "zero"), scaled.swapaxes(-1, -2) @ q, ds
+    return scaled @ keep_used(k, mask, slopes(masked_rows)), scaled.swapaxes(-1, -2) @ q, ds
+
+
+def slopes(masked_rows: MaskedRows) -> MaskedRows:
+    """By which rule keys are used in the gradients of queries: only "added" rows have any beside their open keys."""
+    return "added" if masked_rows == "added" else "zero"
 
 
 def scale_factor(q: Array, scale: float | None) -> float:
@@ -165,4 +173,13 @@ def check_shapes(q: Array, k: Array, bias: Array | None, mask: Array | None) -> 
         raise TypeError(f"mask must be bool (True = attend), got {mask.dtype}")
 
 
-__all__ = ["MaskedRows", "attention", "attention_weights", "check_shapes", "keep_used", "probabilities", "scores"]
+__all__ = [
+    "MaskedRows",
+    "attention",
+    "attention_weights",
+    "check_shapes",
+    "keep_used",
+    "probabilities",
+    "scores",
+    "slopes",
+]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
-from ...ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor
+from ...ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, slopes
 from . import rows, threads
 
 TILE = (512, 512)
@@ -176,6 +176,8 @@ class Problem:
     mask: Array | None
     some: Array | None
     """Which queries have a key, where those that have none are averages of all values."""
+    filled: bool
+    """Whether masked scores have no slope even in such averages."""
     factor: float
     lead: tuple[int, ...]
 
@@ -185,12 +187,12 @@ class Problem:
         n, m = q.shape[-2], k.shape[-2]
         both = [x.shape[:-2] for x in (q, k, v, bias, mask) if x is not None]
         lead = np.broadcast_shapes(*both)
-        some = mask.any(-1, keepdims=True) if mask is not None and rows == "uniform" else None
-        cleared = (q, keep_used(k, mask, "zero"), keep_used(v, mask, rows))
+        some = mask.any(-1, keepdims=True) if mask is not None and rows != "zero" else None
+        cleared = (q, keep_used(k, mask, slopes(rows)), keep_used(v, mask, rows))
         q, k, v = (x if x.shape[:-2] == lead else np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in cleared)
         bias, mask = (None if x is None else np.broadcast_to(x, (*lead, n, m)) for x in (bias, mask))
         some = None if some is None else np.broadcast_to(some, (*lead, n, 1))
-        return cls(q, k, v, bias, mask, some, scale_factor(q, scale), lead)
+        return cls(q, k, v, bias, mask, some, rows == "uniform", scale_factor(q, scale), lead)
 
     @property
     def n(self) -> int:
@@ -290,7 +292,7 @@ class Way:
                 ds *= weights
                 here = slice(b.start - keys.start, b.stop - keys.start)
                 _add(dv[..., here, :], weights.swapaxes(-1, -2), g, first=a.start == queries.start)
-                if p.some is not None and p.mask is not None:
+                if p.filled and p.mask is not None:
                     np.copyto(ds, 0, where=~p.mask[(*index, a, b)])
                 if self.dbias is not None:
                     self.dbias[(*index, a, b)] = ds
