@@ -11,7 +11,24 @@ from typing import Literal
 
 from .autograd.ops.attention import MaskedRows
 
-Activation = Literal["gelu_erf", "gelu_tanh", "relu", "squared_relu", "silu"]
+Activation = Literal[
+    "gelu_erf",
+    "gelu_tanh",
+    "relu",
+    "squared_relu",
+    "silu",
+    "gelu_10",
+    "hardswish",
+    "identity",
+    "laplace",
+    "leaky_relu",
+    "mish",
+    "quick_gelu",
+    "relu6",
+    "sigmoid",
+    "sqrt_softplus",
+    "tanh",
+]
 Norm = Literal["layer", "rms"]
 Grid = Literal["float32", "compute"]
 Subsampling = Literal["half_open", "grid"]

@@ -183,7 +183,7 @@ PIXELS_POSITIONS = PIXELS["fourier_position_encoding_kwargs"]
         ("PerceiverModel", {"output_postprocessor": {"class": "X"}}, "PerceiverMultimodalPostprocessor"),
         ("PerceiverLayer", {"kwargs": {"is_cross_attention": True, "q_dim": 3}}, "PerceiverLayer needs kv_dim"),
         ("PerceiverModel", {"config": {"latents": 3}}, "unknown option of PerceiverConfig 'latents'"),
-        ("PerceiverModel", {"config": {"hidden_act": "mish"}}, "unknown hidden_act 'mish'"),
+        ("PerceiverModel", {"config": {"hidden_act": "prelu"}}, "unknown hidden_act 'prelu'"),
     ],
 )
 def test_what_is_unknown_gives_one_error_naming_the_known(cls: str, config: dict[str, Any], message: str) -> None:

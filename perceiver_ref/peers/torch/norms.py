@@ -75,13 +75,13 @@ def _normalize(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     """x / max(|x|_p, eps) along `dim`, one axis or several; a norm below eps gets no gradient."""
     x, dim = given["input"], 1 if o["dim"] is None else o["dim"]
     along: dict[str, Any] = {"axis": tuple(dim) if isinstance(dim, list) else dim, "keepdims": True}
-    norm, flat = _length(x, float(o["p"]), along)
+    norm, flat = length(x, float(o["p"]), along)
     small = array_of(norm) < o["eps"]
     norm = ops.where(flat, array_of(norm), norm)
     return {"out": ops.divide(x, ops.where(small, o["eps"], norm))}
 
 
-def _length(x: Any, p: float, along: dict[str, Any]) -> tuple[Any, Any]:
+def length(x: Any, p: float, along: dict[str, Any]) -> tuple[Any, Any]:
     """(|x|_p, where it has no slope): the number of elements that are not 0 for p = 0, their largest or smallest size
     for infinite ones, else the sum of |x|^p to 1 / p. An element that is 0 has no slope."""
     data, library = array_of(x), xp(array_of(x))
