@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .activations import activations
 from .autograd import ops, tree
 from .autograd.tensor import array_of
 from .autograd.tree import Tree
@@ -102,7 +103,7 @@ class MLP(Module):
     def apply(self, p: Tree, x: Any) -> Any:
         """x (..., channels) -> the same shape."""
         parts = self._parts()
-        activation = ops.activations[self.conventions.activation]
+        activation = activations[self.conventions.activation]
         with scope("mlp"):
             h = point("hidden", parts["hidden"].apply(p["hidden"], x))  # (..., hidden)
             if "gate" in parts:

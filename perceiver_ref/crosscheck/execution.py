@@ -40,6 +40,7 @@ def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
         inputs={name: array.shape for name, array in case.inputs.items()},
         params={name: array.shape for name, array in arrays.items()},
         call=case.meta["call"],
+        outputs={name: array.shape for name, array in case.outputs.items()},
     )
     return peer(case.meta["peer"]).rebuild(case.meta["class"], given), arrays
 

@@ -26,13 +26,14 @@ class Given:
     """What a class is rebuilt from: its configuration, in the peer's own keys, and the shapes that it is used with.
 
     `inputs` are the arguments' shapes, `params` those of parameters and buffers: frameworks that infer a width from the
-    first input leave it out of the configuration.
+    first input leave it out of the configuration. `outputs` are the shapes that were recorded, where there are any.
     """
 
     config: Mapping[str, Any]
     inputs: Mapping[str, Shape] = field(default_factory=dict)
     params: Mapping[str, Shape] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Shape] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

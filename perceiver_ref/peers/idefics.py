@@ -199,7 +199,8 @@ def one_medium(states: Any, name: str) -> Any:
 def added_mask(mask: Any, x: Any, media: Any, name: str, implementation: str | None) -> tuple[Array, Any]:
     """(attend (B, L, S), bias (B, 1, L, S)) of a mask (B, 1, L, S) that is added to the logits.
 
-    What is at half the dtype's lowest number or below counts as masked, whatever the logits; the rest is added.
+    What is at half the dtype's lowest number or below counts as masked, whatever the logits; the rest is added. In a
+    row that is masked as a whole the numbers themselves are kept, since there they have gradients, as all else added.
     Without a mask, text attends to everything; but under the attention `implementation` "sdpa", which then takes the
     layer for causal self-attention, text longer than 1 attends from token i to tokens 0 to i of the media.
     """
@@ -218,7 +219,8 @@ def added_mask(mask: Any, x: Any, media: Any, name: str, implementation: str | N
     mask = ops.broadcast_to(mask, shape=full)
     given = array_of(mask)
     attend = given > np.finfo(given.dtype).min / 2
-    bias = ops.where(attend, mask, xp(given).zeros((), given.dtype))
+    kept = attend | ~attend.any(-1, keepdims=True)
+    bias = ops.where(kept, mask, xp(given).zeros((), given.dtype))
     return attend[:, 0], bias
 
 

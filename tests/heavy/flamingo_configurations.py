@@ -139,8 +139,7 @@ def idefics_gated(draw: Draw) -> Made:
         "attn_implementation": draw.of("eager", "sdpa"),
     }
     attend = draw.bits(batch, 1, length, images)
-    gate = attend.any(-1)[:, 0] & draw.bits(batch, length)
-    attend |= ~attend.any(-1, keepdims=True) & gate[:, None, :, None]  # an open gate has something to attend to
+    gate = attend.any(-1)[:, 0] if draw.of(True, False) else draw.bits(batch, length)
     inputs = {
         "hidden_states": draw.array(batch, length, config["hidden_size"]),
         "image_hidden_states": draw.array(batch, images, vision),
@@ -238,9 +237,14 @@ def mllama_layer(draw: Draw) -> Made:
         "cross_attention_states": draw.array(batch, images * tiles * tokens, config["hidden_size"]),
     }
     call = {}
-    if draw.of(True, True, False):
+    mask = draw.of("raw", "added", None)
+    if mask == "raw":
         inputs["raw_cross_attention_mask"] = draw.bits(batch, length, images, tiles).astype("int64")
         call = {"num_vision_tokens": tokens}
+    elif mask == "added":
+        attend = draw.bits(batch, 1, length, images * tiles * tokens)
+        finite = draw.array(*attend.shape) if draw.of(True, False) else np.zeros(attend.shape)
+        inputs["cross_attention_mask"] = np.where(attend, finite, np.finfo(np.float64).min)
     layer = mllama.MllamaCrossAttentionDecoderLayer(MllamaTextConfig(**config), layer_idx=0)
     return "mllama", "MllamaCrossAttentionDecoderLayer", config, layer, inputs, call
 
@@ -314,8 +318,12 @@ def _prepared(arguments: Mapping[str, Any], tokens: int | None) -> tuple[dict[st
     if tokens is not None:
         pair = mllama._prepare_cross_attention_mask(arguments["raw_cross_attention_mask"], tokens, torch.float64)
         made = dict(zip(made, pair))
-    masks = {"cross_attention_mask": made["prepared_mask"], "attention_mask": None}
-    rest |= {**masks, "full_text_row_masked_out_mask": made["full_text_row_masked_out_mask"]}
+    mask = made["prepared_mask"] if tokens is not None else arguments.get("cross_attention_mask")
+    rest |= {
+        "cross_attention_mask": mask,
+        "attention_mask": None,
+        "full_text_row_masked_out_mask": made["full_text_row_masked_out_mask"],
+    }
     return rest, {} if tokens is None else made
 
 

@@ -34,6 +34,8 @@ _LOSSES: dict[str, Any] = {
     "PerceiverForOpticalFlow": None,
     "PerceiverForMultimodalAutoencoding": None,
 }
+_SQUARE = ("PerceiverForImageClassificationLearned", "PerceiverForMultimodalAutoencoding")
+"""Classes that compute with `image_size`, which they take for one number."""
 _PARTS = (
     ("input", "input_preprocessor", PREPROCESSORS),
     ("decoder", "decoder", DECODERS),
@@ -48,6 +50,8 @@ def _perceiver_model(given: Given) -> Rebuilt:
 def _task(name: str, given: Given) -> Rebuilt:
     """A task class: a PerceiverModel below `perceiver`, and for language the tied output embedding beside it."""
     config = read_config(given.config)
+    if name in _SQUARE and not isinstance(config["image_size"], int):
+        raise InputError(f"{name} needs one number as image_size, got {config['image_size']}")
 
     def width(part: Any) -> int:
         channels: int = component("input_preprocessor", PREPROCESSORS, config, part).module.channels
@@ -92,7 +96,7 @@ def _rebuilt(
     return Rebuilt(
         model,
         bind(model.parameters(), bindings),
-        partial(call, model, config, loss),
+        partial(call, model, config, loss, not prefix),
         rows,
         bind(model.state(), renamed(prefix, state) if prefix else state),
         IGNORED,
