@@ -18,7 +18,7 @@ from ...formats.opcodes import shown
 from ...peers import peer
 from ...peers.base import Given, Rebuilt
 from ...vectors import TOLERANCES
-from ...vectors.compare import difference, largest_difference
+from ...vectors.compare import coarsest, difference, largest_difference, not_finite, shape_text
 from ...vectors.npz import read_npz
 from .layouts import in_layout_of, same_shape_transposed
 from .matching import Entry, Match, match
@@ -234,7 +234,7 @@ def _tolerance(a: Entry, b: Entry, reference: Dump, candidate: Dump) -> float:
     names = [entry.array.dtype.name for entry in (a, b) if entry.array.dtype.kind == "f"]
     if not names:
         return 0.0
-    default = max(TOLERANCES.get(name, TOLERANCES["float64"])[kind] for name in names)
+    default = TOLERANCES[coarsest(*names)][kind]
     own = [dump.meta.get("tolerance") for dump in (reference, candidate)]
     stated = [t.get(kind) for t in own if isinstance(t, dict)]
     return max((float(t) for t in stated if isinstance(t, (int, float)) and t > 0), default=default)
@@ -244,12 +244,12 @@ def _compared(a: Entry, b: Entry, how: str, tolerance: float, previous: float) -
     layout = in_layout_of(b.array, a.array)
     dtypes = (a.array.dtype.name, b.array.dtype.name)
     if layout is None:
-        note = f"shape {list(a.array.shape)} in the reference, {list(b.array.shape)} in the candidate"
+        note = f"shape {shape_text(a.array)} in the reference, {shape_text(b.array)} in the candidate"
         return Compared(a.label, b.label, how, a.array, None, dtypes, np.inf, np.inf, tolerance, None, None, note)
     error = _error(layout.array, a.array)
     notes = [layout.said] if layout.said else []
     index, largest = _largest(layout.array, a.array)
-    notes += _not_finite(a.array, layout.array)
+    notes += not_finite(a.array, layout.array, ("reference", "candidate"))
     if error > tolerance and not layout.said and (said := same_shape_transposed(layout.array, a.array, tolerance)):
         notes.append(f"agrees with {said}")
     ratio = error / previous if np.isfinite([error, previous]).all() and previous > 0 else None
@@ -284,24 +284,6 @@ def _largest(candidate: np.ndarray, reference: np.ndarray) -> tuple[tuple[int, .
     place = largest_difference(reference, candidate)
     a, b = float(reference[place]), float(candidate[place])
     return place, 0.0 if a == b else abs(a - b) if np.isfinite([a, b]).all() else 0.0 if a != a and b != b else np.inf
-
-
-def _not_finite(reference: np.ndarray, candidate: np.ndarray) -> list[str]:
-    """What there is of NaN and infinities: in both at the same places, or in one alone, where first."""
-    if np.isfinite(reference).all() and np.isfinite(candidate).all():
-        return []
-    notes = []
-    for what, test in (("NaN", np.isnan), ("infinite", np.isinf)):
-        in_a, in_b = test(reference), test(candidate)
-        if np.array_equal(in_a, in_b):
-            if count := int(in_a.sum()):
-                notes.append(f"{count} {what} in both")
-            continue
-        for side, alone in (("reference", in_a & ~in_b), ("candidate", in_b & ~in_a)):
-            if count := int(alone.sum()):
-                place = [int(i) for i in np.argwhere(alone)[0]]
-                notes.append(f"{count} {what} in the {side} alone, first at {place}")
-    return notes
 
 
 def _alone(entries: Sequence[Entry], matched: set[int]) -> list[Entry]:
