@@ -98,8 +98,9 @@ def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str)
 
 
 def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """A value that we compute once for the whole batch, where the peer repeats it."""
-    return np.broadcast_to(ours, theirs.shape) if ours.shape == theirs.shape[1:] else ours
+    """A value that we compute once, where the peer repeats it for the whole batch, or has axes of length 1 before it."""
+    first = theirs.ndim - ours.ndim
+    return np.broadcast_to(ours, theirs.shape) if first > 0 and ours.shape == theirs.shape[first:] else ours
 
 
 def tolerances(case: Case, dtype: str | None = None) -> dict[str, float]:

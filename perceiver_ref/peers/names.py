@@ -83,7 +83,10 @@ def inside(theirs: str, ours: str, rows: Iterable[tuple[str, str]], calls: str =
     `theirs` and `calls` may have groups, which `ours` then names; the rows have none but those after them.
     """
     return [
-        (r"\.".join(part for part in (theirs, a) if part) + calls, "|".join(_joined(ours, name) for name in b.split("|")))
+        (
+            r"\.".join(f"(?:{part})" if "|" in part else part for part in (theirs, a) if part) + calls,
+            "|".join(_joined(ours, name) for name in b.split("|")),
+        )
         for a, b in rows
     ]
 
