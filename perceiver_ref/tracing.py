@@ -7,7 +7,7 @@ dots (`encoder.blocks.0.3.attention.query`). Outside a trace both do nothing. A 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -19,12 +19,16 @@ from .variation import variable
 _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name
 
 
+Only = Callable[[str], bool] | Set[str] | None
+
+
 class Trace(dict[str, Any]):
     """Name -> array (or `Tensor`, for a trace that keeps them), in the order of computation."""
 
-    def __init__(self, only: Callable[[str], bool] | None, tensors: bool) -> None:
+    def __init__(self, only: Only, tensors: bool) -> None:
         super().__init__()
-        self.only = only
+        self.only = only.__contains__ if isinstance(only, Set) else only
+        self.names = only if isinstance(only, Set) else frozenset()
         self.tensors = tensors
         self.scopes: list[str] = []
 
@@ -47,10 +51,11 @@ _active: ContextVar[tuple[Trace, ...]] = ContextVar("_active", default=())
 
 
 @contextmanager
-def trace(only: Callable[[str], bool] | None = None, *, tensors: bool = False) -> Iterator[Trace]:
+def trace(only: Only = None, *, tensors: bool = False) -> Iterator[Trace]:
     """Record the named values computed inside this context; traces may be nested, and each gets every value.
 
-    `only`: a predicate on names, to keep less. `tensors`: keep `Tensor`s, so that a traced value can be part of a loss.
+    `only`: a predicate on names, to keep less, or a set of names; these may be of values as another implementation
+    arranges them (docs/TRACE.md), which nothing else asks for. `tensors`: keep `Tensor`s, so that a traced value can be part of a loss.
 
     >>> import numpy as np
     >>> from perceiver_ref.encoder import Encoder
@@ -111,9 +116,9 @@ def lazy_point(name: str, shape: tuple[int, ...], compute: Callable[[], Any]) ->
 
 
 def asked_point(name: str, compute: Callable[[], Any]) -> None:
-    """Record a value only where `only` asks for it: values that have points of their own, as another implementation
-    arranges them."""
-    if wanting := [t for t in _active.get() if t.only is not None and t.only(t.name(name))]:
+    """Record a value only for traces of a set of names with this one: what has points of its own, as another
+    implementation arranges it."""
+    if wanting := [t for t in _active.get() if t.names and t.name(name) in t.names]:
         point(name, compute(), wanting)
 
 

@@ -66,7 +66,7 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
         case.inputs,
         case.meta["call"],
         cotangents=case.cotangents if gradients else None,
-        points={ours for names in points.values() for ours in names}.__contains__,
+        points={ours for names in points.values() for ours in names},
         backend=backend,
         dtype=dtype or case.dtype,
         where=where,

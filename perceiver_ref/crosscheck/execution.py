@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..autograd.backend import to_backend, to_host
 from ..call import Call
 from ..errors import InputError, input_errors, listed
 from ..peers import Given, Rebuilt, peer
-from ..tracing import trace
+from ..tracing import Only, trace
 from ..vectors import Case
 from ..vectors.case import check_gradients
 
@@ -56,7 +56,7 @@ def run(
     options: Mapping[str, Any],
     *,
     cotangents: Mapping[str, np.ndarray] | None = None,
-    points: Callable[[str], bool] | None = None,
+    points: Only = None,
     backend: str = "numpy",
     dtype: Any = np.float64,
     where: object = "the weights",
@@ -83,7 +83,7 @@ def run(
     call = Call(training=bool(options.get("is_training", False)), state=state)
 
     def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
-        with trace(points or (lambda name: False)) as traced, input_errors("the inputs do not fit the model"):
+        with trace(frozenset() if points is None else points) as traced, input_errors("the inputs do not fit the model"):
             outputs = rebuilt.run(variables["params"], {**arguments, **variables["inputs"]}, options, call)
         # what depends on no array, such as a grid of positions, was made on the host, in a dtype of its own
         outputs = tree.map(lambda o: o if type(o) is Tensor else prepared(o), outputs)

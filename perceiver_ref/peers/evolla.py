@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ..attention import Attention, joined
@@ -24,7 +25,7 @@ from ..errors import InputError
 from ..flamingo.resampler import ResamplerLayer
 from ..layers import MLP, LayerNorm, Linear, RMSNorm
 from ..parameters import Module, Parameter, truncated_normal, zeros
-from ..tracing import point, scope
+from ..tracing import asked_point, point, scope, trace
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
 from .hf.config import PRETRAINED
 from .lucidrains_flamingo import ATTENTION, ATTENTION_POINTS
@@ -130,8 +131,10 @@ class Aligner(Module):
         """x (B, L, D), states: (B, S, C) by encoder; mask (B, L, sum of S), True = attend -> (B, L, D)."""
         made = []
         for name, width in self.encoders:
-            with scope(f"encoders.{name}"):
+            with trace({"attention.key", "attention.value"}.__contains__, tensors=True) as inner:
                 made.append(self._attention(width).keys_values(p["encoders"][name], states[name]))
+            for projected, value in inner.items():  # by the encoder's name, where that is asked for
+                asked_point(f"encoders.{name}.{projected}", partial(array_of, value))
         normed = point("norm", RMSNorm(self.channels).apply(p["norm"], x))
         attended = self._attention().apply(p["attention"], normed, joined(*made), mask=mask)
         x = ops.add(x, ops.multiply(ops.tanh(p["attention_gate"]), attended))
@@ -156,14 +159,14 @@ _RESAMPLER_NAMES: Table = {
     "norm": ("norm", NORM),
 }
 _MLP_POINTS: Rows = [
+    ("", "mlp"),
     ("norm", "mlp_norm"),
     ("fc1", "mlp.hidden"),
     ("activation", "mlp.activation"),
     ("fc2", "mlp"),
-    ("", "mlp"),
 ]
 _RESAMPLER_POINTS: Rows = [
-    *inside(r"layers\.(\d+)\.0", r"layers.\1", [*ATTENTION_POINTS, ("", "attention")]),
+    *inside(r"layers\.(\d+)\.0", r"layers.\1", [("", "attention"), *ATTENTION_POINTS]),
     *inside(r"layers\.(\d+)\.1", r"layers.\1", _MLP_POINTS),
     ("protein_projector", "projection"),
     ("norm", "norm"),

@@ -47,19 +47,23 @@ PROJECTION_POINTS: Rows = [
     ("q_proj", "attention.query"),
     ("k_proj", "attention.key"),
     ("v_proj", "attention.value"),
-    ("o_proj|output_proj", "attention"),
-    ("q_layer_norm|q_norm", "attention.query_norm"),
-    ("k_layer_norm|k_norm", "attention.key_norm"),
-    ("", "attention"),
+    ("o_proj", "attention"),
+    ("output_proj", "attention"),
+    ("q_layer_norm", "attention.query_norm"),
+    ("k_layer_norm", "attention.key_norm"),
+    ("q_norm", "attention.query_norm"),
+    ("k_norm", "attention.key_norm"),
 ]
 _RESAMPLER_POINTS: Rows = [
+    (r"blocks\.(\d+)\.0", r"resampler.layers.\1.attention"),
     *inside(r"blocks\.(\d+)\.0", r"resampler.layers.\1", PROJECTION_POINTS),
     (r"blocks\.(\d+)\.0\.context_layer_norm", r"resampler.layers.\1.features_norm"),
     (r"blocks\.(\d+)\.0\.latents_layer_norm", r"resampler.layers.\1.latents_norm"),
     (r"blocks\.(\d+)\.1\.ln", r"resampler.layers.\1.mlp_norm"),
     (r"blocks\.(\d+)\.1\.fc", r"resampler.layers.\1.mlp.hidden"),
     (r"blocks\.(\d+)\.1\.act", r"resampler.layers.\1.mlp.activation"),
-    (r"blocks\.(\d+)\.1(?:\.c_proj)?", r"resampler.layers.\1.mlp"),
+    (r"blocks\.(\d+)\.1", r"resampler.layers.\1.mlp"),
+    (r"blocks\.(\d+)\.1\.c_proj", r"resampler.layers.\1.mlp"),
     ("layer_norm", "resampler"),
 ]
 SWIGLU: Table = {
@@ -71,7 +75,8 @@ SWIGLU_POINTS: Rows = [
     ("mlp\\.gate_proj", "mlp.gate"),
     ("mlp\\.up_proj", "mlp.hidden"),
     ("mlp\\.act_fn", "mlp.gate_activation"),
-    ("mlp(?:\\.down_proj)?", "mlp"),
+    ("mlp", "mlp"),
+    ("mlp\\.down_proj", "mlp"),
 ]
 _GATED: Table = {
     "norm": ("input_layernorm", NORM),
@@ -83,6 +88,7 @@ _GATED: Table = {
 }
 GATED_POINTS: Rows = [
     ("input_layernorm", "norm"),
+    ("cross_attn", "attention"),
     *inside("cross_attn", "", PROJECTION_POINTS),
     ("post_attention_layernorm", "mlp_norm"),
     *SWIGLU_POINTS,

@@ -46,6 +46,7 @@ _LAYER: Table = {
 }
 _NAMES: Table = {"latents": ("latents", same), "layers/{i}": ("layers.{i}", _LAYER), "norm": ("norm", NORM)}
 _POINTS: Rows = [
+    (r"layers\.(\d+)\.self_attn", r"resampler.layers.\1.attention"),
     *inside(r"layers\.(\d+)\.self_attn", r"resampler.layers.\1", PROJECTION_POINTS),
     *inside(r"layers\.(\d+)", r"resampler.layers.\1", SWIGLU_POINTS),
     (r"layers\.(\d+)\.input_context_norm", r"resampler.layers.\1.features_norm"),

@@ -61,10 +61,10 @@ ATTENTION_POINTS: Rows = [
     ("to_kv", "attention.key_value"),
     ("to_out", "attention"),
 ]
-MLP_POINTS: Rows = [("0", "mlp_norm"), ("1", "mlp.hidden"), ("2", "mlp.activation"), ("3", "mlp"), ("", "mlp")]
+MLP_POINTS: Rows = [("", "mlp"), ("0", "mlp_norm"), ("1", "mlp.hidden"), ("2", "mlp.activation"), ("3", "mlp")]
 """Of a feed-forward that is a Sequential: norm, linear map, activation, linear map."""
 RESAMPLER_POINTS: Rows = [
-    *inside(r"layers\.(\d+)\.0", r"resampler.layers.\1", [*ATTENTION_POINTS, ("", "attention")]),
+    *inside(r"layers\.(\d+)\.0", r"resampler.layers.\1", [("", "attention"), *ATTENTION_POINTS]),
     *inside(r"layers\.(\d+)\.1", r"resampler.layers.\1", MLP_POINTS),
     ("norm", "resampler"),
 ]
@@ -77,7 +77,8 @@ GATED_NAMES: Table = {
     "mlp_gate": ("ff_gate", same),
 }
 GATED_POINTS: Rows = [
-    ("attn|attn\\.to_out", "attention_seen|attention"),
+    ("attn", "attention_seen|attention"),
+    ("attn\\.to_out", "attention_seen|attention"),
     ("attn\\.norm", "norm"),
     *inside("attn", "", ATTENTION_POINTS),
     *inside("ff", "", MLP_POINTS),

@@ -84,7 +84,7 @@ def inside(theirs: str, ours: str, rows: Iterable[tuple[str, str]], calls: str =
     """
     return [
         (
-            r"\.".join(f"(?:{part})" if "|" in part else part for part in (theirs, a) if part) + calls,
+            r"\.".join(part for part in (theirs, a) if part) + calls,
             "|".join(_joined(ours, name) for name in b.split("|")),
         )
         for a, b in rows

@@ -55,7 +55,7 @@ class Subject:
         for _, array in [*tree.leaves(self.params), *tree.leaves(self.inputs)]:
             self.memo.distinct(array)
         outputs: dict[str, Any] = {}
-        with trace(self.kept.__contains__) as traced, self.memo.recording(), np.errstate(all="ignore"):
+        with trace(self.kept) as traced, self.memo.recording(), np.errstate(all="ignore"):
             self.survey = survey(
                 self.params, lambda: outputs.update(self.run(self.params, self.inputs)), traced.__len__
             )
@@ -90,7 +90,7 @@ class Subject:
     def compute(self, params: Any = None, inputs: Any = None) -> Arrays:
         """Traced points and outputs by the peer's names, as `expected` has them, in float64."""
         params, inputs = self.params if params is None else params, self.inputs if inputs is None else inputs
-        with trace(self.kept.__contains__) as traced, np.errstate(all="ignore"):
+        with trace(self.kept) as traced, np.errstate(all="ignore"):
             outputs = self.run(params, inputs)
         return self._named(traced, outputs)
 
@@ -143,7 +143,7 @@ class Subject:
             if len(traced) == before:
                 known.update((id(array), array) for array in event.outputs)
 
-        with trace(self.kept.__contains__) as traced, observe(watch), np.errstate(all="ignore"):
+        with trace(self.kept) as traced, observe(watch), np.errstate(all="ignore"):
             self.run(self.params, self.inputs)
         return made
 

@@ -80,8 +80,9 @@ ENCODER: Table = {
 
 LAYER_POINTS: Rows = [
     ("", ""),
-    (r"attention", "attention_residual|attention"),
-    (r"attention\.output(?:\.dense)?", "attention"),
+    ("attention", "attention_residual|attention"),
+    (r"attention\.output", "attention"),
+    (r"attention\.output\.dense", "attention"),
     (r"attention\.self", "attention.mixed"),
     (r"attention\.self\.layernorm1", "query_norm|norm"),
     (r"attention\.self\.layernorm2", "key_value_norm"),
@@ -89,20 +90,22 @@ LAYER_POINTS: Rows = [
     (r"attention\.self\.key", "attention.key"),
     (r"attention\.self\.value", "attention.value"),
     (r"attention\.self\.dropout", "attention.weights"),
-    (r"layernorm", "mlp_norm"),
-    (r"mlp(?:\.dense2)?", "mlp"),
+    ("layernorm", "mlp_norm"),
+    ("mlp", "mlp"),
+    (r"mlp\.dense2", "mlp"),
     (r"mlp\.dense1", "mlp.hidden"),
     (r"mlp\.intermediate_act_fn", "mlp.activation"),
 ]
 TEXT_POINTS: Rows = [("", ""), ("embeddings", "embedding"), ("position_embeddings", "positions")]
 STEM_POINTS: Rows = [
-    (r"convnet(?:\.max_pool)?", "stem.channels_first"),
+    ("convnet", "stem.channels_first"),
+    (r"convnet\.max_pool", "stem.channels_first"),
     (r"convnet\.conv\.zero_pad_2d", "0.padded.channels_first"),
     (r"convnet\.conv", "0.convolution.channels_first"),
     (r"convnet\.batchnorm", "0.norm.channels_first|0.convolution.channels_first"),
     (r"convnet\.relu", "0.activation.channels_first"),
-    (r"convnet_1x1", "convolution.channels_first"),
-    (r"conv_after_patches", "linear|patches"),
+    ("convnet_1x1", "convolution.channels_first"),
+    ("conv_after_patches", "linear|patches"),
 ]
 QUERIES_POINTS: Rows = [
     ("output_position_encodings", "positions"),
