@@ -98,7 +98,10 @@ def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str)
 
 
 def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """A value that we compute once, where the peer repeats it for the whole batch, or has axes of length 1 before it."""
+    """Our value in the peer's shape: repeated where the peer repeats it for the whole batch, or has axes of length 1
+    before it; one of all equal items, where the peer has it once."""
+    if ours.ndim and theirs.shape == (1, *ours.shape[1:]) and len(ours) and (ours == ours[:1]).all():
+        return ours[:1]
     first = theirs.ndim - ours.ndim
     return np.broadcast_to(ours, theirs.shape) if first > 0 and ours.shape == theirs.shape[first:] else ours
 
