@@ -47,8 +47,8 @@ def decoder(residual: bool) -> Table:
 
 ATTENTION_POINTS: Rows = [
     ("q_proj", "attention.query"),
-    ("k_proj", "attention.key"),
-    ("v_proj", "attention.value"),
+    ("k_proj", "attention.keys|attention.key"),
+    ("v_proj", "attention.values|attention.value"),
     ("o_proj", "attention"),
     ("dropout", "attention.weights"),
 ]
