@@ -69,7 +69,8 @@ def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray |
         return math.inf
     if not finite.any():
         return 0.0
-    return float(np.abs(a[finite] - b[finite]).max() / _largest(b if scale is None else _wide(scale)))
+    with np.errstate(over="ignore"):
+        return float(np.abs(a[finite] - b[finite]).max() / _largest(b if scale is None else _wide(scale)))
 
 
 def coarsest(*dtypes: str) -> str:

@@ -88,8 +88,18 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether all pairs agree and nothing that should be there is missing."""
-        return not self.missing and all(pair.passed for pair in self.pairs)
+        """Whether all pairs agree, nothing that should be there is missing, and most of the arrays are in a pair."""
+        return not self.missing and not self.alone and all(pair.passed for pair in self.pairs)
+
+    @property
+    def alone(self) -> str:
+        """The dump with fewer arrays, where most of those are in no pair: "reference" or "candidate", else ""."""
+        sides = (
+            ("candidate", self.candidate.entries, self.unmatched_candidate),
+            ("reference", self.reference.entries, self.unmatched_reference),
+        )
+        name, entries, unmatched = min(sides, key=lambda side: len(side[1]))
+        return name if 2 * len(unmatched) > len(entries) else ""
 
     @property
     def first(self) -> Compared | None:
