@@ -109,9 +109,7 @@ class MLP(Module):
             if "gate" in parts:
                 gate = point("gate", parts["gate"].apply(p["gate"], x))
                 asked_point("hidden_gate", partial(ops.concatenate, [h, gate], axis=-1))
-                gate = activation(gate)
-                asked_point("gate_activation", lambda: gate)
-                h = ops.multiply(gate, h)
+                h = ops.multiply(point("gate_activation", activation(gate)), h)
             else:
                 h = activation(h)
             return point("", parts["output"].apply(p["output"], point("activation", h)))

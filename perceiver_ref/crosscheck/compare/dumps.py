@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...vectors import TOLERANCES
 from ...vectors.compare import coarsest, difference, largest_difference, not_finite, shape_text
 from ...vectors.npz import read_npz
 from .layouts import in_layout_of, same_shape_transposed
-from .matching import Entry, Match, match
+from .matching import Entry, Match, agreeing, match, parted
 
 COMPARED = ("trace", "output", "grad_param", "grad_input")
 """The groups of keys of the vector format that are compared, in the order of the table."""
@@ -93,13 +93,16 @@ class Comparison:
 
     @property
     def alone(self) -> str:
-        """The dump with fewer arrays, where most of those are in no pair: "reference" or "candidate", else ""."""
-        sides = (
-            ("candidate", self.candidate.entries, self.unmatched_candidate),
-            ("reference", self.reference.entries, self.unmatched_reference),
-        )
-        name, entries, unmatched = min(sides, key=lambda side: len(side[1]))
-        return name if 2 * len(unmatched) > len(entries) else ""
+        """The dump with fewer points, where most of those are in no pair: "reference" or "candidate", else ""."""
+        sides = []
+        for name, dump, alone in (
+            ("candidate", self.candidate, self.unmatched_candidate),
+            ("reference", self.reference, self.unmatched_reference),
+        ):
+            points = [entry.label for entry in dump.entries if entry.group == "point"]
+            sides.append((len(points), name, len(set(points) & set(alone))))
+        least, name, unmatched = min(sides, key=lambda side: side[0])
+        return name if 2 * unmatched > least else ""
 
     @property
     def first(self) -> Compared | None:
@@ -168,6 +171,9 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
     own `meta`; integers must be equal. The order is the reference's, unless only the candidate has our names, whose
     order is that of computation. Raises `InputError` when nothing can be matched.
     """
+    near = agreeing(reference.entries, candidate.entries)
+    candidate = replace(candidate, entries=parted(reference.entries, candidate.entries, {j for _, j in near}))
+    reference = replace(reference, entries=parted(candidate.entries, reference.entries, {i for i, _ in near}))
     matches = match(
         reference.entries,
         candidate.entries,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
@@ -103,7 +103,7 @@ def match(
         add(how, [(i, j) for i, j in pairs if i not in used and j not in taken])
     for kind in dict.fromkeys(entry.kind for entry in reference):
         add("order", _by_order(reference, candidate, found, among=kind))
-    add("values", _outputs(reference, candidate, found))
+    add("values", _outputs(reference, candidate, found, near))
     add("order", _by_order(reference, candidate, found, among="point"))
     add("order", _anywhere(reference, candidate, found))
     return sorted(found, key=lambda m: m.reference)
@@ -178,7 +178,7 @@ def _by_values(
 ) -> _Pairs:
     """Pairs of what agrees, each array with one that is free before one that is not, and in order.
 
-    Arrays of one shape come first; only such are in several pairs.
+    Arrays of one shape come first; what is constant is in several pairs only with such.
     """
     used, taken = _done(found)
     pairs: _Pairs = []
@@ -195,7 +195,7 @@ def _by_values(
                 continue
             least = min(near[i, j] for i in options)
             options = [i for i in options if near[i, j] <= 10 * least + 1e-15]
-            free = [i for i in options if i not in used] or (options if same_shape else [])
+            free = [i for i in options if i not in used] or (options if same_shape or _varies(candidate[j]) else [])
             if not free:
                 continue
             before = max((places[k] for k in places if k < j), default=-1)
@@ -205,12 +205,56 @@ def _by_values(
             taken.add(j)
             places[j] = i
     for i in sorted({i for i, _ in near} - used):
-        options = [j for k, j in near if k == i and reference[i].array.shape == candidate[j].array.shape]
+        options = [
+            j
+            for k, j in near
+            if k == i and (_varies(candidate[j]) or reference[i].array.shape == candidate[j].array.shape)
+        ]
         if options:
             j = min(options, key=lambda j: (reference[i].kind != candidate[j].kind, near[i, j], -j))
             pairs.append((i, j))
             used.add(i)
     return pairs
+
+
+def _varies(entry: Entry) -> bool:
+    """Whether the values of an array tell it from others."""
+    return bool(entry.array.size) and bool((entry.array != entry.array.flat[0]).any())
+
+
+def parted(reference: Sequence[Entry], candidate: Sequence[Entry], whole: Set[int]) -> list[Entry]:
+    """The candidate with each array that is several of the reference's side by side along the last axis cut into
+    those: keys and values that are one linear map, or an MLP's channels and gates. `whole` are places of the rest."""
+    made: list[Entry] = []
+    for j, entry in enumerate(candidate):
+        cuts = [] if j in whole or entry.kind != "trace" else _cuts(reference, entry)
+        made += [_part(entry, a, b) for a, b in pairwise(cuts)] if len(cuts) > 2 else [entry]
+    return made
+
+
+def _part(entry: Entry, first: int, last: int) -> Entry:
+    return Entry(entry.kind, f"{entry.name}[..., {first}:{last}]", entry.array[..., first:last])
+
+
+def _cuts(reference: Sequence[Entry], entry: Entry) -> list[int]:
+    """Where an array's last axis is cut into arrays of the reference; none where it is not made of them."""
+    cuts, x = [0], entry.array
+    while x.ndim and cuts[-1] < x.shape[-1]:
+        start = cuts[-1]
+        fits = [
+            a.array.shape[-1]
+            for a in reference
+            if a.kind == "trace"
+            and a.array.shape[:-1] == x.shape[:-1]
+            and a.array.ndim
+            and 0 < a.array.shape[-1] <= x.shape[-1] - start
+            and _varies(a)
+            and _own_error(x[..., start : start + a.array.shape[-1]], a.array) <= _limit(a, entry)
+        ]
+        if not fits:
+            return []
+        cuts.append(start + max(fits))
+    return cuts
 
 
 def _anywhere(reference: Sequence[Entry], candidate: Sequence[Entry], found: Sequence[Match]) -> _Pairs:
@@ -322,19 +366,28 @@ def _first_named(asking: Mapping[int, Sequence[str]], having: Mapping[int, Seque
     return [(place, places[name]) for place, name in chosen if name is not None]
 
 
-def _outputs(reference: Sequence[Entry], candidate: Sequence[Entry], found: Iterable[Match]) -> _Pairs:
-    """Outputs of one side with the point of the other that has their values, in another pair already or not."""
-    used, taken = {m.reference for m in found}, {m.candidate for m in found}
-    pairs = _outputs_among(reference, candidate, used)
-    return [*pairs, *((i, j) for j, i in _outputs_among(candidate, reference, taken | {j for _, j in pairs}))]
+def _outputs(
+    reference: Sequence[Entry], candidate: Sequence[Entry], found: Iterable[Match], near: Iterable[tuple[int, int]]
+) -> _Pairs:
+    """Outputs of one side with the point of the other that is close to them, in another pair already or not, but for
+    what agrees with another point."""
+    used, taken = _done(found)
+    agreed = [{pair[side] for pair in near} for side in (0, 1)]
+    pairs = _outputs_among(reference, candidate, used, agreed[1])
+    more = _outputs_among(candidate, reference, taken | {j for _, j in pairs}, agreed[0])
+    return [*pairs, *((i, j) for j, i in more)]
 
 
-def _outputs_among(asking: Sequence[Entry], having: Sequence[Entry], done: set[int]) -> _Pairs:
+def _outputs_among(asking: Sequence[Entry], having: Sequence[Entry], done: set[int], agreed: Set[int]) -> _Pairs:
     pairs = []
     for place, output in enumerate(asking):
         if place in done or output.kind != "output" or not output.array.size:
             continue
-        others = [j for j, e in enumerate(having) if e.kind == "trace" and e.array.shape == output.array.shape]
+        others = [
+            j
+            for j, e in enumerate(having)
+            if j not in agreed and e.kind == "trace" and e.array.shape == output.array.shape
+        ]
         if others:
             close = _closeness(_samples([output.array]), _samples([having[j].array for j in others]))[0]
             if close.max() >= _SAME:
