@@ -84,11 +84,17 @@ class Rebuilt:
         ours = tree.flatten(state)
         return store([b for b in self.state if b.path in ours], state, shapes)
 
-    def point(self, name: str) -> list[str]:
-        """Our names for a peer's trace point, the first that exists being meant; `InputError` when no row has it."""
+    def points_of(self, name: str) -> list[str]:
+        """Our names for a peer's trace point, the first that exists being meant; none when no row has it."""
         for pattern, ours in self.points:
             if match := re.fullmatch(pattern, name):
                 return match.expand(ours).split("|")
+        return []
+
+    def point(self, name: str) -> list[str]:
+        """`points_of`; `InputError` when no row has it."""
+        if found := self.points_of(name):
+            return found
         raise InputError(f"trace point {name!r} has no counterpart in the reference")
 
 

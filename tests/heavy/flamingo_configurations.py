@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from flamingo_pytorch import FlamingoPaLM, GatedCrossAttentionBlock, PerceiverResampler
+from heavy.hooks import hooked
 from transformers import EvollaConfig, Idefics2Config, IdeficsConfig, MllamaTextConfig
 from transformers.models.evolla import modeling_evolla as evolla
 from transformers.models.idefics import modeling_idefics as idefics
@@ -283,19 +284,14 @@ def case(made: Made, seed: int) -> Case:
     randomise(module, seed)
     params = dict(module.named_parameters())
     arrays = params | {key: b for key, b in module.named_buffers() if key in module.state_dict()}
-    shapes = {key: tuple(p.shape) for key, p in arrays.items()}
-    rebuilt = peer(name).rebuild(cls, Given(config, params=shapes))
-    traced: dict[str, np.ndarray] = {}
-    for path, part in module.named_modules():
-        if path and _known(rebuilt.point, path):
-            part.register_forward_hook(lambda m, i, o, path=path: traced.update({path: _array(o)}))
     arguments = {key: torch.from_numpy(array.copy()) for key, array in inputs.items()}
     floats = {key: t.requires_grad_() for key, t in arguments.items() if t.is_floating_point()}
     extra: dict[str, Any] = {}
     if name == "mllama":
         arguments, extra = _prepared(arguments, call.get("num_vision_tokens"))
     options = {key: value for key, value in call.items() if key != "num_vision_tokens"}
-    out = module(**arguments, **options)
+    with hooked(module) as traced:
+        out = module(**arguments, **options)
     cotangent = np.random.default_rng(seed).standard_normal(tuple(out.shape))
     (out * torch.from_numpy(cotangent)).sum().backward()
     return Case(
@@ -325,14 +321,6 @@ def _prepared(arguments: Mapping[str, Any], tokens: int | None) -> tuple[dict[st
         "full_text_row_masked_out_mask": made["full_text_row_masked_out_mask"],
     }
     return rest, {} if tokens is None else made
-
-
-def _known(point: Callable[[str], Any], path: str) -> bool:
-    try:
-        point(path)
-    except InputError:
-        return False
-    return True
 
 
 def _array(value: Any) -> np.ndarray:

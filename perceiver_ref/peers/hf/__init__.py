@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import InputError
-from ...outputs import TiedEmbedding
+from ...outputs import MultimodalOutput, TiedEmbedding
 from ...perceiver_io import PerceiverIO
 from ..base import Given, Peer, Rebuilt
 from ..names import Rows, Table, below, bind, renamed, same
@@ -87,6 +87,9 @@ def _rebuilt(
             points += below(theirs, ours, made[ours].points)
     bindings: Table = renamed(prefix, table) if prefix else table
     rows = below(prefix, "", points)
+    if prefix:  # the PerceiverModel inside gives what its last part does
+        rows += [(prefix, "output" if "output" in made else "decoder")]
+        rows += [(rf"{prefix}\.(\w+)", r"output.\1")] if isinstance(modules.get("output"), MultimodalOutput) else []
     if tied:
         modules["output"] = TiedEmbedding(config["vocab_size"])
         bindings = {**bindings, "output/bias": ("embedding_decoder.bias", same)}

@@ -54,7 +54,7 @@ def call(
     keep = {"encoder", "encoder.cross_attention", *layers}
     if wants_maps:
         keep |= {f"{layer}.attention.weights" for layer in (*layers, *crosses)}
-    with trace(lambda name: name in keep or is_stem(name), tensors=True) as traced:
+    with trace(keep.__contains__, tensors=True) as traced:
         out = model.apply(
             params,
             channels_last(model.preprocessor, inputs),
@@ -63,7 +63,6 @@ def call(
             points=values.get("subsampled_output_points"),
             call=ours,
         )
-    channels_first_stems(traced)
     results: Outputs = {"last_hidden_state": traced["encoder"]}
     if model.decoder is not None:
         results |= by_name("logits", out)
@@ -144,18 +143,6 @@ def square(positions: TrainablePositions) -> TrainablePositions:
     """The same table to be resized; the peer takes every table to be that of a square grid."""
     side = int(positions.size**0.5)
     return replace(positions, resize=(side, side))
-
-
-def is_stem(name: str) -> bool:
-    """Whether this trace point is the output of a convolutional stem."""
-    return name.rpartition(".")[2] == "stem"
-
-
-def channels_first_stems(traced: Mapping[str, Any]) -> None:
-    """Trace those once more as the peer lays them out, under the peer's name."""
-    for name, value in traced.items():
-        if is_stem(name):
-            point(name.removesuffix("stem") + "convnet", ops.transpose(value, axes=(0, 3, 1, 2)))
 
 
 def _hidden_states(model: PerceiverIO, traced: Mapping[str, Any]) -> list[Any]:
