@@ -29,6 +29,7 @@ kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get(
 """`"fast"`: kernels of the table are used where there is one; `"plain"`: the definitions in `ops/` are."""
 
 _NUMBERS = (bool, int, float)
+_HALF = np.dtype(np.float16)
 
 Numbers = Literal["computed", "moved", "cast"]
 """What an op does with numbers. "computed": in float32 where they are float16; "moved": they stay what they are, in any
@@ -257,7 +258,7 @@ class Op:
 
 
 def _is_float16(value: Any) -> bool:
-    return getattr(value, "dtype", None) == np.float16
+    return getattr(value, "dtype", None) == _HALF
 
 
 class Event(NamedTuple):
