@@ -18,7 +18,6 @@ from .engine import accepted
 from .sums import total
 from .tensor import Edge, Node, Slot, Tensor, as_array
 
-
 _HALF = np.dtype(np.float16)
 
 

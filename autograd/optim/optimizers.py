@@ -30,8 +30,8 @@ class Optimizer:
     """p' = p - learning_rate(count) * u, u being what the `parts`, in order, make of the gradient of p.
 
     Gradients are clipped together to `max_norm` first. Parameters that `trainable` excludes, or that have no gradient,
-    stay as they are. Dtypes are preserved, float16 computed in float32 and rounded once; nothing waits for a device: the
-    count of updates stays on the host.
+    stay as they are. Dtypes are preserved, float16 being computed in float32 and rounded once. Nothing waits for a
+    device: the count of updates stays on the host.
     """
 
     learning_rate: Schedule | float
