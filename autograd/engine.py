@@ -33,6 +33,7 @@ kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get(
 
 _NUMBERS = (bool, int, float)
 _FLOATS = tuple(np.dtype(code) for code in "fde")
+_HALF = np.dtype(np.float16)
 
 Numbers = Literal["computed", "moved", "cast"]
 """What an op does with numbers. "computed": in float32 where they are float16; "moved": they stay what they are, in any
@@ -309,7 +310,7 @@ class Op:
 
 
 def _is_float16(value: Any) -> bool:
-    return getattr(value, "dtype", None) == np.float16
+    return getattr(value, "dtype", None) == _HALF
 
 
 class Event(NamedTuple):

@@ -18,6 +18,8 @@ from .engine import accepted
 from .sums import total
 from .tensor import Edge, Node, Slot, Tensor, as_array
 
+_HALF = np.dtype(np.float16)
+
 
 def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequence[Tensor]) -> list[Array]:
     """Gradients of sum(output * cotangent) over all outputs, with respect to each leaf of `wrt`.
@@ -82,7 +84,7 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
     gradients = [_zeros(sample, out) if s is None else s[0] for s, out in zip(slots, node.outputs)]
     rule = node.op.rule("numpy" if type(sample) is np.ndarray else name(sample)).pull
     residuals = node.arrays()
-    if node.op.numbers == "computed" and any(out.dtype == np.float16 for out in node.outputs):
+    if node.op.numbers == "computed" and node.outputs[0].dtype == _HALF:
         gradients, residuals = [wide(g) for g in gradients], tuple(map(wide, residuals))
     upstream = gradients[0] if len(gradients) == 1 else tuple(gradients)
     needs = node.static.pop("needs")
@@ -101,7 +103,7 @@ def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:
         if gradient is None:
             continue
         slot = edge.node.outputs[edge.output]
-        if slot.dtype == np.float16:
+        if slot.dtype == _HALF:
             gradient = _to_float16(gradient, slot.shape)
         gradient = _fit(gradient, slot, node.op.name, edge.position)
         if checking:

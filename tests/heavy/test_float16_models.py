@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("perceiver_pytorch", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("flamingo_pytorch", reason="needs the extra: perceiver-ref[peers]")
 import perceiver_pytorch
+import torch
 from flamingo_pytorch import GatedCrossAttentionBlock, PerceiverResampler
 from heavy import flamingo_configurations as flamingo
 from transformers import PerceiverConfig, PerceiverModel

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
-from torch.nn import functional as F  # noqa: N812
+pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
+import torch
 
 from perceiver_ref.autograd import kernels, ops, tree, vjp
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
+F = torch.nn.functional
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -216,7 +217,7 @@ def test_every_op_that_computes_is_here() -> None:
 @pytest.mark.parametrize("given", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
 def test_casts_are_pytorchs(given: str, dtype: str) -> None:
-    """Numbers of all sizes, values and gradients, bit for bit; PyTorch rounds float64 to float32 first on the way down."""
+    """Numbers of all sizes, values and gradients, bit for bit; PyTorch rounds float64 to float32 first."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal(20_000) * np.exp(rng.standard_normal(20_000) * 20)).astype(np.float32).astype(given)
     tensor = torch.from_numpy(x).requires_grad_()

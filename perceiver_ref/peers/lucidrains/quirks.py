@@ -270,7 +270,7 @@ class AttentionResidual(Module):
     def apply(self, p: Tree, outputs: Sequence[Any]) -> Any:
         """outputs: arrays (B, N, channels), the oldest first -> (B, N, channels)."""
         parts, x = self._parts(), ops.stack(list(outputs), axis=2)  # (B, N, blocks, channels)
-        eps = float(np.finfo(array_of(x).dtype).eps)
+        eps = float(np.finfo(np.promote_types(array_of(x).dtype, np.float32)).eps)  # of what PyTorch computes in
         normed = point("norm", ops.rms_norm(x, p["norm"]["scale"], eps=eps))
         logits = parts["up"].apply(p["up"], point("down", parts["down"].apply(p["down"], normed)))
         return ops.sum(ops.multiply(x, ops.softmax(point("logits", logits), axis=2)), axis=2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.tensor import array_of
@@ -34,10 +36,10 @@ def _layer_norm(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
 
 
 def _rms_norm(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
-    """`eps` None is the rounding unit of the dtype."""
+    """`eps` None is the rounding unit of the dtype that is computed in: float32's for float16."""
     rows, (scale, _), shape = _trailing(given, o)
     data = array_of(rows)
-    eps = float(xp(data).finfo(data.dtype).eps) if o["eps"] is None else o["eps"]
+    eps = float(np.finfo(np.promote_types(data.dtype, np.float32)).eps) if o["eps"] is None else o["eps"]
     return {"out": ops.reshape(ops.rms_norm(rows, scale, eps=eps), shape=shape)}
 
 
