@@ -49,6 +49,17 @@ def refusal(array: Array) -> str:
     return f"is {_named(dtype)}; float16, float32, float64, integers and bool are computed with"
 
 
+def of_base_class(array: Array) -> Array:
+    """The array as a plain `numpy.ndarray` where a subclass only says where data comes from, as `numpy.memmap` does.
+
+    One that computes in its own way, and any other value, comes back as it is.
+    """
+    kind = type(array)
+    if kind is np.ndarray or not isinstance(array, np.ndarray):
+        return array
+    return np.asarray(array) if kind.__array_ufunc__ is np.ndarray.__array_ufunc__ else array
+
+
 def _named(dtype: Any) -> str:
     return "of a structured dtype" if dtype.names else f"of the dtype {dtype.name}"
 

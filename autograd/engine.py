@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from . import debug
-from .backend import Array, BackendError, is_array, name, refusal, rounded_to, wide, xp
+from .backend import Array, BackendError, is_array, name, of_base_class, refusal, rounded_to, wide, xp
 from .tensor import FIRST_ORDER, Again, Edge, Node, Slot, Tensor, as_array, registry
 
 kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get("PERCEIVER_REF_KERNELS") or "fast")
@@ -223,10 +223,10 @@ class Op:
         return plain, backend or "numpy"
 
     def _usable(self, value: Array, what: str) -> Array:
-        """The array, of NumPy's base class where it is of a subclass; `TypeError` where it cannot be computed with."""
+        """The array, as `of_base_class` has it; `TypeError` where it cannot be computed with."""
         if reason := refusal(value):
             raise TypeError(f"{self.name}: {what} {reason}")
-        return np.asarray(value) if isinstance(value, np.ndarray) else value
+        return of_base_class(value)
 
     def _convert(self, plain: list[Any], backend: str) -> None:
         """Make what is no floating-point array one where an array is needed: scalars, integers and bools."""

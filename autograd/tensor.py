@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .backend import Array, name
+from .backend import Array, name, of_base_class
 
 if TYPE_CHECKING:
     from .engine import Op
@@ -171,8 +171,8 @@ def array_of(value: Any) -> Any:
 
 
 def leaf(array: Array, tape: Tape) -> Tensor:
-    """A `Tensor` to differentiate with respect to; an array of a subclass as one of the base class, a scalar as 0-d."""
-    array = np.asarray(array) if isinstance(array, (np.ndarray, np.generic)) else array
+    """A `Tensor` to differentiate with respect to; a NumPy scalar counts as an array of no axes."""
+    array = of_base_class(as_array(array))
     return Tensor(array, Node(tape, (Slot(array.shape, array.dtype),)))
 
 

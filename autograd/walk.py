@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import debug
-from .backend import Array, is_array, name, refusal, rounded_to, wide, xp
+from .backend import Array, is_array, name, of_base_class, refusal, rounded_to, wide, xp
 from .engine import accepted
 from .sums import total
 from .tensor import Edge, Node, Slot, Tensor, as_array
@@ -72,7 +72,7 @@ def fitting(cotangent: Any, output: Array) -> Array:
         raise ValueError(f"{want}, of {name(output)}, got one of {name(cotangent)}")
     if reason := refusal(cotangent):
         raise ValueError(f"{want}, and it {reason}")
-    return np.asarray(cotangent) if isinstance(cotangent, np.ndarray) else cotangent
+    return of_base_class(cotangent)
 
 
 def _pull(node: Node, slots: list[Any]) -> list[tuple[Edge, Array]]:

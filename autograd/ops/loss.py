@@ -122,7 +122,8 @@ def absolute_error(x: Array, y: Array, *, reduction: Reduction = "mean") -> Any:
 
 @absolute_error.backward
 def _(g: Array, difference: Array, reduction: Reduction) -> Any:
-    dx = xp(difference).sign(difference) * _spread(g, reduction, difference.size)
+    each = xp(difference).where(difference == 0, 0, _spread(g, reduction, difference.size))  # 0 also of an infinite g
+    dx = xp(difference).sign(difference) * each
     return dx, -dx
 
 

@@ -54,7 +54,9 @@ ROWS: dict[str, tuple[Callable[[Any], Any], Any, Any, Any]] = {
     "minimum": (lambda x: ops.minimum(x, 0.5), [0.0, 0.5, 1.0], [INF, INF, NAN], [INF, INF, 0]),
     "max along an axis": (lambda x: ops.max(x, axis=1), [[1.0, 3.0], [2.0, 2.0]], [INF, INF], [[0, INF], [INF, INF]]),
     "max of all": (ops.max, [1.0, 3.0, -INF], INF, [0, INF, 0]),
-    # not PyTorch's, which multiplies by the mask: what is dropped is left out
+    # not PyTorch's, which multiply by a sign or a mask: where the derivative is 0, nothing comes back
+    "absolute": (ops.absolute, [-2.0, 0.0, 2.0], [INF, INF, INF], [-INF, 0, INF]),
+    "absolute error": (lambda x: ops.absolute_error(x, array_of(x) * 0.0), [-2.0, 0.0], INF, [-INF, 0]),
     "dropout": (lambda x: ops.dropout(x, rate=0.5, key=0), [0.0] * 6, [INF] * 6, None),
 }
 

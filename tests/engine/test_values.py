@@ -58,7 +58,8 @@ def test_whole_numbers_give_the_right_values(name: str, dtype: str, xp: ModuleTy
     if dtype == "bool" and name in ("negative", "subtract"):
         with pytest.raises(TypeError, match=f"^{name}\\(bool"):
             call(name, arrays, moved(xp, static))
-        return
+    if dtype == "bool" and name not in FRACTIONS:
+        return  # + and * of bools are "or" and "and" in NumPy
     results = call(name, arrays, moved(xp, static))
     expected = defined(name, with_dtype(name, given, [float] * len(given)), static)
     for got, want in zip(map(to_host, results), expected, strict=True):
@@ -67,7 +68,7 @@ def test_whole_numbers_give_the_right_values(name: str, dtype: str, xp: ModuleTy
             # a few dozen roundings of numbers below 100, in float16 a handful
             tolerance = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-12}[got.dtype.name]
             np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
-        elif dtype != "bool":  # of which + and * are "or" and "and"
+        else:
             assert got.dtype.kind in "biu"
             np.testing.assert_array_equal(got, want.astype(int).astype(got.dtype))
 

@@ -35,7 +35,6 @@ SELECTED: dict[str, Pair] = {
     "minimum": (ops.minimum, torch.minimum),
     "maximum with 0": (lambda x: ops.maximum(x, 0.0), lambda x: torch.maximum(x, torch.zeros(()))),
     "where": (lambda x, y: ops.where(x > 0, x, y), lambda x, y: torch.where(x > 0, x, y)),
-    "absolute": (ops.absolute, torch.abs),
     "sqrt of relu": (lambda x: ops.sqrt(ops.relu(x)), lambda x: torch.sqrt(torch.relu(x))),
     "max along": (lambda x: ops.max(x, axis=-1), lambda x: x.max(-1).values),
     "gather": (
