@@ -18,6 +18,7 @@ CALLS: dict[str, Call] = {
     "attention": ((_X, _SQUARE, _SQUARE[:, :2]), {"mask": np.array([[True, True, False], [True, True, True]])}),
     "attention_weights": ((_X, _SQUARE, _Y), {}),
     "broadcast_to": ((_ROW,), {"shape": (2, 3)}),
+    "cast": ((_X,), {"dtype": "float32"}),
     "concatenate": ((_X, _Y), {"axis": 0}),
     "convolution": ((_IMAGE, _WINDOW), _GRID),
     "cross_entropy": ((_X, np.array([0, 2])), {}),
