@@ -29,6 +29,8 @@ from .errors import InputError
 from .files import AnyPath, read_json
 from .formats.dtypes import finite
 from .formats.fit import Fitted, fit
+from .formats.foreign import foreign_of
+from .formats.opcodes import shown
 from .formats.own import from_own, own_meta
 from .formats.read import Arrays, read_arrays
 from .peers import Given, Rebuilt, peer
@@ -38,6 +40,15 @@ CONFIG = "config.json"
 
 class CheckpointWarning(UserWarning):
     """What `load` had to do for a file to fit, such as leaving a prefix out of its names."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of a file's arrays are meant, where it has more than those of one class; see `load`."""
+
+    key: str | None = None
+    prefix: str | None = None
+    allow_unused: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,17 +88,28 @@ def load(
     config: AnyPath | Mapping[str, Any] | None = None,
     dtype: Any = None,
     backend: str = "numpy",
+    key: str | None = None,
+    prefix: str | None = None,
+    allow_unused: bool = False,
 ) -> tuple[Any, Tree]:
     """`(model, params)` from another implementation's checkpoint, or from our own.
 
     `peer_name` is the implementation ("hf", "deepmind"), `path` its weights: a file or a directory. `cls` is its class
     (default: what the configuration names) and `config` the configuration, or a JSON file of it (default: `config.json`
     of the directory). Our own checkpoint knows all three; `peer_name` may be None for it. Parameters keep the file's
-    dtype (bfloat16: float32, exactly) unless `dtype` is given. Warns (`CheckpointWarning`) where names had a wrapper's
-    prefix. Raises `InputError` for anything missing, unused or of the wrong shape. Models with running statistics: see
+    dtype (bfloat16: float32, exactly) unless `dtype` is given.
+
+    `key` says where in a file with more than weights they are, such as "ema" or "checkpoint.model" ("." means the
+    outermost level; default: the first of `formats.state_dict.KEYS` that is there, or what alone there is). `prefix` is
+    what the names of the class's part of a whole model begin with, such as "perceiver." ("": nothing; default: found,
+    where exactly one fits). With `allow_unused`, arrays that the class has no use for are left out.
+
+    Warns (`CheckpointWarning`) of each such choice. Raises `InputError` for anything missing, unused or of the wrong
+    shape, and where several prefixes or state dicts could be meant. Models with running statistics: see
     `load_with_state`.
     """
-    model, params, _ = _load(peer_name, path, cls, config, dtype, backend)
+    choice = Choice(key, prefix, allow_unused)
+    model, params, _ = _load(peer_name, path, cls, config, dtype, backend, choice)
     return model, params
 
 
@@ -99,15 +121,18 @@ def load_with_state(
     config: AnyPath | Mapping[str, Any] | None = None,
     dtype: Any = None,
     backend: str = "numpy",
+    key: str | None = None,
+    prefix: str | None = None,
+    allow_unused: bool = False,
 ) -> tuple[Any, Tree, Tree]:
     """As `load`, with the running statistics of batch norm for `Call(state=...)`; None for a model that has none."""
-    return _load(peer_name, path, cls, config, dtype, backend)
+    return _load(peer_name, path, cls, config, dtype, backend, Choice(key, prefix, allow_unused))
 
 
 def _load(
-    peer_name: str | None, path: AnyPath, cls: str | None, config: Any, dtype: Any, backend: str
+    peer_name: str | None, path: AnyPath, cls: str | None, config: Any, dtype: Any, backend: str, choice: Choice
 ) -> tuple[Any, Tree, Tree]:
-    checkpoint = read_checkpoint(peer_name, path, cls, config=config, dtype=dtype)
+    checkpoint = read_checkpoint(peer_name, path, cls, config=config, dtype=dtype, choice=choice)
 
     def prepared(array: np.ndarray) -> Any:
         return backends.to_backend(array if dtype is None else array.astype(dtype, copy=False), backend)
@@ -126,15 +151,19 @@ def read_checkpoint(
     config: AnyPath | Mapping[str, Any] | None = None,
     dtype: Any = None,
     inputs: Mapping[str, np.ndarray] | None = None,
+    call: Mapping[str, Any] | None = None,
+    choice: Choice = Choice(),
 ) -> Checkpoint:
     """Read weights, find out what they are for and rebuild that; see `load` for the arguments and errors.
 
-    `inputs` are the arrays that the class will be called with: some classes take sizes from them.
+    `inputs` are the arrays that the class will be called with, and `call` its other arguments: some classes take sizes
+    from them.
     """
     if peer_name is not None:
         peer(peer_name)  # an unknown one is said before a large file is read
     sizes = _shapes(inputs)
-    arrays, notes = read_finite(path, dtype)
+    found = read_arrays(path, dtype, choice.key)
+    arrays, notes = _named(found.arrays, path), found.notes
     meta = own_meta(arrays, path)
     where = path if config is None or isinstance(config, Mapping) else config
     if config is not None and not isinstance(config, Mapping):
@@ -145,8 +174,14 @@ def read_checkpoint(
         given = read_config(_beside(path)) if config is None else config
         named = cls or named_class(given, where)
         known = peer(peer_name)
-        fitted = fit(lambda found: known.rebuild(named, Given(given, sizes, _shapes(found))), arrays, path)
+
+        def rebuild_with(found: Mapping[str, np.ndarray]) -> Rebuilt:
+            return known.rebuild(named, Given(given, sizes, _shapes(found), call or {}))
+
+        fitted = fit(rebuild_with, arrays, path, choice.prefix, choice.allow_unused)
     else:
+        if choice != Choice():
+            raise InputError(f"{path} is our own checkpoint, of one class; --key, --prefix and --allow-unused are not for it")
         if peer_name not in (None, meta["peer"]):
             raise InputError(f"{path} is a checkpoint of peer {meta['peer']}, not {peer_name}")
         peer_name, given, named = meta["peer"], meta["config"] if config is None else config, cls or meta["class"]
@@ -154,6 +189,7 @@ def read_checkpoint(
         sizes = sizes or {name: tuple(shape) for name, shape in meta["inputs"].items()}
         rebuilt = peer(meta["peer"]).rebuild(named, Given(given, sizes, shapes))
         fitted = Fitted(rebuilt, from_own(rebuilt, meta, arrays, path), dict(meta["tied"]))
+    finite(fitted.arrays, path)
     fitted = Fitted(fitted.rebuilt, fitted.arrays, fitted.tied, (*notes, *fitted.notes))
     return Checkpoint(str(peer_name), named, given, fitted, sizes)
 
@@ -196,17 +232,13 @@ def _beside(path: AnyPath) -> Path:
     raise InputError(f"{path} has no {CONFIG} beside it; give the configuration, a JSON file (--config)")
 
 
-def read_weights(path: AnyPath, dtype: Any = None) -> Arrays:
+def read_weights(path: AnyPath, dtype: Any = None, key: str | None = None) -> Arrays:
     """Every array of a weights file or directory, by the name that it has there; floating point in `dtype` if given."""
-    return _named(read_arrays(path, dtype)[0], path)
-
-
-def read_finite(path: AnyPath, dtype: Any = None) -> tuple[Arrays, list[str]]:
-    """`read_weights` and its notes; `InputError` when an array holds a NaN or an infinity."""
-    arrays, notes = read_arrays(path, dtype)
-    arrays = _named(arrays, path)
-    finite(arrays, path)
-    return arrays, notes
+    arrays = _named(read_arrays(path, dtype, key).arrays, path)
+    for name, array in arrays.items():
+        if (foreign := foreign_of(array)) and foreign.tensor:
+            raise InputError(f"{path}: {shown(name)!r} cannot be read: it holds {foreign.why}")
+    return {name: array for name, array in arrays.items() if not foreign_of(array)}
 
 
 def _named(arrays: Arrays, where: object) -> Arrays:
