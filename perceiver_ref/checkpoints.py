@@ -187,7 +187,7 @@ def read_checkpoint(
         peer_name, given, named = meta["peer"], meta["config"] if config is None else config, cls or meta["class"]
         shapes = {name: tuple(shape) for name, shape in meta["shapes"].items()}
         sizes = sizes or {name: tuple(shape) for name, shape in meta["inputs"].items()}
-        rebuilt = peer(meta["peer"]).rebuild(named, Given(given, sizes, shapes))
+        rebuilt = peer(meta["peer"]).rebuild(named, Given(given, sizes, shapes, call or {}))
         fitted = Fitted(rebuilt, from_own(rebuilt, meta, arrays, path), dict(meta["tied"]))
     finite(fitted.arrays, path)
     fitted = Fitted(fitted.rebuilt, fitted.arrays, fitted.tied, (*notes, *fitted.notes))

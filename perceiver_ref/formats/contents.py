@@ -58,7 +58,7 @@ def contents(path: Path) -> str:
     length = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and 2 <= length <= size - 8:
         return SAFETENSORS
-    if start[:1] == b"\x80" and 2 <= start[1] <= 5:
+    if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return PICKLE
     return _text(start, size)
 

@@ -90,7 +90,7 @@ def _read_legacy(path: Path, dtype: Any, wanted: str | None) -> Found:
     def persistent(saved: Any) -> Storage:
         whole = saved_storage(saved[:5] if isinstance(saved, tuple) else saved)
         if storages.setdefault(whole.key, whole).size != whole.size:
-            raise RefusedError("a storage of two sizes")
+            raise ValueError("a storage of two sizes")
         return part_of(whole, saved[5]) if len(saved) == 6 and saved[5] is not None else whole
 
     with path.open("rb") as file:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, listed
-from .foreign import Foreign, unreadable
+from .foreign import Foreign, first_foreign, unreadable
 from .opcodes import shown
 
 KEYS = (
@@ -53,7 +53,10 @@ def find_state_dict(path: object, content: Any, is_array: Is, is_weight: Is, key
     inside = [where for where in places if where[: len(start)] == start]
     if not inside:
         place = "" if key is None else f" under {key!r}"
-        raise InputError(f"{path} holds no state dict{place}, a dict of tensors by name; it holds {_described(below)}")
+        expected = "; expected what torch.save(model.state_dict(), path) writes" if first_foreign(below) else ""
+        raise InputError(
+            f"{path} holds no state dict{place}, a dict of tensors by name; it holds {_described(below)}{expected}"
+        )
     chosen = start if key is not None and start in places else _preferred(path, start, weights, set(inside))
     arrays, left = {}, []
     for name, value in places[chosen].items():
@@ -92,7 +95,7 @@ def find_tree(path: object, content: Any, key: str | None = None) -> Found:
             leaves[name] = value
     wrong = next((v for v in leaves.values() if not isinstance(v, (np.ndarray, Foreign))), None)
     if wrong is not None or not any(isinstance(v, np.ndarray) for v in leaves.values()):
-        foreign = next((v for v in (*parts, *leaves.values()) if isinstance(v, Foreign)), None)
+        foreign = first_foreign(parts)
         holds = f"; it holds {foreign.why}" if foreign else ""
         raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name{holds}")
     return Found({n: unreadable(v) if isinstance(v, Foreign) else v for n, v in leaves.items()}, notes)
@@ -180,7 +183,8 @@ def _under(path: object, content: Any, key: str) -> tuple[Where, Any]:
         for name in part if isinstance(part, dict) else ():
             if name == rest:
                 return (name,), part[name]
-            if isinstance(name, str) and rest.startswith(f"{name}.") and (found := walk(part[name], rest[len(name) + 1 :])):
+            inside = isinstance(name, str) and rest.startswith(f"{name}.")
+            if inside and (found := walk(part[name], rest[len(name) + 1 :])):
                 return (name, *found[0]), found[1]
         return None
 
@@ -202,7 +206,8 @@ def _described(content: Any) -> str:
     if isinstance(content, dict):
         rows = (f"{_key(key)} ({_kind(value)})" for key, value in content.items())
         return listed(rows, _LISTED) or "an empty dict"
-    return f"a {type(content).__name__}"
+    foreign = first_foreign(content)
+    return f"a {type(content).__name__}{f' of {foreign.why}' if foreign else ''}"
 
 
 def _key(key: Any) -> str:
