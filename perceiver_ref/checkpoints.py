@@ -15,7 +15,7 @@ Nothing in a file ever runs; see `formats`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 from .autograd import backend as backends
 from .autograd import tree
 from .autograd.tree import Tree
-from .errors import InputError
+from .errors import InputError, listed
 from .files import AnyPath, read_json
 from .formats.dtypes import finite
 from .formats.fit import Fitted, fit
@@ -33,7 +33,8 @@ from .formats.foreign import foreign_of
 from .formats.opcodes import shown
 from .formats.own import from_own, own_meta
 from .formats.read import Arrays, read_arrays
-from .peers import Given, Rebuilt, peer
+from .peers import Given, Peer, Rebuilt, peer
+from .peers.inherited import told
 
 CONFIG = "config.json"
 
@@ -172,16 +173,23 @@ def read_checkpoint(
         if peer_name is None:
             raise InputError(f"{path} does not say which implementation it comes from; name it (--peer)")
         given = read_config(_beside(path)) if config is None else config
-        named = cls or named_class(given, where)
         known = peer(peer_name)
+        named = cls or class_named(known, given, where)
 
         def rebuild_with(found: Mapping[str, np.ndarray]) -> Rebuilt:
             return known.rebuild(named, Given(given, sizes, _shapes(found), call or {}))
 
-        fitted = fit(rebuild_with, arrays, path, choice.prefix, choice.allow_unused)
+        with told() as ignored:
+            fitted = fit(rebuild_with, arrays, path, choice.prefix, choice.allow_unused)
+        if cls is None and named not in config_classes(given):
+            notes = [*notes, f"the configuration is of {config_classes(given)[0]}; took its part {named}"]
+        if ignored:
+            notes = [*notes, ignored_fields(ignored)]
     else:
         if choice != Choice():
-            raise InputError(f"{path} is our own checkpoint, of one class; --key, --prefix and --allow-unused are not for it")
+            raise InputError(
+                f"{path} is our own checkpoint, of one class; --key, --prefix and --allow-unused are not for it"
+            )
         if peer_name not in (None, meta["peer"]):
             raise InputError(f"{path} is a checkpoint of peer {meta['peer']}, not {peer_name}")
         peer_name, given, named = meta["peer"], meta["config"] if config is None else config, cls or meta["class"]
@@ -202,20 +210,31 @@ def rebuild(
     arrays: Mapping[str, np.ndarray],
 ) -> Rebuilt:
     """A peer's class from its configuration; without `cls`, the one that the configuration names."""
-    given = Given(config, params=_shapes(arrays))
-    return peer(peer_name).rebuild(cls or named_class(config, where), given)
+    known = peer(peer_name)
+    return known.rebuild(cls or class_named(known, config, where), Given(config, params=_shapes(arrays)))
 
 
 def _shapes(arrays: Mapping[str, np.ndarray] | None) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in (arrays or {}).items()}
 
 
-def named_class(config: Mapping[str, Any], where: object) -> str:
-    """The one class that a configuration names under `architectures`."""
-    named = config.get("architectures")
-    if not (isinstance(named, list) and len(named) == 1):
+def class_named(known: Peer, config: Mapping[str, Any], where: object) -> str:
+    """The class that a configuration names under `architectures`, or the peer's only one, as a part of that."""
+    named = config_classes(config)
+    if len(named) != 1:
         raise InputError(f"{where}: the configuration names no architecture; say which class it is (--class)")
-    return str(named[0])
+    return next(iter(known.classes)) if named[0] not in known.classes and len(known.classes) == 1 else named[0]
+
+
+def ignored_fields(names: Sequence[str]) -> str:
+    """What is said of a configuration's fields that every one of transformers has, and that change nothing."""
+    return f"the configuration: ignored what every one of transformers has: {listed(names, 6)}"
+
+
+def config_classes(config: Mapping[str, Any]) -> list[str]:
+    """What a configuration has under `architectures`."""
+    named = config.get("architectures")
+    return list(map(str, named)) if isinstance(named, list) else []
 
 
 def read_config(path: AnyPath) -> dict[str, Any]:

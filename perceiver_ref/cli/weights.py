@@ -90,7 +90,7 @@ def read_call(given: argparse.Namespace) -> dict[str, Any]:
 def with_numbers(
     execute: Callable[[Arrays, Mapping[str, Any]], _Result], arguments: Arrays, call: Mapping[str, Any]
 ) -> _Result:
-    """`execute(arguments, call)`, single numbers among the arguments being options of the call where the class has such.
+    """`execute(arguments, call)`; single numbers among the arguments are options of the call where the class has such.
 
     Which they are only the class knows: it is asked with all of them as options first, then with fewer.
     """

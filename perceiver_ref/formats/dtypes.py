@@ -45,12 +45,12 @@ def decoded(bits: np.ndarray, kind: str) -> np.ndarray:
     wide = np.empty(bits.shape, np.uint32)
     wide[...] = bits
     wide <<= 16
-    return wide.view(np.float32)
+    return np.asarray(wide.view(np.float32))
 
 
 @cache
 def _float8(kind: str) -> np.ndarray:
-    """The 256 values of a format: (-1)^sign 2^(exponent - bias) (1 + fraction), or subnormal where the exponent is 0."""
+    """The 256 values: (-1)^sign 2^(exponent - bias) (1 + fraction), without the 1 where the exponent is 0."""
     exponent_bits, fraction_bits, bias, nans = _FLOAT8[kind]
     code = np.arange(256)
     exponent = code >> fraction_bits & (1 << exponent_bits) - 1

@@ -48,7 +48,8 @@ def unreadable(foreign: Foreign) -> np.ndarray:
 
 def foreign_of(array: np.ndarray) -> Foreign | None:
     """The `Foreign` that an array of `unreadable` stands for; None for any other."""
-    return array[()] if array.dtype.kind == "O" and not array.shape else None
+    held: Any = array.item() if array.dtype.kind == "O" and not array.shape else None
+    return held if isinstance(held, Foreign) else None
 
 
 def first_foreign(content: Any) -> Foreign | None:

@@ -1,8 +1,8 @@
 """Interpreting pickles instead of running them: containers, numbers and text, and constructors from a table.
 
 Unpickling calls whatever a file names. Here its opcodes work on a stack of our own, a name is looked up in the table
-that the reader of one kind of file gives, and for what the table lacks a placeholder stands (`foreign`). Sizes are bounded by
-the file: nothing is read, copied or repeated beyond what it holds.
+that the reader of one kind of file gives, and for what the table lacks a placeholder stands (`foreign`). Sizes are
+bounded by the file: nothing is read, copied or repeated beyond what it holds.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import tree
 from ..errors import InputError
 from ..files import AnyPath, existing_file
 from .dtypes import WIDENED, decoded, stored
@@ -101,14 +100,16 @@ def _interpreted(path: Path) -> Any:
 def _finish(value: Any) -> np.ndarray:
     made = value.array if isinstance(value, _Array) else value
     if not isinstance(made, np.ndarray):
-        raise RefusedError(getattr(value, "refused", "") or "an unfinished object")
+        raise RefusedError((value.refused if isinstance(value, Buildable) else "") or "an unfinished object")
     return made
 
 
 def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
     """An array from its bytes; the sizes must agree, so that no file can claim more memory than it holds."""
-    if isinstance(dtype, Foreign) or getattr(dtype, "refused", ""):
-        raise RefusedError(dtype.why if isinstance(dtype, Foreign) else dtype.refused)
+    if isinstance(dtype, Foreign):
+        raise RefusedError(dtype.why)
+    if isinstance(dtype, Buildable) and dtype.refused:
+        raise RefusedError(dtype.refused)
     if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)) or order not in ("C", "F"):
         raise RefusedError("a malformed array")
     shape = (shape,) if isinstance(shape, int) else shape

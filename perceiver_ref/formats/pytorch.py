@@ -33,7 +33,7 @@ _PROTOCOL = 1001
 
 
 def read_pytorch(path: Path, dtype: Any = None, key: str | None = None) -> Found:
-    """The arrays and notes of the state dict in a file (see `find_state_dict`); floating-point ones in `dtype` if given.
+    """The arrays of the state dict in a file, and notes (see `find_state_dict`); floating-point ones in `dtype`.
 
     Tensors that are the same view of a storage are the same array. Raises `InputError` when the file is damaged, or
     holds no state dict, or several of which none is known to be preferred.

@@ -40,7 +40,9 @@ def _pickle(path: Path, dtype: Any, key: str | None) -> Found:
 
 def _no_key(path: Path, key: str | None) -> None:
     if key is not None:
-        raise InputError(f"{path} holds arrays by name and nothing else; a key (--key) is for PyTorch files and pickles")
+        raise InputError(
+            f"{path} holds arrays by name and nothing else; a key (--key) is for PyTorch files and pickles"
+        )
 
 
 READERS: dict[str, Callable[[Path, Any, str | None], Found]] = {

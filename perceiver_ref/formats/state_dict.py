@@ -84,7 +84,9 @@ def find_tree(path: object, content: Any, key: str | None = None) -> Found:
         outer, parts = parts[0], list(inner.values())
         if others := [repr(shown(name, _SHOWN)) for name in outer if name not in inner]:
             taken = " and ".join(map(repr, inner))
-            notes.append(f"{path}: took the weights of {taken}; it also holds {listed(others, _LISTED)} (--key chooses)")
+            notes.append(
+                f"{path}: took the weights of {taken}; it also holds {listed(others, _LISTED)} (--key chooses)"
+            )
         if len(parts) > 1:
             break
     leaves: dict[str, Any] = {}

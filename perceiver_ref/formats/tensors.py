@@ -13,7 +13,7 @@ import numpy as np
 
 from .dtypes import BFLOAT16, COMPLEX, WIDENED, stored
 from .foreign import Foreign, RefusedError
-from .opcodes import Names, shown
+from .opcodes import Buildable, Names, shown
 from .pickles import NUMPY
 
 _LARGE = 1 << 60
@@ -222,7 +222,7 @@ def finish(value: Any) -> Any:
         return value.name
     made = getattr(value, "array", value)
     if not isinstance(made, np.ndarray):
-        raise RefusedError(getattr(value, "refused", "") or "an unfinished object")
+        raise RefusedError((value.refused if isinstance(value, Buildable) else "") or "an unfinished object")
     return made
 
 

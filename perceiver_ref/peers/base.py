@@ -14,6 +14,7 @@ from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError, input_errors, one_of
 from ..parameters import Module
+from .inherited import INHERITED, tell
 from .names import Binding, check, load, store
 
 Arguments = dict[str, Any]
@@ -131,7 +132,8 @@ def options(
 
     Raises `InputError` for an unknown name, listing the known, for a value that is not of its default's type or is a
     negative number where the default is none, and for a required one that is missing. A default of None says nothing
-    about the type, an `Option` does; None may stand for any number.
+    about the type, an `Option` does; None may stand for any number. An `ignored` name of `inherited.INHERITED` is told
+    to `inherited.told`.
     """
     if not isinstance(given, Mapping):
         raise InputError(f"the options of {what} must be an object, got {given!r}")
@@ -140,6 +142,8 @@ def options(
             _check_type(f"option {key!r} of {what}", value, known[key])
         elif key not in ignored:
             raise one_of(f"option of {what}", key, known)
+        elif key in INHERITED:
+            tell(key)
     for key, default in known.items():
         if key not in given and (default is REQUIRED or (isinstance(default, Option) and default.required)):
             raise InputError(f"{what} needs the option {key!r}")

@@ -10,6 +10,7 @@ from ...conventions import DIALECTS, Activation, Conventions
 from ...encoder import Encoder
 from ...errors import one_of
 from ..base import options
+from ..inherited import INHERITED, PRETRAINED
 
 # The configuration: PerceiverConfig's fields and defaults that shape a model.
 _CONFIG: dict[str, Any] = {
@@ -43,36 +44,7 @@ _CONFIG: dict[str, Any] = {
     "output_attentions": False,
     "output_hidden_states": False,
 }
-PRETRAINED = frozenset(
-    [
-        "_attn_implementation",
-        "_name_or_path",
-        "add_cross_attention",
-        "architectures",
-        "attn_implementation",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "decoder_start_token_id",
-        "dtype",
-        "eos_token_id",
-        "initializer_range",
-        "is_decoder",
-        "is_encoder_decoder",
-        "label2id",
-        "model_type",
-        "name_or_path",
-        "pad_token_id",
-        "return_dict",
-        "sep_token_id",
-        "tie_word_embeddings",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    ]
-)
-"""Fields of every configuration of transformers that change nothing at inference."""
-_IGNORED = PRETRAINED | {"attention_probs_dropout_prob", "layer_norm_eps"}
+_IGNORED = PRETRAINED | INHERITED | {"attention_probs_dropout_prob", "layer_norm_eps"}
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_erf",
     "gelu_python": "gelu_erf",
