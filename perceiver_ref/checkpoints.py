@@ -187,9 +187,7 @@ def read_checkpoint(
             notes = [*notes, ignored_fields(ignored)]
     else:
         if choice != Choice():
-            raise InputError(
-                f"{path} is our own checkpoint, of one class; --key, --prefix and --allow-unused are not for it"
-            )
+            raise InputError(f"{path} is our own checkpoint, of one class: no --key, --prefix or --allow-unused")
         if peer_name not in (None, meta["peer"]):
             raise InputError(f"{path} is a checkpoint of peer {meta['peer']}, not {peer_name}")
         peer_name, given, named = meta["peer"], meta["config"] if config is None else config, cls or meta["class"]

@@ -62,7 +62,7 @@ def _float8(kind: str) -> np.ndarray:
     if exponent_bits + fraction_bits == 7:
         values = np.where(code >= 128, -values, values)
     values[list(nans)] = np.nan
-    table = values.astype(np.float32)
+    table: np.ndarray = values.astype(np.float32)
     table.flags.writeable = False
     return table
 

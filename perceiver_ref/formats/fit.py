@@ -72,6 +72,7 @@ class _Best:
     """The fit of the candidates; whether every parameter is there, and whether a wrapper's prefix was left out."""
 
     outcome: Fitted | InputError
+    rebuilt: Rebuilt | None = None
     whole: bool = False
     stripped: bool = False
 
@@ -80,10 +81,6 @@ class _Best:
         if isinstance(self.outcome, InputError):
             raise self.outcome
         return self.outcome
-
-    @property
-    def rebuilt(self) -> Rebuilt | None:
-        return self.outcome.rebuilt if isinstance(self.outcome, Fitted) else None
 
 
 def _best(
@@ -102,13 +99,15 @@ def _best(
         said = [*notes, f"{where}: {note}"] if note else notes
         if expected <= set(renamed):
             try:
-                return _Best(_whole(rebuilt, renamed, where, said, allow_unused), True, "at the start" in note)
+                outcome = _whole(rebuilt, renamed, where, said, allow_unused)
             except InputError as error:
-                return _Best(error, True, "at the start" in note)
+                outcome = error
+            return _Best(outcome, rebuilt, True, "at the start" in note)
         common = len(expected & set(renamed))
         if outcome is None or common > most:  # the closest: fewest names are reported as missing
             outcome, most = Fitted(rebuilt, renamed, notes=tuple(said)), common
-    return _Best(outcome or InputError(f"{where} holds no arrays"))
+    known = outcome.rebuilt if isinstance(outcome, Fitted) else None
+    return _Best(outcome or InputError(f"{where} holds no arrays"), known)
 
 
 def _whole(rebuilt: Rebuilt, arrays: Arrays, where: object, notes: list[str], allow_unused: bool) -> Fitted:
@@ -149,7 +148,10 @@ def _candidates(arrays: Arrays, strip: bool) -> Iterator[tuple[Arrays, str]]:
         prefix = _common_prefix(names)
         if prefix is None:
             return
-        left_out.append(f"{prefix}. at the start")
+        outside = [name for name, new in names.items() if not new.startswith(f"{prefix}.")]
+        counters = [name for name in outside if not arrays[name].shape and arrays[name].dtype.kind in "biu"]
+        names = {name: new for name, new in names.items() if name not in counters}
+        left_out += [f"{prefix}. at the start", *(f"the wrapper's {name}" for name in counters)]
         names = {name: new.removeprefix(f"{prefix}.") for name, new in names.items()}
         yield from _named(arrays, names, left_out)
 
@@ -172,7 +174,7 @@ def _parts(arrays: Arrays) -> str:
 
 def _named(arrays: Arrays, names: Mapping[str, str], left_out: list[str]) -> Iterator[tuple[Arrays, str]]:
     if len(set(names.values())) == len(names):  # else two arrays would get one name
-        yield {names[name]: array for name, array in arrays.items()}, f"left out of names: {', '.join(left_out)}"
+        yield {new: arrays[name] for name, new in names.items()}, f"left out of names: {', '.join(left_out)}"
 
 
 def _without_aliases(rebuilt: Rebuilt, arrays: Arrays, expected: set[str]) -> tuple[Arrays, dict[str, str]]:

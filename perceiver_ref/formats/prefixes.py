@@ -44,7 +44,7 @@ def fitting(rebuild: Rebuild, arrays: Arrays, known: Rebuilt | None) -> list[str
         candidates = _common(names, 0 if known is None else len(expected_of(known)))
     named: list[str] = []
     shaped: list[str] = []
-    for prefix in candidates:
+    for prefix in sorted(candidates):
         part = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         try:
             rebuilt = rebuild(part)
@@ -68,7 +68,7 @@ def _ending_in(names: set[str], expected: set[str]) -> list[str]:
         return []
     last = max(expected, key=lambda name: (len(name), name))  # the rarest ending
     starts = [n[: -len(last)] for n in names if n.endswith(last) and n[: -len(last)].endswith(SEPARATORS)]
-    return sorted(prefix for prefix in starts if all(prefix + name in names for name in expected))
+    return [prefix for prefix in starts if all(prefix + name in names for name in expected)]
 
 
 def _common(names: Iterable[str], least: int) -> list[str]:
