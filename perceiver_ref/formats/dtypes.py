@@ -21,15 +21,21 @@ _FLOAT8 = {
 """By name: bits of the exponent and of the fraction, bias, and which bytes are NaN (arXiv 2209.05433; OCP MX 1.0)."""
 WIDENED = frozenset({BFLOAT16, *_FLOAT8})
 """Formats that NumPy lacks: their numbers are read as float32, which holds each exactly."""
-COMPLEX = {"complex32": "V4", "complex64": "complex64", "complex128": "complex128"}
-"""Dtypes of complex numbers, which no parameter is, and how NumPy stores them."""
+UNREAD = {
+    "complex32": "V4",
+    "complex64": "complex64",
+    "complex128": "complex128",
+    "quint4x2": "uint8",
+    "quint2x4": "uint8",
+}
+"""Dtypes of numbers that no parameter has, complex and packed ones, and what NumPy would read them as."""
 
 
 def stored(kind: str) -> np.dtype[Any]:
     """The dtype that numbers of this kind are read as from a file: the bits of those that NumPy lacks."""
     if kind in WIDENED:
         return np.dtype("uint16" if kind == BFLOAT16 else "uint8")
-    return np.dtype(COMPLEX.get(kind, kind))
+    return np.dtype(UNREAD.get(kind, kind))
 
 
 def decoded(bits: np.ndarray, kind: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .dtypes import BFLOAT16, COMPLEX, WIDENED, stored
+from .dtypes import BFLOAT16, UNREAD, WIDENED, stored
 from .foreign import Foreign, RefusedError
 from .opcodes import Buildable, Names, shown
 from .pickles import NUMPY
@@ -34,8 +34,10 @@ _STORAGES = {
     "QInt8": "int8",
     "QUInt8": "uint8",
     "QInt32": "int32",
+    "QUInt4x2": "quint4x2",
+    "QUInt2x4": "quint2x4",
 }
-_DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "bool", *sorted(WIDENED), *COMPLEX)
+_DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "bool", *sorted(WIDENED), *UNREAD)
 _UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 
 
@@ -93,6 +95,8 @@ class Quantizer:
 
 def saved_storage(saved: Any) -> Storage:
     """A persistent id: ("storage", class, key, device, elements)."""
+    if isinstance(saved, tuple) and (foreign := next((part for part in saved if isinstance(part, Foreign)), None)):
+        raise RefusedError(foreign.why)
     if not isinstance(saved, tuple) or len(saved) != 5 or saved[0] not in ("storage", b"storage"):
         what = shown(saved[0], 20) if isinstance(saved, tuple) and saved and isinstance(saved[0], str) else "unknown"
         raise RefusedError(f"a persistent id of kind {what}")
@@ -122,6 +126,8 @@ def _sizes(values: Any) -> tuple[int, ...]:
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
     """`torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: `rest` is requires_grad, hooks, metadata."""
+    if isinstance(storage, Storage) and storage.dtype.name in UNREAD:
+        raise RefusedError(f"{storage.dtype.name} numbers, which no parameter has")
     if not isinstance(storage, Storage) or any(rest[1:]):
         raise RefusedError("a tensor with hooks, metadata or a foreign storage")
     (offset,), shape, strides = _sizes((offset,)), _sizes(shape), _sizes(strides)
@@ -152,7 +158,8 @@ def _rebuild_v3(
 def _quantized(storage: Any, offset: Any, shape: Any, strides: Any, quantizer: Any, *rest: Any) -> Tensor:
     """`torch._utils._rebuild_qtensor`: `quantizer` is (scheme, scale, zero point), or with an axis behind these."""
     plain = _rebuild(storage, offset, shape, strides, *rest)
-    if not isinstance(quantizer, tuple) or not quantizer or not isinstance(quantizer[0], _Class):
+    whole = plain.storage.dtype.name in ("int8", "uint8", "int32")
+    if not whole or not isinstance(quantizer, tuple) or not quantizer or not isinstance(quantizer[0], _Class):
         raise RefusedError("a tensor quantized in an unknown way")
     scheme, *values = quantizer
     single = scheme.name == "per_tensor_affine"
@@ -214,9 +221,6 @@ def _path(*parts: Any) -> str:
 def finish(value: Any) -> Any:
     """The leaf of the finished tree for what a constructor made."""
     if isinstance(value, Tensor):
-        kind = value.storage.dtype.name
-        if kind in COMPLEX or (value.quantizer and not kind.startswith(("int", "uint"))):
-            return Foreign(f"{kind} numbers, which no parameter has", tensor=True)
         return value
     if isinstance(value, (Dtype, _Class)):
         return value.name
