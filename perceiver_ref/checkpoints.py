@@ -163,7 +163,7 @@ def read_checkpoint(
     if peer_name is not None:
         peer(peer_name)  # an unknown one is said before a large file is read
     sizes = _shapes(inputs)
-    found = read_arrays(path, dtype, choice.key)
+    found = read_arrays(path, dtype, choice.key, choice.prefix or "")
     arrays, notes = _named(found.arrays, path), found.notes
     meta = own_meta(arrays, path)
     where = path if config is None or isinstance(config, Mapping) else config

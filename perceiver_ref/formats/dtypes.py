@@ -73,6 +73,11 @@ def _float8(kind: str) -> np.ndarray:
     return table
 
 
+def unread(shape: tuple[int, ...]) -> np.ndarray:
+    """What stands for an array that nobody needs, so that its name and shape are known: zeros, in no memory."""
+    return np.broadcast_to(np.zeros((), np.float32), shape)
+
+
 def cast(array: np.ndarray, dtype: Any, name: str, where: object) -> np.ndarray:
     """A floating-point array in `dtype` (None: as it is); others unchanged. `InputError` when a number is too large."""
     if dtype is None or array.dtype.kind != "f":

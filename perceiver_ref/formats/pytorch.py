@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..files import existing_file
 from .archive import Archive, open_archive, read_into
 from .contents import MAGIC
-from .dtypes import cast, decoded
+from .dtypes import cast, decoded, unread
 from .foreign import RefusedError
 from .opcodes import Bounded, interpret, pickle_errors, plain, shown
 from .state_dict import Found, find_state_dict
@@ -32,7 +32,7 @@ _ZIP = b"PK\x03\x04"
 _PROTOCOL = 1001
 
 
-def read_pytorch(path: Path, dtype: Any = None, key: str | None = None) -> Found:
+def read_pytorch(path: Path, dtype: Any = None, key: str | None = None, prefix: str = "") -> Found:
     """The arrays of the state dict in a file, and notes (see `find_state_dict`); floating-point ones in `dtype`.
 
     Tensors that are the same view of a storage are the same array. Raises `InputError` when the file is damaged, or
@@ -44,15 +44,15 @@ def read_pytorch(path: Path, dtype: Any = None, key: str | None = None) -> Found
             start = file.read(512)
         if start.startswith(_ZIP):
             with open_archive(path) as archive:
-                return _read_zip(path, archive, dtype, key)
+                return _read_zip(path, archive, dtype, key, prefix)
         if start[257:262] == b"ustar":
             raise InputError(
                 f"{path} is in PyTorch's tar format of 2016; load it with torch.load and save it again with torch.save"
             )
-        return _read_legacy(path, dtype, key)
+        return _read_legacy(path, dtype, key, prefix)
 
 
-def _read_zip(path: Path, archive: Archive, dtype: Any, key: str | None) -> Found:
+def _read_zip(path: Path, archive: Archive, dtype: Any, key: str | None, prefix: str) -> Found:
     pickles = [name for name in archive if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise InputError(f"{path} is no file of torch.save: it holds {len(pickles)} members data.pkl, expected one")
@@ -79,10 +79,10 @@ def _read_zip(path: Path, archive: Archive, dtype: Any, key: str | None) -> Foun
             file.read(1)  # the end, where the checksum is compared
         return buffer
 
-    return _arrays(path, tree, read, "<" if order == b"little" else ">", dtype, key)
+    return _arrays(path, tree, read, "<" if order == b"little" else ">", dtype, key, prefix)
 
 
-def _read_legacy(path: Path, dtype: Any, wanted: str | None) -> Found:
+def _read_legacy(path: Path, dtype: Any, wanted: str | None, prefix: str) -> Found:
     """Pickles of a number, a version, the machine, the object and the storages' keys; then each storage."""
     size = path.stat().st_size
     storages: dict[str, Storage] = {}
@@ -127,14 +127,14 @@ def _read_legacy(path: Path, dtype: Any, wanted: str | None) -> Found:
             read_into(file, buffer)
             return buffer
 
-        return _arrays(path, tree, read, "<" if little else ">", dtype, wanted)
+        return _arrays(path, tree, read, "<" if little else ">", dtype, wanted, prefix)
 
 
 def _arrays(
-    path: Path, tree: Any, read: Callable[[str], np.ndarray], order: str, dtype: Any, wanted: str | None
+    path: Path, tree: Any, read: Callable[[str], np.ndarray], order: str, dtype: Any, wanted: str | None, prefix: str
 ) -> Found:
     found = find_state_dict(path, tree, _is_tensor, _is_weight, wanted)
-    tensors = {name: value for name, value in found.arrays.items() if isinstance(value, Tensor)}
+    tensors = {n: v for n, v in found.arrays.items() if isinstance(v, Tensor) and n.startswith(prefix)}
     budget = 4 * path.stat().st_size + (1 << 20)
     buffers: dict[str, np.ndarray] = {}
     distinct = {part for tensor in tensors.values() for part in _parts(tensor)}
@@ -163,8 +163,8 @@ def _arrays(
             uses[key] -= 1
             if not uses[key]:
                 del buffers[key]
-    arrays = {name: made[v] if isinstance(v, Tensor) else v for name, v in found.arrays.items()}
-    return Found(arrays, found.notes)
+    others = {n: unread(v.shape) for n, v in found.arrays.items() if isinstance(v, Tensor) and n not in tensors}
+    return Found(found.arrays | {name: made[tensor] for name, tensor in tensors.items()} | others, found.notes)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files import AnyPath, existing_file, write_whole
 from .archive import read_into
 from .contents import SAFETENSORS, misnamed
-from .dtypes import BFLOAT16, WIDENED, cast, decoded, stored
+from .dtypes import BFLOAT16, WIDENED, cast, decoded, stored, unread
 from .foreign import Foreign, unreadable
 from .opcodes import first_line
 
@@ -46,24 +46,29 @@ _UNREADABLE = {"C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 """Dtypes of arrays that are only listed, and how many bits a number has."""
 
 
-def read_safetensors(path: Path, dtype: Any = None) -> dict[str, np.ndarray]:
+def read_safetensors(path: Path, dtype: Any = None, prefix: str = "") -> dict[str, np.ndarray]:
     """Every array of a file by name; floating-point ones in `dtype` if given. `InputError` for any damage.
 
     Tensors that share their memory are written once, and the metadata name the others: these come back. In place of
-    complex numbers, and others of no meaning here, `foreign.unreadable` stands.
+    complex numbers, and others of no meaning here, `foreign.unreadable` stands, and in place of arrays whose names do
+    not begin with `prefix`, `dtypes.unread`.
     """
     existing_file(path, "a .safetensors file")
     try:
         _checked_by_the_package(path)
         with path.open("rb") as file:
             start, header, metadata = _header(file, path.stat().st_size)
+            needed = {kept for name, kept in shared(metadata, header).items() if name.startswith(prefix)}
             arrays = {}
             for name, (code, shape, begin, _) in header.items():
                 if code in _UNREADABLE:
                     arrays[name] = unreadable(Foreign(f"numbers of dtype {code}, which no parameter has", tensor=True))
                     continue
-                file.seek(start + begin)
                 kind = _DTYPES[code]
+                if not name.startswith(prefix) and name not in needed:
+                    arrays[name] = unread(shape)
+                    continue
+                file.seek(start + begin)
                 array = np.empty(shape, stored(kind).newbyteorder("<"))
                 read_into(file, array)
                 native = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -78,9 +83,13 @@ def read_safetensors(path: Path, dtype: Any = None) -> dict[str, np.ndarray]:
 
 def with_shared(arrays: dict[str, np.ndarray], metadata: Any) -> dict[str, np.ndarray]:
     """The arrays with those that metadata name as left out, each mapped to the one whose memory it shares."""
-    shared = metadata.items() if isinstance(metadata, dict) else ()
-    again = {name: arrays[kept] for name, kept in shared if isinstance(kept, str) and kept in arrays}
-    return again | arrays if again else arrays
+    return arrays | {name: arrays[kept] for name, kept in shared(metadata, arrays).items()}
+
+
+def shared(metadata: Any, names: Container[str]) -> dict[str, str]:
+    """The names that metadata say were left out, with the one of `names` that each shares its memory with."""
+    pairs = metadata.items() if isinstance(metadata, dict) else ()
+    return {name: kept for name, kept in pairs if isinstance(kept, str) and kept in names and name not in names}
 
 
 def write_safetensors(

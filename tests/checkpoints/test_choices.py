@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +189,47 @@ def test_of_several_prefixes_the_one_of_the_right_shapes(tmp_path: Path, arrays:
     wider = {f"large.{name}": np.ones((2, *array.shape), np.float32) for name, array in arrays.items()}
     path = file_of(tmp_path, {f"small.{n}": a for n, a in arrays.items()} | wider)
     assert_close(load(path).arrays, arrays, tolerance=0)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_what_is_not_below_a_named_prefix_is_not_read(tmp_path: Path, arrays: Arrays, ending: str) -> None:
+    """A part of a large model costs what the part does."""
+    whole = {f"net.{name}": array for name, array in arrays.items()} | {"text.weight": np.ones(1 << 20)}
+    path = tmp_path / f"weights{ending}"
+    path.write_bytes(save(whole)) if ending == ".pt" else write_safetensors(path, whole)
+    load(path, prefix="net")  # what is imported and cached at first
+    tracemalloc.start()
+    try:
+        found = load(path, prefix="net")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert_close(found.arrays, arrays, tolerance=0)
+    assert found.notes == (f"{path}: took the 15 of 16 arrays below 'net'",)
+    assert peak < 4 << 20  # the other array has 8 MiB
+
+
+def assert_same(found: Arrays, expected: Arrays) -> None:
+    """In any order."""
+    assert_close(dict(sorted(found.items())), dict(sorted(expected.items())), tolerance=0)
+
+
+def test_a_shared_tensor_below_a_prefix_is_read_from_where_it_is(tmp_path: Path, arrays: Arrays) -> None:
+    names = {f"net.{name}": array for name, array in arrays.items()}
+    write_safetensors(
+        tmp_path / "weights.safetensors",
+        {**{name: array for name, array in names.items() if name != "net.latents"}, "head": names["net.latents"]},
+        {"net.latents": "head"},
+    )
+    assert_same(load(tmp_path / "weights.safetensors", prefix="net.").arrays, arrays)
+    assert_same(load(tmp_path / "weights.safetensors").arrays, arrays)
+    names["head"] = names.pop("net.latents")
+    index = {"weight_map": dict.fromkeys(["head", *names], "a.safetensors"), "metadata": {"net.latents": "head"}}
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_safetensors(folder / "a.safetensors", names)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert_same(load(folder, prefix="net.").arrays, arrays)
 
 
 def test_a_prefix_that_no_name_has(tmp_path: Path, arrays: Arrays) -> None:
