@@ -34,7 +34,7 @@ from .formats.opcodes import shown
 from .formats.own import from_own, own_meta
 from .formats.read import Arrays, read_arrays
 from .peers import Given, Peer, Rebuilt, peer
-from .peers.inherited import told
+from .peers.base import told
 
 CONFIG = "config.json"
 

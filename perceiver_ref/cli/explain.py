@@ -14,7 +14,7 @@ from ..ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
 from ..ledger.printed import PRINTED, agrees
 from ..ledger.sizes import Shape, Sizes
 from ..parameters import Module
-from ..peers.inherited import told
+from ..peers.base import told
 from ..perceiver_io import PerceiverIO
 from ..published import INPUTS, is_preset, preset
 from .main import OK

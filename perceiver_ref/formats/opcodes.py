@@ -110,7 +110,7 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     known = {id(value) for value in names.values()}
-    budget = 2 * size + _SMALL  # bytes of text and arrays that calls may make: a file holds each of them once
+    budget = 4 * size + _SMALL  # bytes of text and arrays that calls may make: a file holds each, if only as float8
 
     def since_mark() -> list[Any]:
         items: list[Any] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ Arrays = dict[str, np.ndarray]
 Rebuild = Callable[[Mapping[str, np.ndarray]], Rebuilt]
 SEPARATORS = (".", "/")
 _TRIED = 24
+_MOST = 64
+_DEEP = 16
 _LISTED = 4
 
 
@@ -42,6 +45,8 @@ def fitting(rebuild: Rebuild, arrays: Arrays, known: Rebuilt | None) -> list[str
     candidates = _ending_in(names, expected_of(known)) if known is not None else []
     if not candidates:
         candidates = _common(names, 0 if known is None else len(expected_of(known)))
+    if len(candidates) > _MOST:  # more than one is as good as many
+        return sorted(candidates)
     named: list[str] = []
     shaped: list[str] = []
     for prefix in sorted(candidates):
@@ -75,7 +80,8 @@ def _common(names: Iterable[str], least: int) -> list[str]:
     """The prefixes of most names, down to half as many as the class has where that is known."""
     counts: Counter[str] = Counter()
     for name in names:
-        counts.update(name[: i + 1] for i, character in enumerate(name) if character in SEPARATORS)
+        ends = (i for i, character in enumerate(name) if character in SEPARATORS)
+        counts.update(name[: i + 1] for i in itertools.islice(ends, _DEEP))
     return [prefix for prefix, count in counts.most_common(_TRIED) if count >= least / 2]
 
 

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..files import existing_file
 from .archive import Archive, open_archive, read_into
 from .contents import MAGIC
-from .dtypes import cast, decoded, unread
+from .dtypes import WIDENED, cast, decoded, unread
 from .foreign import RefusedError
 from .opcodes import Bounded, interpret, pickle_errors, plain, shown
 from .state_dict import Found, find_state_dict
@@ -141,7 +141,7 @@ def _arrays(
     uses = {tensor.storage.key: 0 for tensor in distinct}
     for tensor in distinct:
         uses[tensor.storage.key] += 1
-        budget -= math.prod(tensor.shape) * tensor.storage.dtype.stored.itemsize
+        budget -= math.prod(tensor.shape) * _itemsize(tensor)
     if budget < 0:
         raise RefusedError("tensors of far more data than it has")
     made: dict[Tensor, np.ndarray] = {}
@@ -175,6 +175,12 @@ def _is_weight(value: Any) -> bool:
     if not isinstance(value, Tensor) or not value.shape:
         return False
     return value.quantizer is not None or "float" in value.storage.dtype.name
+
+
+def _itemsize(tensor: Tensor) -> int:
+    """The bytes of an element as it is read."""
+    dtype = tensor.storage.dtype
+    return 4 if dtype.name in WIDENED or tensor.quantizer is not None else dtype.stored.itemsize
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:

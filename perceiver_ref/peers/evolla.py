@@ -213,7 +213,7 @@ _FIELDS = (
 
 
 def _resampler(given: Given) -> Rebuilt:
-    chosen = options("EvollaConfig", given.config, _RESAMPLER_CONFIG, _FIELDS)
+    chosen = options("EvollaConfig", given.config, _RESAMPLER_CONFIG, _FIELDS, INHERITED)
     encoder = chosen["protein_encoder_config"]
     width = positive("option 'hidden_size' of protein_encoder_config", encoder.get("hidden_size", 1280))
     layer = FilledLayer(
@@ -243,7 +243,7 @@ def check_mask(name: str, mask: Array, x: Any) -> None:
 
 
 def _aligner(given: Given) -> Rebuilt:
-    chosen = options("EvollaConfig", given.config, _ALIGNER_CONFIG, _FIELDS)
+    chosen = options("EvollaConfig", given.config, _ALIGNER_CONFIG, _FIELDS, INHERITED)
     widths = {name: chosen[f"{name}_encoder_dim"] for name in _ENCODERS}
     if not any(widths.values()):  # an EvollaConfig lacks them, the weights do not
         keys = {name: given.params.get(f"key_{name}.weight", ()) for name in _ENCODERS}

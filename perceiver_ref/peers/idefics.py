@@ -129,7 +129,7 @@ def _arguments(given: Given) -> Mapping[str, Any]:
     if not isinstance(config, Mapping) or "n_latents" in config:
         return config
     if "perceiver_config" in config:
-        whole = options("IdeficsConfig", config, {"perceiver_config": {}, "vision_config": {}}, _FIELDS)
+        whole = options("IdeficsConfig", config, {"perceiver_config": {}, "vision_config": {}}, _FIELDS, INHERITED)
         part, width = whole["perceiver_config"], _vision_width(whole["vision_config"], 768)
     elif "resampler_depth" in config:
         latents = given.params.get("latents", ())
@@ -140,7 +140,7 @@ def _arguments(given: Given) -> Mapping[str, Any]:
         part, width = config, latents[1]
     else:
         return config
-    own = options("IdeficsPerceiverConfig", part, _PERCEIVER, PRETRAINED | INHERITED)
+    own = options("IdeficsPerceiverConfig", part, _PERCEIVER, PRETRAINED, INHERITED)
     sizes = {name: own[f"resampler_{name}"] for name in ("depth", "n_heads", "head_dim", "n_latents")}
     return {"embed_dim": width, **sizes, "qk_layer_norms": own["qk_layer_norms_perceiver"]}
 
@@ -150,7 +150,9 @@ def _resampler(given: Given) -> Rebuilt:
     known: dict[str, Any] = {name: Option(int, required=True) for name in sizes}
     known |= {"qk_layer_norms": Option(bool), "vision_config": {}, "config": {}}
     chosen = options("IdeficsPerceiverResampler", _arguments(given), known)
-    config = options("IdeficsConfig", chosen["config"], {"vision_config": {}, "perceiver_config": {}}, _FIELDS)
+    config = options(
+        "IdeficsConfig", chosen["config"], {"vision_config": {}, "perceiver_config": {}}, _FIELDS, INHERITED
+    )
     vision = _vision_width({**config["vision_config"], **chosen["vision_config"]}, chosen["embed_dim"])
     if vision != chosen["embed_dim"]:
         raise InputError(
@@ -188,7 +190,7 @@ def alone(model: PerceiverResampler, params: Tree, context: Any, mask: Any = Non
 
 
 def _gated(given: Given) -> Rebuilt:
-    chosen = options("IdeficsGatedCrossAttentionLayer", given.config, _GATED_CONFIG, _FIELDS)
+    chosen = options("IdeficsGatedCrossAttentionLayer", given.config, _GATED_CONFIG, _FIELDS, INHERITED)
     if chosen["alpha_type"] not in ("float", "vector"):
         raise one_of("alpha_type", chosen["alpha_type"], ("float", "vector"))
     model = GatedCrossAttention(

@@ -62,7 +62,7 @@ def _own_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """An Idefics2PerceiverConfig, or the one in an Idefics2Config, which takes another width from the text model."""
     if not isinstance(config, Mapping) or "perceiver_config" not in config:
         return config
-    whole = options("Idefics2Config", config, _WHOLE, PRETRAINED | INHERITED | {"image_token_id", "vision_config"})
+    whole = options("Idefics2Config", config, _WHOLE, PRETRAINED | {"image_token_id", "vision_config"}, INHERITED)
     part, text = whole["perceiver_config"], whole["text_config"]
     width = text.get("hidden_size", _CONFIG["hidden_size"])
     if width == part.get("hidden_size", _CONFIG["hidden_size"]):
@@ -71,8 +71,8 @@ def _own_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _resampler(given: Given) -> Rebuilt:
-    ignored = PRETRAINED | INHERITED | {"attention_dropout"}
-    chosen = options("Idefics2PerceiverConfig", _own_part(given.config), _CONFIG, ignored)
+    ignored = PRETRAINED | {"attention_dropout"}
+    chosen = options("Idefics2PerceiverConfig", _own_part(given.config), _CONFIG, ignored, INHERITED)
     model = PerceiverResampler(
         channels=chosen["hidden_size"],
         latents=chosen["resampler_n_latents"],

@@ -5,10 +5,6 @@ Read off `PreTrainedConfig` of versions 4.0 to 5.23; a configuration's `to_dict(
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 PRETRAINED = frozenset(
     [
         "_attn_implementation",
@@ -89,23 +85,3 @@ INHERITED = frozenset(
     ]
 )
 """The others: outputs and generation, labels and losses, ways to compile. That they are ignored is told."""
-
-_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
-
-
-@contextmanager
-def told() -> Iterator[list[str]]:
-    """The names of `INHERITED` that are ignored inside, each once, in a list that grows."""
-    names: list[str] = []
-    token = _told.set(names)
-    try:
-        yield names
-    finally:
-        _told.reset(token)
-
-
-def tell(name: str) -> None:
-    """Say that a field is ignored, where somebody listens."""
-    names = _told.get()
-    if names is not None and name not in names:
-        names.append(name)

@@ -75,12 +75,12 @@ def _own_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """An MllamaTextConfig, or the one in an MllamaConfig."""
     if not isinstance(config, Mapping) or "text_config" not in config:
         return config
-    others = PRETRAINED | INHERITED | {"image_token_index", "vision_config"}
-    return options("MllamaConfig", config, {"text_config": {}}, others)["text_config"]  # type: ignore[no-any-return]
+    others = PRETRAINED | {"image_token_index", "vision_config"}
+    return options("MllamaConfig", config, {"text_config": {}}, others, INHERITED)["text_config"]  # type: ignore[no-any-return]
 
 
 def _layer(given: Given) -> Rebuilt:
-    chosen = options("MllamaTextConfig", _own_part(given.config), _CONFIG, _FIELDS)
+    chosen = options("MllamaTextConfig", _own_part(given.config), _CONFIG, _FIELDS, INHERITED)
     heads = positive("num_attention_heads", chosen["num_attention_heads"])
     model = GatedCrossAttention(
         channels=chosen["hidden_size"],

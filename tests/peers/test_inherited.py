@@ -11,7 +11,8 @@ from cli.command import CONFIG, invoke, prepare
 
 from perceiver_ref import InputError
 from perceiver_ref.peers import Given, peer
-from perceiver_ref.peers.inherited import INHERITED, PRETRAINED, told
+from perceiver_ref.peers.base import told
+from perceiver_ref.peers.inherited import INHERITED, PRETRAINED
 
 V5 = {
     "transformers_version": "5.23.0", "architectures": None, "output_hidden_states": False, "return_dict": True,

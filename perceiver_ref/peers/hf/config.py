@@ -44,7 +44,7 @@ _CONFIG: dict[str, Any] = {
     "output_attentions": False,
     "output_hidden_states": False,
 }
-_IGNORED = PRETRAINED | INHERITED | {"attention_probs_dropout_prob", "layer_norm_eps"}
+_IGNORED = PRETRAINED | {"attention_probs_dropout_prob", "layer_norm_eps"}
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_erf",
     "gelu_python": "gelu_erf",
@@ -60,7 +60,7 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 def read_config(given: Mapping[str, Any]) -> dict[str, Any]:
     """A PerceiverConfig, from a case's {"config": ...} or from a config.json."""
-    config = options("PerceiverConfig", given.get("config", given), _CONFIG, _IGNORED)
+    config = options("PerceiverConfig", given.get("config", given), _CONFIG, _IGNORED, INHERITED)
     if config["num_labels"] is None:
         config["num_labels"] = len(config["id2label"]) if config["id2label"] else 2
     return config
