@@ -245,7 +245,7 @@ def check_mask(name: str, mask: Array, x: Any) -> None:
 def _aligner(given: Given) -> Rebuilt:
     chosen = options("EvollaConfig", given.config, _ALIGNER_CONFIG, _FIELDS, INHERITED)
     widths = {name: chosen[f"{name}_encoder_dim"] for name in _ENCODERS}
-    if not any(widths.values()):  # an EvollaConfig lacks them, the weights do not
+    if not any(widths.values()) and "transformers_version" in given.config:  # a saved EvollaConfig, which lacks them
         keys = {name: given.params.get(f"key_{name}.weight", ()) for name in _ENCODERS}
         widths = {name: shape[1] if len(shape) == 2 else None for name, shape in keys.items()}
     used = tuple((name, width) for name, width in widths.items() if width is not None)

@@ -141,7 +141,7 @@ def test_what_a_configuration_lacks_is_in_the_weights() -> None:
     with pytest.raises(InputError, match="lacks the width of the vision encoder"):
         peer("idefics").rebuild(cls, Given(config))
     aligner, keys = "EvollaSequenceAlignerCrossAttention", {"key_protein.weight": (8, 5), "key_msa.weight": (8, 7)}
-    given = Given({"hidden_size": 8, "num_attention_heads": 2}, params=keys)
+    given = Given({**V5, "hidden_size": 8, "num_attention_heads": 2}, params=keys)
     assert peer("evolla").rebuild(aligner, given).model.encoders == (("protein", 5), ("msa", 7))
 
 
