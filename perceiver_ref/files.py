@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import InputError
+from .formats.contents import JSON, misnamed
 
 AnyPath = str | os.PathLike[str]
 _JSON_LIMIT = 64 << 20
@@ -48,7 +49,8 @@ def read_json(path: AnyPath, what: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({str(error).splitlines()[0]}); expected {what}") from None
+        why = misnamed(path, error, lambda error: str(error).splitlines()[0], JSON)
+        raise InputError(f"{path} is not JSON ({why}); expected {what}") from None
     except MemoryError:
         raise InputError(f"{path} is nested too deeply; expected {what}") from None
     if not isinstance(value, dict):

@@ -37,7 +37,7 @@ def convert(options: argparse.Namespace) -> int:
         why = "" if options.to_peer else "; our own checkpoint is an .npz, see --to-peer"
         raise InputError(f"{output}: the output must end in {' or '.join(known)}{why}")
     arguments = weights.read_inputs(options.inputs)[0] if options.inputs else {}
-    checkpoint = weights.read_weights(options, arguments)
+    checkpoint = weights.read_weights(options, arguments, weights.read_call(options))
     arrays = _to_peer(checkpoint, options.weights) if options.to_peer else _to_own(checkpoint, options.weights)
     WRITERS[output.suffix](output, arrays)
     names = f"names of {checkpoint.peer}" if options.to_peer else "our names"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..checkpoints import read_config, rebuild
+from ..checkpoints import ignored_fields, read_config, rebuild
 from ..errors import InputError
 from ..flamingo import PerceiverResampler
 from ..ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
 from ..ledger.printed import PRINTED, agrees
 from ..ledger.sizes import Shape, Sizes
 from ..parameters import Module
+from ..peers.base import told
 from ..perceiver_io import PerceiverIO
 from ..published import INPUTS, is_preset, preset
 from .main import OK
@@ -57,7 +59,10 @@ def _model(given: argparse.Namespace) -> Module:
         return made
     if not given.peer:
         raise InputError(f"{given.model}: say which implementation the configuration is of, such as --peer hf")
-    model = rebuild(given.peer, given.cls, read_config(given.model), given.model, {}).model
+    with told() as ignored:
+        model = rebuild(given.peer, given.cls, read_config(given.model), given.model, {}).model
+    if ignored:
+        print(f"perceiver-ref explain: note: {ignored_fields(ignored)}", file=sys.stderr)
     if not isinstance(model, PerceiverIO | PerceiverResampler):
         raise InputError(f"{given.model} configures a part, {type(model).__name__}; explain takes whole models")
     return model

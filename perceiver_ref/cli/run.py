@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from ..autograd.backend import module
-from ..crosscheck import run as execute
+from ..crosscheck import Run
+from ..crosscheck import run as compute
 from ..errors import InputError
 from ..files import check_writable
 from ..formats.read import dtype_of
@@ -32,19 +35,24 @@ def run(options: argparse.Namespace) -> int:
     arguments, cotangents = weights.read_inputs(options.inputs)
     if options.grad and not cotangents:
         raise InputError(f"{options.inputs}: --grad needs cotangent/<output>, an array of the shape of that output")
-    checkpoint = weights.read_weights(options, arguments)
+    call = weights.read_call(options)
+    checkpoint = weights.read_weights(options, arguments, call)
     dtype = options.dtype or dtype_of(checkpoint.arrays)
-    result = execute(
-        checkpoint.rebuilt,
-        checkpoint.arrays,
-        arguments,
-        {},
-        cotangents=cotangents if options.grad else None,
-        points=(lambda name: True) if options.trace else None,
-        backend=options.backend,
-        dtype=dtype,
-        where=options.weights,
-    )
+
+    def execute(arguments: weights.Arrays, call: Mapping[str, Any]) -> Run:
+        return compute(
+            checkpoint.rebuilt,
+            checkpoint.arrays,
+            arguments,
+            call,
+            cotangents=cotangents if options.grad else None,
+            points=(lambda name: True) if options.trace else None,
+            backend=options.backend,
+            dtype=dtype,
+            where=options.weights,
+        )
+
+    result = weights.with_numbers(execute, arguments, call)
     groups = {
         "output": result.outputs,
         "cotangent": cotangents if options.grad else {},
@@ -61,5 +69,6 @@ def run(options: argparse.Namespace) -> int:
     lines += [(f"{n}/...", f"{len(groups[n])} arrays") for n in ("grad_param", "grad_input", "trace") if groups[n]]
     for line in aligned(lines, left=2):
         print(f"  {'  '.join(line).rstrip()}")
-    write_result(options.json, {"output": options.output, "dtype": str(dtype), "shapes": shapes})
+    found = {"output": options.output, "dtype": str(dtype), "shapes": shapes, "notes": checkpoint.notes}
+    write_result(options.json, found)
     return OK

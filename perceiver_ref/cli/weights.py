@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..checkpoints import Checkpoint, read_checkpoint
-from ..files import existing_file
+from ..checkpoints import Checkpoint, Choice, read_checkpoint
+from ..errors import InputError
+from ..files import existing_file, read_json
+from ..formats.opcodes import first_line
 from ..vectors.npz import read_npz
 
 Arrays = dict[str, np.ndarray]
+_Result = TypeVar("_Result")
 _COTANGENT = "cotangent/"
+_NUMBERS = 6
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -31,6 +39,27 @@ def options(command: argparse.ArgumentParser) -> None:
         help="checkpoint directory, or .npz, .safetensors, .pt, .bin, .ckpt or .pystate file; "
         "one that convert wrote needs no --peer, --class and --config",
     )
+    command.add_argument(
+        "--key",
+        metavar="K",
+        help="where in a file of more than weights they are, such as ema or checkpoint.model; . is its outermost level "
+        "(default: state_dict, model and the like)",
+    )
+    command.add_argument(
+        "--prefix",
+        metavar="P",
+        help="what the names of the class begin with where it is a part of a whole model, such as perceiver. "
+        '(default: found where exactly one fits; "" for none)',
+    )
+    command.add_argument(
+        "--allow-unused", action="store_true", help="leave out and list arrays that the class has no use for"
+    )
+    command.add_argument(
+        "--call",
+        metavar="JSON",
+        help="the class's arguments beyond arrays, an object or a file of one, such as '{\"prefix_len\": 4}'; "
+        "a number among the inputs is one, too",
+    )
 
 
 def read_inputs(path: str) -> tuple[Arrays, Arrays]:
@@ -44,10 +73,61 @@ def read_inputs(path: str) -> tuple[Arrays, Arrays]:
     return {name: array for name, array in arrays.items() if not name.startswith(_COTANGENT)}, cotangents
 
 
-def read_weights(given: argparse.Namespace, arguments: Arrays) -> Checkpoint:
-    """The weights that the options name; one line on stderr for each thing that was done to make a file fit."""
+def read_call(given: argparse.Namespace) -> dict[str, Any]:
+    """The arguments beyond arrays that --call gives: JSON text, or a file of it."""
+    text: str | None = given.call
+    if text is None:
+        return {}
+    if not text.lstrip().startswith("{"):
+        return read_json(text, "arguments in JSON, an object (--call)")
+    try:
+        made: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"--call is not JSON ({first_line(error)}); expected an object of arguments") from None
+    return made
+
+
+def with_numbers(
+    execute: Callable[[Arrays, Mapping[str, Any]], _Result], arguments: Arrays, call: Mapping[str, Any]
+) -> _Result:
+    """`execute(arguments, call)`; single numbers among the arguments are options of the call where the class has such.
+
+    Which they are only the class knows: it is asked with all of them as options first, then with fewer.
+    """
+    numbers = _numbers(arguments, call)
+    failed: InputError | None = None
+    for count in range(len(numbers), -1, -1):
+        for names in itertools.combinations(numbers, count):
+            arrays = {name: array for name, array in arguments.items() if name not in names}
+            try:
+                return execute(arrays, {**call, **{name: numbers[name] for name in names}})
+            except InputError as error:
+                failed = failed if failed and "unknown argument" in str(error) else error
+    assert failed is not None  # at least one way was tried
+    raise failed
+
+
+def _numbers(arguments: Arrays, call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that are single numbers or texts, as Python's."""
+    numbers = {name: array.item() for name, array in arguments.items() if not array.shape}
+    if len(numbers) > _NUMBERS:
+        raise InputError(f"the inputs hold {len(numbers)} single numbers; give options of the call with --call")
+    if twice := [name for name in numbers if name in call]:
+        raise InputError(f"{twice[0]!r} is among the inputs and in --call; leave it out of one")
+    return numbers
+
+
+def read_weights(given: argparse.Namespace, arguments: Arrays, call: Mapping[str, Any]) -> Checkpoint:
+    """The weights that the options name; one line on stderr for each choice, and what was done to make a file fit."""
     checkpoint = read_checkpoint(
-        given.peer, given.weights, given.cls, config=given.config, dtype=given.dtype, inputs=arguments
+        given.peer,
+        given.weights,
+        given.cls,
+        config=given.config,
+        dtype=given.dtype,
+        inputs={name: array for name, array in arguments.items() if array.shape},
+        call={**call, **_numbers(arguments, call)},
+        choice=Choice(given.key, given.prefix, given.allow_unused),
     )
     for note in checkpoint.notes:
         print(f"perceiver-ref {given.name}: note: {note}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autoregressive import PerceiverAR
-from ..checkpoints import named_class, read_checkpoint, read_config, read_weights
+from ..checkpoints import class_named, read_checkpoint, read_config, read_weights
 from ..errors import InputError
 from ..ledger import default_sizes, parse_sizes
 from ..ledger.sizes import Sizes
@@ -82,7 +82,7 @@ def _configured(wanted: Wanted, sizes: Sizes | None, arguments: Mapping[str, np.
             sizes = _default_sizes(model)
         return _own(wanted, wanted.cls or str(config["type"]), model, sizes, arguments, "")
     known = peer(str(wanted.peer))
-    cls = wanted.cls or named_class(config, wanted.model)
+    cls = wanted.cls or class_named(known, config, wanted.model)
     params = {} if wanted.weights is None else {n: a.shape for n, a in read_weights(wanted.weights).items()}
     if arguments is not None:
         shapes = {name: array.shape for name, array in arguments.items()}

@@ -5,9 +5,12 @@ safetensors_file  `.safetensors`, read and written
 pytorch           files of `torch.save`: tensors as views of storages (`tensors`) in a pickle
 pickles           DeepMind's pickles of NumPy trees
 opcodes           pickles interpreted in place of being run
+foreign           what stands for anything else that a pickle names
+contents          what a file is, whatever its name says
 archive           zip archives: `.npz` (see `vectors.npz`) and PyTorch's
-dtypes            bfloat16 widened, precision changed, NaN found
-state_dict        where in a checkpoint the state dict is
-fit               a file's names fitted to a class: prefixes, tied parameters
+dtypes            bfloat16 and float8 widened, precision changed, NaN found
+state_dict        where in a checkpoint the weights are
+prefixes          below which prefix of a whole model's names a part of it is
+fit               a file's names fitted to a class: prefixes, tied parameters, what is left over
 own               our own checkpoint, which leads back to the peer's
 """

@@ -1,8 +1,8 @@
 """Interpreting pickles instead of running them: containers, numbers and text, and constructors from a table.
 
 Unpickling calls whatever a file names. Here its opcodes work on a stack of our own, a name is looked up in the table
-that the reader of one kind of file gives, and what the table lacks is refused before it is built. Sizes are bounded by
-the file: nothing is read, copied or repeated beyond what it holds.
+that the reader of one kind of file gives, and for what the table lacks a placeholder stands (`foreign`). Sizes are
+bounded by the file: nothing is read, copied or repeated beyond what it holds.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import InputError
+from .contents import PICKLE, PYTORCH, misnamed
+from .foreign import Foreign, RefusedError, made
 
 Names = Mapping[tuple[str, str], Any]
 """What a pickle may name, by module and name: functions and classes of ours, which it may call, and plain values."""
@@ -24,6 +27,7 @@ _NODES = 200_000
 _OPCODES = 1_000_000
 _SMALL = 4096  # bytes beyond which data is read into a buffer that can be written to
 _MARK = object()
+_SET = Foreign("a set")
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -33,12 +37,10 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class RefusedError(Exception):
-    """Something that a tree of arrays does not need."""
-
-
 class Buildable:
-    """Base of what a pickle may give a state."""
+    """Base of what a pickle may give a state; `refused` says why one was not taken."""
+
+    refused = ""
 
     def set_state(self, state: Any) -> None:
         """Take the state, or raise `RefusedError`."""
@@ -82,7 +84,8 @@ def pickle_errors(path: object, what: str) -> Iterator[None]:
     except RefusedError as error:
         raise InputError(f"{path} is refused: it holds {error}; expected {what} only") from None
     except Exception as error:  # damage makes the opcodes' decoders and NumPy raise almost anything
-        raise InputError(f"{path} is not a readable pickle ({first_line(error)})") from None
+        why = misnamed(Path(str(path)), error, first_line, PYTORCH, PICKLE)
+        raise InputError(f"{path} is not a readable pickle ({why})") from None
 
 
 def first_line(error: object, length: int = 120) -> str:
@@ -106,8 +109,8 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    callables = {id(value) for value in names.values() if callable(value)}
-    budget = 2 * size + _SMALL  # bytes of text and arrays that calls may make: a file holds each of them once
+    known = {id(value) for value in names.values()}
+    budget = 4 * size + _SMALL  # bytes of text and arrays that calls may make: a file holds each, if only as float8
 
     def since_mark() -> list[Any]:
         items: list[Any] = []
@@ -169,41 +172,61 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
             _set(stack[-1], key, value)
         elif name in ("APPEND", "APPENDS"):
             items = [stack.pop()] if name == "APPEND" else since_mark()
-            if not isinstance(stack[-1], list):
+            if isinstance(stack[-1], list):
+                stack[-1].extend(items)
+            elif not isinstance(stack[-1], Foreign):
                 raise RefusedError("a malformed list")
-            stack[-1].extend(items)
+        elif name == "EMPTY_SET":
+            stack.append(_SET)
+        elif name == "FROZENSET":
+            since_mark()
+            stack.append(_SET)
+        elif name == "ADDITEMS":
+            since_mark()
+            if not isinstance(stack[-1], Foreign):
+                raise RefusedError("a malformed set")
         elif name == "GLOBAL":
             stack.append(_named(names, *argument.split(" ", 1)))
         elif name == "STACK_GLOBAL":
             attribute, module = stack.pop(), stack.pop()
             stack.append(_named(names, module, attribute))
-        elif name in ("REDUCE", "NEWOBJ"):
+        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+            keywords = stack.pop() if name == "NEWOBJ_EX" else {}
             arguments, function = stack.pop(), stack.pop()
-            if id(function) not in callables or not isinstance(arguments, tuple):
-                raise RefusedError("a call")
-            made = function(*arguments)
-            charge(made)
-            stack.append(made)
+            if not isinstance(function, Foreign):
+                if id(function) not in known or keywords or not isinstance(arguments, tuple):
+                    raise RefusedError("a call")
+                function = made(function, arguments) if callable(function) else Foreign("a call", tensor=True)
+                charge(function)
+            stack.append(function)  # what was made, or the placeholder, which stands for its objects, too
         elif name == "BUILD":
             state, target = stack.pop(), stack[-1]
             if isinstance(target, Buildable):
-                target.set_state(state)
+                try:
+                    target.set_state(state)
+                except RefusedError as error:
+                    target.refused = str(error)
                 charge(target)
-            elif not isinstance(target, dict) or not isinstance(state, dict):  # a dict's attributes are left out
+            elif not isinstance(target, (dict, Foreign)):  # whose attributes are left out
                 raise RefusedError("an object with a state")
         elif name == "BINPERSID" and persistent is not None:
-            stack.append(persistent(stack.pop()))
+            stack.append(made(persistent, (stack.pop(),)))
         else:
             raise RefusedError(f"the opcode {name}")
     raise RefusedError("no end")
 
 
 def mapping(items: Any = ()) -> dict[Any, Any]:
-    """The dict that stands for an ordered or frozen one."""
+    """The dict that stands for an ordered or frozen one, or a counter."""
     made: dict[Any, Any] = {}
     for key, value in items.items() if isinstance(items, dict) else items:
         _set(made, key, value)
     return made
+
+
+def defaulting(factory: Any = None, items: Any = ()) -> dict[Any, Any]:
+    """The dict that stands for one with a default, which is left out."""
+    return mapping(items)
 
 
 def latin(text: Any, encoding: Any = "latin1") -> bytes | bytearray:
@@ -223,6 +246,8 @@ def no_bytes(*arguments: Any) -> bytes:
 
 CONTAINERS: Names = {
     ("collections", "OrderedDict"): mapping,
+    ("collections", "Counter"): mapping,
+    ("collections", "defaultdict"): defaulting,
     ("_codecs", "encode"): latin,
     ("__builtin__", "bytes"): no_bytes,
     ("builtins", "bytes"): no_bytes,
@@ -233,7 +258,7 @@ CONTAINERS: Names = {
 def plain(root: Any, finish: Callable[[Any], Any]) -> Any:
     """The finished tree. A part that the file shares is copied for each place; too many of them are refused.
 
-    `finish` gives the leaf for what a constructor made, or raises `RefusedError`.
+    `finish` gives the leaf for what a constructor made; where it raises `RefusedError`, a `Foreign` stands for it.
     """
     nodes = 0
 
@@ -248,14 +273,19 @@ def plain(root: Any, finish: Callable[[Any], Any]) -> Any:
             return type(value)(walk(child, depth + 1) for child in value)
         if value is None or isinstance(value, (bool, int, float, str, bytes, bytearray)):
             return value
-        return finish(value)
+        return value if isinstance(value, Foreign) else made(finish, (value,))
 
     return walk(root, 0)
 
 
 def _set(target: Any, key: Any, value: Any) -> None:
-    if type(key) not in (str, int, bytes) or not isinstance(target, dict):
-        raise RefusedError(f"a key of type {type(key).__name__}")
+    """Set an item of a dict; keys that no state dict has become placeholders, so that none is hashed as it asks."""
+    if isinstance(target, Foreign):
+        return
+    if not isinstance(target, dict):
+        raise RefusedError("a malformed dict")
+    if type(key) not in (str, int, bytes):
+        key = key if isinstance(key, Foreign) else Foreign(f"a key of type {type(key).__name__}")
     target[_index(key) if type(key) is int else key] = value
 
 
@@ -270,7 +300,7 @@ def _named(names: Names, module: Any, name: Any) -> Any:
     if not isinstance(module, str) or not isinstance(name, str):
         raise RefusedError("a name that is no text")
     if (module, name) not in names:
-        raise RefusedError(f"the name {shown(f'{module}.{name}')}")
+        return Foreign(f"the name {shown(f'{module}.{name}')}", tensor=name.startswith("_rebuild"))
     return names[module, name]
 
 

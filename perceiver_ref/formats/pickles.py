@@ -1,7 +1,8 @@
 """Reading pickles of parameter trees without running them: arrays, numbers, text and containers, and nothing else.
 
-DeepMind released its weights as pickles of NumPy trees (Haiku parameters). `opcodes` interprets them; here is
-the handful of constructors that such files name, each replaced by a function of ours.
+DeepMind released its weights as pickles of NumPy trees (Haiku parameters); others save JAX's arrays, beside the states
+of optimizers. `opcodes` interprets them; here is the handful of constructors that such files name, each replaced by a
+function of ours.
 """
 
 from __future__ import annotations
@@ -13,30 +14,34 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import tree
-from ..errors import InputError, input_errors
+from ..errors import InputError
 from ..files import AnyPath, existing_file
-from .opcodes import (
-    CONTAINERS,
-    Bounded,
-    Buildable,
-    Names,
-    RefusedError,
-    interpret,
-    mapping,
-    pickle_errors,
-    plain,
-)
+from .dtypes import WIDENED, decoded, stored
+from .foreign import Foreign, RefusedError, first_foreign
+from .opcodes import CONTAINERS, Bounded, Buildable, Names, interpret, mapping, pickle_errors, plain
+from .state_dict import Found, find_tree
 
 _DTYPE = re.compile(r"[<>|=]?[biuf]\d{1,2}")  # bool, integer, floating point: no objects, no text, no records
 _SIZE = 1 << 40
+_WHAT = "a pickle of arrays and containers"
+
+
+class _Scalar:
+    """A class of numbers that `ml_dtypes` adds to NumPy, which a dtype is made of."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
 
 
 class _Dtype(Buildable):
-    """A NumPy dtype under construction."""
+    """A NumPy dtype under construction; `kind` names one that NumPy lacks, whose bits `dtype` is."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         code = code.decode("ascii") if isinstance(code, bytes) else code
+        self.kind = code.kind if isinstance(code, _Scalar) else ""
+        if self.kind:
+            self.dtype = stored(self.kind)
+            return
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
             raise RefusedError("a dtype that is no number's")
         self.dtype = np.dtype(code)
@@ -51,7 +56,7 @@ class _Array(Buildable):
     """A NumPy array under construction."""
 
     def __init__(self, *_: Any) -> None:
-        self.array: np.ndarray | None = None
+        self.array: np.ndarray | None = None  # until it is given its state
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
@@ -66,33 +71,45 @@ def read_pickle(path: AnyPath) -> Any:
     Raises `InputError`, one line that names the file and what it refused, for anything else; no code of the file runs.
     """
     path = existing_file(path, "a pickle of arrays")
-    with pickle_errors(path, "a pickle of arrays and containers"), path.open("rb") as file:
+    with pickle_errors(path, _WHAT):
+        content = _interpreted(path)
+        if foreign := first_foreign(content):
+            raise RefusedError(foreign.why)
+        return content
+
+
+def read_haiku(path: Path, key: str | None = None) -> Found:
+    """Arrays by module path and name, from {module: {name: array}} or {"params": ..., "state": ...} of such.
+
+    What is beside the parameters, such as an optimizer's state, is not looked at; `key` says where they are.
+    """
+    path = existing_file(path, "a pickle of arrays")
+    with pickle_errors(path, _WHAT):
+        found = find_tree(path, _interpreted(path), key)
+    if not found.arrays:
+        raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
+    return found
+
+
+def _interpreted(path: Path) -> Any:
+    with path.open("rb") as file:
         size = path.stat().st_size
         return plain(interpret(Bounded(file, size), size, NUMPY), _finish)
-
-
-def haiku_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays by module path and name, from {module: {name: array}} or {"params": ..., "state": ...} of such."""
-    content = read_pickle(path)
-    if isinstance(content, dict) and set(content) <= {"params", "state"} and content:
-        parts = [part for part in content.values() if isinstance(part, dict)]
-        content = {name: array for part in parts for name, array in part.items()}
-    with input_errors(str(path)):
-        arrays = tree.flatten(content) if isinstance(content, dict) else {}
-    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
-    return arrays
 
 
 def _finish(value: Any) -> np.ndarray:
     made = value.array if isinstance(value, _Array) else value
     if not isinstance(made, np.ndarray):
-        raise RefusedError("an unfinished object")
+        raise RefusedError((value.refused if isinstance(value, Buildable) else "") or "an unfinished object")
     return made
 
 
 def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
     """An array from its bytes; the sizes must agree, so that no file can claim more memory than it holds."""
+    if isinstance(dtype, Foreign):
+        raise RefusedError(dtype.why)
+    if isinstance(dtype, Buildable) and dtype.refused:
+        raise RefusedError(dtype.refused)
     if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)) or order not in ("C", "F"):
         raise RefusedError("a malformed array")
     shape = (shape,) if isinstance(shape, int) else shape
@@ -103,7 +120,7 @@ def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
     values = np.frombuffer(data, dtype.dtype)
     native = dtype.dtype.newbyteorder("=")
     values = values.astype(native, copy=not values.flags.writeable)
-    return values.reshape(shape, order=order)
+    return decoded(values, dtype.kind).reshape(shape, order=order)
 
 
 def _scalar(dtype: Any, data: Any = b"") -> np.ndarray:
@@ -120,7 +137,7 @@ def _device_array(function: Any, arguments: Any, state: Any, *_: Any) -> _Array:
     if function is not _reconstruct:
         raise RefusedError("a foreign array")
     made: _Array = _reconstruct(*arguments)
-    made.set_state(state)
+    made.set_state(state)  # what follows it, such as whether its dtype is weak, is left out
     return made
 
 
@@ -131,7 +148,11 @@ NUMPY: Names = {
     ("haiku._src.data_structures", "FlatMapping"): mapping,
     ("haiku._src.data_structures", "FlatMap"): mapping,
     ("haiku._src.data_structures", "frozendict"): mapping,
+    ("flax.core.frozen_dict", "FrozenDict"): mapping,
     ("jax._src.array", "_reconstruct_array"): _device_array,
+    ("jax._src.device_array", "reconstruct_device_array"): _device_array,
+    ("jax.interpreters.xla", "reconstruct_device_array"): _device_array,
+    **{(module, name): _Scalar(name) for module in ("ml_dtypes", "jaxlib.xla_extension") for name in sorted(WIDENED)},
     **{
         (f"numpy.{core}.{module}", name): function
         for core in ("core", "_core")

@@ -19,23 +19,24 @@ import numpy as np
 from ..errors import InputError
 from ..files import existing_file
 from .archive import Archive, open_archive, read_into
-from .dtypes import cast, decoded
-from .opcodes import Bounded, RefusedError, interpret, pickle_errors, plain, shown
-from .state_dict import find_state_dict
-from .tensors import PYTORCH, Storage, Tensor, finish, part_of, reach, saved_storage
+from .contents import MAGIC
+from .dtypes import WIDENED, cast, decoded, unread
+from .foreign import RefusedError
+from .opcodes import Bounded, interpret, pickle_errors, plain, shown
+from .state_dict import Found, find_state_dict
+from .tensors import PYTORCH, Quantizer, Storage, Tensor, finish, part_of, reach, saved_storage
 
 _WHAT = "what torch.save(model.state_dict(), path) writes, tensors and containers"
 _PICKLE_LIMIT = 1 << 28
 _ZIP = b"PK\x03\x04"
-_MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
 
-def read_pytorch(path: Path, dtype: Any = None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(arrays by name, notes for the user) of the state dict in a file; floating-point ones in `dtype` if given.
+def read_pytorch(path: Path, dtype: Any = None, key: str | None = None, prefix: str = "") -> Found:
+    """The arrays of the state dict in a file, and notes (see `find_state_dict`); floating-point ones in `dtype`.
 
-    Tensors that are the same view of a storage are the same array. Raises `InputError` when the file is damaged, holds
-    anything but tensors and containers, or several state dicts.
+    Tensors that are the same view of a storage are the same array. Raises `InputError` when the file is damaged, or
+    holds no state dict, or several of which none is known to be preferred.
     """
     existing_file(path, "a file of torch.save")
     with pickle_errors(path, _WHAT):
@@ -43,22 +44,15 @@ def read_pytorch(path: Path, dtype: Any = None) -> tuple[dict[str, np.ndarray], 
             start = file.read(512)
         if start.startswith(_ZIP):
             with open_archive(path) as archive:
-                return _read_zip(path, archive, dtype)
+                return _read_zip(path, archive, dtype, key, prefix)
         if start[257:262] == b"ustar":
             raise InputError(
                 f"{path} is in PyTorch's tar format of 2016; load it with torch.load and save it again with torch.save"
             )
-        return _read_legacy(path, dtype)
+        return _read_legacy(path, dtype, key, prefix)
 
 
-def is_pytorch(path: Path) -> bool:
-    """Whether a file of any name is PyTorch's: a zip archive, or begins with the older format's number."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    return start.startswith(_ZIP) or (start[2:4] == b"\x8a\x0a" and start[4:14] == _MAGIC.to_bytes(10, "little"))
-
-
-def _read_zip(path: Path, archive: Archive, dtype: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_zip(path: Path, archive: Archive, dtype: Any, key: str | None, prefix: str) -> Found:
     pickles = [name for name in archive if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise InputError(f"{path} is no file of torch.save: it holds {len(pickles)} members data.pkl, expected one")
@@ -85,10 +79,10 @@ def _read_zip(path: Path, archive: Archive, dtype: Any) -> tuple[dict[str, np.nd
             file.read(1)  # the end, where the checksum is compared
         return buffer
 
-    return _arrays(path, tree, read, "<" if order == b"little" else ">", dtype)
+    return _arrays(path, tree, read, "<" if order == b"little" else ">", dtype, key, prefix)
 
 
-def _read_legacy(path: Path, dtype: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_legacy(path: Path, dtype: Any, wanted: str | None, prefix: str) -> Found:
     """Pickles of a number, a version, the machine, the object and the storages' keys; then each storage."""
     size = path.stat().st_size
     storages: dict[str, Storage] = {}
@@ -96,7 +90,7 @@ def _read_legacy(path: Path, dtype: Any) -> tuple[dict[str, np.ndarray], list[st
     def persistent(saved: Any) -> Storage:
         whole = saved_storage(saved[:5] if isinstance(saved, tuple) else saved)
         if storages.setdefault(whole.key, whole).size != whole.size:
-            raise RefusedError("a storage of two sizes")
+            raise ValueError("a storage of two sizes")
         return part_of(whole, saved[5]) if len(saved) == 6 and saved[5] is not None else whole
 
     with path.open("rb") as file:
@@ -105,7 +99,7 @@ def _read_legacy(path: Path, dtype: Any) -> tuple[dict[str, np.ndarray], list[st
         def read_next() -> Any:
             return plain(interpret(bounded, size, PYTORCH, persistent), finish)
 
-        if read_next() != _MAGIC or read_next() != _PROTOCOL:
+        if read_next() != MAGIC or read_next() != _PROTOCOL:
             raise InputError(f"{path} is no file of torch.save; expected a zip archive or its older format")
         machine = read_next()
         little = not isinstance(machine, dict) or machine.get("little_endian", True) is not False
@@ -133,35 +127,74 @@ def _read_legacy(path: Path, dtype: Any) -> tuple[dict[str, np.ndarray], list[st
             read_into(file, buffer)
             return buffer
 
-        return _arrays(path, tree, read, "<" if little else ">", dtype)
+        return _arrays(path, tree, read, "<" if little else ">", dtype, wanted, prefix)
 
 
 def _arrays(
-    path: Path, tree: Any, read: Callable[[str], np.ndarray], order: str, dtype: Any
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    tensors, notes = find_state_dict(path, tree, lambda value: isinstance(value, Tensor))
+    path: Path, tree: Any, read: Callable[[str], np.ndarray], order: str, dtype: Any, wanted: str | None, prefix: str
+) -> Found:
+    found = find_state_dict(path, tree, _is_tensor, _is_weight, wanted)
+    tensors = {n: v for n, v in found.arrays.items() if isinstance(v, Tensor) and n.startswith(prefix)}
     budget = 4 * path.stat().st_size + (1 << 20)
     buffers: dict[str, np.ndarray] = {}
-    uses = {tensor.storage.key: 0 for tensor in tensors.values()}
-    distinct = set(tensors.values())
+    distinct = {part for tensor in tensors.values() for part in _parts(tensor)}
+    uses = {tensor.storage.key: 0 for tensor in distinct}
     for tensor in distinct:
         uses[tensor.storage.key] += 1
-        budget -= math.prod(tensor.shape) * tensor.storage.dtype.stored.itemsize
+        budget -= math.prod(tensor.shape) * _itemsize(tensor)
     if budget < 0:
         raise RefusedError("tensors of far more data than it has")
     made: dict[Tensor, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        if tensor in made:
-            continue
-        key = tensor.storage.key
-        if key not in buffers:
-            buffers[key] = read(key)
-        view = _view(tensor, buffers[key], order)
-        made[tensor] = cast(decoded(view, tensor.storage.dtype.name), dtype, name, path)
-        uses[key] -= 1
-        if not uses[key]:
-            del buffers[key]
-    return {name: made[tensor] for name, tensor in tensors.items()}, notes
+    raw: dict[Tensor, np.ndarray] = {}  # scales and zero points of others, in their own precision
+    for name, whole in tensors.items():
+        for tensor in _parts(whole):  # the last is the whole itself
+            if tensor in (made if tensor is whole else raw):
+                continue
+            key = tensor.storage.key
+            if key not in buffers:
+                buffers[key] = read(key)
+            numbers = decoded(_view(tensor, buffers[key], order), tensor.storage.dtype.name)
+            if tensor.quantizer is not None:
+                numbers = _dequantized(numbers, tensor.quantizer, raw)
+            if tensor is whole:
+                made[tensor] = cast(numbers, dtype, name, path)
+            else:
+                raw[tensor] = numbers
+            uses[key] -= 1
+            if not uses[key]:
+                del buffers[key]
+    others = {n: unread(v.shape) for n, v in found.arrays.items() if isinstance(v, Tensor) and n not in tensors}
+    return Found(found.arrays | {name: made[tensor] for name, tensor in tensors.items()} | others, found.notes)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _is_weight(value: Any) -> bool:
+    if not isinstance(value, Tensor) or not value.shape:
+        return False
+    return value.quantizer is not None or "float" in value.storage.dtype.name
+
+
+def _itemsize(tensor: Tensor) -> int:
+    """The bytes of an element as it is read."""
+    dtype = tensor.storage.dtype
+    return 4 if dtype.name in WIDENED or tensor.quantizer is not None else dtype.stored.itemsize
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """A tensor, after those that its values depend on."""
+    q = tensor.quantizer
+    return [part for part in (q.scale, q.zero) if isinstance(part, Tensor)] + [tensor] if q else [tensor]
+
+
+def _dequantized(numbers: np.ndarray, quantizer: Quantizer, raw: dict[Tensor, np.ndarray]) -> np.ndarray:
+    """(number - zero point) * scale in float32, as `Tensor.dequantize` computes it."""
+    scale, zero = (raw[part] if isinstance(part, Tensor) else part for part in (quantizer.scale, quantizer.zero))
+    shape = [-1 if i == quantizer.axis else 1 for i in range(numbers.ndim)] if quantizer.axis is not None else ()
+    scale, zero = (np.asarray(part, np.float32).reshape(shape) for part in (scale, zero))
+    return np.asarray((numbers.astype(np.float32) - zero) * scale)
 
 
 def _view(tensor: Tensor, buffer: np.ndarray, order: str) -> np.ndarray:

@@ -11,37 +11,49 @@ import numpy as np
 from ..errors import InputError
 from ..files import AnyPath, existing_file, read_json
 from ..vectors.npz import read_npz
+from .contents import NPZ, PICKLE, PYTORCH, SAFETENSORS, contents
 from .dtypes import cast
 from .opcodes import shown
-from .pickles import haiku_arrays
-from .pytorch import is_pytorch, read_pytorch
-from .safetensors_file import read_safetensors
+from .pickles import read_haiku
+from .pytorch import read_pytorch
+from .safetensors_file import read_safetensors, shared, with_shared
+from .state_dict import Found
 
 Arrays = dict[str, np.ndarray]
 _NAME = 1000  # characters
 
 
-def _npz(path: Path, dtype: Any) -> tuple[Arrays, list[str]]:
-    return read_npz(path, dtype), []
+def _npz(path: Path, dtype: Any, key: str | None, prefix: str) -> Found:
+    _no_key(path, key)
+    return Found(dict(read_npz(path, dtype)))
 
 
-def _safetensors(path: Path, dtype: Any) -> tuple[Arrays, list[str]]:
-    return read_safetensors(path, dtype), []
+def _safetensors(path: Path, dtype: Any, key: str | None, prefix: str) -> Found:
+    _no_key(path, key)
+    return Found(dict(read_safetensors(path, dtype, prefix)))
 
 
-def _pickle(path: Path, dtype: Any) -> tuple[Arrays, list[str]]:
-    if is_pytorch(path):
-        return read_pytorch(path, dtype)
-    return {name: cast(array, dtype, name, path) for name, array in haiku_arrays(path).items()}, []
+def _pickle(path: Path, dtype: Any, key: str | None, prefix: str) -> Found:
+    found = read_haiku(path, key)
+    return Found({name: cast(array, dtype, name, path) for name, array in found.arrays.items()}, found.notes)
 
 
-READERS: dict[str, Callable[[Path, Any], tuple[Arrays, list[str]]]] = {
+def _no_key(path: Path, key: str | None) -> None:
+    if key is not None:
+        raise InputError(
+            f"{path} holds arrays by name and nothing else; a key (--key) is for PyTorch files and pickles"
+        )
+
+
+READERS: dict[str, Callable[[Path, Any, str | None, str], Found]] = {
     ".npz": _npz,
     ".safetensors": _safetensors,
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), read_pytorch),
     **dict.fromkeys((".pickle", ".pkl", ".pystate"), _pickle),
 }
-"""By the end of a file's name: what reads it, given a dtype (None: as it is), into arrays and notes for the user."""
+"""By the end of a file's name: what reads it, given a dtype (None: as it is), a key (None: the usual ones) and a
+prefix: what large formats hold under names without it is listed and not read (see `dtypes.unread`)."""
+_BY_CONTENTS = {PYTORCH: read_pytorch, NPZ: _npz, SAFETENSORS: _safetensors, PICKLE: _pickle}
 
 DIRECTORY = (
     ("model.safetensors", "model.safetensors.index.json", ".safetensors"),
@@ -50,15 +62,17 @@ DIRECTORY = (
 """What a checkpoint directory of Hugging Face holds, in the order of preference: one file, or an index of shards."""
 
 
-def read_arrays(path: AnyPath, dtype: Any = None) -> tuple[Arrays, list[str]]:
-    """(every array of a weights file or directory by name, notes for the user); see `READERS` and `DIRECTORY`.
+def read_arrays(path: AnyPath, dtype: Any = None, key: str | None = None, prefix: str = "") -> Found:
+    """Every array of a weights file or directory by name, and notes for the user; see `READERS` and `DIRECTORY`.
 
-    Floating-point arrays come in `dtype` if given (bfloat16, which NumPy lacks, in float32 if not). Raises
-    `InputError`, one line that names the file, for anything damaged, hostile or of no known format.
+    Floating-point arrays come in `dtype` if given (formats that NumPy lacks, such as bfloat16, in float32 if not);
+    `key` says where in a checkpoint they are, and `prefix` that those of other names need not be read. One format under
+    another's name is read as what it is, and said. Raises `InputError`, one line that names the file, for anything
+    damaged, hostile or of no known format.
     """
     path = Path(path)
     if path.is_dir():
-        arrays, notes = _read_directory(path, dtype)
+        found = _read_directory(path, dtype, key, prefix)
     else:
         known = ", ".join(READERS)
         existing_file(path, f"a weights file ({known}) or a checkpoint directory")
@@ -67,19 +81,35 @@ def read_arrays(path: AnyPath, dtype: Any = None) -> tuple[Arrays, list[str]]:
                 f"{path}: weights must be a .pystate, .npz or .safetensors file, or a checkpoint directory; "
                 f"known endings are {known}"
             )
-        arrays, notes = READERS[path.suffix](path, dtype)
-    for name in arrays:
+        found = _read_file(path, dtype, key, prefix)
+    for name in found.arrays:
         if not name.isprintable() or len(name) > _NAME:
             raise InputError(f"{path}: the name {shown(name)!r} is no printable text of up to {_NAME} characters")
-    return arrays, notes
+    return found
 
 
-def _read_directory(folder: Path, dtype: Any) -> tuple[Arrays, list[str]]:
+def _read_file(path: Path, dtype: Any, key: str | None, prefix: str) -> Found:
+    """By the reader of what a file is, or where that is unknown of what its name says."""
+    usual = READERS[existing_file(path, "a weights file").suffix]
+    what = contents(path)
+    reader = _BY_CONTENTS.get(what, usual)
+    if reader is usual or (reader is read_pytorch and usual is _pickle):
+        return reader(path, dtype, key, prefix)
+    wanted = next(kind for kind, known in _BY_CONTENTS.items() if known is usual)
+    try:
+        found = reader(path, dtype, key, prefix)
+    except InputError as error:
+        why = str(error).removeprefix(str(path)).lstrip(": ")
+        raise InputError(f"{path} is no {wanted.partition(' ')[2]} but {what}: {why}") from None
+    return Found(found.arrays, [f"{path} is {what}, whatever its name says", *found.notes])
+
+
+def _read_directory(folder: Path, dtype: Any, key: str | None, prefix: str) -> Found:
     for single, index, suffix in DIRECTORY:
         if (folder / single).exists():
-            return READERS[suffix](folder / single, dtype)
+            return _read_file(folder / single, dtype, key, prefix)
         if (folder / index).exists():
-            return _read_shards(folder / index, suffix, dtype)
+            return _read_shards(folder / index, suffix, dtype, key, prefix)
     (single, index, _), *others = DIRECTORY
     more = ", ".join(name for row in others for name in row[:2])
     raise InputError(
@@ -87,25 +117,28 @@ def _read_directory(folder: Path, dtype: Any) -> tuple[Arrays, list[str]]:
     )
 
 
-def _read_shards(index: Path, suffix: str, dtype: Any) -> tuple[Arrays, list[str]]:
+def _read_shards(index: Path, suffix: str, dtype: Any, key: str | None, prefix: str) -> Found:
     """The arrays that an index lists, each from its shard: a file of the same directory."""
-    shards = read_json(index, f"an index of {suffix} files").get("weight_map")
+    content = read_json(index, f"an index of {suffix} files")
+    shards, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(shards, dict) or not all(map(_beside, shards.values())):
         raise InputError(f"{index}: weight_map must map names to files of the same directory")
-    arrays: Arrays = {}
+    if shared(metadata, shards):  # one of another name may be needed
+        prefix = ""
+    arrays: dict[str, Any] = {}
     notes: list[str] = []
     for shard in sorted(set(shards.values())):
         path = existing_file(index.parent / shard, f"a {suffix} file")
         if path.suffix != suffix:
             raise InputError(f"{index}: the shard {shown(shard)!r} is no {suffix} file")
-        part, said = READERS[suffix](path, dtype)
-        if both := sorted(set(part) & set(arrays)):
+        part = _read_file(path, dtype, key, prefix)
+        if both := sorted(set(part.arrays) & set(arrays)):
             raise InputError(f"{path}: {shown(both[0])!r} is in another shard, too")
-        arrays.update(part)
-        notes += said
+        arrays.update(part.arrays)
+        notes += part.notes
     if absent := sorted(set(shards) - set(arrays)):
         raise InputError(f"{index}: missing: {len(absent)} arrays that no shard holds, such as {shown(absent[0])!r}")
-    return arrays, notes
+    return Found(with_shared(arrays, metadata), notes)
 
 
 def _beside(shard: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +17,9 @@ import numpy as np
 from ..errors import InputError
 from ..files import AnyPath, existing_file, write_whole
 from .archive import read_into
-from .dtypes import BFLOAT16, cast, decoded
+from .contents import SAFETENSORS, misnamed
+from .dtypes import BFLOAT16, WIDENED, cast, decoded, stored, unread
+from .foreign import Foreign, unreadable
 from .opcodes import first_line
 
 _HEADER = 32 << 20
@@ -35,29 +37,59 @@ _DTYPES = {
     "U16": "uint16",
     "U8": "uint8",
     "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
 }
-_CODES = {name: code for code, name in _DTYPES.items()}
+_CODES = {name: code for code, name in _DTYPES.items() if name not in WIDENED}
+_UNREADABLE = {"C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+"""Dtypes of arrays that are only listed, and how many bits a number has."""
 
 
-def read_safetensors(path: Path, dtype: Any = None) -> dict[str, np.ndarray]:
-    """Every array of a file by name; floating-point ones in `dtype` if given. `InputError` for any damage."""
+def read_safetensors(path: Path, dtype: Any = None, prefix: str = "") -> dict[str, np.ndarray]:
+    """Every array of a file by name; floating-point ones in `dtype` if given. `InputError` for any damage.
+
+    Tensors that share their memory are written once, and the metadata name the others: these come back. In place of
+    complex numbers, and others of no meaning here, `foreign.unreadable` stands, and in place of arrays whose names do
+    not begin with `prefix`, `dtypes.unread`.
+    """
     existing_file(path, "a .safetensors file")
     try:
         _checked_by_the_package(path)
         with path.open("rb") as file:
-            start, header = _header(file, path.stat().st_size)
+            start, header, metadata = _header(file, path.stat().st_size)
+            needed = {kept for name, kept in shared(metadata, header).items() if name.startswith(prefix)}
             arrays = {}
-            for name, (kind, shape, begin, _) in header.items():
+            for name, (code, shape, begin, _) in header.items():
+                if code in _UNREADABLE:
+                    arrays[name] = unreadable(Foreign(f"numbers of dtype {code}, which no parameter has", tensor=True))
+                    continue
+                kind = _DTYPES[code]
+                if not name.startswith(prefix) and name not in needed:
+                    arrays[name] = unread(shape)
+                    continue
                 file.seek(start + begin)
-                array = np.empty(shape, "<u2" if kind == BFLOAT16 else np.dtype(kind).newbyteorder("<"))
+                array = np.empty(shape, stored(kind).newbyteorder("<"))
                 read_into(file, array)
                 native = array.astype(array.dtype.newbyteorder("="), copy=False)
                 arrays[name] = cast(decoded(native, kind), dtype, name, path)
-            return arrays
+            return with_shared(arrays, metadata)
     except InputError:
         raise
     except Exception as error:  # the package and JSON raise errors of their own
-        raise InputError(f"{path} is not a readable safetensors file ({first_line(error)})") from None
+        why = misnamed(path, error, first_line, SAFETENSORS)
+        raise InputError(f"{path} is not a readable safetensors file ({why})") from None
+
+
+def with_shared(arrays: dict[str, np.ndarray], metadata: Any) -> dict[str, np.ndarray]:
+    """The arrays with those that metadata name as left out, each mapped to the one whose memory it shares."""
+    return arrays | {name: arrays[kept] for name, kept in shared(metadata, arrays).items()}
+
+
+def shared(metadata: Any, names: Container[str]) -> dict[str, str]:
+    """The names that metadata say were left out, with the one of `names` that each shares its memory with."""
+    pairs = metadata.items() if isinstance(metadata, dict) else ()
+    return {name: kept for name, kept in pairs if isinstance(kept, str) and kept in names and name not in names}
 
 
 def write_safetensors(
@@ -95,15 +127,15 @@ def _checked_by_the_package(path: Path) -> None:
         pass
 
 
-def _header(file: BinaryIO, size: int) -> tuple[int, dict[str, tuple[str, tuple[int, ...], int, int]]]:
-    """Where the data start, and by name (dtype, shape, first byte, last byte + 1), in the order of the data."""
+def _header(file: BinaryIO, size: int) -> tuple[int, dict[str, tuple[str, tuple[int, ...], int, int]], Any]:
+    """Where the data start, by name (code of the dtype, shape, first byte, last byte + 1) in their order; metadata."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or not 0 < length <= min(_HEADER, size - 8):
         raise ValueError(f"a header of {length:,} bytes is announced, the file has {size:,}")
     entries = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
     if not isinstance(entries, dict):
         raise ValueError("the header is no JSON object")
-    entries.pop("__metadata__", None)
+    metadata = entries.pop("__metadata__", None)
     found = {name: _entry(name, entry) for name, entry in entries.items()}
     found = dict(sorted(found.items(), key=lambda item: item[1][2:]))
     position = 0
@@ -113,21 +145,21 @@ def _header(file: BinaryIO, size: int) -> tuple[int, dict[str, tuple[str, tuple[
         position = end
     if position != size - 8 - length:
         raise ValueError(f"{position:,} bytes of data are announced, {size - 8 - length:,} are there")
-    return 8 + length, found
+    return 8 + length, found, metadata
 
 
 def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise ValueError(f"{name!r} has no dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(kind, str) or kind not in _DTYPES:
+    if not isinstance(kind, str) or kind not in {*_DTYPES, *_UNREADABLE}:
         raise ValueError(f"{name!r} has dtype {kind!r}; known are {', '.join(_DTYPES)}")
     if not _sizes(shape) or len(shape) > 32 or not _sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"{name!r} has an impossible shape or impossible offsets")
-    dtype = np.dtype("uint16" if kind == "BF16" else _DTYPES[kind])
-    if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
+    bits = _UNREADABLE[kind] if kind in _UNREADABLE else 8 * stored(_DTYPES[kind]).itemsize
+    if math.prod(shape) * bits != 8 * (offsets[1] - offsets[0]):
         raise ValueError(f"{name!r} has shape {shape} and {offsets[1] - offsets[0]} bytes")
-    return _DTYPES[kind], tuple(shape), offsets[0], offsets[1]
+    return kind, tuple(shape), offsets[0], offsets[1]
 
 
 def _sizes(values: Any) -> bool:

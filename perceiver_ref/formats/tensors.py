@@ -6,13 +6,14 @@ Each constructor is a function here that checks what it is given and describes i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .dtypes import BFLOAT16
-from .opcodes import Names, RefusedError, shown
+from .dtypes import BFLOAT16, UNREAD, WIDENED, stored
+from .foreign import Foreign, RefusedError
+from .opcodes import Buildable, Names, shown
 from .pickles import NUMPY
 
 _LARGE = 1 << 60
@@ -28,8 +29,15 @@ _STORAGES = {
     "Byte": "uint8",
     "Bool": "bool",
     "Untyped": "uint8",
+    "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128",
+    "QInt8": "int8",
+    "QUInt8": "uint8",
+    "QInt32": "int32",
+    "QUInt4x2": "quint4x2",
+    "QUInt2x4": "quint2x4",
 }
-_DTYPES = ("float64", "float32", "float16", BFLOAT16, "int64", "int32", "int16", "int8", "bool")
+_DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "bool", *sorted(WIDENED), *UNREAD)
 _UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 
 
@@ -41,8 +49,8 @@ class Dtype:
 
     @property
     def stored(self) -> np.dtype[Any]:
-        """How NumPy reads it: bfloat16 as its bits."""
-        return np.dtype("uint16" if self.name == BFLOAT16 else self.name)
+        """How NumPy reads it: the bits of what it lacks."""
+        return stored(self.name)
 
 
 @dataclass(frozen=True)
@@ -64,16 +72,31 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A view of a storage: the element at index i is element offset + sum of i * strides."""
+    """A view of a storage: the element at index i is element offset + sum of i * strides.
+
+    What a `quantizer` is given for stands for (element - its zero point) * its scale.
+    """
 
     storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    quantizer: Quantizer | None = None
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Scales and zero points, one for all, or one for each index of an axis."""
+
+    scale: float | Tensor
+    zero: int | Tensor
+    axis: int | None = None
 
 
 def saved_storage(saved: Any) -> Storage:
     """A persistent id: ("storage", class, key, device, elements)."""
+    if isinstance(saved, tuple) and (foreign := next((part for part in saved if isinstance(part, Foreign)), None)):
+        raise RefusedError(foreign.why)
     if not isinstance(saved, tuple) or len(saved) != 5 or saved[0] not in ("storage", b"storage"):
         what = shown(saved[0], 20) if isinstance(saved, tuple) and saved and isinstance(saved[0], str) else "unknown"
         raise RefusedError(f"a persistent id of kind {what}")
@@ -103,6 +126,8 @@ def _sizes(values: Any) -> tuple[int, ...]:
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
     """`torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: `rest` is requires_grad, hooks, metadata."""
+    if isinstance(storage, Storage) and storage.dtype.name in UNREAD:
+        raise RefusedError(f"{storage.dtype.name} numbers, which no parameter has")
     if not isinstance(storage, Storage) or any(rest[1:]):
         raise RefusedError("a tensor with hooks, metadata or a foreign storage")
     (offset,), shape, strides = _sizes((offset,)), _sizes(shape), _sizes(strides)
@@ -128,6 +153,26 @@ def _rebuild_v3(
         raise RefusedError("a tensor with a foreign storage")
     typed = Storage(storage.key, dtype, storage.size // dtype.stored.itemsize)
     return _rebuild(typed, offset, shape, strides, grad, hooks, *rest)
+
+
+def _quantized(storage: Any, offset: Any, shape: Any, strides: Any, quantizer: Any, *rest: Any) -> Tensor:
+    """`torch._utils._rebuild_qtensor`: `quantizer` is (scheme, scale, zero point), or with an axis behind these."""
+    plain = _rebuild(storage, offset, shape, strides, *rest)
+    whole = plain.storage.dtype.name in ("int8", "uint8", "int32")
+    if not whole or not isinstance(quantizer, tuple) or not quantizer or not isinstance(quantizer[0], _Class):
+        raise RefusedError("a tensor quantized in an unknown way")
+    scheme, *values = quantizer
+    single = scheme.name == "per_tensor_affine"
+    kinds = [type(value) for value in values]
+    if kinds != ([float, int] if single else [Tensor, Tensor, int]):
+        raise RefusedError("a malformed quantized tensor")
+    if single:
+        return replace(plain, quantizer=Quantizer(*values))
+    scale, zero, axis = values
+    channels = plain.shape[axis : axis + 1] if axis >= 0 else ()
+    if not channels or scale.shape != channels or zero.shape != channels or scale.quantizer or zero.quantizer:
+        raise RefusedError("a malformed quantized tensor")
+    return replace(plain, quantizer=Quantizer(scale, zero, axis))
 
 
 def _parameter(tensor: Any, *rest: Any) -> Tensor:
@@ -181,16 +226,18 @@ def finish(value: Any) -> Any:
         return value.name
     made = getattr(value, "array", value)
     if not isinstance(made, np.ndarray):
-        raise RefusedError("an unfinished object")
+        raise RefusedError((value.refused if isinstance(value, Buildable) else "") or "an unfinished object")
     return made
 
 
-_REBUILDS = (_rebuild, _rebuild_v3, _parameter)
+_REBUILDS = (_rebuild, _rebuild_v3, _quantized, _parameter)
 PYTORCH: Names = {
     **NUMPY,
     ("torch._utils", "_rebuild_tensor"): _rebuild,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_tensor_v3"): _rebuild_v3,
+    ("torch._utils", "_rebuild_qtensor"): _quantized,
+    **{("torch", name): _Class(name) for name in ("per_tensor_affine", "per_channel_affine")},
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _from_type,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,20 +133,43 @@ class Option:
     required: bool = False
 
 
+_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def told() -> Iterator[list[str]]:
+    """The inherited names that `options` passes over inside, each once, in a list that grows."""
+    names: list[str] = []
+    token = _told.set(names)
+    try:
+        yield names
+    finally:
+        _told.reset(token)
+
+
 def options(
-    what: str, given: Mapping[str, Any], known: Mapping[str, Any], ignored: frozenset[str] = frozenset()
+    what: str,
+    given: Mapping[str, Any],
+    known: Mapping[str, Any],
+    ignored: frozenset[str] = frozenset(),
+    inherited: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """`known` (names with defaults) updated by `given`.
 
     Raises `InputError` for an unknown name, listing the known, for a value that is not of its default's type or is a
     negative number where the default is none, and for a required one that is missing. A default of None says nothing
-    about the type, an `Option` does; None may stand for any number.
+    about the type, an `Option` does; None may stand for any number. Names that are `ignored` are passed over, and so
+    are `inherited` ones, which are told (see `told`).
     """
     if not isinstance(given, Mapping):
         raise InputError(f"the options of {what} must be an object, got {given!r}")
     for key, value in given.items():
         if key in known:
             _check_type(f"option {key!r} of {what}", value, known[key])
+        elif key in inherited:
+            names = _told.get()
+            if names is not None and key not in names:
+                names.append(key)
         elif key not in ignored:
             raise one_of(f"option of {what}", key, known)
     for key, default in known.items():

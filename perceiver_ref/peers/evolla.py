@@ -27,7 +27,7 @@ from ..layers import MLP, LayerNorm, Linear, RMSNorm
 from ..parameters import Module, Parameter, truncated_normal, zeros
 from ..tracing import asked_point, point, scope, trace
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
-from .hf.config import PRETRAINED
+from .inherited import INHERITED, PRETRAINED
 from .lucidrains_flamingo import ATTENTION, ATTENTION_POINTS
 from .names import LINEAR, NORM, Rows, Table, bind, inside, same, transposed
 
@@ -206,29 +206,33 @@ _ALIGNER_CONFIG = {
     "aligner_enable_bias": True,
     **{f"{name}_encoder_dim": Option(int) for name in _ENCODERS},
 }
-_FIELDS = PRETRAINED | frozenset(
-    [
-        *_RESAMPLER_CONFIG,
-        *_ALIGNER_CONFIG,
-        "aligner_attention_probs_dropout_prob",
-        "aligner_num_add_layers",
-        "attention_bias",
-        "attention_dropout",
-        "hidden_act",
-        "intermediate_size",
-        "max_position_embeddings",
-        "mlp_bias",
-        "num_hidden_layers",
-        "num_key_value_heads",
-        "rms_norm_eps",
-        "rope_parameters",
-        "vocab_size",
-    ]
+_FIELDS = (
+    PRETRAINED
+    | INHERITED
+    | frozenset(
+        [
+            *_RESAMPLER_CONFIG,
+            *_ALIGNER_CONFIG,
+            "aligner_attention_probs_dropout_prob",
+            "aligner_num_add_layers",
+            "attention_bias",
+            "attention_dropout",
+            "hidden_act",
+            "intermediate_size",
+            "max_position_embeddings",
+            "mlp_bias",
+            "num_hidden_layers",
+            "num_key_value_heads",
+            "rms_norm_eps",
+            "rope_parameters",
+            "vocab_size",
+        ]
+    )
 )
 
 
 def _resampler(given: Given) -> Rebuilt:
-    chosen = options("EvollaConfig", given.config, _RESAMPLER_CONFIG, _FIELDS)
+    chosen = options("EvollaConfig", given.config, _RESAMPLER_CONFIG, _FIELDS, INHERITED)
     encoder = chosen["protein_encoder_config"]
     width = positive("option 'hidden_size' of protein_encoder_config", encoder.get("hidden_size", 1280))
     layer = FilledLayer(
@@ -258,8 +262,11 @@ def check_mask(name: str, mask: Array, x: Any) -> None:
 
 
 def _aligner(given: Given) -> Rebuilt:
-    chosen = options("EvollaConfig", given.config, _ALIGNER_CONFIG, _FIELDS)
+    chosen = options("EvollaConfig", given.config, _ALIGNER_CONFIG, _FIELDS, INHERITED)
     widths = {name: chosen[f"{name}_encoder_dim"] for name in _ENCODERS}
+    if not any(widths.values()) and "transformers_version" in given.config:  # a saved EvollaConfig, which lacks them
+        keys = {name: given.params.get(f"key_{name}.weight", ()) for name in _ENCODERS}
+        widths = {name: shape[1] if len(shape) == 2 else None for name, shape in keys.items()}
     used = tuple((name, width) for name, width in widths.items() if width is not None)
     if not used:
         raise InputError(

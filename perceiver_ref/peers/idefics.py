@@ -22,7 +22,8 @@ from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError, one_of
 from ..flamingo import GatedCrossAttention, MediaMask, PerceiverResampler
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
-from .hf.config import PRETRAINED, activation
+from .hf.config import activation
+from .inherited import INHERITED, PRETRAINED
 from .names import NORM, Rows, Table, bind, flat, inside, same, transposed
 
 _DIALECT = FLAMINGO_DIALECTS["idefics"]
@@ -109,35 +110,77 @@ _GATED_CONFIG = {
 UNUSED_ARGUMENTS = {"attention_mask", "position_ids"}
 """Arguments that transformers' layers accept and cross-attention has no use for."""
 # Fields of IdeficsConfig that change nothing in these classes.
-_FIELDS = PRETRAINED | frozenset(
-    [
-        *_GATED_CONFIG,
-        "additional_vocab_size",
-        "alpha_initializer",
-        "alphas_initializer_range",
-        "cross_layer_interval",
-        "dropout",
-        "freeze_lm_head",
-        "freeze_text_layers",
-        "freeze_text_module_exceptions",
-        "freeze_vision_layers",
-        "freeze_vision_module_exceptions",
-        "max_position_embeddings",
-        "num_hidden_layers",
-        "perceiver_config",
-        "rope_parameters",
-        "use_resampler",
-        "vocab_size",
-    ]
+_FIELDS = (
+    PRETRAINED
+    | INHERITED
+    | frozenset(
+        [
+            *_GATED_CONFIG,
+            "additional_vocab_size",
+            "alpha_initializer",
+            "alphas_initializer_range",
+            "cross_layer_interval",
+            "dropout",
+            "freeze_lm_head",
+            "freeze_text_layers",
+            "freeze_text_module_exceptions",
+            "freeze_vision_layers",
+            "freeze_vision_module_exceptions",
+            "max_position_embeddings",
+            "num_hidden_layers",
+            "perceiver_config",
+            "rope_parameters",
+            "use_resampler",
+            "vocab_size",
+        ]
+    )
 )
+
+
+_PERCEIVER = {
+    "resampler_depth": 6,
+    "resampler_n_heads": 16,
+    "resampler_head_dim": 96,
+    "resampler_n_latents": 64,
+    "qk_layer_norms_perceiver": False,
+    "use_resampler": False,
+}
+"""IdeficsPerceiverConfig, with its defaults."""
+
+
+def _arguments(given: Given) -> Mapping[str, Any]:
+    """The class's arguments: as given, or as the whole model takes them from an IdeficsConfig or its part.
+
+    That part alone, an IdeficsPerceiverConfig, leaves out the width, which the latents have.
+    """
+    config = given.config
+    if not isinstance(config, Mapping) or "n_latents" in config:
+        return config
+    if "perceiver_config" in config:
+        whole = options("IdeficsConfig", config, {"perceiver_config": {}, "vision_config": {}}, _FIELDS, INHERITED)
+        part, width = whole["perceiver_config"], _vision_width(whole["vision_config"], 768)
+    elif "resampler_depth" in config:
+        latents = given.params.get("latents", ())
+        if len(latents) != 2:
+            raise InputError(
+                "an IdeficsPerceiverConfig lacks the width of the vision encoder; give the whole IdeficsConfig"
+            )
+        part, width = config, latents[1]
+    else:
+        return config
+    own = options("IdeficsPerceiverConfig", part, _PERCEIVER, PRETRAINED, INHERITED)
+    sizes = {name: own[f"resampler_{name}"] for name in ("depth", "n_heads", "head_dim", "n_latents")}
+    return {"embed_dim": width, **sizes, "qk_layer_norms": own["qk_layer_norms_perceiver"]}
 
 
 def _resampler(given: Given) -> Rebuilt:
     sizes = ("embed_dim", "depth", "n_heads", "head_dim", "n_latents")
     known: dict[str, Any] = {name: Option(int, required=True) for name in sizes}
     known |= {"qk_layer_norms": Option(bool), "vision_config": {}, "config": {}}
-    chosen = options("IdeficsPerceiverResampler", given.config, known)
-    config = options("IdeficsConfig", chosen["config"], {"vision_config": {}, "perceiver_config": {}}, _FIELDS)
+    chosen = options("IdeficsPerceiverResampler", _arguments(given), known)
+    config = options(
+        "IdeficsConfig", chosen["config"], {"vision_config": {}, "perceiver_config": {}}, _FIELDS, INHERITED
+    )
     vision = _vision_width({**config["vision_config"], **chosen["vision_config"]}, chosen["embed_dim"])
     if vision != chosen["embed_dim"]:
         raise InputError(
@@ -175,7 +218,7 @@ def alone(model: PerceiverResampler, params: Tree, context: Any, mask: Any = Non
 
 
 def _gated(given: Given) -> Rebuilt:
-    chosen = options("IdeficsGatedCrossAttentionLayer", given.config, _GATED_CONFIG, _FIELDS)
+    chosen = options("IdeficsGatedCrossAttentionLayer", given.config, _GATED_CONFIG, _FIELDS, INHERITED)
     if chosen["alpha_type"] not in ("float", "vector"):
         raise one_of("alpha_type", chosen["alpha_type"], ("float", "vector"))
     model = GatedCrossAttention(

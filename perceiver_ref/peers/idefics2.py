@@ -17,8 +17,9 @@ from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError
 from ..flamingo import PerceiverResampler
 from .base import Arguments, Given, Outputs, Peer, Rebuilt, check_axes, options, read_call
-from .hf.config import PRETRAINED, activation
+from .hf.config import activation
 from .idefics import PROJECTION_POINTS, SWIGLU, SWIGLU_POINTS, alone
+from .inherited import INHERITED, PRETRAINED
 from .names import NORM, Rows, Table, bind, inside, same, transposed
 
 _CONFIG = {
@@ -57,8 +58,25 @@ _POINTS: Rows = [
 ]
 
 
+_WHOLE: dict[str, Any] = {"perceiver_config": {}, "text_config": {}}
+"""What an Idefics2Config has of the resampler."""
+
+
+def _own_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An Idefics2PerceiverConfig, or the one in an Idefics2Config, which takes another width from the text model."""
+    if not isinstance(config, Mapping) or "perceiver_config" not in config:
+        return config
+    whole = options("Idefics2Config", config, _WHOLE, PRETRAINED | {"image_token_id", "vision_config"}, INHERITED)
+    part, text = whole["perceiver_config"], whole["text_config"]
+    width = text.get("hidden_size", _CONFIG["hidden_size"])
+    if width == part.get("hidden_size", _CONFIG["hidden_size"]):
+        return part  # type: ignore[no-any-return]
+    return {**part, "hidden_size": width, "rms_norm_eps": text.get("rms_norm_eps", 1e-6)}
+
+
 def _resampler(given: Given) -> Rebuilt:
-    chosen = options("Idefics2PerceiverConfig", given.config, _CONFIG, PRETRAINED | {"attention_dropout"})
+    ignored = PRETRAINED | {"attention_dropout"}
+    chosen = options("Idefics2PerceiverConfig", _own_part(given.config), _CONFIG, ignored, INHERITED)
     model = PerceiverResampler(
         channels=chosen["hidden_size"],
         latents=chosen["resampler_n_latents"],

@@ -22,8 +22,9 @@ from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError
 from ..flamingo import GatedCrossAttention, MediaMask
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
-from .hf.config import PRETRAINED, activation
+from .hf.config import activation
 from .idefics import GATED_POINTS, SWIGLU, UNUSED_ARGUMENTS, added_mask
+from .inherited import INHERITED, PRETRAINED
 from .names import NORM, Table, bind, same, transposed
 
 _LAYER = "MllamaCrossAttentionDecoderLayer"
@@ -37,15 +38,19 @@ _CONFIG = {
     "rms_norm_eps": 1e-5,
 }
 # Fields of MllamaTextConfig, and an argument of the class, that change nothing in this layer.
-_FIELDS = PRETRAINED | {
-    "cross_attention_layers",
-    "dropout",
-    "layer_idx",
-    "max_position_embeddings",
-    "num_hidden_layers",
-    "rope_parameters",
-    "vocab_size",
-}
+_FIELDS = (
+    PRETRAINED
+    | INHERITED
+    | {
+        "cross_attention_layers",
+        "dropout",
+        "layer_idx",
+        "max_position_embeddings",
+        "num_hidden_layers",
+        "rope_parameters",
+        "vocab_size",
+    }
+)
 _NAMES: Table = {
     "norm": ("input_layernorm", NORM),
     "attention": (
@@ -66,8 +71,16 @@ _NAMES: Table = {
 }
 
 
+def _own_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An MllamaTextConfig, or the one in an MllamaConfig."""
+    if not isinstance(config, Mapping) or "text_config" not in config:
+        return config
+    others = PRETRAINED | {"image_token_index", "vision_config"}
+    return options("MllamaConfig", config, {"text_config": {}}, others, INHERITED)["text_config"]  # type: ignore[no-any-return]
+
+
 def _layer(given: Given) -> Rebuilt:
-    chosen = options("MllamaTextConfig", given.config, _CONFIG, _FIELDS)
+    chosen = options("MllamaTextConfig", _own_part(given.config), _CONFIG, _FIELDS, INHERITED)
     heads = positive("num_attention_heads", chosen["num_attention_heads"])
     model = GatedCrossAttention(
         channels=chosen["hidden_size"],

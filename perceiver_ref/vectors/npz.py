@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import InputError
 from ..files import AnyPath, existing_file, write_whole
 from ..formats.archive import open_archive, read_into
-from ..formats.dtypes import cast
+from ..formats.contents import NPZ, contents, misnamed
+from ..formats.dtypes import BFLOAT16, cast, decoded
 from ..formats.opcodes import first_line, shown
 
 _KINDS = {"b", "i", "u", "f", "U"}
@@ -22,8 +23,9 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
     """Every array of an `.npz` file by name; floating-point ones in `dtype` if given.
 
-    Raises `InputError`, one line that names the file, when it is missing, a directory, truncated, corrupted, no `.npz`,
-    holds a name twice, or anything but bool, integer, floating-point and text arrays.
+    bfloat16, which NumPy stores as two bytes of no dtype, becomes float32. Raises `InputError`, one line that names the
+    file, when it is missing, a directory, truncated, corrupted, no `.npz`, holds a name twice, or anything but bool,
+    integer, floating-point and text arrays.
     """
     path = existing_file(path, "an .npz file")
     arrays: dict[str, np.ndarray] = {}
@@ -36,15 +38,17 @@ def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
             for member in archive:
                 name = member.removesuffix(".npy")
                 if name in arrays or not member.endswith(".npy"):
+                    other = contents(path)
+                    if other not in ("", NPZ):
+                        raise ValueError(other)
                     raise InputError(f"{path}: {shown(name)!r} is there twice or no .npy; expected numbers or text")
                 with archive.open(member) as opened:
                     arrays[name] = cast(_read_array(path, name, opened, archive.size(member)), dtype, name, path)
     except InputError:
         raise
     except Exception as error:  # damaged files make zipfile, its decompressors and NumPy raise almost anything
-        raise InputError(
-            f"{path} is not a readable .npz file ({first_line(error)}); write it again with numpy.savez"
-        ) from None
+        why = misnamed(path, error, first_line, NPZ)
+        raise InputError(f"{path} is not a readable .npz file ({why}); write it again with numpy.savez") from None
     return arrays
 
 
@@ -56,6 +60,8 @@ def _read_array(path: object, name: str, file: IO[bytes], size: int) -> np.ndarr
     shape, fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
         raise InputError(f"{path}: {shown(name)!r} is an object array; store plain numbers instead")
+    widened = dtype == np.dtype("V2") and dtype.names is None  # what NumPy makes of the bfloat16 of ml_dtypes
+    dtype = np.dtype("<u2") if widened else dtype
     if dtype.kind not in _KINDS:
         raise InputError(f"{path}: {shown(name)!r} has dtype {dtype}; expected numbers or text")
     if len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 60 for n in shape):
@@ -66,7 +72,7 @@ def _read_array(path: object, name: str, file: IO[bytes], size: int) -> np.ndarr
     if array.nbytes:
         read_into(file, array)
     file.read(1)  # the end, where the checksum is compared
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    return decoded(array.astype(dtype.newbyteorder("="), copy=False), BFLOAT16 if widened else dtype.name)
 
 
 def write_npz(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:

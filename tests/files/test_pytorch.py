@@ -188,13 +188,16 @@ def test_the_state_dict_of_a_checkpoint_is_found(tmp_path: Path, kind: str, old:
 
 def test_entries_that_are_no_tensors_are_left_out_and_said(tmp_path: Path) -> None:
     path = write(tmp_path, save(ARRAYS, lambda d: ordered({**d, "_extra_state": None, "step": 3})))
-    arrays, notes = read_pytorch(path)
-    assert_same(arrays, ARRAYS)
-    assert notes == [f"{path}: left out what are no tensors: _extra_state, step"]
+    found = read_pytorch(path)
+    assert_same(found.arrays, ARRAYS)
+    assert found.notes == [f"{path}: left out what are no tensors: _extra_state, step"]
 
 
 NONE = {
-    "several": (lambda d: {"model": ordered(d), "ema": ordered(d)}, "holds 2 state dicts, 'model', 'ema'; save the"),
+    "several": (
+        lambda d: {"generator": ordered(d), "critic": ordered(d)},
+        "holds 2 state dicts, 'critic', 'generator'; choose one (--key)",
+    ),
     "none": (
         lambda d: {"epoch": 3, "models": [d]},
         "no state dict, a dict of tensors by name; it holds epoch (int), mo",
@@ -249,8 +252,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "a key with ..": (one(storage("../../secret", "float64", 6)), "the storage ../../secret is missing"),
     "a missing storage": (one(storage("1", "float64", 6)), "the storage 1 is missing"),
     "complex numbers": (
-        one(Persistent(("storage", Global("torch", "ComplexFloatStorage"), "0", "cpu", 3))),
-        "ComplexFloat",
+        one(Persistent(("storage", Global("torch", "ComplexFloatStorage"), "0", "cpu", 6))),
+        "complex64 numbers, which no parameter has",
     ),
     "a sparse tensor": ({"x": Called(Global("torch._utils", "_rebuild_sparse_tensor"), ())}, "_rebuild_sparse_tensor"),
     "a whole module": (

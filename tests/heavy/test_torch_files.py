@@ -90,12 +90,46 @@ def test_parameters_with_attributes(tmp_path: Path, old: bool) -> None:
     assert_same(read_weights(tmp_path / "x.pt"), state)
 
 
+def four_bits() -> Any:
+    return torch.quantize_per_channel(torch.ones(2, 2), torch.ones(2), torch.zeros(2), 0, torch.quint4x2)
+
+
+@pytest.mark.parametrize(
+    "kind", ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
+)
+def test_every_number_of_float8(tmp_path: Path, kind: str) -> None:
+    numbers = torch.arange(256, dtype=torch.uint8).view(getattr(torch, kind))
+    torch.save({"x": numbers.reshape(16, 16).t()}, tmp_path / "x.pt")
+    found, expected = read_weights(tmp_path / "x.pt")["x"], numbers.float().reshape(16, 16).t().numpy()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+    numbers = ~np.isnan(found)
+    np.testing.assert_array_equal(np.signbit(found[numbers]), np.signbit(expected[numbers]))
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "older"])
+@pytest.mark.parametrize("dtype", ["quint8", "qint8", "qint32"])
+def test_quantized_numbers(tmp_path: Path, dtype: str, old: bool) -> None:
+    kind, numbers = getattr(torch, dtype), torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    zeros = torch.tensor([0, 3, 1, 2])
+    state = {
+        "whole": torch.quantize_per_tensor(numbers, 0.013, 5, kind),
+        "view": torch.quantize_per_tensor(numbers, 0.013, 5, kind)[1].t(),
+    }
+    state |= {
+        f"axis {axis}": torch.quantize_per_channel(numbers, torch.rand(n) + 0.01, zeros.repeat(2)[:n], axis, kind)
+        for axis, n in enumerate(numbers.shape)
+    }
+    torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=not old)
+    assert_same(read_weights(tmp_path / "x.pt"), {name: tensor.dequantize() for name, tensor in state.items()})
+
+
 REFUSED = {
     "a module": (lambda: torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
-    "complex numbers": (lambda: {"x": torch.ones(2, dtype=torch.complex64)}, "ComplexFloatStorage"),
-    "quantized": (lambda: {"x": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)}, "_rebuild_qtensor"),
+    "complex numbers": (lambda: {"x": torch.ones(2, dtype=torch.complex64)}, "complex64 numbers, which no parameter"),
+    "quantized to 4 bits": (lambda: {"x": four_bits()}, "quint4x2 numbers, which no parameter"),
     "sparse": (lambda: {"x": torch.ones(2).to_sparse()}, "_rebuild_sparse_tensor"),
-    "conjugated": (lambda: {"x": torch.ones(2, dtype=torch.complex64).conj()}, "ComplexFloatStorage"),
+    "conjugated": (lambda: {"x": torch.ones(2, dtype=torch.complex64).conj()}, "complex64 numbers, which no parameter"),
     "without data": (lambda: {"x": torch.ones(2, device="meta")}, "_rebuild_meta_tensor_no_storage"),
 }
 

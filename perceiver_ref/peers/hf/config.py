@@ -10,6 +10,7 @@ from ...conventions import DIALECTS, Activation, Conventions
 from ...encoder import Encoder
 from ...errors import InputError, one_of
 from ..base import options
+from ..inherited import INHERITED, PRETRAINED
 
 # The configuration: PerceiverConfig's fields and defaults that shape a model.
 _CONFIG: dict[str, Any] = {
@@ -44,35 +45,6 @@ _CONFIG: dict[str, Any] = {
     "output_hidden_states": False,
     "return_dict": True,
 }
-PRETRAINED = frozenset(
-    [
-        "_attn_implementation",
-        "_name_or_path",
-        "add_cross_attention",
-        "architectures",
-        "attn_implementation",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "decoder_start_token_id",
-        "dtype",
-        "eos_token_id",
-        "initializer_range",
-        "is_decoder",
-        "is_encoder_decoder",
-        "label2id",
-        "model_type",
-        "name_or_path",
-        "pad_token_id",
-        "return_dict",
-        "sep_token_id",
-        "tie_word_embeddings",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    ]
-)
-"""Fields of every configuration of transformers that change nothing at inference."""
 _IGNORED = PRETRAINED | {"attention_probs_dropout_prob", "layer_norm_eps"}
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_erf",
@@ -110,7 +82,7 @@ def read_config(given: Mapping[str, Any]) -> dict[str, Any]:
         if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
             raise InputError(f"option 'image_size' of PerceiverConfig must be a whole number or a pair, got {size!r}")
         fields = {name: value for name, value in fields.items() if name != "image_size"}
-    config = options("PerceiverConfig", fields, _CONFIG, _IGNORED)
+    config = options("PerceiverConfig", fields, _CONFIG, _IGNORED, INHERITED)
     config["image_size"] = config["image_size"] if pair is None else pair
     if config["num_labels"] is None:
         config["num_labels"] = len(config["id2label"]) if config["id2label"] else 2
