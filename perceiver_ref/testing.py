@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .crosscheck.check import spread, tolerances
+from .crosscheck.check import gradient_limits, spread, tolerances
 from .errors import InputError, listed, one_of
 from .files import AnyPath
 from .vectors import TOLERANCES, Case, read_case, write_case
@@ -55,8 +55,9 @@ def assert_matches(
         raise InputError(f"{where} has no {what} to compare with")
     given = _given(actual, wanted, what, where)
     chosen = _chosen(names, wanted, given, what, where)
-    limit = tolerances(case, dtype)["gradient" if what == "gradients" else "output"]
-    problems = [line for name in chosen if (line := _problem(name, given.get(name), wanted[name], limit, what))]
+    limit = tolerances(case, dtype)["output"]
+    limits = gradient_limits(case, dtype) if what == "gradients" else dict.fromkeys(chosen, limit)
+    problems = [line for name in chosen if (line := _problem(name, given.get(name), wanted[name], limits[name], what))]
     if problems:
         arrays = [a for a in given.values() if a.dtype.kind == "f"]
         raise AssertionError(_message(problems, case, what, where, len(chosen), dtype, arrays))
@@ -196,7 +197,8 @@ def _message(
     lines.append("error: max |actual - reference| / max(max |reference|, 1)")
     if case.meta.get("catches"):
         lines.append(f"this case catches {case.meta['catches']}")
-    coarser = {str(a.dtype) for a in arrays if a.dtype.itemsize < np.dtype(dtype or case.meta["dtype"]).itemsize}
+    computed = case.dtype if dtype is None else np.dtype("float32" if dtype == "bfloat16" else dtype)
+    coarser = {str(a.dtype) for a in arrays if a.dtype.itemsize < computed.itemsize}
     if name := next((name for name in TOLERANCES if name in coarser), None):
         lines.append(f'some arrays are {name}: with dtype="{name}" they are held to what {name} can reach')
     if what == "outputs" and all("error" in line for line in problems):

@@ -11,6 +11,7 @@ from ..autograd import BackendError
 from ..errors import InputError
 from ..files import AnyPath
 from ..vectors import TOLERANCES, Agreement, Case, agreement, read_case
+from ..vectors.compare import gradient_tolerances
 from .execution import rebuild, run
 
 
@@ -83,10 +84,8 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
             for name, array in case.grad_params.items()
         ]
         pairs += [("grad_input", name, ours.grad_inputs[name], array) for name, array in case.grad_inputs.items()]
-    found = [
-        agreement(kind, name, a, b, limit["gradient" if kind.startswith("grad") else "output"])
-        for kind, name, a, b in pairs
-    ]
+    limits = gradient_limits(case, dtype)
+    found = [agreement(kind, name, a, b, limits.get(f"{kind}/{name}", limit["output"])) for kind, name, a, b in pairs]
     return Result(path, "pass" if all(a.passed for a in found) else "fail", found)
 
 
@@ -100,10 +99,22 @@ def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.broadcast_to(ours, theirs.shape) if ours.shape == theirs.shape[1:] else ours
 
 
+def gradient_limits(case: Case, dtype: str | None = None) -> dict[str, float]:
+    """By "grad_param/<name>" and "grad_input/<name>": the tolerance of each gradient (`gradient_tolerances`)."""
+    gradients = {f"grad_param/{name}": array for name, array in case.grad_params.items()}
+    gradients |= {f"grad_input/{name}": array for name, array in case.grad_inputs.items()}
+    return gradient_tolerances(tolerances(case, dtype)["gradient"], _coarser(case, dtype), gradients, case.cotangents)
+
+
+def _coarser(case: Case, dtype: str | None) -> str:
+    """Of the case's dtype and the one computed in."""
+    given: str = case.meta["dtype"]
+    return max((given, dtype or given), key=lambda name: TOLERANCES[name]["output"])
+
+
 def tolerances(case: Case, dtype: str | None = None) -> dict[str, float]:
     """By kind: the case's own, else those of the coarser of the case's dtype and the one computed in."""
-    given = case.meta["dtype"]
-    computed = max((given, dtype or given), key=lambda name: TOLERANCES[name]["output"])
+    given, computed = case.meta["dtype"], _coarser(case, dtype)
     limits, own = TOLERANCES[computed], case.meta.get("tolerance", {})
     if computed == given:
         return {**limits, **own}

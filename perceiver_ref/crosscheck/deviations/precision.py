@@ -13,6 +13,7 @@ from ...autograd.tensor import array_of
 from ...tracing import where
 from ...variation import Replacement
 from ..rounding.arithmetic import MOVING
+from .autocast import autocast
 from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, module_of, only, replaced
 from .layers import by_role
 from .narrow import (
@@ -28,6 +29,7 @@ from .narrow import (
     softmax_alone,
 )
 from .norms import NORMS
+from .weights import weights
 
 FORMATS = ("bfloat16", "float16", "float32")
 
@@ -55,7 +57,10 @@ class _Made(NamedTuple):
 
 
 def dtype(found: Survey) -> Iterator[Candidate]:
-    """A part computed in float32, float16 or bfloat16: its inputs cast down, its result cast up again."""
+    """A part computed in float32, float16 or bfloat16: its inputs cast down, its result cast up again; or weights in
+    fewer bits, or everything under autocast."""
+    yield from weights(found)
+    yield from autocast(found, _manners(found)[:4])
     seen: set[Any] = set()
     for name in FORMATS:
         for made in _made(found, cast_to(name)):

@@ -110,6 +110,10 @@ class Roundings:
         doubtful = any(typical[n] < DOUBTFUL or self._relative(n) < TINY * limits[n] for n in outputs)
         return not doubtful or self._repeats(dtype)
 
+    def within(self, dtype: str, name: str) -> bool:
+        """Whether an error is no larger than arithmetic of `dtype` makes it."""
+        return name in self.ours and self._relative(name) <= self.at(dtype)[name]
+
     def units(self, name: str) -> dict[str, float]:
         """The error of one array in units of what has been measured: 1 is the limit; inf where nothing is rounded."""
         error = self._relative(name) if name in self.ours else np.inf
@@ -128,6 +132,13 @@ class Roundings:
         lengths = [float(np.linalg.norm(error) * np.linalg.norm(run)) for run in self.patterns[dtype]]
         cosines = (run @ error / length for run, length in zip(self.patterns[dtype], lengths) if length)
         return any(cosine >= REPEATED for cosine in cosines)
+
+    def left(self, dtype: str) -> list[float]:
+        """What the two runs in the plain order leave of the outputs' difference, 0 to 1 and more."""
+        self.at(dtype)
+        error = self._errors(self.subject.expected)
+        size = float(np.linalg.norm(error))
+        return [float(np.linalg.norm(error - run)) / size for run in self.patterns[dtype]] if size else []
 
     def _errors(self, made: Mapping[str, np.ndarray]) -> np.ndarray:
         """Those of all outputs in one row."""
