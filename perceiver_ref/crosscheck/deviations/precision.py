@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -222,6 +223,10 @@ def everything(found: Survey, name: str) -> Iterator[Candidate]:
     for manner in _manners(found):
         table = dict.fromkeys(found.ops, narrowed(cast_to(name), manner))
         yield Candidate("dtype", f"everything in {name}, everywhere{manner}", replaced(table))
+    if name == "float32":
+        # PyTorch and JAX make angles of positions of the same format, step by step
+        angles = replace(replaced(table), layers=lambda: {"fourier_features": _angles(cast_to(name))})
+        yield Candidate("dtype", f"everything in {name}, angles too, everywhere", angles)
 
 
 def _scopes(found: Survey, cast: Cast, manners: tuple[Manner, ...]) -> Iterator[_Made]:

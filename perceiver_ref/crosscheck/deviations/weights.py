@@ -29,7 +29,7 @@ class Float8(NamedTuple):
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """The nearest numbers of the format; what is too large becomes the largest."""
-        a = np.asarray(array, np.float64)
+        a = array.astype(np.float64)
         step = 2.0 ** (self.smallest - self.digits + 1)
         normal = np.abs(a) >= 2.0**self.smallest
         made: np.ndarray = np.where(normal, rounded(a, self.digits), np.rint(a / step) * step)
@@ -41,7 +41,7 @@ E4M3, E5M2 = Float8(4, 448.0, -6), Float8(3, 57344.0, -14)
 
 
 def _largest(a: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    made: np.ndarray = np.maximum(np.abs(a).max(axes, keepdims=True), 1e-300)
+    made: np.ndarray = np.maximum(np.abs(a).max(axes, keepdims=True), 1e-30)
     return made
 
 
@@ -72,7 +72,7 @@ def affine(bits: int, axis: int | None) -> Stored:
     def stored(a: np.ndarray) -> np.ndarray:
         low = np.minimum(a.min(axes(a), keepdims=True), 0.0)
         high = np.maximum(a.max(axes(a), keepdims=True), 0.0)
-        scale = np.maximum(high - low, 1e-300) / top
+        scale = np.maximum(high - low, 1e-30) / top
         zero = np.rint(-low / scale)
         made: np.ndarray = (np.clip(np.rint(a / scale) + zero, 0, top) - zero) * scale
         return made
@@ -106,8 +106,8 @@ def scaled(form: Float8, axis: int | None) -> Stored:
 def floating(name: str) -> Stored:
     """A format that libraries compute in."""
     if name == "float16":
-        return lambda a: a.astype(np.float32).astype(np.float16).astype(np.float64)
-    return lambda a: rounded(a.astype(np.float32).astype(np.float64), DIGITS[name])
+        return lambda a: a.astype(np.float16)
+    return lambda a: rounded(a.astype(np.float64), DIGITS[name])
 
 
 _AXES = {"per tensor": None, "per row": 0, "per column": -1}
@@ -138,11 +138,11 @@ def weights(found: Survey) -> Iterator[Candidate]:
     floats = {name for name, a in found.stored.items() if a.dtype.kind == "f" and a.size}
     matrices = {name for name in floats if found.stored[name].ndim > 1}
 
-    def names(op: str) -> list[str]:
-        paths = [path for used in found.events if used.op == op for path in used.paths]
+    def names(op: str, ending: str = "") -> list[str]:
+        paths = [path for used in found.events if used.op == op for path in used.paths if path.endswith(ending)]
         return list(dict.fromkeys(name for path in paths if (name := found.bound.get(path, ("",))[0]) in matrices))
 
-    linear, tables = names("linear"), set(names("take"))
+    linear, tables = names("linear", "weight"), set(names("take"))
     flat = [name for name in linear if found.stored[name].ndim == 2]
     parts = {
         "of all linear maps": set(flat),
@@ -163,8 +163,8 @@ def weights(found: Survey) -> Iterator[Candidate]:
 
 def _reading(stored: Stored) -> Stored:
     def edit(array: np.ndarray) -> np.ndarray:
-        wide = np.asarray(array, np.float64)
-        made: np.ndarray = stored(wide).reshape(wide.shape)
+        # computed in float32, as tools do: what lies so close to the middle of two numbers that it matters is rare
+        made: np.ndarray = stored(np.asarray(array, np.float32)).reshape(array.shape).astype(np.float64)
         return made
 
     return edit

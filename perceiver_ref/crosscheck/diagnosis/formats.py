@@ -19,8 +19,10 @@ from ..deviations.weights import FLOATING, form_of
 from ..rounding.arithmetic import DIGITS
 from ..rounding.envelope import FEW, Roundings
 from .fit import Fit, on_grid
-from .parts import EXACT
 
+REPEATS = 0.1
+"""Weights in a form are found where they leave at most this: next to nothing, but for a number here and there that lies
+in the middle of two of the form's, and of which one is off by a whole step."""
 FOUND = 0.9
 """Weights in a form leave more than this of the difference when they were in another."""
 BETTER = 0.8
@@ -48,7 +50,7 @@ class Formats:
         for candidate in chosen:
             if form_of(candidate) in likely and (found is None or self._left(candidate) < found[1]):
                 found = candidate, self._left(candidate)
-        return found if found is not None and found[1] <= EXACT else None
+        return found if found is not None and found[1] <= REPEATS else None
 
     def cast(self, dtype: str) -> float:
         """What autocast to this format leaves at best."""
@@ -63,9 +65,10 @@ class Formats:
         return min([*left, *self.roundings.left(dtype)], default=1.0)
 
     def better(self, dtype: str) -> str | None:
-        """Autocast to a format, where that fits better than everything in it."""
-        left = self.cast(dtype)
-        return f"{dtype} autocast" if left <= FITS and left <= BETTER * self.whole(dtype) else None
+        """Autocast to a format, where that fits better than everything in this one."""
+        best = min(_NARROW, key=self.cast)
+        left = self.cast(best)
+        return f"{best} autocast" if left <= FITS and left <= BETTER * self.whole(dtype) else None
 
     def fitting(self, errors: dict[str, float]) -> str | None:
         """Where numbers are on no format's grid: the format whose run repeats the errors best, if one does."""

@@ -120,7 +120,7 @@ class Search:
 
     def _narrow(self, dtype: str) -> tuple[str, list[Cause]]:
         """Rounding in this format, or of what fits better than everything in it."""
-        if dtype not in ("bfloat16", "float16"):
+        if dtype == "float32":
             return self._rounding(dtype)
         return self._stored() or self._rounding(self.formats.better(dtype) or dtype)
 
