@@ -7,12 +7,12 @@ assert_matches({"out": my_model(case.inputs)}, "vectors/language/plain.npz")
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from .crosscheck.check import gradient_limits, spread, tolerances
+from .crosscheck.check import Scale, spread, tolerances
 from .errors import InputError, listed, one_of
 from .files import AnyPath
 from .vectors import TOLERANCES, Case, read_case, write_case
@@ -21,6 +21,8 @@ from .vectors.compare import difference, distances, largest_difference
 What = Literal["outputs", "gradients", "trace"]
 _WHAT = ("outputs", "gradients", "trace")
 _SHOWN = 8
+_Limit = Callable[[np.ndarray, np.ndarray], float]
+"""From an array and the reference's to the tolerance."""
 
 
 def assert_matches(
@@ -55,9 +57,12 @@ def assert_matches(
         raise InputError(f"{where} has no {what} to compare with")
     given = _given(actual, wanted, what, where)
     chosen = _chosen(names, wanted, given, what, where)
-    limit = tolerances(case, dtype)["output"]
-    limits = gradient_limits(case, dtype) if what == "gradients" else dict.fromkeys(chosen, limit)
-    problems = [line for name in chosen if (line := _problem(name, given.get(name), wanted[name], limits[name], what))]
+    usual, scale = tolerances(case, dtype)["output"], Scale(case, dtype)
+
+    def limit(ours: np.ndarray, reference: np.ndarray) -> float:
+        return scale.tolerance(ours, reference) if what == "gradients" else usual
+
+    problems = [line for name in chosen if (line := _problem(name, given.get(name), wanted[name], limit, what))]
     if problems:
         arrays = [a for a in given.values() if a.dtype.kind == "f"]
         raise AssertionError(_message(problems, case, what, where, len(chosen), dtype, arrays))
@@ -150,7 +155,7 @@ def _chosen(
     return list(wanted)
 
 
-def _problem(name: str, ours: np.ndarray | None, reference: np.ndarray, limit: float, what: str) -> str | None:
+def _problem(name: str, ours: np.ndarray | None, reference: np.ndarray, limits: _Limit, what: str) -> str | None:
     """What is wrong with one array, in a line; None when nothing is."""
     if ours is None:
         return f"{name}: missing"
@@ -159,7 +164,7 @@ def _problem(name: str, ours: np.ndarray | None, reference: np.ndarray, limit: f
     if ours.shape != reference.shape:
         turned = "; the reference's, transposed" if ours.shape == reference.shape[::-1] else ""
         return f"{name}: shape {ours.shape}, expected {reference.shape}{turned}"
-    error = difference(ours, reference)
+    error, limit = difference(ours, reference), limits(ours, reference)
     if error <= limit:
         return None
     place = largest_difference(reference, ours)

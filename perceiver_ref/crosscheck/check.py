@@ -11,7 +11,7 @@ from ..autograd import BackendError
 from ..errors import InputError
 from ..files import AnyPath
 from ..vectors import TOLERANCES, Agreement, Case, agreement, read_case
-from ..vectors.compare import gradient_tolerances
+from ..vectors.compare import gradient_tolerance, largest_of
 from .execution import rebuild, run
 
 
@@ -84,8 +84,11 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
             for name, array in case.grad_params.items()
         ]
         pairs += [("grad_input", name, ours.grad_inputs[name], array) for name, array in case.grad_inputs.items()]
-    limits = gradient_limits(case, dtype)
-    found = [agreement(kind, name, a, b, limits.get(f"{kind}/{name}", limit["output"])) for kind, name, a, b in pairs]
+    scale = Scale(case, dtype)
+    found = [
+        agreement(kind, name, a, b, scale.tolerance(a, b) if kind.startswith("grad") else limit["output"])
+        for kind, name, a, b in pairs
+    ]
     return Result(path, "pass" if all(a.passed for a in found) else "fail", found)
 
 
@@ -99,11 +102,16 @@ def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.broadcast_to(ours, theirs.shape) if ours.shape == theirs.shape[1:] else ours
 
 
-def gradient_limits(case: Case, dtype: str | None = None) -> dict[str, float]:
-    """By "grad_param/<name>" and "grad_input/<name>": the tolerance of each gradient (`gradient_tolerances`)."""
-    gradients = {f"grad_param/{name}": array for name, array in case.grad_params.items()}
-    gradients |= {f"grad_input/{name}": array for name, array in case.grad_inputs.items()}
-    return gradient_tolerances(tolerances(case, dtype)["gradient"], _coarser(case, dtype), gradients, case.cotangents)
+class Scale:
+    """What the gradients of a case are held to (`gradient_tolerance`), computed in `dtype` if not in the case's."""
+
+    def __init__(self, case: Case, dtype: str | None = None) -> None:
+        self.usual, self.dtype = tolerances(case, dtype)["gradient"], _coarser(case, dtype)
+        self.largest = largest_of(case.grad_params, case.grad_inputs, case.cotangents)
+
+    def tolerance(self, ours: np.ndarray, theirs: np.ndarray) -> float:
+        """That of one gradient."""
+        return gradient_tolerance(self.usual, self.dtype, ours, theirs, self.largest)
 
 
 def _coarser(case: Case, dtype: str | None) -> str:

@@ -16,10 +16,13 @@ TOLERANCES: dict[str, dict[str, float]] = {
 """By dtype: about 1e5 units of float64 rounding (100 of float32, 3 of float16 and bfloat16) for an output, which deep
 models lose to the order of summation, and a hundred (ten, three) times as much for gradients, which pass through twice
 as many ops."""
-GRADIENT_FLOORS = {"float64": 1e-3, "float32": 1e-2, "float16": 1.0, "bfloat16": 1.0}
-"""By dtype: gradients below this part of the largest of their pass are not held against their own size, since they may
-be zero but for rounding, as those of keys' biases are. With the tolerances these are 1e-11 and 1e-6 of the largest;
-in all stored cases such noise is at most 6e-16 of it in float64, and 4e-8 in float32."""
+GRADIENT_NOISE = {"float64": 1e-11, "float32": 1e-5, "float16": 0.1, "bfloat16": 0.8}
+"""By dtype: a gradient below this part of the largest of its pass may be zero but for rounding, as keys' biases' are.
+
+In all stored cases such noise is at most 6e-16 of the largest in float64, and 4e-8 in float32. A tenth of this is at
+least 15 units of the largest's rounding."""
+_OWN = 0.1
+"""What is no noise is wrong when it is off by more than this part of its own size."""
 
 
 class Agreement(NamedTuple):
@@ -65,26 +68,30 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(b[finite]).max()), 1.0))
 
 
-def gradient_tolerances(
-    tolerance: float, dtype: str, gradients: Mapping[str, np.ndarray], cotangents: Mapping[str, np.ndarray]
-) -> dict[str, float]:
-    """By name, the tolerance of each gradient: less than the usual one for what is smaller than 1.
+def gradient_tolerance(tolerance: float, dtype: str, ours: np.ndarray, theirs: np.ndarray, largest: float) -> float:
+    """The tolerance of a gradient: less than the usual one for what is small.
 
-    `gradients` are the case's, and `cotangents` what their pass began with. A gradient b is held to
+    `largest` is G, the largest number among the case's gradients and the cotangents that their pass begins with
+    (`largest_of`). The error of a gradient b is held to
 
-        tolerance * min(1, max(max |b|, floor * G))     G: the largest number among gradients and cotangents
+        tolerance * min(1, max(max |b|, G))
 
-    so that a loss in other units changes no verdict. The floor is that of `dtype` (`GRADIENT_FLOORS`).
+    so that a loss in other units changes no verdict; and where a or b is above `GRADIENT_NOISE` * G, to a tenth of the
+    larger of them besides, so that a small gradient is not wrong throughout beside large ones.
 
     >>> import numpy as np
-    >>> gradients = {"weight": np.array([2e-7]), "bias": np.array([1e-15])}
-    >>> gradient_tolerances(1e-4, "float32", gradients, {"out": np.array([1e-7])})
-    {'weight': 2e-11, 'bias': 2e-13}
+    >>> small, zero = np.array([2e-7]), np.zeros(1)
+    >>> gradient_tolerance(1e-4, "float32", small, small, 2e-7), gradient_tolerance(1e-4, "float32", zero, small, 0.1)
+    (2e-11, 2e-08)
     """
-    own = {name: _size(array) for name, array in gradients.items()}
-    largest = max([*own.values(), *map(_size, cotangents.values())], default=0.0)
-    floor = max(GRADIENT_FLOORS[dtype] * largest, 1e-290)
-    return {name: tolerance * min(1.0, max(size, floor)) for name, size in own.items()}
+    size = max(_size(ours), _size(theirs))
+    allowed = tolerance * min(1.0, max(_size(theirs), largest, 1e-290))
+    return min(allowed, _OWN * size) if size > GRADIENT_NOISE[dtype] * largest else allowed
+
+
+def largest_of(*groups: Mapping[str, np.ndarray]) -> float:
+    """The largest finite magnitude in groups of arrays."""
+    return max((_size(array) for group in groups for array in group.values()), default=0.0)
 
 
 def _size(array: np.ndarray) -> float:

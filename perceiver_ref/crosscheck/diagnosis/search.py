@@ -193,10 +193,7 @@ class Search:
         """Whether what is left is little, or rounding of the case's dtype."""
         if remaining <= EXPLAINED:
             return True
-        if not self.fit.noise or remaining > MOSTLY or self._is_within:
-            return False
-        left = self.subject.errors(made)
-        return all(e <= self.fit.noise.get(name, 0.0) for name, e in left.items())
+        return bool(self.fit.noise) and remaining <= MOSTLY and not self._is_within and self._is_noise(made)
 
     def _try(self, chosen: tuple[Candidate, ...], gate: Mapping[str, float] | None = None) -> bool:
         """Note deviations that explain the difference."""
@@ -244,9 +241,17 @@ class Search:
                 if candidate.rare and candidate.cause == best.chosen[0].cause:
                     self._try((candidate,))
             best = min(self.scores, key=lambda score: score.remaining)
-        if best.remaining > NOTHING:
+        if best.remaining > NOTHING and not self._leaves_rounding(best):
             self._second(best)
         return self._deviation()
+
+    def _leaves_rounding(self, best: _Score) -> bool:
+        """Whether what an explanation leaves is no more than rounding of the case's dtype: there is no second then."""
+        made = self.subject.deviating(best.chosen) if self.fit.noise else None
+        return made is not None and self._is_noise(made)
+
+    def _is_noise(self, made: Arrays) -> bool:
+        return all(e <= self.fit.noise.get(name, 0.0) for name, e in self.subject.errors(made).items())
 
     def _second(self, best: _Score) -> None:
         """What the best single deviation leaves may be a second one, of precision or of another kind."""

@@ -15,7 +15,7 @@ import numpy as np
 from ...autograd import tree
 from ...errors import InputError
 from ...vectors import TOLERANCES
-from ...vectors.compare import gradient_tolerances
+from ...vectors.compare import gradient_tolerance, largest_of
 from ..check import tolerances
 from ..deviations import Candidate, deviating
 from ..diagnosis.formats import is_nearest
@@ -98,7 +98,7 @@ def diagnose_gradients(
     made.error = largest(made.errors.values())
     given = subject.case.meta["dtype"]
     limit = tolerances(subject.case)["gradient"]
-    limits = gradient_tolerances(limit, given, target.expected, subject.case.cotangents)
+    limits = _limits(target, limit, given)
     if given == "float64" and dtype is None and all(e <= limits[name] for name, e in made.errors.items()):
         roundings.at("float32")
         return made
@@ -123,10 +123,18 @@ def diagnose_gradients(
     return made
 
 
+def _limits(target: Target, usual: float, dtype: str) -> dict[str, float]:
+    """By name, what `check` holds each gradient to."""
+    expected, named = target.expected, target.named
+    scale = largest_of(expected, target.subject.case.cotangents)
+    return {
+        n: gradient_tolerance(usual, dtype, named[n], a, scale) if n in named else usual for n, a in expected.items()
+    }
+
+
 def _are_nearest(target: Target, dtype: str) -> bool:
     """Whether all gradients are the reference's, rounded once to `dtype` or closer."""
-    usual = TOLERANCES["float64"]["gradient"]
-    floors = gradient_tolerances(usual, "float64", target.expected, target.subject.case.cotangents)
+    floors = _limits(target, TOLERANCES["float64"]["gradient"], "float64")
     return all(is_nearest(wanted, target.named[name], dtype, floors[name]) for name, wanted in target.expected.items())
 
 
