@@ -26,7 +26,7 @@ from perceiver_ref.crosscheck.gradients.target import Target
 from perceiver_ref.vectors import Case, read_case
 
 VERDICTS = ("match", "rounding", "deviation", "unexplained")
-SAMPLE = 97
+SAMPLE = 499
 """Of the non-heavy pairs of class and row one in so many, by a checksum of their names."""
 
 
@@ -177,7 +177,7 @@ def backward(name: str, *, all_rows: bool) -> None:
             assert judged(bad, name, words) in VERDICTS
 
 
-@pytest.mark.parametrize("peer", ["hf", "idefics2", "krasserm", "lucidrains-flamingo", "open-flamingo"])
+@pytest.mark.parametrize("peer", ["idefics2", "lucidrains-flamingo", "open-flamingo"])
 def test_wrong_gradients_of_some_classes_get_a_verdict(peer: str) -> None:
     for name in smallest():
         if name.startswith(f"{peer}/"):

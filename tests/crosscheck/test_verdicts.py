@@ -57,7 +57,7 @@ def in_format(case: Case, change: Callable[[np.ndarray], np.ndarray]) -> Case:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("name", [GATED, RESAMPLER, TEXT, "torch/attention_bool_mask", "optax/adamw_warmup_cosine"])
+@pytest.mark.parametrize("name", [GATED, TEXT, "torch/attention_bool_mask", "optax/adamw_warmup_cosine"])
 def test_an_exact_port_matches_whatever_precision_is_stated(name: str, dtype: str) -> None:
     found = diagnose(stated(case_of(name), dtype))
     assert (found.verdict, found.causes) == ("match", [])
@@ -117,7 +117,9 @@ NARROW = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(d, marks=pytest.mark.heavy) for d in ("float64", "bfloat16"))]
+)
 @pytest.mark.parametrize("what", NARROW)
 def test_the_format_that_fits_is_named(what: str, dtype: str) -> None:
     verdict, name, variant = NARROW[what]
@@ -129,6 +131,7 @@ def test_the_format_that_fits_is_named(what: str, dtype: str) -> None:
     assert found.causes == (["dtype"] if variant else [])
 
 
+@pytest.mark.heavy
 def test_what_fits_no_format_is_no_rounding() -> None:
     """Errors of the size that bfloat16 makes, but not its own: they were drawn at random."""
     case = bare(RESAMPLER)
@@ -187,7 +190,7 @@ def in_float32(case: Case) -> Case:
 
 
 @pytest.mark.parametrize("zeroed", [False, True], ids=["as computed", "zeros set to 0"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", [pytest.param("float64", marks=pytest.mark.heavy), "float32"])
 def test_noise_in_gradients_that_are_zero_is_rounding(dtype: str, zeroed: bool) -> None:
     """Of keys' biases, which change no output: float32 gives 1e-8 or so, and a port that knows it gives 0."""
     case = computed(case_of(TEXT), np.float32)
