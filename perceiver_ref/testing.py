@@ -7,12 +7,12 @@ assert_matches({"out": my_model(case.inputs)}, "vectors/language/plain.npz")
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from .crosscheck.check import spread, tolerances
+from .crosscheck.check import Scale, spread, tolerances
 from .errors import InputError, listed, one_of
 from .files import AnyPath
 from .vectors import TOLERANCES, Case, read_case, write_case
@@ -21,6 +21,8 @@ from .vectors.compare import difference, distances, largest_difference
 What = Literal["outputs", "gradients", "trace"]
 _WHAT = ("outputs", "gradients", "trace")
 _SHOWN = 8
+_Limit = Callable[[np.ndarray, np.ndarray], float]
+"""From an array and the reference's to the tolerance."""
 
 
 def assert_matches(
@@ -55,7 +57,11 @@ def assert_matches(
         raise InputError(f"{where} has no {what} to compare with")
     given = _given(actual, wanted, what, where)
     chosen = _chosen(names, wanted, given, what, where)
-    limit = tolerances(case, dtype)["gradient" if what == "gradients" else "output"]
+    usual, scale = tolerances(case, dtype)["output"], Scale(case, dtype)
+
+    def limit(ours: np.ndarray, reference: np.ndarray) -> float:
+        return scale.tolerance(ours, reference) if what == "gradients" else usual
+
     problems = [line for name in chosen if (line := _problem(name, given.get(name), wanted[name], limit, what))]
     if problems:
         arrays = [a for a in given.values() if a.dtype.kind == "f"]
@@ -149,7 +155,7 @@ def _chosen(
     return list(wanted)
 
 
-def _problem(name: str, ours: np.ndarray | None, reference: np.ndarray, limit: float, what: str) -> str | None:
+def _problem(name: str, ours: np.ndarray | None, reference: np.ndarray, limits: _Limit, what: str) -> str | None:
     """What is wrong with one array, in a line; None when nothing is."""
     if ours is None:
         return f"{name}: missing"
@@ -158,7 +164,7 @@ def _problem(name: str, ours: np.ndarray | None, reference: np.ndarray, limit: f
     if ours.shape != reference.shape:
         turned = "; the reference's, transposed" if ours.shape == reference.shape[::-1] else ""
         return f"{name}: shape {ours.shape}, expected {reference.shape}{turned}"
-    error = difference(ours, reference)
+    error, limit = difference(ours, reference), limits(ours, reference)
     if error <= limit:
         return None
     place = largest_difference(reference, ours)
@@ -196,7 +202,8 @@ def _message(
     lines.append("error: max |actual - reference| / max(max |reference|, 1)")
     if case.meta.get("catches"):
         lines.append(f"this case catches {case.meta['catches']}")
-    coarser = {str(a.dtype) for a in arrays if a.dtype.itemsize < np.dtype(dtype or case.meta["dtype"]).itemsize}
+    computed = case.dtype if dtype is None else np.dtype("float32" if dtype == "bfloat16" else dtype)
+    coarser = {str(a.dtype) for a in arrays if a.dtype.itemsize < computed.itemsize}
     if name := next((name for name in TOLERANCES if name in coarser), None):
         lines.append(f'some arrays are {name}: with dtype="{name}" they are held to what {name} can reach')
     if what == "outputs" and all("error" in line for line in problems):

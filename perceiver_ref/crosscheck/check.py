@@ -12,7 +12,7 @@ from ..autograd import BackendError
 from ..errors import InputError
 from ..files import AnyPath
 from ..vectors import TOLERANCES, Agreement, Case, agreement, read_case
-from ..vectors.compare import coarsest
+from ..vectors.compare import coarsest, gradient_tolerance, largest_of
 from .execution import named_points, rebuild, run, unknown_points
 
 
@@ -86,7 +86,8 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
             for name, array in case.grad_params.items()
         ]
         pairs += [("grad_input", name, array, ours.grad_inputs[name]) for name, array in case.grad_inputs.items()]
-    compared = [agreement(kind, name, a, b, tolerance_of(case, kind, a, dtype)) for kind, name, a, b in pairs]
+    scale = Scale(case, dtype)
+    compared = [agreement(kind, name, a, b, scale.tolerance(kind, a, b)) for kind, name, a, b in pairs]
     notes = unknown_points([name for name in case.trace if name not in traced])
     notes += _coarser([array for _, _, array, _ in pairs], case, dtype)
     return Result(path, "pass" if all(a.passed for a in compared) else "fail", compared, notes=notes)
@@ -104,6 +105,23 @@ def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         return ours[:1]
     first = theirs.ndim - ours.ndim
     return np.broadcast_to(ours, theirs.shape) if first > 0 and ours.shape == theirs.shape[first:] else ours
+
+
+class Scale:
+    """What the arrays of a case are held to: `tolerance_of`, and gradients to their own size (`gradient_tolerance`)."""
+
+    def __init__(self, case: Case, dtype: str | None = None) -> None:
+        self.case, self.dtype = case, dtype
+        self.largest = largest_of(case.grad_params, case.grad_inputs, case.cotangents)
+
+    def tolerance(self, kind: str, theirs: np.ndarray, ours: np.ndarray) -> float:
+        """That of one array of the case and the reference's."""
+        usual = tolerance_of(self.case, kind, theirs, self.dtype)
+        if not kind.startswith("grad"):
+            return usual
+        given = self.case.meta["dtype"]
+        least = coarsest(given, self.dtype or given, theirs.dtype.name)
+        return gradient_tolerance(usual, least, ours, theirs, self.largest)
 
 
 def tolerances(case: Case, dtype: str | None = None) -> dict[str, float]:

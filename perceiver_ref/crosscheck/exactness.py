@@ -115,7 +115,7 @@ def page(lines: Sequence[Line]) -> str:
 def lines_of(text: str) -> list[Line]:
     """The lines of a page that `page` made."""
     rows = re.findall(
-        r"^\| ([\w-]+) \| `(.*)` \| (.*) \| (float\d+) \| (\d+) \| (\S+) \| (\S+) \|$", text, re.MULTILINE
+        r"^\| ([\w-]+) \| `(.*)` \| (.*) \| (b?float\d+) \| (\d+) \| (\S+) \| (\S+) \|$", text, re.MULTILINE
     )
     return [Line(p, c, m, d, int(n), _number(a), _number(b)) for p, c, m, d, n, a, b in rows]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,18 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "float64": {"output": 1e-10, "gradient": 1e-8},
     "float32": {"output": 1e-5, "gradient": 1e-4},
     "float16": {"output": 3e-3, "gradient": 1e-2},
+    "bfloat16": {"output": 2.4e-2, "gradient": 8e-2},
 }
-"""By dtype: about 1e5 units of float64 rounding (100 of float32, 3 of float16) for an output, which deep models lose to
-the order of summation, and a hundred (ten, three) times as much for gradients, which pass through twice as many ops."""
+"""By dtype: about 1e5 units of float64 rounding (100 of float32, 3 of float16 and bfloat16) for an output, which deep
+models lose to the order of summation, and a hundred (ten, three) times as much for gradients, which pass through twice
+as many ops."""
+GRADIENT_NOISE = {"float64": 1e-11, "float32": 1e-5, "float16": 0.1, "bfloat16": 0.8}
+"""By dtype: a gradient below this part of the largest of its pass may be zero but for rounding, as keys' biases' are.
+
+In all stored cases such noise is at most 6e-16 of the largest in float64, and 4e-8 in float32. A tenth of this is at
+least 15 units of the largest's rounding."""
+_OWN = 0.1
+"""What is no noise is wrong when it is off by more than this part of its own size."""
 
 
 class Agreement(NamedTuple):
@@ -101,6 +111,38 @@ def not_finite(reference: np.ndarray, candidate: np.ndarray, sides: tuple[str, s
 def shape_text(array: np.ndarray) -> str:
     """A shape as messages have it."""
     return str(list(array.shape))
+
+
+def gradient_tolerance(tolerance: float, dtype: str, ours: np.ndarray, theirs: np.ndarray, largest: float) -> float:
+    """The tolerance of a gradient: less than the usual one for what is small.
+
+    `largest` is G, the largest number among the case's gradients and the cotangents that their pass begins with
+    (`largest_of`). The error of a gradient b is held to
+
+        tolerance * min(1, max(max |b|, G))
+
+    so that a loss in other units changes no verdict; and where a or b is above `GRADIENT_NOISE` * G, to a tenth of the
+    larger of them besides, so that a small gradient is not wrong throughout beside large ones.
+
+    >>> import numpy as np
+    >>> small, zero = np.array([2e-7]), np.zeros(1)
+    >>> gradient_tolerance(1e-4, "float32", small, small, 2e-7), gradient_tolerance(1e-4, "float32", zero, small, 0.1)
+    (2e-11, 2e-08)
+    """
+    size = max(_size(ours), _size(theirs))
+    allowed = tolerance * min(1.0, max(_size(theirs), largest, 1e-290))
+    return min(allowed, _OWN * size) if size > GRADIENT_NOISE[dtype] * largest else allowed
+
+
+def largest_of(*groups: Mapping[str, np.ndarray]) -> float:
+    """The largest finite magnitude in groups of arrays."""
+    return max((_size(array) for group in groups for array in group.values()), default=0.0)
+
+
+def _size(array: np.ndarray) -> float:
+    """The largest finite magnitude."""
+    wide = _wide(array)
+    return float(np.abs(wide[np.isfinite(wide)]).max(initial=0.0))
 
 
 def distances(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:

@@ -65,6 +65,8 @@ def test_a_model_passes_in_float32(backend: str, path: Path) -> None:
     allowed = FLOAT32_ALLOWANCE.get(path.stem, 1.0)
     beyond = [a for a in result.agreements if a.error > allowed * a.tolerance]
     assert beyond == []
-    assert {a.tolerance for a in result.agreements} <= set(TOLERANCES["float32"].values())
+    usual = TOLERANCES["float32"]
+    assert all(a.tolerance <= usual["gradient" if a.kind.startswith("grad") else "output"] for a in result.agreements)
+    assert {a.tolerance for a in result.agreements if not a.kind.startswith("grad")} == {usual["output"]}
     # computed in float32 indeed: float64 would agree to 1e-12
     assert max(a.error for a in result.agreements) > 1e-9

@@ -26,12 +26,14 @@ class Change:
     """What a deviation does to one run: each part is left out where it has nothing to do.
 
     `params` gives the changed parameter tree; `layers` exchange layers and named functions (`variation.varied`); `ops`
-    makes, from a function that tells the path of a parameter, a replacement for every op by name.
+    makes, from a function that tells the path of a parameter, a replacement for every op by name. `straight`: the
+    gradients of the changed parameters are those of the parameters, as where weights are only stored otherwise.
     """
 
     params: Callable[[Tree], Tree] | None = None
     layers: Callable[[], Mapping[str, Replacement]] | None = None
     ops: Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]] | None = None
+    straight: bool = False
 
 
 def exchanged(table: Mapping[str, Replacement]) -> Change:

@@ -20,7 +20,7 @@ def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
     """Keys and values from the features alone; or from latents that were not normed."""
     if not any("/features_norm/" in f"/{path}" for path in found.paths):
         return
-    for label, match, rare in groups(found.ops["attention"]):
+    for label, match, rare in groups(found.ops.get("attention", [])):
 
         def alone(original: Any, layer: Any, *arguments: Any, match: Match = match, **options: Any) -> Any:
             if match(f"{where()}.attention"):

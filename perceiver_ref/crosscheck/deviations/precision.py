@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from ...autograd.tensor import array_of
 from ...tracing import where
 from ...variation import Replacement
 from ..rounding.arithmetic import MOVING
+from .autocast import autocast
 from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, module_of, only, replaced
 from .layers import by_role
 from .narrow import (
@@ -28,6 +30,7 @@ from .narrow import (
     softmax_alone,
 )
 from .norms import NORMS
+from .weights import weights
 
 FORMATS = ("bfloat16", "float16", "float32")
 
@@ -55,7 +58,10 @@ class _Made(NamedTuple):
 
 
 def dtype(found: Survey) -> Iterator[Candidate]:
-    """A part computed in float32, float16 or bfloat16: its inputs cast down, its result cast up again."""
+    """A part computed in float32, float16 or bfloat16: its inputs cast down, its result cast up again; or weights in
+    fewer bits, or everything under autocast."""
+    yield from weights(found)
+    yield from autocast(found, _manners(found)[:4])
     seen: set[Any] = set()
     for name in FORMATS:
         for made in _made(found, cast_to(name)):
@@ -217,6 +223,10 @@ def everything(found: Survey, name: str) -> Iterator[Candidate]:
     for manner in _manners(found):
         table = dict.fromkeys(found.ops, narrowed(cast_to(name), manner))
         yield Candidate("dtype", f"everything in {name}, everywhere{manner}", replaced(table))
+    if name == "float32":
+        # PyTorch and JAX make angles of positions of the same format, step by step
+        angles = replace(replaced(table), layers=lambda: {"fourier_features": _angles(cast_to(name))})
+        yield Candidate("dtype", f"everything in {name}, angles too, everywhere", angles)
 
 
 def _scopes(found: Survey, cast: Cast, manners: tuple[Manner, ...]) -> Iterator[_Made]:

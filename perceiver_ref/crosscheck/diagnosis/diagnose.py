@@ -19,6 +19,7 @@ from ..check import tolerances
 from ..deviations import Candidate
 from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_gradients
 from ..rounding.envelope import Roundings
+from .formats import base_of
 from .search import NOTHING, Cause, Search
 from .subject import Arrays, Subject
 
@@ -46,7 +47,8 @@ class Diagnosis:
     error: float
     expected_rounding: dict[str, float]
     dtype: str | None = None
-    """The format whose rounding explains the difference, for the verdict "rounding"."""
+    """The format whose rounding explains the difference, for the verdict "rounding"; "<format> weights" where weights
+    alone are in it, "<format> autocast" where products are."""
     unit: str = "float32"
     """The dtype in units of whose rounding errors are told: that of the verdict, or else the case's, or float32."""
     points: list[PointError] = field(default_factory=list)
@@ -89,7 +91,8 @@ def _gradients(made: Diagnosis, subject: Subject, explanations: list[tuple[Candi
     if made.verdict == "unexplained":
         return GradientDiagnosis("not checked")
     if made.verdict != "deviation":
-        return diagnose_gradients(subject, (), made.dtype)
+        stored = explanations[0] if explanations else ()
+        return diagnose_gradients(subject, stored, made.dtype and base_of(made.dtype))
     for chosen in explanations[1:]:
         if diagnose_gradients(subject, explanations[0], search=False).verdict in ("match", "rounding", "not checked"):
             break
@@ -138,7 +141,9 @@ def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candida
     verdict, explanation = search.run()
     made = Diagnosis(path, verdict, None, explanation, error, roundings.outputs(), search.dtype, others=search.others)
     given = case.meta["dtype"]
-    made.unit = search.dtype or (given if given != "float64" else "float32")
+    made.unit = base_of(search.dtype) if search.dtype else given if given != "float64" else "float32"
+    if verdict in ("match", "rounding"):
+        roundings.at(made.unit)
     made.points = [PointError(name, e, roundings.of(name), roundings.units(name)) for name, e in errors.items()]
     if verdict in ("deviation", "unexplained"):
         made.first_divergence = search.first_divergence()
@@ -151,6 +156,8 @@ def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candida
         }
     if verdict == "unexplained":
         made.excerpt |= subject.inputs_of(name)
+    if search.weights is not None:
+        return made, [(search.weights,)]
     said = [(cause.cause, cause.variant) for cause in explanation]
     ranked = sorted(search.scores, key=lambda s: [(c.cause, c.variant) for c in s.chosen] != said)
     return made, [score.chosen for score in ranked if score.remaining <= max(NOTHING, ranked[0].remaining)]

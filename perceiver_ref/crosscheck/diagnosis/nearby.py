@@ -15,10 +15,11 @@ from ..deviations.base import layer_of
 from .subject import Subject
 
 
-def causes_near(subject: Subject, point: str, gate: Mapping[str, float]) -> Iterator[Candidate]:
+def causes_near(subject: Subject, point: str, gate: Mapping[str, float], *, exact: bool = True) -> Iterator[Candidate]:
     """Of each cause a deviation made only there that leaves at most `gate` at a traced point from right inputs.
 
-    `point` is "trace/" and the peer's name.
+    `point` is "trace/" and the peer's name. Where numbers are not `exact` to more than `gate`, all that do: the one
+    that fits best may not be the first.
     """
     ours = subject.points[point.removeprefix("trace/")]
     before = list(subject.numbers).index(ours)
@@ -38,5 +39,6 @@ def causes_near(subject: Subject, point: str, gate: Mapping[str, float]) -> Iter
             variant = f"{candidate.variant.removesuffix(', everywhere')}, in {layer or 'the model'}"
             local = replace(candidate, variant=variant, here=here)
             if subject.reaches(local, gate):
-                tried.add(local.cause)
+                if exact:
+                    tried.add(local.cause)
                 yield local

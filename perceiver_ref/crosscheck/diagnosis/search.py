@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 from ..deviations import Candidate, candidates
 from ..deviations.precision import everything
 from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
 from ..rounding.envelope import Roundings
 from .fit import Fit, on_grid
+from .formats import Formats, is_autocast, is_nearest, is_stored_in, name_of
 from .nearby import causes_near
 from .pairs import NOTHING, Pairs
 from .parts import SMALL, Part, Parts
@@ -23,6 +26,10 @@ PARTLY = 0.6
 where it is known to be a part: another deviation leaves it, or traced points before it agree."""
 REPEATED = 0.1
 """As `PARTLY`, where rounding of everything is as likely: rounding of a part then repeats what was rounded."""
+MOSTLY = 0.5
+"""A deviation that leaves rounding of the case's dtype explains at least half of what there was."""
+ALIKE = 1.1
+"""Explanations that leave rounding are as good as each other where they leave so nearly the same."""
 _WHOLE = {"bfloat16": ("bfloat16",), "float16": ("float16",), "float32": ("float32", "tf32")}
 
 
@@ -51,11 +58,17 @@ class Search:
         self.fit = Fit(subject, ours, noise)
         found = candidates(subject.survey)
         self.found = [candidate for candidate in found if candidate.cause != "dtype"]
-        self.parts = Parts(self.fit, [candidate for candidate in found if candidate.cause == "dtype"], self.first)
+        narrow = [candidate for candidate in found if candidate.cause == "dtype"]
+        self.formats = Formats(self.fit, roundings, [c for c in narrow if c.change.straight or is_autocast(c)])
+        finer = [f" in {name}" for name, n in DIGITS.items() if n >= DIGITS.get(self.given, 53)]
+        parts = [c for c in narrow if not c.change.straight and not any(name in c.variant for name in finer)]
+        self.parts = Parts(self.fit, parts, self.first)
         self.pairs = Pairs(self.fit, self.found, self.parts)
         self.scores: list[_Score] = []
         self.others: list[list[Cause]] = []
         self.dtype: str | None = None
+        self.weights: Candidate | None = None
+        """The form that weights are stored in, where that is the rounding"""
 
     def first_divergence(self) -> str | None:
         """The peer's name of the first traced point that differs."""
@@ -64,10 +77,15 @@ class Search:
 
     def run(self) -> tuple[str, list[Cause]]:
         """(verdict, explanation)."""
+        if all(is_nearest(wanted, self.ours[n], self.given) for n, wanted in self.subject.expected.items()):
+            return "match", []
+        for dtype in ("float32", "float16", "bfloat16"):
+            if all(is_stored_in(wanted, self.ours[n], dtype) for n, wanted in self.subject.expected.items()):
+                return self._rounding(dtype)
         if self.fit.noise and self.roundings.holds(self.given, self.errors):
-            return self._rounding(self.given)
-        if (dtype := self._whole()) is not None:
-            return self._rounding(dtype)
+            return self._narrow(self.given)
+        if (whole := self._whole()) is not None:
+            return self._narrow(whole)
         if (best := self._near()) is not None:
             return self._with_second(best)
         part: Part | None = None
@@ -75,6 +93,8 @@ class Search:
         for rare in (False, True):
             if (best := self._single(rare)) is not None:
                 return self._with_second(best)
+            if not rare and (stored := self._stored()) is not None:
+                return stored
             part = self.parts.best(rare=rare) if small else None
             if part is not None and part.repeated:
                 return self._deviation(part)
@@ -84,19 +104,42 @@ class Search:
             return self._deviation(part)
         if self.roundings.holds("float32", self.errors):
             return self._rounding("float32")
+        if self._is_within:  # closer than the stated precision, in whatever way
+            return "match", []
         for pair in self.pairs:
             if self._try(pair) and self.scores[-1].remaining <= NOTHING:
                 break
         if self.scores:
             return self._deviation()
-        for dtype in ("tf32", "float16", "bfloat16"):
-            if self.roundings.holds(dtype, self.errors):
-                return self._rounding(dtype)
-        return "unexplained", []
+        fitting = self.formats.fitting(self.errors)
+        return ("unexplained", []) if fitting is None else self._rounding(fitting)
 
     def _rounding(self, dtype: str) -> tuple[str, list[Cause]]:
         self.dtype = dtype
         return "rounding", []
+
+    def _narrow(self, dtype: str) -> tuple[str, list[Cause]]:
+        """Rounding in this format, or of what fits better than everything in it."""
+        if dtype == "float32":
+            return self._rounding(dtype)
+        return self._stored() or self._rounding(self.formats.better(dtype) or dtype)
+
+    def _stored(self) -> tuple[str, list[Cause]] | None:
+        """Weights stored in fewer bits: rounding in a format that libraries compute in, and a deviation in others."""
+        if self.formats.stored is None:
+            return None
+        candidate, remaining = self.formats.stored
+        if (name := name_of(candidate)) is not None:
+            self.weights = candidate
+            return self._rounding(name)
+        self.scores = [_Score(remaining, (candidate,))]
+        return self._deviation()
+
+    @property
+    def _is_within(self) -> bool:
+        """Whether no error is larger than rounding in the case's own dtype makes it."""
+        noise = self.fit.noise
+        return bool(noise) and all(self.roundings.within(self.given, name) for name in self.errors)
 
     def _whole(self) -> str | None:
         """A format that all numbers have, with errors as it makes, unless a part of the model in it explains them, and
@@ -115,14 +158,29 @@ class Search:
         return None
 
     def _deviation(self, part: Part | None = None) -> tuple[str, list[Cause]]:
-        """The best explanation so far; among equally good ones the shorter, and the first of the table."""
+        """The best explanation so far; among equally good ones the shorter, and the first of the table.
+
+        Of variants of one cause it is the one that leaves least, unless they leave nothing.
+        """
         if part is not None:
+            if len(part.chosen) == 1 and (name := name_of(part.chosen[0])) is not None:
+                return self._rounding(name)
             self.scores = [_Score(part.remaining, part.chosen)]
         floor = min(score.remaining for score in self.scores)
+        as_good = max(10 * floor if floor <= EXPLAINED / 10 else ALIKE * floor, NOTHING)
+        least: dict[tuple[str, ...], float] = {}
+        for score in self.scores:
+            causes = tuple(c.cause for c in score.chosen)
+            least[causes] = min(max(score.remaining, NOTHING), least.get(causes, np.inf))
         good = sorted(
             self.scores,
-            key=lambda s: (0.0 if s.remaining <= max(10 * floor, NOTHING) else s.remaining, len(s.chosen)),
+            key=lambda s: (
+                0.0 if least[tuple(c.cause for c in s.chosen)] <= as_good else s.remaining,
+                len(s.chosen),
+            ),
         )
+        best = tuple(c.cause for c in good[0].chosen)
+        good.sort(key=lambda s: tuple(c.cause for c in s.chosen) == best and s.remaining > least[best])
         made = [[Cause(c.cause, c.variant, score.remaining) for c in score.chosen] for score in good]
         kept: list[list[Cause]] = []
         for causes in made:
@@ -135,8 +193,7 @@ class Search:
         """Whether what is left is little, or rounding of the case's dtype."""
         if remaining <= EXPLAINED:
             return True
-        left = self.subject.errors(made)
-        return bool(self.fit.noise) and all(e <= self.fit.noise.get(name, 0.0) for name, e in left.items())
+        return bool(self.fit.noise) and remaining <= MOSTLY and not self._is_within and self._is_noise(made)
 
     def _try(self, chosen: tuple[Candidate, ...], gate: Mapping[str, float] | None = None) -> bool:
         """Note deviations that explain the difference."""
@@ -154,11 +211,14 @@ class Search:
         """One deviation, of a kind that sets the first point right where it is made only there: there, or wherever."""
         strict = self.fit.gate(self.first, self.errors, NOTHING)
         gate = self.fit.gate(self.first, self.errors)
-        for local in causes_near(self.subject, self.first or "", strict) if strict else ():
+        for local in self._local(strict) if strict else ():
             for candidate in (*(c for c in self.found if c.cause == local.cause), local):
                 if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
                     return self.scores[-1]
         return None
+
+    def _local(self, gate: Mapping[str, float]) -> Iterator[Candidate]:
+        return causes_near(self.subject, self.first or "", gate, exact=not self.fit.noise)
 
     def _single(self, rare: bool) -> _Score | None:
         """One deviation; where points are traced, such as sets the first of them right."""
@@ -176,9 +236,22 @@ class Search:
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
     def _with_second(self, best: _Score) -> tuple[str, list[Cause]]:
-        if best.remaining > NOTHING:
+        if best.remaining > NOTHING and self.fit.noise:
+            for candidate in self.found:  # a variant that is rare may fit better than the one that explains enough
+                if candidate.rare and candidate.cause == best.chosen[0].cause:
+                    self._try((candidate,))
+            best = min(self.scores, key=lambda score: score.remaining)
+        if best.remaining > NOTHING and not self._leaves_rounding(best):
             self._second(best)
         return self._deviation()
+
+    def _leaves_rounding(self, best: _Score) -> bool:
+        """Whether what an explanation leaves is no more than rounding of the case's dtype: there is no second then."""
+        made = self.subject.deviating(best.chosen) if self.fit.noise else None
+        return made is not None and self._is_noise(made)
+
+    def _is_noise(self, made: Arrays) -> bool:
+        return all(e <= self.fit.noise.get(name, 0.0) for name, e in self.subject.errors(made).items())
 
     def _second(self, best: _Score) -> None:
         """What the best single deviation leaves may be a second one, of precision or of another kind."""

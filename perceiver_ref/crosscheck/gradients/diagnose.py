@@ -14,8 +14,11 @@ import numpy as np
 
 from ...autograd import tree
 from ...errors import InputError
+from ...vectors import TOLERANCES
+from ...vectors.compare import gradient_tolerance, largest_of
 from ..check import tolerances
 from ..deviations import Candidate, deviating
+from ..diagnosis.formats import is_nearest
 from ..diagnosis.search import Cause
 from ..diagnosis.subject import CANNOT_BE_RUN, Subject
 from .graph import Graph, record
@@ -77,7 +80,7 @@ def diagnose_gradients(
     """
     under = [candidate.cause for candidate in chosen]
     back: _Back = dict
-    if any(candidate.change.params is not None for candidate in chosen):
+    if any(candidate.change.params is not None and not candidate.change.straight for candidate in chosen):
         found = _through(subject, chosen)
         if found is None:
             return GradientDiagnosis("not checked", under=under)
@@ -95,8 +98,11 @@ def diagnose_gradients(
     made.error = largest(made.errors.values())
     given = subject.case.meta["dtype"]
     limit = tolerances(subject.case)["gradient"]
-    if given == "float64" and dtype is None and made.error <= limit:
+    limits = _limits(target, limit, given)
+    if given == "float64" and dtype is None and all(e <= limits[name] for name, e in made.errors.items()):
         roundings.at("float32")
+        return made
+    if dtype is None and _are_nearest(target, given):
         return made
     noise = roundings.at(dtype or given) if dtype or given != "float64" else {}
     for name in dict.fromkeys((*([dtype] if dtype else []), *([given] if given != "float64" else []), "float32")):
@@ -107,7 +113,7 @@ def diagnose_gradients(
     if not search:
         made.verdict = "unexplained"
         return made
-    _search(made, target, noise, limit)
+    _search(made, target, noise, limits)
     if made.verdict == "unexplained":
         for name in _DTYPES:
             if roundings.holds(name, made.errors):
@@ -117,9 +123,23 @@ def diagnose_gradients(
     return made
 
 
-def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float], limit: float) -> None:
-    limits = {name: noise.get(name, limit) for name in made.errors}
-    target.compare(limits)
+def _limits(target: Target, usual: float, dtype: str) -> dict[str, float]:
+    """By name, what `check` holds each gradient to."""
+    expected, named = target.expected, target.named
+    scale = largest_of(expected, target.subject.case.cotangents)
+    return {
+        n: gradient_tolerance(usual, dtype, named[n], a, scale) if n in named else usual for n, a in expected.items()
+    }
+
+
+def _are_nearest(target: Target, dtype: str) -> bool:
+    """Whether all gradients are the reference's, rounded once to `dtype` or closer."""
+    floors = _limits(target, TOLERANCES["float64"]["gradient"], "float64")
+    return all(is_nearest(wanted, target.named[name], dtype, floors[name]) for name, wanted in target.expected.items())
+
+
+def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float], limits: Mapping[str, float]) -> None:
+    target.compare({name: noise.get(name, limits[name]) for name in made.errors}, noise)
     made.affected = target.affected
     search = GradientSearch(target, noise)
     with np.errstate(all="ignore"):
@@ -157,7 +177,7 @@ def _through(subject: Subject, chosen: Sequence[Candidate]) -> _Back | None:
         survey.stored = numbers
         moved: Any = own
         for candidate in chosen:
-            if candidate.change.params is not None:
+            if candidate.change.params is not None and not candidate.change.straight:
                 moved = candidate.change.params(moved)
     except CANNOT_BE_RUN:
         return None

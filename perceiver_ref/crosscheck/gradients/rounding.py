@@ -25,7 +25,8 @@ FACTOR = 10.0
 """Rounding errors may be this many times those of the runs that they are estimated from. In 50 runs of peers in true
 float32 the largest was at 0.35 of the limit that this gives."""
 _TYPICAL = 0.25
-"""An array of few elements may be lucky in every run: none has less than this part of the median array's limit."""
+"""An array of few elements may be lucky in every run: none has less than this part of the median array's limit, each
+in units of its own size."""
 LEAST = 1e-3
 """Where everything is rounded, no gradient is better than this part of its own envelope, unless it is zero."""
 _RUNS = 5
@@ -67,8 +68,10 @@ class GradientRoundings:
                     made = self.by_name(graph.walk(near, _pulls(near, products)))
                 for name, array in made.items():
                     largest[name] = max(largest[name], difference(array, self.ours[name]))
-            least = _TYPICAL * float(np.median([e for e in largest.values() if e > 0] or [0.0]))
-            self.known[dtype] = {name: FACTOR * max(e, least) for name, e in largest.items()}
+            sizes = {name: min(1.0, float(np.abs(array).max(initial=0.0))) for name, array in self.ours.items()}
+            parts = [e / sizes[name] for name, e in largest.items() if e > 0 and sizes[name]]
+            least = _TYPICAL * float(np.median(parts or [0.0]))
+            self.known[dtype] = {name: FACTOR * max(e, least * sizes[name]) for name, e in largest.items()}
         return self.known[dtype]
 
     def holds(self, dtype: str, errors: Mapping[str, float]) -> bool:
@@ -76,7 +79,8 @@ class GradientRoundings:
         limits = self.at(dtype)
         if not all(e <= limits[name] for name, e in errors.items()):
             return False
-        return all(e >= LEAST * limits[name] / FACTOR for name, e in errors.items())
+        sizes = {name: float(np.abs(array).max(initial=0.0)) for name, array in self.ours.items()}
+        return all(e >= LEAST * limits[name] / FACTOR or sizes[name] <= limits[name] for name, e in errors.items())
 
 
 def _forward(near: _Round, products: int | None) -> Any:

@@ -73,8 +73,12 @@ class Target:
             for name, wanted in self.expected.items()
         }
 
-    def compare(self, limits: Mapping[str, float]) -> None:
-        """Find out which gradients are wrong: those off by more than the limit of their names."""
+    def compare(self, limits: Mapping[str, float], noise: Mapping[str, float] | None = None) -> None:
+        """Find out which gradients are wrong: those off by more than the limit of their names.
+
+        `noise` is what rounding makes of each: a gradient that is no larger is zero, as those of keys' biases are, and
+        only what is beyond it counts there.
+        """
         views = {(b.path, name): b.view for name, own in self.bindings.items() for b in own}
         largest = max((float(np.abs(a).max(initial=0.0)) for a in self.named.values()), default=0.0)
         self.scales = {
@@ -86,6 +90,11 @@ class Target:
             )
             for name, a in self.expected.items()
         }
+        self.zeros = {
+            name: n for name, n in (noise or {}).items() if n >= float(np.abs(self.named[name]).max(initial=0.0))
+        }
+        """Those that are zero but for so much rounding"""
+        self.scales |= {name: max(self.scales[name], n) for name, n in self.zeros.items()}
         self.wrong: list[int] = []
         """The leaves, as bits, of each wrong piece"""
         self.right = 0
@@ -125,7 +134,10 @@ class Target:
         wanted = self.expected[name]
         if made is None or made.shape != wanted.shape:
             return float("inf")
-        total = float(np.square((made - wanted) / self.scales[name]).sum())
+        apart = np.abs(made - wanted)
+        if name in self.zeros:
+            apart = np.maximum(apart - self.zeros[name], 0.0)
+        total = float(np.square(apart / self.scales[name]).sum())
         return total if np.isfinite(total) else float("inf")
 
     def left(self, made: Mapping[str, np.ndarray]) -> float:

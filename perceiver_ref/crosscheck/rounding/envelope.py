@@ -12,7 +12,7 @@ from ...autograd import tree
 from ...variation import varied
 from ...vectors.compare import difference
 from ..diagnosis.subject import Arrays, Subject
-from .arithmetic import arithmetic, exempt, lowered
+from .arithmetic import arithmetic, exempt, kept_digits, lowered
 
 RUNS = 6
 """Two in the plain order, and four of perturbed sums: the largest of so many is seldom far below what is typical."""
@@ -98,9 +98,11 @@ class Roundings:
 
         What is too small is told by the typical element, so that one large error does not hide the others.
         """
-        limits, least, theirs = self.at(dtype), self.least[dtype], self.subject.expected
-        if not all(name in limits and self._relative(name) <= limits[name] for name in errors):
+        self.at(dtype)
+        least, theirs = self.least[dtype], self.subject.expected
+        if not all(self.within(dtype, name) for name in errors):
             return False
+        limits = self.known[dtype]
         typical = {n: _typical(self.ours[n], theirs[n]) / least[n] for n in errors if least[n]}
         if not all(part >= (EXACT if dtype == "float32" else LEAST) for part in typical.values()):
             return False
@@ -109,6 +111,13 @@ class Roundings:
         outputs = [name for name in typical if name.startswith("output/")]
         doubtful = any(typical[n] < DOUBTFUL or self._relative(n) < TINY * limits[n] for n in outputs)
         return not doubtful or self._repeats(dtype)
+
+    def within(self, dtype: str, name: str) -> bool:
+        """Whether an error is no larger than arithmetic of `dtype` makes it; storing alone makes some."""
+        if name not in self.ours:
+            return False
+        size = min(1.0, float(np.abs(self.ours[name][np.isfinite(self.ours[name])]).max(initial=0.0)))
+        return self._relative(name) <= max(self.at(dtype)[name], FACTOR * 2.0 ** -kept_digits(dtype) * size)
 
     def units(self, name: str) -> dict[str, float]:
         """The error of one array in units of what has been measured: 1 is the limit; inf where nothing is rounded."""
@@ -128,6 +137,13 @@ class Roundings:
         lengths = [float(np.linalg.norm(error) * np.linalg.norm(run)) for run in self.patterns[dtype]]
         cosines = (run @ error / length for run, length in zip(self.patterns[dtype], lengths) if length)
         return any(cosine >= REPEATED for cosine in cosines)
+
+    def left(self, dtype: str) -> list[float]:
+        """What the two runs in the plain order leave of the outputs' difference, 0 to 1 and more."""
+        self.at(dtype)
+        error = self._errors(self.subject.expected)
+        size = float(np.linalg.norm(error))
+        return [float(np.linalg.norm(error - run)) / size for run in self.patterns[dtype]] if size else []
 
     def _errors(self, made: Mapping[str, np.ndarray]) -> np.ndarray:
         """Those of all outputs in one row."""
