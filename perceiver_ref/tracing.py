@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
+from .autograd.scoped import Scoped
 from .autograd.tensor import array_of
 from .variation import variable
 
@@ -25,11 +25,12 @@ class Trace(dict[str, Any]):
         super().__init__()
         self.only = only
         self.tensors = tensors
-        self.scopes: list[str] = []
+        self.scopes: list[scope] = []
 
     def name(self, point: str) -> str:
         """The full name of a point within the current scopes."""
-        return ".".join([*self.scopes, point] if point else self.scopes)
+        names = [inner.name for inner in self.scopes]
+        return ".".join([*names, point] if point else names)
 
     def record(self, point: str, value: Any) -> None:
         """Keep a value, unless `only` says otherwise."""
@@ -42,7 +43,7 @@ class Trace(dict[str, Any]):
         self[key] = value if self.tensors else array_of(value)
 
 
-_active: ContextVar[tuple[Trace, ...]] = ContextVar("_active", default=())
+_active: Scoped[Trace] = Scoped("_active")
 
 
 @contextmanager
@@ -60,17 +61,14 @@ def trace(only: Callable[[str], bool] | None = None, *, tensors: bool = False) -
     (1, 1, 2, 5)
     """
     made = Trace(only, tensors)
-    token = _active.set((*_active.get(), made))
-    try:
+    with _active.entered(made):
         yield made
-    finally:
-        _active.reset(token)
 
 
 def where() -> str:
     """The scopes of the innermost trace, joined by dots; "" outside any."""
-    active = _active.get()
-    return ".".join(active[-1].scopes) if active else ""
+    active = _active.values()
+    return active[-1].name("") if active else ""
 
 
 class scope:  # noqa: N801 - used as `with scope("encoder"):`
@@ -80,21 +78,22 @@ class scope:  # noqa: N801 - used as `with scope("encoder"):`
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.traces = _active.get()
+        self.traces = _active.values()
 
     def __enter__(self) -> None:
         for active in self.traces:
-            active.scopes.append(self.name)
+            active.scopes.append(self)
 
     def __exit__(self, *exception: object) -> None:
         for active in self.traces:
-            active.scopes.pop()
+            last = len(active.scopes) - 1  # this one, unless a generator left another one open
+            del active.scopes[next(i for i in range(last, -1, -1) if active.scopes[i] is self)]
 
 
 @variable("point")
 def point(name: str, value: Any) -> Any:
     """Record `value` under `name` within the current scopes ("" names the scope itself); returns the value."""
-    for active in _active.get():
+    for active in _active.values():
         active.record(name, value)
     return value
 
@@ -102,7 +101,7 @@ def point(name: str, value: Any) -> Any:
 def lazy_point(name: str, shape: tuple[int, ...], compute: Callable[[], Any]) -> None:
     """Record a value that is computed only for a trace: when it is small, or when `only` asks for it."""
     small = math.prod(shape) <= _LARGEST_MAP
-    wanting = [t for t in _active.get() if (small if t.only is None else t.only(t.name(name)))]
+    wanting = [t for t in _active.values() if (small if t.only is None else t.only(t.name(name)))]
     if wanting:
         value = compute()
         for active in wanting:
