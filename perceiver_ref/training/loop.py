@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..call import Call
 from ..errors import InputError
 from ..recipes.base import Recipe, Task
 from .interrupts import Interrupted, Interrupts
+from .lock import alone
 from .metrics import Metrics
 from .progress import Progress
 from .result import finish
@@ -49,7 +50,7 @@ def train(recipe: Recipe, options: Options) -> dict[str, Any]:
     several threads of a process take turns, step by step, and give what each gives alone.
     """
     backends.module(options.backend)
-    with np.errstate(all="ignore"), Interrupts() as interrupts:
+    with np.errstate(all="ignore"), Interrupts() as interrupts, alone(options.out) if options.out else nullcontext():
         return _Run(recipe, options, interrupts).train()
 
 
