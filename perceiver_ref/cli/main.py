@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             remove_temporaries()
         stdout.flush()
         if stdout.error is not None and not isinstance(stdout.error, BrokenPipeError):  # such as a full disk
-            return _failed(name, f"the output cannot be written ({stdout.error.strerror})")
+            return _failed(name, f"{stdout.error.strerror}: the output cannot be written")
         return code
 
 
