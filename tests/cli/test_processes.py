@@ -78,8 +78,10 @@ COMMANDS = {
 
 
 @posix
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("stream", ["| true", ">&-", ">&- 2>&-", "<&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "stream"),
+    [*((command, "| true") for command in COMMANDS), *(("check bad.npz", s) for s in (">&-", ">&- 2>&-", "<&- 2>&-"))],
+)
 def test_who_listens_changes_no_answer(folder: Path, tmp_path: Path, command: str, stream: str) -> None:
     """A report that was asked for is there, and the exit code is that of what was found."""
     report, answer = tmp_path / "report.json", COMMANDS[command]
