@@ -26,6 +26,7 @@ class Trace(dict[str, Any]):
         self.only = only
         self.tensors = tensors
         self.scopes: list[scope] = []
+        self._times: dict[str, int] = {}
 
     def name(self, point: str) -> str:
         """The full name of a point within the current scopes."""
@@ -37,9 +38,10 @@ class Trace(dict[str, Any]):
         name = self.name(point)
         if self.only is not None and not self.only(name):
             return
-        times = 0
+        times = self._times.get(name, 0) if name in self else 0  # looked for from there: a loop may record thousands
         while (key := name if times == 0 else f"{name}@{times}") in self:
             times += 1
+        self._times[name] = times
         self[key] = value if self.tensors else array_of(value)
 
 
