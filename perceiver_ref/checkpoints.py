@@ -31,6 +31,7 @@ from .formats.dtypes import finite
 from .formats.fit import Fitted, fit
 from .formats.own import from_own, own_meta
 from .formats.read import Arrays, read_arrays
+from .parameters import floating_dtype
 from .peers import Given, Rebuilt, peer
 
 CONFIG = "config.json"
@@ -131,6 +132,7 @@ def read_checkpoint(
 
     `inputs` are the arrays that the class will be called with: some classes take sizes from them.
     """
+    dtype = None if dtype is None else floating_dtype(dtype)
     if peer_name is not None:
         peer(peer_name)  # an unknown one is said before a large file is read
     sizes = _shapes(inputs)
