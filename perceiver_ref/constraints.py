@@ -44,7 +44,7 @@ def check_fields(made: Any, *, bounds: bool = True) -> None:
 
     Without `bounds` only the kind of a value is looked at: that a number is one, not how large.
     """
-    for name, holds, said in _rules(type(made), bounds):
+    for name, holds, said in _rules(type(made), bounds):  # type: ignore[arg-type]
         value = getattr(made, name)
         if not holds(value):
             shown = repr(value)

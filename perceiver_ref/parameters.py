@@ -40,13 +40,15 @@ class Parameter:
 
 def floating_dtype(dtype: Any) -> np.dtype:
     """The dtype of parameters that was asked for: float16, float32 or float64; `InputError` for anything else."""
+    found: np.dtype[Any] | None
     try:
         found = None if dtype is None else np.dtype(dtype)
     except (TypeError, ValueError):
         found = None
     if found is None or found.kind != "f" or found.itemsize not in (2, 4, 8) or not found.isnative:
         raise InputError(f"dtype must be float16, float32 or float64, got {dtype!r}")
-    return found
+    exact: np.dtype[Any] = found
+    return exact
 
 
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -124,7 +126,7 @@ class Module:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__post_init__" in cls.__dict__:
-            cls.__post_init__ = _after_fields(cls.__dict__["__post_init__"])  # type: ignore[method-assign]
+            cls.__post_init__ = _after_fields(cls.__dict__["__post_init__"])  # type: ignore[assignment]
         if "apply" in cls.__dict__:
             cls.apply = variable(cls.__name__)(cls.__dict__["apply"])  # type: ignore[attr-defined]
 

@@ -52,7 +52,7 @@ def patient_streams() -> Iterator[Stream]:
     before = sys.stdout, sys.stderr
     _fill_numbers()
     streams = [Stream(io.StringIO() if stream is None else stream) for stream in before]
-    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    sys.stdout, sys.stderr = streams
     try:
         yield streams[0]
     finally:
