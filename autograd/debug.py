@@ -12,13 +12,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from .backend import Array, is_array, xp
+from .scoped import Setting
 
-_enabled: ContextVar[bool] = ContextVar("_enabled", default=os.environ.get("PERCEIVER_REF_DEBUG", "0") not in ("", "0"))
+_enabled: Setting[bool] = Setting("_enabled", os.environ.get("PERCEIVER_REF_DEBUG", "0") not in ("", "0"))
 enabled = _enabled.get
 _HERE = str(Path(__file__).parent) + os.sep
 
@@ -30,11 +30,8 @@ class NonFiniteError(FloatingPointError):
 @contextmanager
 def detect_nonfinite() -> Iterator[None]:
     """Within this context, raise `NonFiniteError` at the first op whose output or gradient is not finite."""
-    token = _enabled.set(True)
-    try:
+    with _enabled.entered(True):
         yield
-    finally:
-        _enabled.reset(token)
 
 
 def describe(value: Any) -> str:

@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, overload
 from weakref import WeakKeyDictionary
 
@@ -26,9 +25,10 @@ import numpy as np
 
 from . import debug
 from .backend import Array, BackendError, is_array, name, of_base_class, refusal, rounded_to, wide, xp
+from .scoped import Scoped, Setting
 from .tensor import FIRST_ORDER, Again, Edge, Node, Slot, Tensor, as_array, registry
 
-kernel_mode: ContextVar[str] = ContextVar("kernel_mode", default=os.environ.get("PERCEIVER_REF_KERNELS") or "fast")
+kernel_mode: Setting[str] = Setting("kernel_mode", os.environ.get("PERCEIVER_REF_KERNELS") or "fast")
 """`"fast"`: kernels of the table are used where there is one; `"plain"`: the definitions in `ops/` are."""
 
 _NUMBERS = (bool, int, float)
@@ -109,8 +109,8 @@ class Op:
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """Compute; record when a `Tensor` is among the arguments. Returns arrays or `Tensor`s accordingly."""
-        if handlers := _handlers.get():
-            return self._handled(handlers, arguments, static)
+        if handlers := _handlers.values():
+            return self._handled(handlers[-1], arguments, static)
         if self.variadic:
             if len(arguments) != 1:
                 raise TypeError(f"{self.name} takes one sequence of arrays, got {len(arguments)} arguments")
@@ -128,13 +128,10 @@ class Op:
             return self._recorded(arguments, plain, static, needs, backend)
         return self._seen(plain, static, self._forward(plain, static, needs, backend)[0])
 
-    def _handled(self, handlers: tuple[Handler, ...], arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+    def _handled(self, handler: Handler, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         """Let the innermost handler decide; ops that it calls itself go to the ones around it."""
-        token = _handlers.set(handlers[:-1])
-        try:
-            return handlers[-1](self, arguments, static)
-        finally:
-            _handlers.reset(token)
+        with _handlers.outer():
+            return handler(self, arguments, static)
 
     def _recorded(
         self,
@@ -166,7 +163,7 @@ class Op:
 
     def _seen(self, plain: list[Any], static: dict[str, Any], out: Any, node: Node | None = None) -> Any:
         """Tell whoever is observing; returns `out`."""
-        for watch in _observers.get():
+        for watch in _observers.values():
             watch(Event(self, tuple(plain), static, out if isinstance(out, tuple) else (out,), node))
         return out
 
@@ -323,11 +320,11 @@ class Event(NamedTuple):
     node: Node | None
 
 
-_observers: ContextVar[tuple[Callable[[Event], None], ...]] = ContextVar("_observers", default=())
+_observers: Scoped[Callable[[Event], None]] = Scoped("_observers")
 
 
 Handler = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
-_handlers: ContextVar[tuple[Handler, ...]] = ContextVar("_handlers", default=())
+_handlers: Scoped[Handler] = Scoped("_handlers")
 
 
 @contextmanager
@@ -336,21 +333,15 @@ def handle(handler: Handler) -> Iterator[None]:
 
     For experiments on a model that leave its code alone: an op left out, computed otherwise or in less precision.
     """
-    token = _handlers.set((*_handlers.get(), handler))
-    try:
+    with _handlers.entered(handler):
         yield
-    finally:
-        _handlers.reset(token)
 
 
 @contextmanager
 def observe(watch: Callable[[Event], None]) -> Iterator[None]:
     """Within this context, call `watch` after every op, recorded or not."""
-    token = _observers.set((*_observers.get(), watch))
-    try:
+    with _observers.entered(watch):
         yield
-    finally:
-        _observers.reset(token)
 
 
 @overload

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from perceiver_ref.autograd.backend import BACKENDS, BackendError, module
+from perceiver_ref.cli.streams import patient_streams
 from perceiver_ref.errors import InputError, one_of
-from perceiver_ref.files import check_writable, write_json, write_text
+from perceiver_ref.files import check_apart, check_writable, remove_temporaries, write_json, write_text
+from perceiver_ref.signals import exit_code, settle, stopping
 
 from .cases import PASSES, chosen
 from .implementations import IMPLEMENTATIONS
@@ -21,16 +23,20 @@ from .table import EXPONENT_HEAD, HEAD, as_text, exponent_table, main_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0; 2 for bad input, in one line."""
+    """0; 2 for bad input, in one line; 128 and its number for a signal: what was measured until then is written."""
     given = _parser().parse_args(arguments)
-    try:
-        return _run(given)
-    except (InputError, BackendError) as error:
-        print(f"bench: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("bench: error: interrupted", file=sys.stderr)
-        return 130
+    with patient_streams(), stopping():
+        try:
+            return _run(given)
+        except (InputError, BackendError) as error:
+            print(f"bench: error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as error:
+            settle()
+            print(f"bench: error: {error}", file=sys.stderr)
+            return exit_code(error)
+        finally:
+            remove_temporaries()
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -45,10 +51,18 @@ def _run(given: argparse.Namespace) -> int:
     for path in (given.json, given.write):
         if path:
             check_writable(path)
+    check_apart({"--json": given.json, "--write": given.write}, given.results or ())
+    stopped: KeyboardInterrupt | None = None
+    results: list[dict[str, Any]] = []
     if given.results:
         results = merged([read_result(path) for path in given.results])
     else:
-        results = [_measured(given, cases)]
+        try:
+            _measure(given, cases, lambda result: results.__setitem__(slice(None), [result]))
+        except KeyboardInterrupt as error:
+            stopped = error
+            if not results or not results[0]["rows"]:
+                raise
     for result in results:
         _show(result)
     if given.json:
@@ -57,10 +71,13 @@ def _run(given: argparse.Namespace) -> int:
         write_json(given.json, results[0])
     if given.write:
         write_text(given.write, page(results))
+    if stopped is not None:
+        raise stopped
     return 0
 
 
-def _measured(given: argparse.Namespace, cases: Any) -> dict[str, Any]:
+def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, Any]], None]) -> None:
+    """Measure; `take` is given the result so far, again and again."""
     module(given.backend)
     if given.tf32 and given.backend != "cupy":
         raise InputError("--tf32 is a mode of GPUs; it goes with --backend cupy")
@@ -79,8 +96,13 @@ def _measured(given: argparse.Namespace, cases: Any) -> dict[str, Any]:
         budget=given.budget,
         passes=given.passes or PASSES,
     )
-    keep = (lambda result: write_json(given.json, result)) if given.json else lambda result: None
-    return measure(cases, options, lambda text: print(text, file=sys.stderr, flush=True), keep)
+
+    def keep(result: dict[str, Any]) -> None:
+        take(result)
+        if given.json:
+            write_json(given.json, result)
+
+    measure(cases, options, lambda text: print(text, file=sys.stderr, flush=True), keep)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -95,10 +117,11 @@ def _show(result: dict[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description="Time and memory of Perceivers, side by side.")
-    parser.add_argument("--case", nargs="+", metavar="CASE", help="only these (see --list); scaling for all its points")
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}  # --case A B as well as --case A --case B
+    parser.add_argument("--case", **several, metavar="CASE", help="only these (see --list); scaling for all its points")
     parser.add_argument("--backend", choices=BACKENDS, default="numpy", help="default: numpy")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these implementations beside ours")
-    parser.add_argument("--pass", dest="passes", nargs="+", choices=PASSES, help="only these passes")
+    parser.add_argument("--only", **several, metavar="NAME", help="only these implementations beside ours")
+    parser.add_argument("--pass", dest="passes", **several, choices=PASSES, help="only these passes")
     parser.add_argument("--tf32", action="store_true", help="let GPUs multiply in TF32")
     parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns at most, at least 3 (default: 9)")
@@ -107,7 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="F", help="also write the result as JSON")
     parser.add_argument("--write", type=Path, metavar="F", help="also write the page, such as docs/PERFORMANCE.md")
     parser.add_argument(
-        "--from", dest="results", type=Path, nargs="+", metavar="F", help="read results, measure nothing"
+        "--from",
+        dest="results",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="F",
+        help="read results, measure nothing",
     )
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     return parser

@@ -47,7 +47,10 @@ class Options:
 def measure(
     cases: Sequence[Case], options: Options, say: Say, keep: Callable[[dict[str, Any]], None] = lambda result: None
 ) -> dict[str, Any]:
-    """The result of a run, as JSON holds it; `keep` is given what there is after every case."""
+    """The result of a run, as JSON holds it; `keep` is given what there is after every case.
+
+    When the run is interrupted, `keep` is given what was measured until then before the interruption goes on.
+    """
     result: dict[str, Any] = {
         "version": VERSION,
         "backend": options.backend,
@@ -58,14 +61,19 @@ def measure(
         "exponents": [],
     }
     for case in cases:
-        result["rows"] += measure_case(case, options, say)
-        result["exponents"] = exponents(result["rows"])
-        keep(result)
+        try:
+            measure_case(case, options, say, result["rows"])
+        finally:
+            result["exponents"] = exponents(result["rows"])
+            keep(result)
     return result
 
 
-def measure_case(case: Case, options: Options, say: Say) -> list[dict[str, Any]]:
-    """The rows of one case: all passes, all implementations."""
+def measure_case(
+    case: Case, options: Options, say: Say, rows: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of one case: all passes, all implementations. They are added to `rows` as they are made, if given."""
+    rows = [] if rows is None else rows
     workers: dict[str, Worker] = {}
     missing: dict[str, str] = {}
     names = measured(case, options.backend, list(options.only) if options.only is not None else None, options.quick)
@@ -79,10 +87,9 @@ def measure_case(case: Case, options: Options, say: Say) -> list[dict[str, Any]]
                 workers[name] = Worker(spec, options.threads)
             except LostError as error:
                 missing[name] = str(error)
-        rows = []
         for pass_name in wanted:
             rows += [_row(case, pass_name, name, options, missing=reason) for name, reason in missing.items()]
-            rows += _measure_pass(case, pass_name, workers, options, say)
+            _measure_pass(case, pass_name, workers, options, say, rows)
         return rows
     finally:
         for worker in workers.values():
@@ -90,8 +97,9 @@ def measure_case(case: Case, options: Options, say: Say) -> list[dict[str, Any]]
 
 
 def _measure_pass(
-    case: Case, name: str, workers: dict[str, Worker], options: Options, say: Say
-) -> list[dict[str, Any]]:
+    case: Case, name: str, workers: dict[str, Worker], options: Options, say: Say, done: list[dict[str, Any]]
+) -> None:
+    """Add the rows of a pass to `done`; those of one that is interrupted are of the rounds that all took part in."""
     rows: dict[str, dict[str, Any]] = {}
     turns: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
@@ -127,17 +135,20 @@ def _measure_pass(
     fewest = 1 if options.quick else options.fewest
     whole = sum(rows[who]["first"] * count + PAUSE for who, count in turns.items())
     number = 1 if options.quick else rounds(whole, options.budget, fewest, options.rounds)
-    for turn in range(number):
-        say(f"{case.name}, {name}: round {turn + 1} of {number}")
-        for who in list(seconds):
-            time.sleep(0 if options.quick else PAUSE)
-            try:
-                seconds[who].append(workers[who].ask("time", name, calls=turns[who])["seconds"])
-            except LostError as error:
-                rows[who]["missing"] = str(error)
-                del seconds[who]
-    _fill(rows, seconds)
-    return list(rows.values())
+    try:
+        for turn in range(number):
+            say(f"{case.name}, {name}: round {turn + 1} of {number}")
+            for who in list(seconds):
+                time.sleep(0 if options.quick else PAUSE)
+                try:
+                    seconds[who].append(workers[who].ask("time", name, calls=turns[who])["seconds"])
+                except LostError as error:
+                    rows[who]["missing"] = str(error)
+                    del seconds[who]
+    finally:
+        whole_rounds = min(map(len, seconds.values()), default=0)
+        _fill(rows, {who: values[:whole_rounds] for who, values in seconds.items() if whole_rounds})
+        done += rows.values()
 
 
 def _row(case: Case, name: str, who: str, options: Options, **more: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from .formats.foreign import foreign_of
 from .formats.opcodes import shown
 from .formats.own import from_own, own_meta
 from .formats.read import Arrays, read_arrays
+from .parameters import floating_dtype
 from .peers import Given, Peer, Rebuilt, peer
 from .peers.base import told
 
@@ -160,6 +161,7 @@ def read_checkpoint(
     `inputs` are the arrays that the class will be called with, and `call` its other arguments: some classes take sizes
     from them.
     """
+    dtype = None if dtype is None else floating_dtype(dtype)
     if peer_name is not None:
         peer(peer_name)  # an unknown one is said before a large file is read
     sizes = _shapes(inputs)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .autograd.ops.attention import MaskedRows
+from .constraints import NotNegative, check_fields
 
 Activation = Literal[
     "gelu_erf",
@@ -52,7 +53,7 @@ class Conventions:
     has them."""
     norm: Norm = "layer"
     """What normalises: "layer" norm, or the root mean square of "rms" norm, which has no offset."""
-    norm_eps: float = 1e-5
+    norm_eps: NotNegative = 1e-5
     """Added to the variance, or the mean square, in norms."""
     gated_mlp: bool = False
     """Whether the MLP is a gated linear unit: activation(x Wg) * (x W1) in place of activation(x W1)."""
@@ -65,6 +66,9 @@ class Conventions:
     free_widths: bool = False
     """Whether attention's widths are free of the layer's: self-attention's output projection leads back from any width
     of values. Else values must be as wide as the layer, and heads must divide its width."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 DIALECTS: dict[str, Conventions] = {

@@ -10,6 +10,7 @@ from .attention import CrossAttention, SelfAttention
 from .autograd import checkpoint, ops
 from .autograd.backend import Array
 from .autograd.tree import Tree
+from .constraints import Count
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
 from .masks import check_mask, finite_where_unused
@@ -38,7 +39,7 @@ class Encoder(Module):
     latents: int
     channels: int
     blocks: int = 1
-    layers: int = 6
+    layers: Count = 6
     cross_heads: int = 1
     self_heads: int = 8
     qk_channels: int | None = None

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
+import stat
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import InputError
 from .formats.contents import JSON, misnamed
+from .signals import held
 
 AnyPath = str | os.PathLike[str]
 _JSON_LIMIT = 64 << 20
+_IN_MEMORY = 64 << 20
 
 
 def existing_file(path: AnyPath, what: str) -> Path:
@@ -61,23 +67,56 @@ def read_json(path: AnyPath, what: str) -> dict[str, Any]:
 def check_writable(path: AnyPath) -> Path:
     """The path, or an `InputError` unless a file can be written there: worth asking before long work."""
     path = Path(path)
-    if path.is_dir():
+    place = _followed(path)
+    if place.is_dir():
         raise InputError(f"{path} is a directory; give the name of the file to write")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"cannot write to the folder {path.parent} (permission denied); choose another")
+    if place.exists() and not place.is_file():  # a device or a pipe, whose folder need not be writable
+        if not os.access(place, os.W_OK):
+            raise InputError(f"cannot write to {path} (permission denied); choose another")
+        return path
+    if not place.parent.is_dir():
+        raise InputError(f"the folder {place.parent} does not exist; create it first")
+    if not os.access(place.parent, os.W_OK):
+        raise InputError(f"cannot write to the folder {place.parent} (permission denied); choose another")
     return path
 
 
+def check_apart(outputs: Mapping[str, AnyPath | None], inputs: Iterable[AnyPath | None]) -> None:
+    """Raise `InputError` where a file to write, by what it is called for the user, is read too or written twice.
+
+    Whatever leads to a file counts: links, relative paths. Devices and pipes may be named again and again.
+    """
+    read = {_identity(Path(path)): path for path in inputs if path is not None}
+    written: dict[object, str] = {}
+    for what, path in outputs.items():
+        if path is None or _is_special(Path(path)):
+            continue
+        same = _identity(Path(path))
+        if same in read:
+            raise InputError(f"{what} {path} would be written over {read[same]}, which is read; choose another file")
+        if same in written:
+            raise InputError(f"{written[same]} and {what} are one file, {path}; choose another for one of them")
+        written[same] = what
+
+
 def write_whole(path: AnyPath, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file or, on any error, nothing: a temporary file beside it is flushed and renamed at the end."""
+    """Write a file or, on any error, nothing: a temporary file beside it is flushed and renamed at the end.
+
+    Links are followed. What is no regular file (a device, a pipe, what stdout or stderr go to) is not replaced: the
+    content, once it is complete, is written into it.
+    """
     path = check_writable(path)
-    with _temporary(path) as temporary:
+    if (stream := _standard_stream(path)) is not None or _is_special(path):
+        _write_into(path, stream, write)
+        return
+    path = _followed(path)
+    with temporary_file(path) as temporary:
         with temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            temporary.chmod(path.stat().st_mode & 0o777)
         temporary.replace(path)
 
 
@@ -101,22 +140,112 @@ def replace_between(text: str, begin: str, end: str, made: str, what: str) -> st
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+def temporary_file(path: Path) -> Iterator[Path]:
+    """A new empty file beside `path`, removed at the end unless it was renamed."""
+    with _temporary(path, lambda made: os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))) as made:
+        yield made
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder."""
+    with _temporary(path, Path.mkdir) as made:
+        yield made
+
+
+_temporaries: set[Path] = set()
+
+
+def remove_temporaries() -> None:
+    """Whatever of the temporary files and folders of this process is still there: a signal may come at any step."""
+    for path in list(_temporaries):
+        _remove(path)
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    with held():
+        while True:
+            made = path.parent / f".{path.name[:48]}.{secrets.token_hex(4)}"
+            with suppress(FileExistsError):
+                make(made)
+                break
+        _temporaries.add(made)
     try:
-        temporary.chmod(0o666 & ~umask())
-        yield temporary
+        yield made
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(made)
 
 
-def umask() -> int:
-    """The permissions that new files do not get."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _remove(path: Path) -> None:
+    with held():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        _temporaries.discard(path)
+
+
+def _followed(path: Path) -> Path:
+    """Where a path leads, whether anything is there or not."""
+    try:
+        return Path(os.path.realpath(path)) if not _exists(path) or path.is_file() else path
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path} ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _exists(path: Path) -> bool:
+    """As `Path.exists`, but a loop of links or a name that is too long raises."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that is neither a regular file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _identity(path: Path) -> object:
+    """Equal for all paths that lead to one file."""
+    try:
+        found = path.stat()
+        return (found.st_dev, found.st_ino)
+    except (OSError, ValueError):
+        return os.path.normcase(os.path.realpath(path)) if "\0" not in str(path) else str(path)
+
+
+def _standard_stream(path: Path) -> int | None:
+    """1 or 2 where the path is what stdout or stderr go to, as /dev/stdout is; else None."""
+    for number in (1, 2):
+        with suppress(OSError, ValueError):
+            there, stream = path.stat(), os.fstat(number)
+            if os.path.samestat(there, stream) and there.st_ino:
+                return number
+    return None
+
+
+def _write_into(path: Path, stream: int | None, write: Callable[[BinaryIO], None]) -> None:
+    """Write, straight into what is there, what is complete before the first byte of it is written."""
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as whole:
+        write(whole)  # type: ignore[arg-type]
+        whole.seek(0)
+        try:
+            if stream is not None:  # after what was printed
+                for printed in (sys.stdout, sys.stderr):
+                    if printed is not None:
+                        printed.flush()
+            handle = os.open(path, os.O_WRONLY) if stream is None else os.dup(stream)
+            with open(handle, "wb") as file:  # noqa: PTH123
+                shutil.copyfileobj(whole, file)
+        except OSError as error:
+            raise InputError(f"cannot write into {path} ({error.strerror or error})") from None
 
 
 def _write_bytes(file: BinaryIO, data: bytes) -> None:

@@ -12,6 +12,7 @@ from .autograd import ops, tree
 from .autograd.tensor import array_of
 from .autograd.tree import Tree
 from .call import Call
+from .constraints import NotNegative, Share
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
 from .parameters import Initializer, Module, Parameter, fan_in_normal, fan_in_scaled, ones, zeros
@@ -41,7 +42,7 @@ class LayerNorm(Module):
     """Normalise the last axis, then scale and shift (Ba et al. 2016)."""
 
     channels: int
-    eps: float = 1e-5
+    eps: NotNegative = 1e-5
 
     def parameters(self) -> Tree:
         return {"scale": Parameter((self.channels,), ones), "offset": Parameter((self.channels,), zeros)}
@@ -56,7 +57,7 @@ class RMSNorm(Module):
     """Divide the last axis by its root mean square, then scale (Zhang and Sennrich 2019)."""
 
     channels: int
-    eps: float = 1e-6
+    eps: NotNegative = 1e-6
 
     def parameters(self) -> Tree:
         return {"scale": Parameter((self.channels,), ones)}
@@ -129,8 +130,8 @@ class BatchNorm(Module):
     """
 
     channels: int
-    eps: float = 1e-5
-    decay: float = 0.9
+    eps: NotNegative = 1e-5
+    decay: Share = 0.9
     running: Running = "debiased"
     scale: bool = True
     offset: bool = True

@@ -14,6 +14,7 @@ import numpy as np
 from .autograd import backend as backends
 from .autograd import tree
 from .autograd.tree import Tree
+from .constraints import check_fields
 from .errors import InputError, input_errors, listed
 from .variation import variable
 
@@ -35,6 +36,19 @@ class Parameter:
     def size(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)
+
+
+def floating_dtype(dtype: Any) -> np.dtype:
+    """The dtype of parameters that was asked for: float16, float32 or float64; `InputError` for anything else."""
+    found: np.dtype[Any] | None
+    try:
+        found = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.kind != "f" or found.itemsize not in (2, 4, 8) or not found.isnative:
+        raise InputError(f"dtype must be float16, float32 or float64, got {dtype!r}")
+    exact: np.dtype[Any] = found
+    return exact
 
 
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -72,6 +86,22 @@ def fan_in_scaled(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
     return fan_in_normal(rng, shape) / 0.87962566103423978
 
 
+def _after_fields(own: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A class's own checks, which may say more, between those of what its fields are and of their bounds."""
+
+    @wraps(own)
+    def checks(self: Any) -> None:
+        check_fields(self, bounds=False)
+        try:
+            own(self)
+        except ArithmeticError:  # a remainder by a size of 0
+            check_fields(self)
+            raise
+        check_fields(self)
+
+    return checks
+
+
 def explains_parameters(apply: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator for a model's `apply`: when it fails, parameters that do not fit are named as the cause."""
 
@@ -89,8 +119,14 @@ def explains_parameters(apply: Callable[..., Any]) -> Callable[..., Any]:
 class Module:
     """Base of all models: a frozen dataclass of hyper-parameters, a tree of `Parameter`s, and a pure `apply`."""
 
+    def __post_init__(self) -> None:
+        """Refuses what a field may not hold (`constraints`), before and after a class's own checks."""
+        check_fields(self)
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__post_init__" in cls.__dict__:
+            cls.__post_init__ = _after_fields(cls.__dict__["__post_init__"])  # type: ignore[assignment]
         if "apply" in cls.__dict__:
             cls.apply = variable(cls.__name__)(cls.__dict__["apply"])  # type: ignore[attr-defined]
 
@@ -106,8 +142,12 @@ class Module:
         """Fresh parameters in the structure of `parameters`.
 
         Drawn on the host, each from its own stream of `seed` and its path, so that they are equal on every backend and
-        one parameter's values do not depend on which others there are. `dtype` is a floating-point dtype.
+        one parameter's values do not depend on which others there are. `dtype` is float16, float32 or float64;
+        `InputError` for another one, and for a seed that is no whole number of at least 0.
         """
+        dtype = floating_dtype(dtype)
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
 
         def draw(path: str, parameter: Parameter) -> Any:
             rng = np.random.default_rng([seed, zlib.crc32(path.encode())])

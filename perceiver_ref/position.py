@@ -17,6 +17,7 @@ from .autograd import ops
 from .autograd.backend import Array
 from .autograd.tensor import array_of
 from .autograd.tree import Tree
+from .constraints import Count, NotNegative
 from .conventions import DEEPMIND, Conventions, Grid, Subsampling
 from .errors import InputError
 from .layers import Linear
@@ -121,7 +122,7 @@ def subsampled_positions(indices: Array, index_dims: tuple[int, ...], rule: Subs
 class FourierPositions(Module):
     """Fourier features of a grid, or of positions given by the caller: no parameters, any size."""
 
-    num_bands: int
+    num_bands: Count
     max_resolution: tuple[int, ...]
     concat_pos: bool = True
     sine_only: bool = False
@@ -199,7 +200,7 @@ class TrainablePositions(Module):
 
     size: int
     channels: int
-    deviation: float = 0.02
+    deviation: NotNegative = 0.02
     resize: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from .autograd import backend as backends
 from .autograd import ops
 from .autograd.backend import Array
 from .autograd.tree import Tree
+from .constraints import Count
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
 from .inputs.base import Preprocessed
@@ -43,7 +44,7 @@ class PositionQueries(Module):
     index_dims: tuple[int, ...]
     concat_inputs: bool = False
     conventions: Conventions = DEEPMIND
-    input_channels: int = 0
+    input_channels: Count = 0
 
     @property
     def channels(self) -> int:
@@ -113,7 +114,7 @@ class MultimodalQueries(Modalities):
     """Each modality's queries, padded to a common width by a trainable vector, one after the other by name."""
 
     modalities: Mapping[str, PositionQueries]
-    min_padding: int = 2
+    min_padding: Count = 2
 
     def sizes(self, points: Points | None = None) -> dict[str, int]:
         """The number of queries by modality."""

@@ -15,6 +15,7 @@ import numpy as np
 from .autograd import ops
 from .autograd.backend import Array, to_host, xp
 from .autograd.tensor import array_of
+from .constraints import check_fields
 from .errors import InputError
 
 Pairing = Literal["interleaved", "half_split"]
@@ -77,6 +78,9 @@ class Rotary:
     frequencies: tuple[float, ...]
     pairing: Pairing = "interleaved"
     heads: tuple[bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def apply(self, x: Any, positions: Any) -> Any:
         """x (..., H, N, d), positions (..., N) in tokens -> the same shape as x."""

@@ -60,7 +60,7 @@ def assert_matches(
     usual, scale = tolerances(case, dtype)["output"], Scale(case, dtype)
 
     def limit(ours: np.ndarray, reference: np.ndarray) -> float:
-        return scale.tolerance(ours, reference) if what == "gradients" else usual
+        return scale.tolerance("grad", reference, ours) if what == "gradients" else usual
 
     problems = [line for name in chosen if (line := _problem(name, given.get(name), wanted[name], limit, what))]
     if problems:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from .autograd import ops
+from .autograd.scoped import Scoped
 from .autograd.tensor import array_of
 from .variation import variable
 
@@ -30,24 +30,27 @@ class Trace(dict[str, Any]):
         self.only = only.__contains__ if isinstance(only, Set) else only
         self.names = only if isinstance(only, Set) else frozenset()
         self.tensors = tensors
-        self.scopes: list[str] = []
+        self.scopes: list[scope] = []
+        self._times: dict[str, int] = {}
 
     def name(self, point: str) -> str:
         """The full name of a point within the current scopes."""
-        return ".".join([*self.scopes, point] if point else self.scopes)
+        names = [inner.name for inner in self.scopes]
+        return ".".join([*names, point] if point else names)
 
     def record(self, point: str, value: Any) -> None:
         """Keep a value, unless `only` says otherwise."""
         name = self.name(point)
         if self.only is not None and not self.only(name):
             return
-        times = 0
+        times = self._times.get(name, 0) if name in self else 0  # looked for from there: a loop may record thousands
         while (key := name if times == 0 else f"{name}@{times}") in self:
             times += 1
+        self._times[name] = times
         self[key] = value if self.tensors else array_of(value)
 
 
-_active: ContextVar[tuple[Trace, ...]] = ContextVar("_active", default=())
+_active: Scoped[Trace] = Scoped("_active")
 
 
 @contextmanager
@@ -66,17 +69,14 @@ def trace(only: Only = None, *, tensors: bool = False) -> Iterator[Trace]:
     (1, 1, 2, 5)
     """
     made = Trace(only, tensors)
-    token = _active.set((*_active.get(), made))
-    try:
+    with _active.entered(made):
         yield made
-    finally:
-        _active.reset(token)
 
 
 def where() -> str:
     """The scopes of the innermost trace, joined by dots; "" outside any."""
-    active = _active.get()
-    return ".".join(active[-1].scopes) if active else ""
+    active = _active.values()
+    return active[-1].name("") if active else ""
 
 
 class scope:  # noqa: N801 - used as `with scope("encoder"):`
@@ -86,15 +86,16 @@ class scope:  # noqa: N801 - used as `with scope("encoder"):`
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.traces = _active.get()
+        self.traces = _active.values()
 
     def __enter__(self) -> None:
         for active in self.traces:
-            active.scopes.append(self.name)
+            active.scopes.append(self)
 
     def __exit__(self, *exception: object) -> None:
         for active in self.traces:
-            active.scopes.pop()
+            last = len(active.scopes) - 1  # this one, unless a generator left another one open
+            del active.scopes[next(i for i in range(last, -1, -1) if active.scopes[i] is self)]
 
 
 @variable("point")
@@ -103,7 +104,7 @@ def point(name: str, value: Any, among: Sequence[Trace] | None = None) -> Any:
 
     `among`: the only traces that get it.
     """
-    for active in _active.get() if among is None else among:
+    for active in _active.values() if among is None else among:
         active.record(name, value)
     return value
 
@@ -111,14 +112,14 @@ def point(name: str, value: Any, among: Sequence[Trace] | None = None) -> Any:
 def lazy_point(name: str, shape: tuple[int, ...], compute: Callable[[], Any]) -> None:
     """Record a value that is computed only for a trace: when it is small, or when `only` asks for it."""
     small = math.prod(shape) <= _LARGEST_MAP
-    if wanting := [t for t in _active.get() if (small if t.only is None else t.only(t.name(name)))]:
+    if wanting := [t for t in _active.values() if (small if t.only is None else t.only(t.name(name)))]:
         point(name, compute(), wanting)
 
 
 def asked_point(name: str, compute: Callable[[], Any]) -> None:
     """Record a value only for traces of a set of names with this one: what has points of its own, as another
     implementation arranges it."""
-    if wanting := [t for t in _active.get() if t.names and t.name(name) in t.names]:
+    if wanting := [t for t in _active.values() if t.names and t.name(name) in t.names]:
         point(name, compute(), wanting)
 
 

@@ -13,10 +13,12 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any
 
+from .autograd.scoped import Entry
+
 Replacement = Callable[..., Any]
 """Called with the original and its arguments. What the original calls is exchanged in turn, but for itself."""
 
-_replacements: ContextVar[Mapping[str, tuple[Replacement, ...]]] = ContextVar(
+_replacements: ContextVar[Mapping[str, tuple[Entry[Replacement], ...]]] = ContextVar(
     "_replacements", default=MappingProxyType({})
 )
 
@@ -28,11 +30,11 @@ def variable(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         @wraps(function)
         def wrapped(*arguments: Any, **options: Any) -> Any:
             active = _replacements.get()
-            if not active or not (stack := active.get(name)):
+            if not active or not (stack := _live(active.get(name, ()))):
                 return function(*arguments, **options)
             token = _replacements.set({**active, name: stack[:-1]})
             try:
-                return stack[-1](wrapped, *arguments, **options)
+                return stack[-1].value(wrapped, *arguments, **options)
             finally:
                 _replacements.reset(token)
 
@@ -45,14 +47,21 @@ def variable(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def varied(replacements: Mapping[str, Replacement]) -> Iterator[None]:
     """Within this context these replacements are called in place of the functions and layers of these names."""
     active = _replacements.get()
-    joined = {**active, **{name: (*active.get(name, ()), made) for name, made in replacements.items()}}
-    token = _replacements.set(joined)
+    entries = {name: Entry(made) for name, made in replacements.items()}
+    _replacements.set({**active, **{name: (*active.get(name, ()), entry) for name, entry in entries.items()}})
     try:
         yield
-    finally:
-        _replacements.reset(token)
+    finally:  # as in `autograd.scoped`: contexts may be left in any order
+        for entry in entries.values():
+            entry.left = True
+        rest = {name: _live(stack) for name, stack in _replacements.get().items()}
+        _replacements.set({name: stack for name, stack in rest.items() if stack})
 
 
 def is_varied() -> bool:
     """Whether anything is exchanged: results must then not be kept for later."""
-    return bool(_replacements.get())
+    return any(_live(stack) for stack in _replacements.get().values())
+
+
+def _live(stack: tuple[Entry[Replacement], ...]) -> tuple[Entry[Replacement], ...]:
+    return tuple(entry for entry in stack if not entry.left)

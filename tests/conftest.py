@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from importlib.metadata import entry_points
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each process has its core: threads of matrix products would only compete
     for _library in ("OMP", "OPENBLAS", "MKL"):
@@ -22,6 +24,15 @@ settings.load_profile("default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", choices=backends.BACKENDS, default="numpy", help="array library to test on")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """While a test runs, a warning is an error, but for those of other plugins of pytest, and what -W says."""
+    others = {point.module.partition(".")[0] for point in entry_points(group="pytest11")} - {"perceiver_ref"}
+    filters = ["error", *(rf"default:::{re.escape(name)}(\.|$)" for name in sorted(others))]
+    strict = pytest.mark.filterwarnings(*filters, *(config.getoption("pythonwarnings") or ()))
+    for item in items:
+        item.add_marker(strict, append=False)  # what a test itself says of warnings comes after it
 
 
 @pytest.fixture(scope="session")

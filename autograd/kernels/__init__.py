@@ -41,11 +41,8 @@ for (_op, _backend), _rule in table.items():
 @contextmanager
 def kernels(mode: str) -> Iterator[None]:
     """Within this context use `"fast"` kernels where there are any, or only the `"plain"` definitions."""
-    token = kernel_mode.set(_known(mode))
-    try:
+    with kernel_mode.entered(_known(mode)):
         yield
-    finally:
-        kernel_mode.reset(token)
 
 
 def _known(mode: str) -> str:

@@ -13,6 +13,7 @@ from ..attention import KeysValues, joined
 from ..autograd import ops
 from ..autograd.backend import Array, xp
 from ..autograd.tree import Tree
+from ..constraints import Count
 from ..conventions import AUTOREGRESSIVE, Conventions
 from ..errors import InputError
 from ..inputs.text import check_ids
@@ -74,19 +75,19 @@ class PerceiverAR(Module):
     length: int
     latents: int
     channels: int
-    layers: int
+    layers: Count
     cross_heads: int = 1
     self_heads: int = 8
     latent_channels: int | None = None
     cross_widening: int = 4
     self_widening: int = 4
     attend_in: Literal["kv", "q"] = "kv"
-    cross_attends: tuple[int, ...] = (0,)
+    cross_attends: tuple[Count, ...] = (0,)
     query_residual: bool = True
     position_table: bool = False
     cross_rotary: Rotary | None = None
     self_rotary: Rotary | None = None
-    rotary_layers: int | None = None
+    rotary_layers: Count | None = None
     query_map: bool = True
     own_keys: Literal["inputs", "queries"] = "inputs"
     masked_latents: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from ..crosscheck.diagnosis.diagnose import Diagnosis, diagnose_file
 from ..crosscheck.diagnosis.search import Cause
 from ..crosscheck.gradients.diagnose import GradientDiagnosis
 from ..crosscheck.report import Report, ReportPoint, excerpt, write_report
-from ..errors import listed
-from ..files import check_writable
+from ..errors import InputError, listed
 from ..vectors.npz import write_npz
 from .main import MISMATCH, OK
+from .places import excerpt_beside
 from .result import aligned, write_result
 from .words import opened
 
@@ -31,18 +32,27 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
-    if given.html:
-        check_writable(given.html)
     found = diagnose_file(given.case)
     _print(found)
-    if found.verdict == "unexplained":
-        path = Path(given.excerpt or Path(given.case).with_suffix(".excerpt.npz"))
-        write_npz(path, found.excerpt)
-        print(f"the point, its inputs and both outputs are in {path}")
     write_result(given.json, _json(found))
     if given.html:
         write_report(given.html, _report(found))
+    if found.verdict == "unexplained":
+        _write_excerpt(given, found)
     return OK if found.verdict in ("match", "rounding") else MISMATCH
+
+
+def _write_excerpt(given: argparse.Namespace, found: Diagnosis) -> None:
+    """Where the difference begins; that nobody asked for it beside CASE, it may fail to be written there."""
+    path = Path(given.excerpt) if given.excerpt else excerpt_beside(given.case)
+    try:
+        write_npz(path, found.excerpt)
+    except (InputError, OSError) as error:
+        if given.excerpt:
+            raise
+        print(f"perceiver-ref diagnose: note: no excerpt ({error}); say where with --excerpt", file=sys.stderr)
+    else:
+        print(f"the point, its inputs and both outputs are in {path}")
 
 
 def _verdict(found: Diagnosis) -> list[str]:

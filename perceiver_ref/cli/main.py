@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,8 +12,11 @@ from typing import NoReturn
 from ..autograd.backend import BACKENDS, BackendError
 from ..autograd.kernels import MODES, kernels
 from ..errors import InputError, one_of
-from ..files import check_writable
+from ..files import remove_temporaries
+from ..signals import exit_code, settle, stopping
 from ..version import __version__
+from .places import check_places
+from .streams import patient_streams
 from .table import COMMANDS
 
 OK, MISMATCH, BAD_INPUT = 0, 1, 2
@@ -38,34 +40,48 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (default: those of the process); returns the exit code."""
+    """Run the command line on `arguments` (default: those of the process); returns the exit code.
+
+    A closed pipe changes nothing but what is seen: the work is done, reports are written, the exit code says what was
+    found. SIGINT, SIGTERM and SIGHUP leave no temporary files; the code is then 128 and the signal's number.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments).parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names come from files, and a terminal may lack their letters
         sys.stdout.reconfigure(errors="backslashreplace")
+    with patient_streams() as stdout, stopping():
+        name = ""
+        try:
+            options = _parser(arguments).parse_args(arguments)
+            name = options.name
+            code = _run(options)
+        except KeyboardInterrupt as error:
+            settle()
+            code = _failed(name, str(error) or "interrupted", exit_code(error))
+        finally:
+            remove_temporaries()
+        stdout.flush()
+        if stdout.error is not None and not isinstance(stdout.error, BrokenPipeError):  # such as a full disk
+            return _failed(name, f"{stdout.error.strerror}: the output cannot be written")
+        return code
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
-        if options.json:
-            check_writable(options.json)
+        check_places(options)
         with kernels(options.kernels):
             code: int = options.command(options)
-            sys.stdout.flush()
             return code
     except (InputError, BackendError) as error:
         return _failed(options.name, error)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except OSError as error:
         return _failed(options.name, f"{error.strerror or error}: {error.filename or 'no file'}")
     except MemoryError:
         return _failed(options.name, "out of memory; use a smaller dtype or fewer inputs")
-    except KeyboardInterrupt as error:
-        return _failed(options.name, str(error) or "interrupted", 130)
 
 
 def _failed(name: str, error: object, code: int = BAD_INPUT) -> int:
     text = " ".join(str(error).split())
-    print(f"perceiver-ref {name}: error: {text}", file=sys.stderr)
+    print(f"{f'perceiver-ref {name}'.rstrip()}: error: {text}", file=sys.stderr)
     return code
 
 

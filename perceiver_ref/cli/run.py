@@ -10,7 +10,6 @@ from ..autograd.backend import module
 from ..crosscheck import Run
 from ..crosscheck import run as compute
 from ..errors import InputError
-from ..files import check_writable
 from ..formats.read import dtype_of
 from ..vectors.npz import write_npz
 from . import weights
@@ -30,7 +29,6 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`perceiver-ref run`: outputs (and gradients and traces) of a checkpoint, as an .npz in the vector format."""
-    check_writable(options.output)
     module(options.backend)
     arguments, cotangents = weights.read_inputs(options.inputs)
     if options.grad and not cotangents:

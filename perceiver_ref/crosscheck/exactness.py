@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..autoregressive import PerceiverAR
 from ..errors import InputError
-from ..files import check_writable, replace_between, write_text
+from ..files import check_apart, check_writable, replace_between, write_text
 from ..flamingo import Flamingo, GatedCrossAttention, PerceiverResampler
 from ..parameters import Module
 from ..peers import evolla
@@ -155,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         check_writable(given.page)
+        check_apart({"--page": given.page, "--readme": given.readme}, ())
         readme = given.readme.read_text(encoding="utf-8")
         replace_between(readme, BEGIN, END, "", str(given.readme))
         lines = measure(case_files(given.cases))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..files import AnyPath, read_json, umask
+from ..files import AnyPath, read_json, temporary_folder
 from ..formats.safetensors_file import write_safetensors
+from ..signals import held
 from ..vectors import TOLERANCES, Case, write_case
 from ..vectors.case import groups
 from ..version import __version__
@@ -39,8 +38,7 @@ def write_folder(
     and written beside the folder; they are moved into it when all are there.
     """
     folder = check_folder(folder, force=force)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with temporary_folder(folder) as temporary:
         rows = []
         for case in cases:
             rows.append(_write(temporary, case, safetensors))
@@ -56,8 +54,6 @@ def write_folder(
         _write_index(temporary / INDEX, index)
         _move(temporary, folder, index)
         return index
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_folder(folder: AnyPath, *, force: bool = False) -> Path:
@@ -122,23 +118,50 @@ def _write_index(path: Path, index: dict[str, Any]) -> None:
 
 
 def _move(temporary: Path, folder: Path, index: dict[str, Any]) -> None:
-    """Put everything in its place: a new folder by one renaming, over an earlier export file by file, index last."""
-    temporary.chmod(0o777 & ~umask())
-    if not folder.exists() or not any(folder.iterdir()):
+    """Put everything in its place: a new folder by one renaming, over an earlier export file by file, or not at all."""
+    with held():  # a signal waits for the end of it
+        if folder.exists() and any(folder.iterdir()):
+            _replace(temporary, folder, index)
+            return
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
-        return
-    old = read_json(folder / INDEX, "the index of an earlier export").get("cases", [])
-    (folder / INDEX).unlink()
-    names = {row.get(key) for row in old if isinstance(row, dict) for key in ("file", "safetensors")}
-    for name in sorted(name for name in names if isinstance(name, str)):
-        stale = folder / name
-        if folder.resolve() in stale.resolve().parents:  # an index may name anything
-            stale.unlink(missing_ok=True)
-    for row in index["cases"]:
-        for key in ("file", "safetensors"):
-            if key in row:
-                (folder / row[key]).parent.mkdir(parents=True, exist_ok=True)
-                (temporary / row[key]).replace(folder / row[key])
-    (temporary / INDEX).replace(folder / INDEX)
+
+
+def _replace(temporary: Path, folder: Path, index: dict[str, Any]) -> None:
+    """The earlier export's files go aside, the new ones into their places, the index last; undone when any step fails.
+
+    Until the last step the index is the earlier one's: what is killed here can be exported again.
+    """
+    old = _files(read_json(folder / INDEX, "the index of an earlier export").get("cases", []))
+    new, aside = _files(index["cases"]), temporary / ".before"
+    undo: list[tuple[Path, Path]] = []
+
+    def move(a: Path, b: Path) -> None:
+        b.parent.mkdir(parents=True, exist_ok=True)
+        a.rename(b)
+        undo.append((b, a))
+
+    try:
+        for name in sorted({*old, *new}):
+            there = folder / name
+            if folder not in there.resolve().parents and name not in new:
+                continue  # an index may name anything
+            if there.is_symlink() or there.exists():
+                if not there.is_file() and not there.is_symlink():
+                    raise InputError(f"{there} is no file of an export; move it away first")
+                move(there, aside / name)
+            if name in new:
+                move(temporary / name, there)
+        (temporary / INDEX).replace(folder / INDEX)
+    except BaseException:
+        for now, before in reversed(undo):
+            now.rename(before)
+        raise
+
+
+def _files(rows: Any) -> list[str]:
+    """The files of cases, as an index lists them, which may hold anything."""
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    names = [row.get(key) for row in rows for key in ("file", "safetensors")]
+    return [name for name in names if isinstance(name, str) and name and "\0" not in name]

@@ -14,6 +14,7 @@ from ..autograd import ops
 from ..autograd.backend import Array, to_host, xp
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
+from ..constraints import Count
 from ..conventions import DIALECTS, Conventions
 from ..errors import InputError, one_of
 from ..inputs.text import check_ids
@@ -87,7 +88,7 @@ class LanguageModel(Module):
     vocabulary: int
     length: int
     channels: int
-    layers: int
+    layers: Count
     heads: int = 1
     widening: int = 4
     logits: Logits = "tied"

@@ -12,6 +12,7 @@ from ..attention import Attention, Layer
 from ..autograd import ops
 from ..autograd.backend import Array
 from ..autograd.tree import Tree
+from ..constraints import Count
 from ..conventions import FLAMINGO, Conventions
 from ..errors import InputError, one_of
 from ..layers import MLP, norm
@@ -93,7 +94,7 @@ class PerceiverResampler(Module):
 
     channels: int
     latents: int = 64
-    layers: int = 6
+    layers: Count = 6
     heads: int = 16
     head_channels: int | None = None
     widening: int = 4

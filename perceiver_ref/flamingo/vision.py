@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from ..attention import SelfAttention
 from ..autograd import ops
 from ..autograd.tree import Tree
+from ..constraints import Count
 from ..conventions import DIALECTS, Conventions
 from ..errors import InputError
 from ..inputs.features import space_to_depth
@@ -49,7 +50,7 @@ class PatchEncoder(Module):
     patch: int
     channels: int
     image_channels: int = 3
-    layers: int = 2
+    layers: Count = 2
     heads: int = 1
     widening: int = 4
     conventions: Conventions = VISION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -179,22 +180,27 @@ def _named(arrays: Arrays, names: Mapping[str, str], left_out: list[str]) -> Ite
 
 def _without_aliases(rebuilt: Rebuilt, arrays: Arrays, expected: set[str]) -> tuple[Arrays, dict[str, str]]:
     """The arrays but those that no parameter of the class needs and that equal one, with what they equal."""
+    extra = [name for name in arrays if name not in expected and not name.endswith(tuple(rebuilt.ignored))]
+    shapes = {(arrays[name].shape, arrays[name].dtype) for name in extra}
+    known: dict[object, str] = {}  # what arrays are told by -> the first parameter that is told so
+    for name in sorted(expected, reverse=True):
+        array = arrays[name]
+        known[id(array)] = name
+        if (array.shape, array.dtype) in shapes and (contents := _contents(array)) is not None:
+            known[contents] = name
     tied: dict[str, str] = {}
-    for name in arrays:
-        if name in expected or (rebuilt.ignored and name.endswith(tuple(rebuilt.ignored))):
-            continue
-        if same := next((n for n in sorted(expected) if _tied(arrays[name], arrays[n])), None):
+    for name in extra:
+        contents = _contents(arrays[name])
+        if same := known.get(id(arrays[name])) or (known.get(contents) if contents is not None else None):
             tied[name] = same
     return {name: array for name, array in arrays.items() if name not in tied}, tied
 
 
-def _tied(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays are one, or equal bit for bit and not constant, as fresh biases and norms are."""
-    if a is b:
-        return True
-    if a.shape != b.shape or a.dtype != b.dtype or a.dtype.kind != "f" or a.size < 2:
-        return False
-    return bool(a.flat[0] == b.flat[0]) and same_bits(a, b) and bool((a != a.flat[0]).any())
+def _contents(array: np.ndarray) -> object:
+    """The same for arrays that are equal bit for bit; None for constant ones, as fresh biases and norms are."""
+    if array.dtype.kind != "f" or array.size < 2 or not (array != array.flat[0]).any() or np.isnan(array.flat[0]):
+        return None
+    return (array.shape, array.dtype.str, hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=32).digest())
 
 
 def same_bits(a: Any, b: Any) -> bool:

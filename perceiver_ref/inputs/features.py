@@ -16,6 +16,7 @@ from ..autograd import ops
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
+from ..constraints import Count
 from ..errors import InputError
 from ..layers import BatchNorm, Linear
 from ..parameters import Module, Parameter, fan_in_normal
@@ -179,10 +180,10 @@ class ConvStem(Module):
 
     image_channels: int
     channels: int = 64
-    layers: int = 1
+    layers: Count = 1
     batch_norm: bool = True
-    convolution_padding: tuple[tuple[int, int], tuple[int, int]] | None = None
-    pool_padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+    convolution_padding: tuple[tuple[Count, Count], tuple[Count, Count]] | None = None
+    pool_padding: tuple[tuple[Count, Count], tuple[Count, Count]] | None = None
     norm: BatchNorm | None = None
 
     def _norm(self) -> BatchNorm:

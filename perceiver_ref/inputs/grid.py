@@ -10,6 +10,7 @@ from ..autograd import ops
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
+from ..constraints import Count
 from ..errors import InputError
 from ..layers import Linear
 from ..parameters import Module
@@ -30,7 +31,7 @@ class GridInput(Module):
     features: GridFeatures
     positions: Positions
     combine: Literal["concat", "add"] = "concat"
-    position_layers: int = 0
+    position_layers: Count = 0
     flatten: bool = True
 
     def __post_init__(self) -> None:

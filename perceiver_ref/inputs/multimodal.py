@@ -13,6 +13,7 @@ from ..autograd.backend import xp
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
+from ..constraints import Count, Share
 from ..errors import InputError
 from ..modalities import Modalities
 from ..parameters import Parameter, truncated_normal
@@ -34,8 +35,8 @@ class MultimodalInput(Modalities):
     """
 
     modalities: Mapping[str, Modality]
-    min_padding: int = 2
-    mask_probabilities: Mapping[str, float] | None = None
+    min_padding: Count = 2
+    mask_probabilities: Mapping[str, Share] | None = None
 
     def __post_init__(self) -> None:
         for name in self.mask_probabilities or {}:

@@ -20,6 +20,7 @@ from ..autograd.backend import Array, xp
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
+from ..constraints import Count
 from ..conventions import FLAMINGO_DIALECTS, Conventions
 from ..errors import InputError
 from ..flamingo.resampler import ResamplerLayer
@@ -67,7 +68,7 @@ class Compressor(Module):
 
     layer: FilledLayer
     latents: int
-    layers: int
+    layers: Count
     outputs: int
 
     def parameters(self) -> Tree:
@@ -107,7 +108,7 @@ class Aligner(Module):
     def _conventions(self) -> Conventions:
         return replace(_DIALECT, qkv_bias=True, output_bias=self.output_bias)
 
-    def _attention(self, inputs: int = 0) -> Attention:
+    def _attention(self, inputs: int = 1) -> Attention:
         d = self.channels
         return Attention(d, inputs, d, d, d, self.heads, self._conventions(), scale=self.heads**-0.5)
 

@@ -17,6 +17,7 @@ from ..autograd.backend import xp
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..call import Call
+from ..constraints import Count
 from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError
 from ..flamingo import GatedCrossAttention, PerceiverResampler, media_mask, preceding
@@ -81,9 +82,9 @@ class FlamingoPaLM(Module):
     """text (B, L) of token ids and media (B, M, S, D) -> logits (B, L, tokens); the media token announces a medium."""
 
     tokens: int
-    layers: int
+    layers: Count
     every: int
-    media_token: int
+    media_token: Count
     immediate: bool
     frames: int | None
     block: ParallelBlock

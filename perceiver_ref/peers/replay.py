@@ -17,9 +17,9 @@ from ..autograd.backend import xp
 from ..autograd.optim import Optimizer, clip_by_global_norm, global_norm
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
+from ..constraints import Count
 from ..errors import InputError
 from ..parameters import Module, Parameter, zeros
-from .base import Shape
 
 Arrays = dict[str, Any]
 
@@ -28,7 +28,7 @@ Arrays = dict[str, Any]
 class Named(Module):
     """Arrays of these shapes by name, as a model."""
 
-    shapes: tuple[tuple[str, Shape], ...]
+    shapes: tuple[tuple[str, tuple[Count, ...]], ...]
 
     def parameters(self) -> Tree:
         return {name: Parameter(tuple(shape), zeros) for name, shape in self.shapes}

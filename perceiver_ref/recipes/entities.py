@@ -14,6 +14,7 @@ from ..attention import SelfAttention
 from ..autograd import ops
 from ..autograd.tree import Tree
 from ..call import Call
+from ..constraints import Count
 from ..decoder import Decoder
 from ..encoder import Encoder
 from ..files import write_text
@@ -57,7 +58,7 @@ class Pointing(Module):
 class Transformer(Module):
     """Self-attentions of all units, of the kind that Perceiver IO has of latents, a norm and a linear map."""
 
-    layers: int
+    layers: Count
     channels: int
     outputs: int
     heads: int

@@ -18,7 +18,7 @@ from textwrap import fill
 from typing import Any
 
 from ..errors import InputError
-from ..files import check_writable, read_json, replace_between, write_text
+from ..files import check_apart, check_writable, read_json, replace_between, write_text
 from . import MODULES, recipe
 from .base import Recipe
 
@@ -123,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         check_writable(given.page)
+        check_apart({"--page": given.page, "--readme": given.readme}, ())
         readme = given.readme.read_text(encoding="utf-8")
         replace_table(readme, "")
         made = run_all(given.run, given.recipes, given.seeds) if given.run else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..files import write_text
 from .page import FIGURES, markdown
 from .quotes import ROOT
 
@@ -19,8 +20,8 @@ def main() -> None:
         parser.error("links lead to files of the repository: run this in a clone of it, installed with -e")
     (folder / "diagrams").mkdir(parents=True, exist_ok=True)
     for name, figure in FIGURES.items():
-        (folder / "diagrams" / f"{name}.svg").write_text(figure.svg(), encoding="utf-8")
-    (folder / "SPEC.md").write_text(markdown(), encoding="utf-8")
+        write_text(folder / "diagrams" / f"{name}.svg", figure.svg())
+    write_text(folder / "SPEC.md", markdown())
 
 
 if __name__ == "__main__":

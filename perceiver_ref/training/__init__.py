@@ -4,7 +4,9 @@ loop         the whole of training: batch, gradients, optimizer, metrics, evalua
 state        what a checkpoint holds, and writing and reading it
 metrics      metrics.jsonl: one line a logged step, none twice after resuming
 progress     rate, loss and time left, by tqdm or as plain lines
-interrupts   Ctrl-C: the step under way is finished and saved
+interrupts   Ctrl-C, SIGTERM, SIGHUP: the step under way is finished and saved
+lock         one run in a folder
+turns        runs in several threads of a process take turns
 result       result.json, curves and what the task shows
 pictures     curves.png and attention maps, with the extra `plot`
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from ..call import Call
 from ..errors import InputError
 from ..recipes.base import Recipe, Task
 from .interrupts import Interrupted, Interrupts
+from .lock import alone
 from .metrics import Metrics
 from .progress import Progress
 from .result import finish
 from .state import CHECKPOINT, Checkpoints, State, restore
+from .turns import TURNS
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,12 @@ def train(recipe: Recipe, options: Options) -> dict[str, Any]:
 
     With `resume` a run goes on from its last checkpoint, and gives bit for bit what it would have without a stop
     (NumPy); from the beginning where there is none. Raises `InputError` for a folder that holds another run or cannot
-    be written, for a disk that is full and a loss that is not finite: the last checkpoint is then kept. Ctrl-C raises
-    `Interrupted` after the step has been saved.
+    be written or that another run is writing, for a disk that is full and a loss that is not finite: the last
+    checkpoint is then kept. Ctrl-C, SIGTERM and SIGHUP raise `Interrupted` after the step has been saved. Runs in
+    several threads of a process take turns, step by step, and give what each gives alone.
     """
     backends.module(options.backend)
-    with np.errstate(all="ignore"), threads(recipe.threads), Interrupts() as interrupts:
+    with np.errstate(all="ignore"), Interrupts() as interrupts, alone(options.out) if options.out else nullcontext():
         return _Run(recipe, options, interrupts).train()
 
 
@@ -95,22 +99,31 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """All stages, and the result."""
         started = time.perf_counter()
-        task, structure, state = self._begin()
+        with self._turn():
+            task, structure, state = self._begin()
         self.started = started - state.seconds  # as if the processes before this one had run right before it
         self.metrics = Metrics(self.options.out, self._done(state))
         self.progress = Progress(self.total, self._done(state))
         try:
             self._train_stage(task, structure, state)
             while state.stage + 1 < len(self.settings):
-                task, structure, state = self._start(state.stage + 1, _host(structure, state))
+                with self._turn():
+                    task, structure, state = self._start(state.stage + 1, _host(structure, state))
                 self._train_stage(task, structure, state)
         finally:
             self.metrics.close()
             self.progress.close()
-        evaluation = self.evaluation or task.evaluate(state.tree(structure))  # evaluated in the loop, but for a run
-        seconds = self._seconds()  # that was already complete
-        params = _host(structure, state)
-        return finish(self.recipe, self.options, task, params, evaluation, self.metrics.lines, seconds)
+        with self._turn():
+            evaluation = self.evaluation or task.evaluate(state.tree(structure))  # evaluated in the loop, but for a run
+            seconds = self._seconds()  # that was already complete
+            params = _host(structure, state)
+            return finish(self.recipe, self.options, task, params, evaluation, self.metrics.lines, seconds)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Around computing: no other run of this process does, and products use the recipe's number of threads."""
+        with TURNS, threads(self.recipe.threads):
+            yield
 
     def _train_stage(self, task: Task, structure: Tree, state: State) -> None:
         """The loop."""
@@ -118,25 +131,26 @@ class _Run:
         rate = settings.rate()
         step = training_step(task, structure, settings.make_optimizer(task.decays), self.options.backend)
         while state.step < settings.steps:
-            call = Call(training=True, key=self._key(state))
-            updated = step(state.params, state.optimizer, task.batch(state.step), call)
-            state.params, state.optimizer, loss, metrics = updated
-            state.step += 1
-            self.progress.step(self._done(state))
-            last, stopping = state.step == settings.steps, self.interrupts.asked
-            evaluating = last or state.step % settings.evaluate_every == 0
-            if evaluating or state.step % settings.log_every == 0:
-                line = {"step": self._done(state), "stage": self.recipe.stages[state.stage].name}
-                line |= {"loss": self._finite(loss, state), "learning_rate": rate(state.step - 1)}
-                line |= {name: float(value) for name, value in metrics.items()}
-                if evaluating:
-                    line["evaluation"] = self.evaluation = task.evaluate(state.tree(structure))
-                self.metrics.write(line)
-                self.progress.log(line)
-            if last or stopping or state.step % settings.save_every == 0:
-                self._save(state, loss)
+            with self._turn():
+                call = Call(training=True, key=self._key(state))
+                updated = step(state.params, state.optimizer, task.batch(state.step), call)
+                state.params, state.optimizer, loss, metrics = updated
+                state.step += 1
+                self.progress.step(self._done(state))
+                last, stopping = state.step == settings.steps, self.interrupts.asked
+                evaluating = last or state.step % settings.evaluate_every == 0
+                if evaluating or state.step % settings.log_every == 0:
+                    line = {"step": self._done(state), "stage": self.recipe.stages[state.stage].name}
+                    line |= {"loss": self._finite(loss, state), "learning_rate": rate(state.step - 1)}
+                    line |= {name: float(value) for name, value in metrics.items()}
+                    if evaluating:
+                        line["evaluation"] = self.evaluation = task.evaluate(state.tree(structure))
+                    self.metrics.write(line)
+                    self.progress.log(line)
+                if last or stopping or state.step % settings.save_every == 0:
+                    self._save(state, loss)
             if stopping:
-                raise Interrupted(self._stopped(state))
+                raise Interrupted(self._stopped(state), self.interrupts.number)
 
     def _begin(self) -> tuple[Task, Tree, State]:
         """The first stage at its start, or the stage of the last checkpoint as that left it."""

@@ -26,7 +26,7 @@ class Metrics:
         if self.path is None:
             return
         with writing(self.path):
-            text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+            text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.is_file() else ""
             self.lines = [line for line in map(_parsed, text.splitlines()) if line and line["step"] <= done]
             kept = "".join(_text(line) for line in self.lines)
             if kept != text:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import write_whole
+
 if TYPE_CHECKING:
     from ..recipes.base import Recipe
 
@@ -66,5 +68,5 @@ def attention_maps(
 
 def save(made: Any, path: Path) -> Path:
     """Write a figure as the PNG of this name."""
-    made.savefig(path, dpi=120)
+    write_whole(path, lambda file: made.savefig(file, dpi=120, format="png"))
     return path

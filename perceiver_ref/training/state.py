@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,10 +76,10 @@ class Checkpoints:
     configuration: dict[str, Any]
 
     def prepare(self) -> None:
-        """Make the folder, and remove what a process that was killed has left. `InputError` where nothing can be
-        written: found before the work, and for the superuser, too."""
+        """Remove what a process that was killed has left. `InputError` where nothing can be written: found before the
+        work, and for the superuser, too."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / FRESH).unlink(missing_ok=True)  # whatever it is, nothing is written into it
             (self.folder / FRESH).write_bytes(b"can this be written?")
             for left in [self.folder / FRESH, *(p for name in _WRITTEN for p in self.folder.glob(f".{name}.*"))]:
                 left.unlink()
@@ -112,7 +113,8 @@ class Checkpoints:
             _flush_folder(self.folder)
 
     def load(self) -> Saved | None:
-        """The newest checkpoint that can be read; None where there is none.
+        """The newest checkpoint that can be read; None where there is none. A line on stderr tells of a newer one that
+        cannot.
 
         `InputError` when none of those there can be read, or when the run was another: the line says what differs.
         """
@@ -125,6 +127,8 @@ class Checkpoints:
                     problems.append(str(error))
                     continue
                 self._compare(saved.meta["configuration"], path)
+                for problem in problems:
+                    print(f"note: {problem}; going on from the one before, {path}", file=sys.stderr)
                 return saved
         if problems:
             raise InputError(f"no checkpoint can be read: {'; '.join(problems)}; choose another folder to start anew")

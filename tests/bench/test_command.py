@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench.__main__ import main
+from bench.__main__ import _parser, main
 from bench.cases import CASES
+from perceiver_ref.signals import Stopped, exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--json", "no/such/folder/a.json"], "does not exist"),
         (["--from", "no-such-file.json"], "does not exist"),
+        (["--from", "a.json", "--json", "./a.json"], "written over a.json, which is read"),
+        (["--json", "b.json", "--write", "./b.json"], "are one file"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,3 +57,53 @@ def test_a_quick_run(tmp_path: Path) -> None:
     assert result["machine"]["threads"] == "1"
     assert {"blas", "tf32", "numpy", "machine"} <= set(result["machine"])
     assert "perceiver-ref, elementary ops" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want"),
+    [
+        (["--only", "ours elementary", "--only", "autograd"], {"only": ["ours elementary", "autograd"]}),
+        (["--only", "ours elementary", "autograd"], {"only": ["ours elementary", "autograd"]}),
+        (["--case", "engine", "--case", "import", "gated"], {"case": ["engine", "import", "gated"]}),
+        (["--pass", "forward", "--pass", "forward + backward"], {"passes": ["forward", "forward + backward"]}),
+        (["--from", "a", "--from", "b", "c"], {"results": [Path("a"), Path("b"), Path("c")]}),
+    ],
+)
+def test_options_of_several_values_may_be_given_again(arguments: list[str], want: dict[str, object]) -> None:
+    given = vars(_parser().parse_args(arguments))
+    assert {name: given[name] for name in want} == want
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped(signal.SIGTERM)])
+def test_an_interrupted_run_writes_what_it_measured(
+    error: KeyboardInterrupt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    result: dict,
+) -> None:
+    """Table, JSON and page, and the exit code of the signal."""
+
+    def measure(cases: object, options: object, say: object, keep: Callable[[dict], None]) -> None:
+        keep(result)
+        raise error
+
+    monkeypatch.setattr("bench.__main__.measure", measure)
+    outputs = [str(tmp_path / name) for name in ("a.json", "page.md")]
+    assert main(["--threads", "1", "--json", outputs[0], "--write", outputs[1]]) == exit_code(error)
+    assert json.loads((tmp_path / "a.json").read_text())["rows"] == result["rows"]
+    assert "# Performance" in (tmp_path / "page.md").read_text()
+    printed = capsys.readouterr()
+    assert result["rows"][0]["case"] in printed.out
+    assert printed.err.startswith("bench: error: ")
+
+
+def test_a_run_that_is_interrupted_before_anything_was_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.__main__.measure", measure)
+    assert main(["--threads", "1"]) == 130
+    assert capsys.readouterr().out == ""

@@ -157,3 +157,29 @@ def test_a_failing_request_leaves_the_worker_alive() -> None:
         assert worker.ask("check", FORWARD)["vector"]
     finally:
         worker.stop()
+
+
+@pytest.mark.parametrize(("turn", "rounds"), [(0, None), (2, None), (3, 1), (5, 1), (7, 2)])
+@pytest.mark.usefixtures("scripted")
+def test_an_interrupted_run_keeps_the_rounds_that_all_took_part_in(
+    monkeypatch: pytest.MonkeyPatch, turn: int, rounds: int | None
+) -> None:
+    """Three implementations take their turns; Ctrl-C comes in one of them."""
+    ask = Scripted.ask
+
+    def interrupted(self: Scripted, do: str, name: str, **more: Any) -> dict[str, Any]:
+        if do == "time" and len(Scripted.turns) == turn + 9:
+            raise KeyboardInterrupt
+        return ask(self, do, name, **more)
+
+    monkeypatch.setattr(Scripted, "ask", interrupted)
+    kept: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        session.measure(
+            [CASES["resampler"], CASES["gated"]], Options(passes=(FORWARD,), rounds=3), lambda text: None, kept.append
+        )
+    rows = {(row["case"], row["implementation"]): row for row in kept[-1]["rows"]}
+    assert rows["resampler", "ours"]["rounds"] == 3
+    assert rows["gated", "ours"].get("rounds") == rounds
+    assert rows["gated", "plain"].get("rounds") == rounds
+    assert ("ratio" in rows["gated", "plain"]) == (rounds is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,80 @@ def test_output_that_cannot_be_written_is_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[0].startswith("perceiver-ref info: error: No space left on device")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A right and a wrong case."""
+    folder = tmp_path_factory.mktemp("cases")
+    case = case_of("idefics/gated_xattn_float")
+    write_case(folder / "good.npz", case)
+    next(iter(case.outputs.values()))[...] *= 2
+    write_case(folder / "bad.npz", case)
+    return folder
+
+
+COMMANDS = {
+    "check bad.npz": 1,
+    "check good.npz": 0,
+    "check none.npz": 2,
+    "compare good.npz bad.npz": 1,
+    "explain flamingo/resampler-3b": 0,
+    "export flamingo/resampler-3b --out NEW --cases plain": 0,
+    "info": 0,
+    "train": 0,
+    "train none": 2,
+}
+"""A command, and how it ends whoever listens."""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("command", "stream"),
+    [*((command, "| true") for command in COMMANDS), *(("check bad.npz", s) for s in (">&-", ">&- 2>&-", "<&- 2>&-"))],
+)
+def test_who_listens_changes_no_answer(folder: Path, tmp_path: Path, command: str, stream: str) -> None:
+    """A report that was asked for is there, and the exit code is that of what was found."""
+    report, answer = tmp_path / "report.json", COMMANDS[command]
+    line = command.replace("NEW", str(tmp_path / "new"))
+    # the reader is gone before the first byte, as it waits for nothing
+    full = f"{COMMAND} {line} --json {report} {stream}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", full], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == answer, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert report.exists() == (answer < 2 or command.startswith("check"))
+    if command.startswith("check") and answer < 2:
+        assert json.loads(report.read_text())["failed"] == answer
+
+
+@posix
+@pytest.mark.parametrize("arguments", ["--help", "--version", "check --help", "--nonsense"])
+def test_help_goes_into_a_closed_pipe(arguments: str) -> None:
+    full = f"{COMMAND} {arguments} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", full], capture_output=True, text=True, timeout=120)
+    assert done.returncode == (2 if arguments == "--nonsense" else 0)
+    assert "Exception ignored" not in done.stderr
+
+
+@posix
+def test_a_file_is_not_taken_for_a_closed_stdout(folder: Path, tmp_path: Path) -> None:
+    """The first file to be opened would get its number, and whatever writes to that would write into the file."""
+    program = "import os, perceiver_ref.cli as cli; cli.main(['info', '--json', 'a.json']); os.write(1, b'x' * 9)"
+    full = f'{sys.executable} -c "{program}" >&-'
+    subprocess.run(["bash", "-c", full], cwd=tmp_path, timeout=120, check=True)
+    assert "x" * 9 not in (tmp_path / "a.json").read_text()
+
+
+@posix
+def test_a_report_may_go_where_stdout_goes(folder: Path) -> None:
+    for full in ("check good.npz --json /dev/stdout | cat", "check good.npz --json /dev/stdout > all; cat all"):
+        done = subprocess.run(
+            ["bash", "-c", f"{COMMAND} {full}"], cwd=folder, capture_output=True, text=True, timeout=120
+        )
+        table, _, report = done.stdout.partition("{")
+        assert "1 passed, 0 failed" in table
+        assert json.loads("{" + report)["passed"] == 1
 
 
 def imported_by(code: str) -> set[str]:

@@ -57,6 +57,8 @@ class _Setting:
         self.lock = threading.Lock()
         self.running = 0  # kernels under way, in any thread
         self.kept = 1
+        self.asked: dict[object, int] = {}  # by the contexts under way, in any thread, the last entered last
+        self.before = 1  # the first of them
 
     def read(self) -> int:
         functions = openblas()
@@ -65,12 +67,31 @@ class _Setting:
         return int(functions[0]())
 
     def write(self, number: int) -> None:
-        functions = openblas()
         with self.lock:
-            if self.running or functions is None:
-                self.kept = number
-            else:
-                functions[1](number)
+            self._write(number)
+
+    def _write(self, number: int) -> None:
+        functions = openblas()
+        if self.running or functions is None:
+            self.kept = number
+        else:
+            functions[1](number)
+
+    @contextmanager
+    def asking(self, number: int) -> Iterator[None]:
+        """Within this context the number is this one, or that of a context entered later; all may end in any order."""
+        key = object()
+        with self.lock:
+            if not self.asked:
+                self.before = self.read()
+            self.asked[key] = number
+            self._write(number)
+        try:
+            yield
+        finally:
+            with self.lock:
+                del self.asked[key]
+                self._write(next(reversed(self.asked.values()), self.before))
 
     @contextmanager
     def single(self) -> Iterator[None]:
@@ -143,14 +164,11 @@ def threads(number: int) -> Iterator[None]:
 
     `ValueError` unless it is a positive integer. The environment variable PERCEIVER_REF_THREADS sets the number from
     the start; without it, it is OpenBLAS's (OPENBLAS_NUM_THREADS, or the number of cores). With another BLAS than
-    OpenBLAS it says how many threads kernels use, and the products are left alone.
+    OpenBLAS it says how many threads kernels use, and the products are left alone. Of several such contexts, of any
+    threads, the one that was entered last counts; when the last of them has ended, the number is what it was before.
     """
-    before = _setting.read()
-    _setting.write(_positive(number))
-    try:
+    with _setting.asking(_positive(number)):
         yield
-    finally:
-        _setting.write(before)
 
 
 def spread(work: Callable[[Share], None], shares: Sequence[Share]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -17,6 +16,7 @@ import numpy as np
 from ...autograd import tree
 from ...autograd.backend import is_array, xp
 from ...autograd.engine import Op, handle
+from ...autograd.scoped import Setting
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from .steps import IN_ONE, IN_STEPS, Result, attention
@@ -29,7 +29,7 @@ _EXACT = ("reshape", "transpose", "broadcast_to", "getitem", "take", "concatenat
 MOVING = (*_EXACT, "where")
 """Ops that only move numbers."""
 _SMALLEST = np.float32(2.0**-24)  # of float16, whose numbers below 2^-14 are multiples of it
-_exempt: ContextVar[bool] = ContextVar("_exempt", default=False)
+_exempt: Setting[bool] = Setting("_exempt", False)
 _LARGEST = 3.3895313892515355e38  # of bfloat16, which float32 has too: a mask's lowest number must stay finite
 
 
@@ -135,11 +135,8 @@ def arithmetic(dtype: str, rng: np.random.Generator | None = None, *, steps: boo
 @contextmanager
 def exempt() -> Iterator[None]:
     """Within this context, inside of `arithmetic`, ops compute in the dtype that their arguments have."""
-    token = _exempt.set(True)
-    try:
+    with _exempt.entered(True):
         yield
-    finally:
-        _exempt.reset(token)
 
 
 __all__ = ["DIGITS", "MOVING", "arithmetic", "exempt", "kept_digits", "lowered", "rounded", "rounded_tree"]

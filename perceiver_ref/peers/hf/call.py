@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...inputs import AudioPatches, GridInput, MultimodalInput
 from ...perceiver_io import PerceiverIO
 from ...position import ProjectedPositions, TrainablePositions
-from ...tracing import point, trace
+from ...tracing import trace
 from ..base import Arguments, Option, Outputs, read_call
 
 _INPUTS = ("inputs", "input_ids", "pixel_values")

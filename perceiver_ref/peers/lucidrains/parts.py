@@ -10,6 +10,7 @@ from ...attention import SelfAttention
 from ...autograd import ops
 from ...autograd.tree import Tree
 from ...call import Call
+from ...constraints import Count
 from ...errors import InputError
 from ...layers import MLP
 from ...parameters import Module
@@ -85,7 +86,7 @@ class Block(Module):
 
     cross: VariedCrossAttention | None
     layer: SelfAttention
-    layers: int
+    layers: Count
 
     def parameters(self) -> Tree:
         cross = {} if self.cross is None else self.cross.parameters()

@@ -43,7 +43,9 @@ def variant(module: Any, cls: type[M], **options: Any) -> M:
 @dataclass(frozen=True)
 class AxisMajorFourier(FourierPositions):
     """For one axis after the other [sin(pi f x), cos(pi f x), x]; elsewhere x, sines and cosines of all axes follow
-    each other."""
+    each other. Its highest frequency may be any number."""
+
+    max_resolution: tuple[float, ...]  # type: ignore[assignment]
 
     def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array, pos: Any = None) -> Any:
         """As `FourierPositions.apply`; `positions` is traced in the core's order."""

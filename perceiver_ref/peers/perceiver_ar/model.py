@@ -11,6 +11,7 @@ from ...autograd.backend import Array, xp
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...autoregressive.model import Course, PerceiverAR
+from ...constraints import Count
 from ...errors import InputError
 from ...inputs.text import check_ids
 from ...layers import Linear
@@ -36,7 +37,7 @@ class ReleasedPerceiverAR(PerceiverAR):
     tables: tuple[int, ...] = ()
     learned_tables: bool = False
     query_style: QueryStyle = "none"
-    query_layers: int = 2
+    query_layers: Count = 2
     query_activation: Callable[[Any], Any] = ops.squared_relu
     shared_query: bool = False
     per_position: int = 1
