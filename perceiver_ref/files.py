@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from . import json_text
 from .errors import InputError
 
 AnyPath = str | os.PathLike[str]
-_JSON_LIMIT = 64 << 20
 
 
 def existing_file(path: AnyPath, what: str) -> Path:
@@ -43,14 +43,12 @@ def _check_readable(path: Path, what: str) -> None:
 def read_json(path: AnyPath, what: str) -> dict[str, Any]:
     """The object in a JSON file."""
     path = existing_file(path, what)
-    if path.stat().st_size > _JSON_LIMIT:
-        raise InputError(f"{path} has more than {_JSON_LIMIT >> 20} MiB; expected {what}")
+    if path.stat().st_size > json_text.LIMIT:
+        raise InputError(f"{path} has more than {json_text.LIMIT >> 20} MiB; expected {what}")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({str(error).splitlines()[0]}); expected {what}") from None
-    except MemoryError:
-        raise InputError(f"{path} is nested too deeply; expected {what}") from None
+        value = json_text.parse(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); expected {what}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a JSON {type(value).__name__}; expected {what}, an object")
     return value

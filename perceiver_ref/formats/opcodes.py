@@ -1,20 +1,20 @@
 """Interpreting pickles instead of running them: containers, numbers and text, and constructors from a table.
 
 Unpickling calls whatever a file names. Here its opcodes work on a stack of our own, a name is looked up in the table
-that the reader of one kind of file gives, and what the table lacks is refused before it is built. Sizes are bounded by
-the file: nothing is read, copied or repeated beyond what it holds.
+that the reader of one kind of file gives, and what the table lacks is refused before it is built. Work and memory are
+bounded by the file's size: nothing is read beyond what it holds, and every instruction is paid for (`account`).
 """
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from ..errors import InputError
+from .account import WIDE_TEXT, Account, SpentError, is_wide
 
 Names = Mapping[tuple[str, str], Any]
 """What a pickle may name, by module and name: functions and classes of ours, which it may call, and plain values."""
@@ -31,6 +31,8 @@ _VALUES = {
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_LONG_TEXTS = {"BINUNICODE": 4, "BINUNICODE8": 8}  # bytes of their length
+_BY_CODE: dict[bytes, Any] = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 
 
 class RefusedError(Exception):
@@ -79,7 +81,7 @@ def pickle_errors(path: object, what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except RefusedError as error:
+    except (RefusedError, SpentError) as error:
         raise InputError(f"{path} is refused: it holds {error}; expected {what} only") from None
     except Exception as error:  # damage makes the opcodes' decoders and NumPy raise almost anything
         raise InputError(f"{path} is not a readable pickle ({first_line(error)})") from None
@@ -107,7 +109,7 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     callables = {id(value) for value in names.values() if callable(value)}
-    budget = 2 * size + _SMALL  # bytes of text and arrays that calls may make: a file holds each of them once
+    account = Account(size)
 
     def since_mark() -> list[Any]:
         items: list[Any] = []
@@ -115,17 +117,10 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
             items.append(item)
         return items[::-1]
 
-    def charge(value: Any) -> None:
-        nonlocal budget
-        budget -= _bytes(value)
-        if budget < 0:
-            raise RefusedError("the same data again and again")
-
-    opcodes: Iterator[tuple[Any, Any, Any]] = pickletools.genops(file)  # type: ignore[arg-type]
-    for count, (opcode, argument, _) in enumerate(opcodes):
-        name = opcode.name
+    for count, (name, argument) in enumerate(_instructions(file)):
         if count > _OPCODES:
             raise RefusedError(f"more than {_OPCODES:,} instructions")
+        account.instruction(name)
         if name in _VALUES:
             stack.append(argument)
         elif name in _CONSTANTS:
@@ -150,16 +145,17 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
             stack.append([])
         elif name == "EMPTY_DICT":
             stack.append({})
-        elif name == "LIST":
-            stack.append(since_mark())
-        elif name == "TUPLE":
-            stack.append(tuple(since_mark()))
+        elif name in ("LIST", "TUPLE"):
+            items = since_mark()
+            account.items(len(items))
+            stack.append(items if name == "LIST" else tuple(items))
         elif name in _TUPLES:
             length = _TUPLES[name]
             items = [stack.pop() for _ in range(length)]
             stack.append(tuple(items[::-1]))
         elif name in ("DICT", "SETITEMS"):
             items = since_mark()
+            account.entries(len(items) // 2)
             if name == "DICT":
                 stack.append({})
             for key, value in zip(items[::2], items[1::2], strict=True):
@@ -171,6 +167,7 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
             items = [stack.pop()] if name == "APPEND" else since_mark()
             if not isinstance(stack[-1], list):
                 raise RefusedError("a malformed list")
+            account.items(len(items))
             stack[-1].extend(items)
         elif name == "GLOBAL":
             stack.append(_named(names, *argument.split(" ", 1)))
@@ -181,14 +178,15 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
             arguments, function = stack.pop(), stack.pop()
             if id(function) not in callables or not isinstance(arguments, tuple):
                 raise RefusedError("a call")
+            account.call(arguments)
             made = function(*arguments)
-            charge(made)
+            account.made(made)
             stack.append(made)
         elif name == "BUILD":
             state, target = stack.pop(), stack[-1]
             if isinstance(target, Buildable):
                 target.set_state(state)
-                charge(target)
+                account.made(target)
             elif not isinstance(target, dict) or not isinstance(state, dict):  # a dict's attributes are left out
                 raise RefusedError("an object with a state")
         elif name == "BINPERSID" and persistent is not None:
@@ -196,6 +194,32 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
         else:
             raise RefusedError(f"the opcode {name}")
     raise RefusedError("no end")
+
+
+def _instructions(file: Bounded) -> Iterator[tuple[str, Any]]:
+    """Name and argument of one opcode after another, up to STOP, as `pickletools.genops` gives them."""
+    while code := bytes(file.read(1)):
+        opcode = _BY_CODE.get(code)
+        if opcode is None:
+            raise ValueError(f"unknown opcode {code!r}")
+        if opcode.name in _LONG_TEXTS:
+            yield opcode.name, _long_text(file.read(int.from_bytes(file.read(_LONG_TEXTS[opcode.name]), "little")))
+        elif opcode.name == "UNICODE":
+            yield opcode.name, opcode.arg.reader(io.BytesIO(_narrow_line(file.readline())))
+        else:
+            yield opcode.name, None if opcode.arg is None else opcode.arg.reader(file)
+
+
+def _long_text(piece: bytes | bytearray) -> str:
+    if is_wide(piece):
+        raise RefusedError("a long text of wide letters")
+    return str(piece, "utf-8", "surrogatepass")
+
+
+def _narrow_line(line: bytes) -> bytes:
+    if len(line) > WIDE_TEXT:  # its escapes may be of any letter
+        raise RefusedError("a line of text that is too long")
+    return line
 
 
 def mapping(items: Any = ()) -> dict[Any, Any]:
@@ -272,10 +296,3 @@ def _named(names: Names, module: Any, name: Any) -> Any:
     if (module, name) not in names:
         raise RefusedError(f"the name {shown(f'{module}.{name}')}")
     return names[module, name]
-
-
-def _bytes(value: Any) -> int:
-    value = getattr(value, "array", value)
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    return len(value) if isinstance(value, (bytes, bytearray)) else 0

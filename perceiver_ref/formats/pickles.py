@@ -30,6 +30,7 @@ from .opcodes import (
 
 _DTYPE = re.compile(r"[<>|=]?[biuf]\d{1,2}")  # bool, integer, floating point: no objects, no text, no records
 _SIZE = 1 << 40
+_NAME = 1000  # characters
 
 
 class _Dtype(Buildable):
@@ -77,10 +78,20 @@ def haiku_arrays(path: Path) -> dict[str, np.ndarray]:
     if isinstance(content, dict) and set(content) <= {"params", "state"} and content:
         parts = [part for part in content.values() if isinstance(part, dict)]
         content = {name: array for part in parts for name, array in part.items()}
+    _check_names(path, content)
     arrays = tree.flatten(content) if isinstance(content, dict) else {}
     if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
     return arrays
+
+
+def _check_names(path: Path, content: Any, length: int = 0) -> None:
+    """Names are joined along the way to each array: a long one above many would be copied for each."""
+    if length > _NAME:
+        raise InputError(f"{path}: the name of an array has more than {_NAME} characters")
+    lists = enumerate(content) if isinstance(content, (list, tuple)) else ()
+    for key, value in content.items() if isinstance(content, dict) else lists:
+        _check_names(path, value, length + len(str(key)) + 1)
 
 
 def _finish(value: Any) -> np.ndarray:

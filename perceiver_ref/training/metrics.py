@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from .. import json_text
 from ..files import write_text
 from .state import writing
 
@@ -62,7 +63,7 @@ def _text(line: dict[str, Any]) -> str:
 
 def _parsed(text: str) -> dict[str, Any] | None:
     try:
-        line = json.loads(text)
+        line = json_text.parse(text)
     except ValueError:
         return None
     return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None

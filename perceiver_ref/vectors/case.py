@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import json_text
 from ..errors import InputError, one_of
 from ..files import AnyPath
 from ..formats.dtypes import finite
@@ -121,7 +122,7 @@ def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
     if array.dtype.kind != "U" or array.shape != ():
         raise InputError(f"{path}: meta must be a 0-d text array of JSON, got {array.dtype} of shape {array.shape}")
     try:
-        meta = json.loads(str(array))
+        meta = json_text.parse(str(array))
     except ValueError as error:
         raise InputError(f"{path}: meta is not JSON ({error})") from None
     missing = [key for key in _REQUIRED if not isinstance(meta, dict) or key not in meta]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import json_text
 from ...autograd.backend import to_host
 from ...autograd.tensor import array_of
 from ...errors import InputError
@@ -194,7 +194,7 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
 def _add_meta(dump: Dump, text: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
     """What a case's meta is good for here: names and tolerances. A dump with a meta that says neither is one, too."""
     try:
-        meta = json.loads(str(text)) if text.shape == () else None
+        meta = json_text.parse(str(text)) if text.shape == () else None
     except ValueError:
         meta = None
     if not isinstance(meta, dict):
