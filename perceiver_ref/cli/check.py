@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from ..autograd.backend import module
 from ..crosscheck import Result, check_file
 from ..errors import InputError
 from ..vectors import PACKAGED, TOLERANCES
-from .main import BAD_INPUT, MISMATCH, OK, computing
+from .main import BAD_INPUT, MISMATCH, OK, complain, computing
 from .result import write_result
 from .words import verdict
 
@@ -36,7 +35,7 @@ def check(options: argparse.Namespace) -> int:
         outputs, gradients = result.error("output", "trace", "state"), result.error("grad_param", "grad_input")
         print(f"{name:<{width}}  {verdict(result.status, 6)}  {_error(outputs):<8}  {_error(gradients)}", flush=True)
         if result.status == "error":
-            print(f"perceiver-ref check: error: {' '.join(result.message.split())}", file=sys.stderr)
+            complain("check", result.message)
         for a in result.agreements:
             if not a.passed:
                 print(f"    {a.kind} {a.name}: error {_error(a.error)}, tolerance {a.tolerance:.0e}")

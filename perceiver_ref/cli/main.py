@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from ..autograd.backend import BACKENDS, BackendError
 from ..autograd.kernels import MODES, kernels
-from ..errors import InputError, one_of
+from ..errors import LINE, InputError, one_line, one_of
 from ..files import check_writable
 from ..version import __version__
 from .table import COMMANDS
@@ -33,7 +33,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with usage errors as one line like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        start, end = f"{self.prog}: error: ", f"; see {self.prog} --help"
+        print(start + one_line(message, LINE - len(start + end)) + end, file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
@@ -61,11 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(options.name, "out of memory; use a smaller dtype or fewer inputs")
     except KeyboardInterrupt as error:
         return _failed(options.name, str(error) or "interrupted", 130)
+    except Exception as error:
+        if os.environ.get("PERCEIVER_REF_DEBUG", "0") not in ("", "0"):
+            raise
+        return _failed(options.name, unforeseen(error))
+
+
+def unforeseen(error: BaseException) -> str:
+    """What is said of an error that nothing here foresaw: a traceback would exit with 1, which reads as a mismatch."""
+    kind = type(error).__name__
+    return f"a mistake in perceiver-ref, please report it with PERCEIVER_REF_DEBUG=1's traceback: {kind}: {error}"
+
+
+def complain(name: str, error: object, kind: str = "error") -> None:
+    """One line on stderr, short and printable whatever the files held that it speaks of."""
+    start = f"perceiver-ref {name}: {kind}: "
+    print(start + one_line(error, LINE - len(start)), file=sys.stderr)
 
 
 def _failed(name: str, error: object, code: int = BAD_INPUT) -> int:
-    text = " ".join(str(error).split())
-    print(f"perceiver-ref {name}: error: {text}", file=sys.stderr)
+    complain(name, error)
     return code
 
 

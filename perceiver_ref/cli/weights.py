@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 import numpy as np
 
@@ -50,5 +49,5 @@ def read_weights(given: argparse.Namespace, arguments: Arrays) -> Checkpoint:
         given.peer, given.weights, given.cls, config=given.config, dtype=given.dtype, inputs=arguments
     )
     for note in checkpoint.notes:
-        print(f"perceiver-ref {given.name}: note: {note}", file=sys.stderr)
+        complain(given.name, note, "note")
     return checkpoint

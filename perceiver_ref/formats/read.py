@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import AnyPath, existing_file, read_json
-from ..vectors.npz import read_npz
+from ..vectors.npz import check_name, read_npz
 from .dtypes import cast
 from .opcodes import shown
 from .pickles import haiku_arrays
@@ -69,8 +69,7 @@ def read_arrays(path: AnyPath, dtype: Any = None) -> tuple[Arrays, list[str]]:
             )
         arrays, notes = READERS[path.suffix](path, dtype)
     for name in arrays:
-        if not name.isprintable() or len(name) > _NAME:
-            raise InputError(f"{path}: the name {shown(name)!r} is no printable text of up to {_NAME} characters")
+        check_name(path, name)
     return arrays, notes
 
 

@@ -22,6 +22,7 @@ from ..inputs import (
     Pixels,
     TextInput,
 )
+from ..memory import require
 from ..position import FourierPositions, ProjectedPositions
 from .sketch import sketch
 
@@ -80,6 +81,7 @@ def _array(part: Any, shape: Shape, batch: int, dtype: Any) -> Any:
     if batch * math.prod(shape) > _LARGEST:
         raise InputError(f"an input of {batch} x {'x'.join(map(str, shape))} elements is too large to count")
     if isinstance(part, TextInput):
+        require(f"a text input of {batch} x {'x'.join(map(str, shape))} tokens", 8 * batch * math.prod(shape))
         return np.zeros((batch, *shape), np.int64)  # read for their range
     return sketch((batch, *shape), dtype)
 

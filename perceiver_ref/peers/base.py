@@ -12,8 +12,9 @@ import numpy as np
 from ..autograd import tree
 from ..autograd.tree import Tree
 from ..call import Call
-from ..errors import InputError, input_errors, one_of
+from ..errors import InputError, input_errors, one_of, shortened
 from ..parameters import Module
+from . import bounds
 from .names import Binding, check, load, store
 
 Arguments = dict[str, Any]
@@ -108,6 +109,8 @@ class Peer:
         short = next((name for name in names if name in self.classes), None)
         if short is None:
             raise one_of(f"class of peer {self.name}", path[-1], self.classes)
+        bounds.check_tree(f"the configuration of {short}", given.config)
+        bounds.check_tree(f"the call of {short}", given.call)
         with input_errors(f"the configuration of {short} cannot be used"):
             return self.classes[short](given)
 
@@ -129,15 +132,16 @@ def options(
 ) -> dict[str, Any]:
     """`known` (names with defaults) updated by `given`.
 
-    Raises `InputError` for an unknown name, listing the known, for a value that is not of its default's type or is a
-    negative number where the default is none, and for a required one that is missing. A default of None says nothing
-    about the type, an `Option` does; None may stand for any number.
+    Raises `InputError` for an unknown name, listing the known, for a value that is not of its default's type, is beyond
+    the option's bounds (`bounds`) or a negative number where the default is none, and for a required one that is
+    missing. A default of None says nothing about the type, an `Option` does; None may stand for any number.
     """
     if not isinstance(given, Mapping):
-        raise InputError(f"the options of {what} must be an object, got {given!r}")
+        raise InputError(f"the options of {what} must be an object, got {shortened(given)}")
     for key, value in given.items():
         if key in known:
             _check_type(f"option {key!r} of {what}", value, known[key])
+            bounds.check(f"option {key!r} of {what}", key, value, known[key])
         elif key not in ignored:
             raise one_of(f"option of {what}", key, known)
     for key, default in known.items():
@@ -162,9 +166,9 @@ def _check_type(what: str, value: Any, default: Any) -> None:
         return
     wanted: Any = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{what} must be {_KINDS[kind]}, got {value!r}")
+        raise InputError(f"{what} must be {_KINDS[kind]}, got {shortened(value)}")
     if kind is int and value < (min(default, 0) if isinstance(default, int) else 0):
-        raise InputError(f"{what} must not be negative, got {value!r}")
+        raise InputError(f"{what} must not be negative, got {shortened(value)}")
 
 
 def positive(what: str, value: Any) -> int:

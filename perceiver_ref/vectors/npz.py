@@ -16,6 +16,7 @@ from ..formats.dtypes import cast
 from ..formats.opcodes import first_line, shown
 
 _KINDS = {"b", "i", "u", "f", "U"}
+_NAME = 1000  # characters
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -37,6 +38,7 @@ def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
                 name = member.removesuffix(".npy")
                 if name in arrays or not member.endswith(".npy"):
                     raise InputError(f"{path}: {shown(name)!r} is there twice or no .npy; expected numbers or text")
+                check_name(path, name)
                 with archive.open(member) as opened:
                     arrays[name] = cast(_read_array(path, name, opened, archive.size(member)), dtype, name, path)
     except InputError:
@@ -46,6 +48,12 @@ def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
             f"{path} is not a readable .npz file ({first_line(error)}); write it again with numpy.savez"
         ) from None
     return arrays
+
+
+def check_name(path: object, name: str) -> None:
+    """Names of arrays are printed and joined: `InputError` unless one is printable text, and not long."""
+    if not name.isprintable() or len(name) > _NAME:
+        raise InputError(f"{path}: the name {shown(name)!r} is no printable text of up to {_NAME} characters")
 
 
 def _read_array(path: object, name: str, file: IO[bytes], size: int) -> np.ndarray:

@@ -11,9 +11,10 @@ from typing import Any
 
 from ... import attention, autoregressive, conventions, decoder, encoder, flamingo, inputs, layers, outputs, position
 from ... import queries as query_sources
-from ...errors import InputError, input_errors, one_of
+from ...errors import InputError, input_errors, one_of, shortened
 from ...perceiver_io import PerceiverIO
 from ...rotary import Rotary
+from .. import bounds
 
 TYPES: dict[str, type] = {
     made.__name__: made
@@ -109,6 +110,7 @@ def from_config(config: Any, where: str = "the configuration") -> Any:
         raise InputError(f"{where}: {name} needs {', '.join(missing)}")
     for key, value in given.items():
         _check(f"{where}: {key} of {name}", value, str(fields[key].type))
+        bounds.check(f"{where}: {key} of {name}", key, value, fields[key].default, typed=True)
     with input_errors(f"{where}: {name} cannot be made"):
         return TYPES[name](**given)
 
@@ -126,4 +128,4 @@ def _check(what: str, value: Any, annotation: str) -> None:
     for kind in kinds:
         if kind != "None" and isinstance(value, _PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool)):  # type: ignore[arg-type]
             return
-    raise InputError(f"{what} must be {annotation}, got {value!r}")
+    raise InputError(f"{what} must be {annotation}, got {shortened(value)}")
