@@ -1,4 +1,4 @@
-"""What fits into this machine: asked before something large is made, so that a size is one line and not a killed process."""
+"""What fits into this machine: asked before something large is made, so that it is a line and not a killed process."""
 
 from __future__ import annotations
 

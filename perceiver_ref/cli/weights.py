@@ -9,6 +9,7 @@ import numpy as np
 from ..checkpoints import Checkpoint, read_checkpoint
 from ..files import existing_file
 from ..vectors.npz import read_npz
+from .main import complain
 
 Arrays = dict[str, np.ndarray]
 _COTANGENT = "cotangent/"

@@ -108,7 +108,7 @@ def _write(folder: Path, case: Case, safetensors: bool) -> dict[str, Any]:
     }
     if safetensors:
         other = path.with_suffix(".safetensors")
-        write_safetensors(other, arrays, {"meta": json.dumps(meta)})
+        write_safetensors(other, arrays, {"meta": json.dumps({**meta, "arrays": list(arrays)})})
         row["safetensors"] = other.relative_to(folder).as_posix()
     return row
 

@@ -118,7 +118,7 @@ def _end_of(file: BinaryIO, entry: _Entry, limit: int) -> int:
 
 
 def _descriptor(data: bytes, meant: tuple[int, int, int]) -> int:
-    """The bytes of the checksum and sizes that stand behind a member's data: with a signature or not, in 4 or 8 each."""
+    """The bytes of the checksum and sizes that stand behind a member's data, with a signature or not, 4 or 8 each."""
     for form in ("<4sIQQ", "<4sIII", "<IQQ", "<III"):
         length = struct.calcsize(form)
         if len(data) < length:

@@ -147,7 +147,9 @@ def options(
     for key, default in known.items():
         if key not in given and (default is REQUIRED or (isinstance(default, Option) and default.required)):
             raise InputError(f"{what} needs the option {key!r}")
-    return {key: given.get(key, None if isinstance(default, Option) else default) for key, default in known.items()}
+    chosen = {key: given.get(key, None if isinstance(default, Option) else default) for key, default in known.items()}
+    bounds.check_layers(what, chosen)
+    return chosen
 
 
 _KINDS: dict[Any, str] = {

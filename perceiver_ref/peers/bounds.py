@@ -16,13 +16,15 @@ from ..errors import InputError, shortened
 
 LARGEST = 1 << 40
 """Of a number that no row names, and of the elements of one grid."""
+MOST_LAYERS = 1_024
+"""Of the layers of a model: the largest that was published has 60."""
 DEPTH = 32
 """Levels of lists and objects in a value."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Whole numbers, or numbers, from `lowest` to `highest`, both included; lists of such where the option is a list."""
+    """Whole numbers, or numbers, from `lowest` to `highest`, both included; or lists of such."""
 
     whole: bool
     lowest: float
@@ -33,15 +35,16 @@ class Bound:
         return f"a {'whole ' * self.whole}number from {_number(self.lowest)} to {_number(self.highest)}"
 
 
-REPEATS = Bound(True, 0, 10_000)
+REPEATS = Bound(True, 0, 512)
 HEADS = Bound(True, 1, 1 << 16)
 WIDTH = Bound(True, 1, 1 << 20)
 LENGTH = Bound(True, 1, 1 << 31)
 COUNT = Bound(True, 0, LARGEST)
 FACTOR = Bound(False, 2**-10, 1 << 16)
-BANDS = Bound(True, 0, 1 << 20)
+BANDS = Bound(True, 0, 1 << 16)
 PROJECTED = Bound(True, -1, 1 << 20)
-LAYERS_OR_ALL = Bound(True, -1, 10_000)
+LAYERS_OR_ALL = Bound(True, -1, 512)
+UPDATES = Bound(True, 0, 100_000)
 LENGTH_OR_NONE = Bound(True, -1, 1 << 31)
 DOUBLINGS = Bound(True, 0, 16)
 WINDOW = Bound(True, 1, 1 << 16)
@@ -54,10 +57,10 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
     (
         REPEATS,
         """depth layers blocks num_layers num_blocks perceiver_depth resampler_depth self_per_cross_attn every
-        num_self_attends_per_block num_self_attention_blocks num_self_attention_layers num_self_attention_layers_per_block
-        num_cross_attention_layers num_transformers_per_block initial_query_embed_num_layers n_extra_pos_mlp
-        position_layers cross_attends cross_attn_every rotary_layers
-        additional_cross_attend_after_layers""",
+        num_self_attends_per_block num_self_attention_blocks num_self_attention_layers
+        num_self_attention_layers_per_block num_cross_attention_layers num_transformers_per_block
+        initial_query_embed_num_layers n_extra_pos_mlp position_layers cross_attends cross_attn_every
+        rotary_layers additional_cross_attend_after_layers""",
     ),
     (
         HEADS,
@@ -104,6 +107,7 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
     (BANDS, "num_bands num_freq_bands num_frequency_bands"),
     (PROJECTED, "project_pos_dim"),
     (LAYERS_OR_ALL, "num_self_attention_rotary_layers"),
+    (UPDATES, "steps"),
     (LENGTH_OR_NONE, "input_idx_size"),
     (DOUBLINGS, "n_time_upsamples n_space_upsamples"),
     (
@@ -145,6 +149,14 @@ def check(what: str, name: str, value: Any, default: Any = None, typed: bool = F
     sizes = _check(what, value, bound, 0)
     if bound is LENGTH and math.prod(sizes) > LARGEST:
         raise InputError(f"{what} must be a grid of at most {_number(LARGEST)} elements, got {shortened(value)}")
+
+
+def check_layers(what: str, chosen: Mapping[str, Any]) -> None:
+    """Raise `InputError` when counts of layers within layers, such as blocks and layers, multiply to too many."""
+    repeats = {k: v for k, v in chosen.items() if BOUNDS.get(k) is REPEATS and type(v) is int and v > 1}
+    if math.prod(repeats.values()) > MOST_LAYERS:
+        said = ", ".join(f"{key} {value:,}" for key, value in repeats.items())
+        raise InputError(f"{what} has more than {MOST_LAYERS:,} layers: {said}")
 
 
 def check_tree(what: str, value: Any) -> None:

@@ -66,4 +66,17 @@ def _parsed(text: str) -> dict[str, Any] | None:
         line = json_text.parse(text)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+    return line if isinstance(line, dict) and _is_whole(line) else None
+
+
+def _is_whole(line: dict[str, Any]) -> bool:
+    """Whether a line has what each has: numbers by name, the stage's name, and at times an evaluation, such numbers."""
+    evaluation = line.get("evaluation", {})
+    numbers = [value for key, value in line.items() if key not in ("stage", "evaluation")]
+    return (
+        type(line.get("step")) is int
+        and isinstance(line.get("stage"), str)
+        and {"loss", "learning_rate"} <= set(line)
+        and isinstance(evaluation, dict)
+        and all(type(value) in (int, float) for value in [*numbers, *evaluation.values()])
+    )

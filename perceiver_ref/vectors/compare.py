@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,8 @@ class Agreement(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance."""
-        return self.error <= self.tolerance
+        """Whether the error is within the tolerance; another shape never is, whatever the tolerance."""
+        return math.isfinite(self.error) and self.error <= self.tolerance
 
 
 def agreement(kind: str, name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Agreement:

@@ -142,9 +142,9 @@ def count() -> int:
 def threads(number: int) -> Iterator[None]:
     """Within this context kernels and matrix products of every thread of the process use `number` threads.
 
-    `ValueError` unless it is a positive integer up to 4,096. The environment variable PERCEIVER_REF_THREADS sets the number from
-    the start; without it, it is OpenBLAS's (OPENBLAS_NUM_THREADS, or the number of cores). With another BLAS than
-    OpenBLAS it says how many threads kernels use, and the products are left alone.
+    `ValueError` unless it is a positive integer up to 4,096. The environment variable PERCEIVER_REF_THREADS sets the
+    number from the start; without it, it is OpenBLAS's (OPENBLAS_NUM_THREADS, or the number of cores). With another
+    BLAS than OpenBLAS it says how many threads kernels use, and the products are left alone.
     """
     before = _setting.read()
     _setting.write(_positive(number))

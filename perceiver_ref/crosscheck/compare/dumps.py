@@ -18,6 +18,7 @@ from ...formats.opcodes import shown
 from ...peers import peer
 from ...peers.base import Given, Rebuilt
 from ...vectors import TOLERANCES
+from ...vectors.case import is_tolerance
 from ...vectors.compare import difference, largest_difference
 from ...vectors.npz import read_npz
 from .layouts import in_layout_of, same_shape_transposed
@@ -70,7 +71,7 @@ class Compared:
     @property
     def passed(self) -> bool:
         """Whether the two arrays agree."""
-        return self.error <= self.tolerance
+        return bool(np.isfinite(self.error)) and self.error <= self.tolerance
 
 
 @dataclass
@@ -237,7 +238,7 @@ def _tolerance(a: Entry, b: Entry, reference: Dump, candidate: Dump) -> float:
     default = max(TOLERANCES.get(name, TOLERANCES["float64"])[kind] for name in names)
     own = [dump.meta.get("tolerance") for dump in (reference, candidate)]
     stated = [t.get(kind) for t in own if isinstance(t, dict)]
-    return max((float(t) for t in stated if isinstance(t, (int, float)) and t > 0), default=default)
+    return max((float(t) for t in stated if is_tolerance(t)), default=default)
 
 
 def _compared(a: Entry, b: Entry, how: str, tolerance: float, previous: float) -> Compared:
