@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _failed(options.name, "out of memory; use a smaller dtype or fewer inputs")
     except KeyboardInterrupt as error:
-        return _failed(options.name, str(error) or "interrupted", 130)
+        complain(options.name, str(error) or "interrupted", whole=True)
+        return 130
     except Exception as error:
         if os.environ.get("PERCEIVER_REF_DEBUG", "0") not in ("", "0"):
             raise
@@ -74,15 +75,15 @@ def unforeseen(error: BaseException) -> str:
     return f"a mistake in perceiver-ref, please report it with PERCEIVER_REF_DEBUG=1's traceback: {kind}: {error}"
 
 
-def complain(name: str, error: object, kind: str = "error") -> None:
-    """One line on stderr, short and printable whatever the files held that it speaks of."""
+def complain(name: str, error: object, kind: str = "error", whole: bool = False) -> None:
+    """One line on stderr, printable whatever the files held that it speaks of; a short one, or with `whole` all."""
     start = f"perceiver-ref {name}: {kind}: "
-    print(start + one_line(error, LINE - len(start)), file=sys.stderr)
+    print(start + one_line(error, 1 << 16 if whole else LINE - len(start)), file=sys.stderr)
 
 
-def _failed(name: str, error: object, code: int = BAD_INPUT) -> int:
+def _failed(name: str, error: object) -> int:
     complain(name, error)
-    return code
+    return BAD_INPUT
 
 
 def computing(command: argparse.ArgumentParser, default: str) -> None:

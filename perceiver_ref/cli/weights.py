@@ -50,5 +50,5 @@ def read_weights(given: argparse.Namespace, arguments: Arrays) -> Checkpoint:
         given.peer, given.weights, given.cls, config=given.config, dtype=given.dtype, inputs=arguments
     )
     for note in checkpoint.notes:
-        complain(given.name, note, "note")
+        complain(given.name, note, "note", whole=True)
     return checkpoint

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import bounds
 from ..autograd import tree
 from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError, input_errors, one_of, shortened
 from ..parameters import Module
-from . import bounds
 from .names import Binding, check, load, store
 
 Arguments = dict[str, Any]
@@ -141,7 +141,7 @@ def options(
     for key, value in given.items():
         if key in known:
             _check_type(f"option {key!r} of {what}", value, known[key])
-            bounds.check(f"option {key!r} of {what}", key, value, known[key])
+            bounds.check(f"option {key!r} of {what}", bounds.row(what, key), value, known[key])
         elif key not in ignored:
             raise one_of(f"option of {what}", key, known)
     for key, default in known.items():

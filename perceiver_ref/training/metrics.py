@@ -70,13 +70,12 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 
 def _is_whole(line: dict[str, Any]) -> bool:
-    """Whether a line has what each has: numbers by name, the stage's name, and at times an evaluation, such numbers."""
+    """Whether a line is numbers by name, with the stage's name and at times an evaluation, which is such numbers."""
     evaluation = line.get("evaluation", {})
     numbers = [value for key, value in line.items() if key not in ("stage", "evaluation")]
     return (
         type(line.get("step")) is int
-        and isinstance(line.get("stage"), str)
-        and {"loss", "learning_rate"} <= set(line)
+        and isinstance(line.get("stage", ""), str)
         and isinstance(evaluation, dict)
         and all(type(value) in (int, float) for value in [*numbers, *evaluation.values()])
     )

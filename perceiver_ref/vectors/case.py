@@ -14,7 +14,7 @@ from .. import json_text
 from ..errors import InputError, listed, one_of, shortened
 from ..files import AnyPath
 from ..formats.dtypes import finite
-from .npz import read_npz, write_npz
+from .npz import check_name, read_npz, write_npz
 
 PACKAGED = Path(__file__).parent / "packaged"
 """The folder of the cases that the package ships."""
@@ -94,6 +94,7 @@ def read_case(path: AnyPath) -> Case:
     _check_list(path, meta.pop("arrays", None), arrays)
     case = Case(meta)
     for key, array in arrays.items():
+        check_name(path, key)
         group, _, name = key.partition("/")
         if group not in _GROUPS or not name:
             raise InputError(f"{path}: {one_of('key', key, [f'{g}/<name>' for g in _GROUPS] + ['meta'])}")

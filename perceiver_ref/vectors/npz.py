@@ -38,7 +38,6 @@ def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
                 name = member.removesuffix(".npy")
                 if name in arrays or not member.endswith(".npy"):
                     raise InputError(f"{path}: {shown(name)!r} is there twice or no .npy; expected numbers or text")
-                check_name(path, name)
                 with archive.open(member) as opened:
                     arrays[name] = cast(_read_array(path, name, opened, archive.size(member)), dtype, name, path)
     except InputError:

@@ -9,12 +9,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ... import attention, autoregressive, conventions, decoder, encoder, flamingo, inputs, layers, outputs, position
+from ... import (
+    attention,
+    autoregressive,
+    bounds,
+    conventions,
+    decoder,
+    encoder,
+    flamingo,
+    inputs,
+    layers,
+    outputs,
+    position,
+)
 from ... import queries as query_sources
 from ...errors import InputError, input_errors, one_of, shortened
 from ...perceiver_io import PerceiverIO
 from ...rotary import Rotary
-from .. import bounds
 
 TYPES: dict[str, type] = {
     made.__name__: made
@@ -110,7 +121,7 @@ def from_config(config: Any, where: str = "the configuration") -> Any:
         raise InputError(f"{where}: {name} needs {', '.join(missing)}")
     for key, value in given.items():
         _check(f"{where}: {key} of {name}", value, str(fields[key].type))
-        bounds.check(f"{where}: {key} of {name}", key, value, fields[key].default, typed=True)
+        bounds.check(f"{where}: {key} of {name}", bounds.BOUNDS.get(key), value, fields[key].default, typed=True)
     with input_errors(f"{where}: {name} cannot be made"):
         return TYPES[name](**given)
 
