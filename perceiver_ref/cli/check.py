@@ -9,7 +9,7 @@ from typing import Any
 
 from ..autograd.backend import module
 from ..crosscheck import Result, check_file
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..vectors import PACKAGED, TOLERANCES
 from .main import BAD_INPUT, MISMATCH, OK, complain, computing
 from .result import write_result
@@ -25,7 +25,7 @@ def options(command: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> int:
     """`perceiver-ref check`: 1 when a case does not agree, else 2 when one could not be run, else 0."""
     module(options.backend)
-    files = list(_case_files(options.paths))
+    files = [(path, printable(name)) for path, name in _case_files(options.paths)]
     width = max(len(name) for _, name in files)
     print(f"{'case':<{width}}  result  outputs   gradients")
     results: list[Result] = []

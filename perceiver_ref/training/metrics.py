@@ -69,6 +69,10 @@ def _parsed(text: str) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and _is_whole(line) else None
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
+
+
 def _is_whole(line: dict[str, Any]) -> bool:
     """Whether a line is numbers by name, with the stage's name and at times an evaluation, which is such numbers."""
     evaluation = line.get("evaluation", {})
@@ -76,6 +80,7 @@ def _is_whole(line: dict[str, Any]) -> bool:
     return (
         type(line.get("step")) is int
         and isinstance(line.get("stage", ""), str)
+        and line.get("stage", "").isprintable()
         and isinstance(evaluation, dict)
-        and all(type(value) in (int, float) for value in [*numbers, *evaluation.values()])
+        and all(map(_is_number, [*numbers, *evaluation.values()]))
     )

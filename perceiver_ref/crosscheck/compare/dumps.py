@@ -238,7 +238,7 @@ def _tolerance(a: Entry, b: Entry, reference: Dump, candidate: Dump) -> float:
     default = max(TOLERANCES.get(name, TOLERANCES["float64"])[kind] for name in names)
     own = [dump.meta.get("tolerance") for dump in (reference, candidate)]
     stated = [t.get(kind) for t in own if isinstance(t, dict)]
-    return max((float(t) for t in stated if is_tolerance(t)), default=default)
+    return max((float(t) for t in stated if t is not None and is_tolerance(t)), default=default)
 
 
 def _compared(a: Entry, b: Entry, how: str, tolerance: float, previous: float) -> Compared:
