@@ -69,6 +69,10 @@ def _parsed(text: str) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and _is_whole(line) else None
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) < 100
+
+
 def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
 
@@ -79,8 +83,7 @@ def _is_whole(line: dict[str, Any]) -> bool:
     numbers = [value for key, value in line.items() if key not in ("stage", "evaluation")]
     return (
         type(line.get("step")) is int
-        and isinstance(line.get("stage", ""), str)
-        and line.get("stage", "").isprintable()
+        and _is_name(line.get("stage", ""))
         and isinstance(evaluation, dict)
         and all(map(_is_number, [*numbers, *evaluation.values()]))
     )
