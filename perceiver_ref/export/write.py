@@ -89,7 +89,7 @@ def _write(folder: Path, case: Case, safetensors: bool) -> dict[str, Any]:
     meta = case.meta
     path = folder / f"{meta['case']}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_case(path, case)
+    write_case(path, case, with_list=False)  # the index has it
     arrays = arrays_of(case)
     row = {
         "id": meta["case"],
@@ -108,7 +108,7 @@ def _write(folder: Path, case: Case, safetensors: bool) -> dict[str, Any]:
     }
     if safetensors:
         other = path.with_suffix(".safetensors")
-        write_safetensors(other, arrays, {"meta": json.dumps({**meta, "arrays": list(arrays)})})
+        write_safetensors(other, arrays, {"meta": json.dumps(meta)})
         row["safetensors"] = other.relative_to(folder).as_posix()
     return row
 

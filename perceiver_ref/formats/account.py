@@ -17,7 +17,7 @@ text: it is given to a call, made bytes, and made an array, which is three; a fi
 OBJECTS = 32
 """Bytes of containers and other objects, for each byte of the file: a tensor of PyTorch takes 250 bytes of a file and
 2 KB of tuples, dicts and memo, which is eight."""
-FREE_DATA, FREE_OBJECTS = 1 << 12, 1 << 25
+FREE_DATA, FREE_OBJECTS = 1 << 12, 1 << 24
 """What every file has beyond that, however small."""
 MOST_OBJECTS = 1 << 29
 """However large the file: most of it is data, not objects."""

@@ -105,10 +105,13 @@ def read_case(path: AnyPath) -> Case:
     return case
 
 
-def write_case(path: AnyPath, case: Case) -> None:
-    """Write a case so that `read_case` gives it back; nothing is left behind when that fails."""
+def write_case(path: AnyPath, case: Case, *, with_list: bool = True) -> None:
+    """Write a case so that `read_case` gives it back; nothing is left behind when that fails.
+
+    `with_list`: also the list of its arrays, for `read_case` to hold the file to.
+    """
     arrays = {f"{group}/{name}": array for group, named in groups(case) for name, array in named.items()}
-    meta = {**case.meta, "arrays": list(arrays)}
+    meta = {**case.meta, **({"arrays": list(arrays)} if with_list else {})}
     write_npz(path, {"meta": np.array(json.dumps(meta)), **arrays})
 
 

@@ -199,8 +199,10 @@ def cut(items: Sequence[Share], parts: int) -> list[Sequence[Share]]:
 
 
 def _positive(number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MOST:
-        raise ValueError(f"the number of threads must be a positive integer up to {_MOST:,}, got {number!r}")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"the number of threads must be a positive integer, got {number!r}")
+    if number > _MOST:
+        raise ValueError(f"the number of threads must be at most {_MOST:,}, got {number:,}")
     return number
 
 
@@ -209,7 +211,7 @@ def _from_environment(text: str) -> None:
         try:
             _setting.write(_positive(int(text)))
         except ValueError:
-            raise ValueError(f"{VARIABLE} must be a positive integer up to {_MOST:,}, got {text[:40]!r}") from None
+            raise ValueError(f"{VARIABLE} must be a positive integer, got {text[:40]!r}") from None
 
 
 _from_environment(os.environ.get(VARIABLE, ""))
