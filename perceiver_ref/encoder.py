@@ -19,7 +19,7 @@ from .tracing import point, scope
 from .variation import variable
 
 Sharing = Literal["all", "later", "none"]
-_MOST_LAYERS = 100_000  # a mistyped configuration is an error at once, not memory filling up
+_MOST_LAYERS = 5_000  # a mistyped configuration is an error at once, not memory filling up
 
 
 @dataclass(frozen=True)

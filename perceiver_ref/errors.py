@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+LINE = 200
+"""Characters of the longest line that the command line prints about an error."""
 
 
 class InputError(ValueError):
@@ -20,8 +24,50 @@ def input_errors(what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except MemoryError as error:
+        raise InputError(f"{what}: out of memory{f' ({error})' if str(error) else ''}") from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple = 3, 4, 6, 6
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+
+
+def shortened(value: object, bare: bool = False) -> str:
+    """A value for a message, however long or deep it is: its `repr`, or with `bare` a text as it is, on one line."""
+    if bare and isinstance(value, str):
+        text = value if len(value) <= _REPR.maxstring else value[: _REPR.maxstring - 3] + "..."
+        return printable(text)
+    try:
+        return printable(_REPR.repr(value))
+    except (RecursionError, ValueError):  # such as a number of more digits than Python prints
+        return f"a huge {type(value).__name__}"
+
+
+def printable(text: str) -> str:
+    """Text that came from a file: what a terminal would act on, such as an escape, is written as Python writes it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def one_line(error: object, length: int = LINE) -> str:
+    """An error's text for a line of at most `length` characters, printable; long paths lose their first folders."""
+    text = printable(" ".join(_start(str(error), 100 * length).split()))
+    if len(text) > length:
+        text = " ".join(_short_path(word) for word in text.split(" "))
+    return _start(text, length)
+
+
+def _start(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _short_path(word: str) -> str:
+    if len(word) <= 60 or "/" not in word:
+        return word
+    kept = word[-40:]
+    return f"...{kept[kept.find('/') :]}" if "/" in kept else f"...{kept}"
 
 
 def listed(items: Iterable[object], most: int = 8, between: str = ", ") -> str:
@@ -36,6 +82,6 @@ def one_of(what: str, name: str, known: object) -> InputError:
     import difflib
 
     names = sorted(map(str, known))  # type: ignore[call-overload]
-    close = difflib.get_close_matches(str(name), names, n=1)
+    close = difflib.get_close_matches(str(name)[:LINE], names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
-    return InputError(f"unknown {what} {name!r}{hint} Known: {', '.join(names)}")
+    return InputError(f"unknown {what} {shortened(name)}{hint} Known: {', '.join(names)}")

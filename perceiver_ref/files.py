@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from . import json_text
 from .errors import InputError
 from .formats.contents import JSON, misnamed
 from .signals import held
 
 AnyPath = str | os.PathLike[str]
-_JSON_LIMIT = 64 << 20
 _IN_MEMORY = 64 << 20
 
 
@@ -50,15 +50,13 @@ def _check_readable(path: Path, what: str) -> None:
 def read_json(path: AnyPath, what: str) -> dict[str, Any]:
     """The object in a JSON file."""
     path = existing_file(path, what)
-    if path.stat().st_size > _JSON_LIMIT:
-        raise InputError(f"{path} has more than {_JSON_LIMIT >> 20} MiB; expected {what}")
+    if path.stat().st_size > json_text.LIMIT:
+        raise InputError(f"{path} has more than {json_text.LIMIT >> 20} MiB; expected {what}")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
-        why = misnamed(path, error, lambda error: str(error).splitlines()[0], JSON)
+        value = json_text.parse(path.read_bytes())
+    except ValueError as error:
+        why = misnamed(path, error, str, JSON)
         raise InputError(f"{path} is not JSON ({why}); expected {what}") from None
-    except MemoryError:
-        raise InputError(f"{path} is nested too deeply; expected {what}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a JSON {type(value).__name__}; expected {what}, an object")
     return value

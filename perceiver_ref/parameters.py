@@ -15,9 +15,11 @@ from .autograd import backend as backends
 from .autograd import tree
 from .autograd.tree import Tree
 from .constraints import check_fields
-from .errors import InputError, input_errors, listed
+from .errors import InputError, input_errors, listed, shortened
+from .memory import gib, require
 from .variation import variable
 
+_LARGEST = 1 << 42  # elements, 16 TiB: the largest that was published have a thousandth of it
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
@@ -30,7 +32,10 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in self.shape):
-            raise InputError(f"a parameter cannot have the shape {self.shape}: sizes are whole numbers, not negative")
+            shape = shortened(self.shape)
+            raise InputError(f"a parameter cannot have the shape {shape}: sizes are whole numbers, not negative")
+        if self.size > _LARGEST:
+            raise InputError(f"a parameter of shape {shortened(self.shape)} needs {gib(4 * self.size)} in float32")
 
     @property
     def size(self) -> int:
@@ -154,6 +159,7 @@ class Module:
             return backends.to_backend(parameter.initializer(rng, parameter.shape).astype(dtype), backend)
 
         spec = self.parameters()
+        require(f"{type(self).__name__} with {self.count():,} parameters", self.count() * np.dtype(dtype).itemsize)
         return tree.unflatten_like(spec, [draw(path, parameter) for path, parameter in tree.leaves(spec)])
 
     def count(self) -> int:

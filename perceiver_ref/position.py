@@ -21,6 +21,7 @@ from .constraints import Count, NotNegative
 from .conventions import DEEPMIND, Conventions, Grid, Subsampling
 from .errors import InputError
 from .layers import Linear
+from .memory import require
 from .parameters import Module, Parameter, truncated_normal
 from .resize import resize_bicubic
 from .tracing import lazy_point, point
@@ -61,8 +62,15 @@ def linear_positions(
 
     index_dims -> each axis evenly spaced from -1 to 1, or between other `ends`, both included.
     """
+    _require(index_dims, len(index_dims), dtype)
     axes = [linspace(*ends, n, dtype, grid) for n in index_dims]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def _require(index_dims: tuple[int, ...], channels: int, dtype: Any) -> None:
+    """Positions are made whole: `InputError` where they do not fit into memory."""
+    size = math.prod(index_dims) * channels * np.dtype(dtype).itemsize
+    require(f"an encoding of {math.prod(index_dims):,} positions", size)
 
 
 @variable("frequencies")
@@ -178,6 +186,7 @@ def _features(encoding: FourierPositions, positions: Any) -> Any:
 
 @lru_cache(maxsize=2)  # a table of the papers' sizes takes up to 200 MB
 def _grid_features(encoding: FourierPositions, index_dims: tuple[int, ...], dtype: Any) -> Array:
+    _require(index_dims, encoding.channels, dtype)
     positions = linear_positions(index_dims, dtype, encoding.conventions.grid).reshape(-1, len(index_dims))
     table = _features(encoding, positions)
     table.flags.writeable = False

@@ -10,7 +10,6 @@ pytest imports this module whenever the package is installed, so that nothing is
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -136,8 +135,10 @@ def _cases(path: Path) -> Iterator[tuple[str, Path]]:
             raise pytest.UsageError(f"--perceiver-vectors: {path} holds neither {_INDEX} nor .npz files")
         yield from ((file.relative_to(path).with_suffix("").as_posix(), file) for file in files)
         return
+    from . import json_text
+
     try:
-        rows = json.loads(index.read_text(encoding="utf-8"))["cases"]
+        rows = json_text.parse(index.read_bytes())["cases"]
         found = [(str(row["id"]), path / str(row["file"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise pytest.UsageError(f"--perceiver-vectors: {index} is no index of cases ({error!r})") from None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .autograd.tensor import array_of
 from .errors import InputError
 
 Size = tuple[int, int]
+_MOST = 100_000  # tiles: each is a forward pass
 
 
 def tile_origins(image: Size, tile: Size, overlap: int) -> list[Size]:
@@ -23,6 +25,8 @@ def tile_origins(image: Size, tile: Size, overlap: int) -> list[Size]:
     """
     if overlap >= min(tile) or any(n < t for n, t in zip(image, tile)):
         raise InputError(f"tiles {tile} must be larger than their overlap {overlap} and fit the image {image}")
+    if math.prod(n // (t - overlap) + 1 for n, t in zip(image, tile)) > _MOST:
+        raise InputError(f"an image of {image} has more than {_MOST:,} tiles of {tile} that overlap by {overlap}")
     rows, columns = ([min(start, n - t) for start in range(0, n, t - overlap)] for n, t in zip(image, tile))
     return list(itertools.product(rows, columns))
 

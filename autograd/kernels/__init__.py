@@ -51,4 +51,5 @@ def _known(mode: str) -> str:
     return mode
 
 
-_known(kernel_mode.get())  # the environment variable may hold anything
+if kernel_mode.get() not in MODES:  # the environment variable may hold anything
+    raise ValueError(f"PERCEIVER_REF_KERNELS must be {' or '.join(MODES)}, got {kernel_mode.get()[:40]!r}")

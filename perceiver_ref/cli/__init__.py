@@ -12,6 +12,22 @@ Exit codes: 0 all well, 1 a mismatch was found, 2 bad input or usage, which prin
 128 and its number for a signal that stopped the command.
 """
 
-from .main import main
+import sys
+from collections.abc import Sequence
+
+from ..errors import one_line
+
+try:
+    from .main import main
+except ValueError as error:  # an environment variable, which is read when its module is first imported
+    if "PERCEIVER_REF_" not in str(error):
+        raise
+    _wrong = one_line(error, 170)
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        """What `main.main` is where an environment variable can be used: it runs a command."""
+        print(f"perceiver-ref: error: {_wrong}", file=sys.stderr)
+        return 2
+
 
 __all__ = ["main"]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..autograd.backend import module
 from ..crosscheck import Result, check_file
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..vectors import PACKAGED, TOLERANCES
-from .main import BAD_INPUT, MISMATCH, OK, computing
+from .main import BAD_INPUT, MISMATCH, OK, complain, computing
 from .result import write_result
 from .words import verdict
 
@@ -26,7 +25,7 @@ def options(command: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> int:
     """`perceiver-ref check`: 1 when a case does not agree, else 2 when one could not be run, else 0."""
     module(options.backend)
-    files = list(_case_files(options.paths))
+    files = [(path, printable(name)) for path, name in _case_files(options.paths)]
     width = max(len(name) for _, name in files)
     print(f"{'case':<{width}}  result  outputs   gradients")
     results: list[Result] = []
@@ -38,7 +37,7 @@ def check(options: argparse.Namespace) -> int:
         for note in result.notes:
             print(f"    note: {note}")
         if result.status == "error":
-            print(f"perceiver-ref check: error: {' '.join(result.message.split())}", file=sys.stderr)
+            complain("check", result.message)
         for a in result.agreements:
             if not a.passed:
                 print(f"    {a.kind} {a.name}: {a.note or f'error {_error(a.error)}, tolerance {a.tolerance:.0e}'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import NoReturn
 
 from ..autograd.backend import BACKENDS, BackendError
 from ..autograd.kernels import MODES, kernels
-from ..errors import InputError, one_of
+from ..errors import LINE, InputError, one_line, one_of
 from ..files import remove_temporaries
 from ..signals import exit_code, settle, stopping
 from ..version import __version__
@@ -35,7 +36,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with usage errors as one line like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        start, end = f"{self.prog}: error: ", f"; see {self.prog} --help"
+        print(start + one_line(message, LINE - len(start + end)) + end, file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
@@ -77,11 +79,26 @@ def _run(options: argparse.Namespace) -> int:
         return _failed(options.name, f"{error.strerror or error}: {error.filename or 'no file'}")
     except MemoryError:
         return _failed(options.name, "out of memory; use a smaller dtype or fewer inputs")
+    except Exception as error:
+        if os.environ.get("PERCEIVER_REF_DEBUG", "0") not in ("", "0"):
+            raise
+        return _failed(options.name, unforeseen(error))
+
+
+def unforeseen(error: BaseException) -> str:
+    """What is said of an error that nothing here foresaw: a traceback would exit with 1, which reads as a mismatch."""
+    kind = type(error).__name__
+    return f"a mistake in perceiver-ref, please report it with PERCEIVER_REF_DEBUG=1's traceback: {kind}: {error}"
+
+
+def complain(name: str, error: object, kind: str = "error", whole: bool = False) -> None:
+    """One line on stderr, printable whatever the files held that it speaks of; a short one, or with `whole` all."""
+    start = f"{f'perceiver-ref {name}'.rstrip()}: {kind}: "
+    print(start + one_line(error, 1 << 16 if whole else LINE - len(start)), file=sys.stderr)
 
 
 def _failed(name: str, error: object, code: int = BAD_INPUT) -> int:
-    text = " ".join(str(error).split())
-    print(f"{f'perceiver-ref {name}'.rstrip()}: error: {text}", file=sys.stderr)
+    complain(name, error, whole=code != BAD_INPUT)  # what is said of an interrupt stays whole
     return code
 
 

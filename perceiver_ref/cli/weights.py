@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
+from .. import json_text
 from ..checkpoints import Checkpoint, Choice, read_checkpoint
 from ..errors import InputError
 from ..files import existing_file, read_json
 from ..formats.opcodes import first_line
 from ..vectors.npz import read_npz
+from .main import complain
 
 Arrays = dict[str, np.ndarray]
 _Result = TypeVar("_Result")
@@ -81,8 +81,8 @@ def read_call(given: argparse.Namespace) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return read_json(text, "arguments in JSON, an object (--call)")
     try:
-        made: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError, MemoryError) as error:
+        made: dict[str, Any] = json_text.parse(text.encode())
+    except ValueError as error:
         raise InputError(f"--call is not JSON ({first_line(error)}); expected an object of arguments") from None
     return made
 
@@ -130,5 +130,5 @@ def read_weights(given: argparse.Namespace, arguments: Arrays, call: Mapping[str
         choice=Choice(given.key, given.prefix, given.allow_unused),
     )
     for note in checkpoint.notes:
-        print(f"perceiver-ref {given.name}: note: {note}", file=sys.stderr)
+        complain(given.name, note, "note", whole=True)
     return checkpoint

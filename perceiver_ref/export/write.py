@@ -85,7 +85,7 @@ def _write(folder: Path, case: Case, safetensors: bool) -> dict[str, Any]:
     meta = case.meta
     path = folder / f"{meta['case']}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_case(path, case)
+    write_case(path, case, with_list=False)  # the index has it
     arrays = arrays_of(case)
     row = {
         "id": meta["case"],

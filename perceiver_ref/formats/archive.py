@@ -10,6 +10,8 @@ from typing import IO
 
 import numpy as np
 
+from .zip_layout import check_layout
+
 _CHUNK = 1 << 20
 _FREE = 1 << 28
 _RATIO = 100
@@ -72,5 +74,9 @@ def read_into(file: IO[bytes], array: np.ndarray) -> None:
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
     """The archive in a file; raises what `zipfile` does, and `ValueError` for what no archive of weights needs."""
+    size = path.stat().st_size
     with path.open("rb") as file, zipfile.ZipFile(file) as opened:
-        yield Archive(opened, path.stat().st_size)
+        archive = Archive(opened, size)
+        if check_layout(file, size) != len(opened.infolist()):
+            raise ValueError("its directory is damaged")
+        yield archive

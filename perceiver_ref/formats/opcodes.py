@@ -1,21 +1,21 @@
 """Interpreting pickles instead of running them: containers, numbers and text, and constructors from a table.
 
 Unpickling calls whatever a file names. Here its opcodes work on a stack of our own, a name is looked up in the table
-that the reader of one kind of file gives, and for what the table lacks a placeholder stands (`foreign`). Sizes are
-bounded by the file: nothing is read, copied or repeated beyond what it holds.
+that the reader of one kind of file gives, and for what the table lacks a placeholder stands (`foreign`). Work and memory
+are bounded by the file's size: nothing is read beyond what it holds, and every instruction is paid for (`account`).
 """
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from ..errors import InputError
+from .account import WIDE_TEXT, Account, SpentError, is_wide
 from .contents import PICKLE, PYTORCH, misnamed
 from .foreign import Foreign, RefusedError, made
 
@@ -35,6 +35,8 @@ _VALUES = {
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_LONG_TEXTS = {"BINUNICODE": 4, "BINUNICODE8": 8}  # bytes of their length
+_BY_CODE: dict[bytes, Any] = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 
 
 class Buildable:
@@ -81,7 +83,7 @@ def pickle_errors(path: object, what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except RefusedError as error:
+    except (RefusedError, SpentError) as error:
         raise InputError(f"{path} is refused: it holds {error}; expected {what} only") from None
     except Exception as error:  # damage makes the opcodes' decoders and NumPy raise almost anything
         why = misnamed(Path(str(path)), error, first_line, PYTORCH, PICKLE)
@@ -110,7 +112,7 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     known = {id(value) for value in names.values()}
-    budget = 4 * size + _SMALL  # bytes of text and arrays that calls may make: a file holds each, if only as float8
+    account = Account(size)
 
     def since_mark() -> list[Any]:
         items: list[Any] = []
@@ -118,17 +120,10 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
             items.append(item)
         return items[::-1]
 
-    def charge(value: Any) -> None:
-        nonlocal budget
-        budget -= _bytes(value)
-        if budget < 0:
-            raise RefusedError("the same data again and again")
-
-    opcodes: Iterator[tuple[Any, Any, Any]] = pickletools.genops(file)  # type: ignore[arg-type]
-    for count, (opcode, argument, _) in enumerate(opcodes):
-        name = opcode.name
+    for count, (name, argument) in enumerate(_instructions(file)):
         if count > _OPCODES:
             raise RefusedError(f"more than {_OPCODES:,} instructions")
+        account.instruction(name)
         if name in _VALUES:
             stack.append(argument)
         elif name in _CONSTANTS:
@@ -153,16 +148,17 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
             stack.append([])
         elif name == "EMPTY_DICT":
             stack.append({})
-        elif name == "LIST":
-            stack.append(since_mark())
-        elif name == "TUPLE":
-            stack.append(tuple(since_mark()))
+        elif name in ("LIST", "TUPLE"):
+            items = since_mark()
+            account.items(len(items))
+            stack.append(items if name == "LIST" else tuple(items))
         elif name in _TUPLES:
             length = _TUPLES[name]
             items = [stack.pop() for _ in range(length)]
             stack.append(tuple(items[::-1]))
         elif name in ("DICT", "SETITEMS"):
             items = since_mark()
+            account.entries(len(items) // 2)
             if name == "DICT":
                 stack.append({})
             for key, value in zip(items[::2], items[1::2], strict=True):
@@ -176,6 +172,7 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
                 stack[-1].extend(items)
             elif not isinstance(stack[-1], Foreign):
                 raise RefusedError("a malformed list")
+            account.items(len(items))
         elif name == "EMPTY_SET":
             stack.append(_SET)
         elif name == "FROZENSET":
@@ -196,8 +193,9 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
             if not isinstance(function, Foreign):
                 if id(function) not in known or keywords or not isinstance(arguments, tuple):
                     raise RefusedError("a call")
+                account.call(arguments)
                 function = made(function, arguments) if callable(function) else Foreign("a call", tensor=True)
-                charge(function)
+                account.made(function)
             stack.append(function)  # what was made, or the placeholder, which stands for its objects, too
         elif name == "BUILD":
             state, target = stack.pop(), stack[-1]
@@ -206,7 +204,7 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
                     target.set_state(state)
                 except RefusedError as error:
                     target.refused = str(error)
-                charge(target)
+                account.made(target)
             elif not isinstance(target, (dict, Foreign)):  # whose attributes are left out
                 raise RefusedError("an object with a state")
         elif name == "BINPERSID" and persistent is not None:
@@ -214,6 +212,32 @@ def interpret(file: Bounded, size: int, names: Names, persistent: Callable[[Any]
         else:
             raise RefusedError(f"the opcode {name}")
     raise RefusedError("no end")
+
+
+def _instructions(file: Bounded) -> Iterator[tuple[str, Any]]:
+    """Name and argument of one opcode after another, up to STOP, as `pickletools.genops` gives them."""
+    while code := bytes(file.read(1)):
+        opcode = _BY_CODE.get(code)
+        if opcode is None:
+            raise ValueError(f"unknown opcode {code!r}")
+        if opcode.name in _LONG_TEXTS:
+            yield opcode.name, _long_text(file.read(int.from_bytes(file.read(_LONG_TEXTS[opcode.name]), "little")))
+        elif opcode.name == "UNICODE":
+            yield opcode.name, opcode.arg.reader(io.BytesIO(_narrow_line(file.readline())))
+        else:
+            yield opcode.name, None if opcode.arg is None else opcode.arg.reader(file)
+
+
+def _long_text(piece: bytes | bytearray) -> str:
+    if is_wide(piece):
+        raise RefusedError("a long text of wide letters")
+    return str(piece, "utf-8", "surrogatepass")
+
+
+def _narrow_line(line: bytes) -> bytes:
+    if len(line) > WIDE_TEXT:  # its escapes may be of any letter
+        raise RefusedError("a line of text that is too long")
+    return line
 
 
 def mapping(items: Any = ()) -> dict[Any, Any]:
@@ -302,10 +326,3 @@ def _named(names: Names, module: Any, name: Any) -> Any:
     if (module, name) not in names:
         return Foreign(f"the name {shown(f'{module}.{name}')}", tensor=name.startswith("_rebuild"))
     return names[module, name]
-
-
-def _bytes(value: Any) -> int:
-    value = getattr(value, "array", value)
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    return len(value) if isinstance(value, (bytes, bytearray)) else 0

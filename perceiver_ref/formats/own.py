@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import json_text
 from ..autograd import tree
 from ..errors import InputError, listed
 from ..peers import Rebuilt
@@ -72,8 +73,8 @@ def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
     if text is None or text.dtype.kind != "U" or text.shape:
         return None
     try:
-        meta = json.loads(str(text))
-    except (ValueError, RecursionError) as error:
+        meta = json_text.parse(str(text))
+    except ValueError as error:
         raise InputError(f"{where}: meta is not JSON ({first_line(error)})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         return None

@@ -23,6 +23,7 @@ from .state_dict import Found, find_tree
 
 _DTYPE = re.compile(r"[<>|=]?[biuf]\d{1,2}")  # bool, integer, floating point: no objects, no text, no records
 _SIZE = 1 << 40
+_NAME = 1000  # characters
 _WHAT = "a pickle of arrays and containers"
 
 
@@ -85,7 +86,9 @@ def read_haiku(path: Path, key: str | None = None) -> Found:
     """
     path = existing_file(path, "a pickle of arrays")
     with pickle_errors(path, _WHAT):
-        found = find_tree(path, _interpreted(path), key)
+        content = _interpreted(path)
+        _check_names(path, content)
+        found = find_tree(path, content, key)
     if not found.arrays:
         raise InputError(f"{path}: expected a Haiku parameter tree, arrays by module and name")
     return found
@@ -95,6 +98,15 @@ def _interpreted(path: Path) -> Any:
     with path.open("rb") as file:
         size = path.stat().st_size
         return plain(interpret(Bounded(file, size), size, NUMPY), _finish)
+
+
+def _check_names(path: Path, content: Any, length: int = 0) -> None:
+    """Names are joined along the way to each array: a long one above many would be copied for each."""
+    if length > _NAME:
+        raise InputError(f"{path}: the name of an array has more than {_NAME} characters")
+    lists = enumerate(content) if isinstance(content, (list, tuple)) else ()
+    for key, value in content.items() if isinstance(content, dict) else lists:
+        _check_names(path, value, length + len(str(key)) + 1)
 
 
 def _finish(value: Any) -> np.ndarray:

@@ -27,7 +27,8 @@ from .state_dict import Found, find_state_dict
 from .tensors import PYTORCH, Quantizer, Storage, Tensor, finish, part_of, reach, saved_storage
 
 _WHAT = "what torch.save(model.state_dict(), path) writes, tensors and containers"
-_PICKLE_LIMIT = 1 << 28
+_PICKLE_LIMIT, _PICKLE_FREE = 1 << 28, 1 << 24
+"""Bytes of the pickle, which torch.save does not compress: the most, and what a compressed one may grow by."""
 _ZIP = b"PK\x03\x04"
 _PROTOCOL = 1001
 
@@ -62,7 +63,7 @@ def _read_zip(path: Path, archive: Archive, dtype: Any, key: str | None, prefix:
     order = archive.read(root + "byteorder", 16) if root + "byteorder" in archive else b"little"
     if order not in (b"little", b"big"):
         raise ValueError("an unknown byte order")
-    data = archive.read(pickles[0], _PICKLE_LIMIT)
+    data = archive.read(pickles[0], min(_PICKLE_LIMIT, _PICKLE_FREE + 2 * path.stat().st_size))
 
     def persistent(saved: Any) -> Storage:
         return saved_storage(saved)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import AnyPath, existing_file, read_json
-from ..vectors.npz import read_npz
+from ..vectors.npz import check_name, read_npz
 from .contents import NPZ, PICKLE, PYTORCH, SAFETENSORS, contents
 from .dtypes import cast
 from .opcodes import shown
@@ -83,8 +83,7 @@ def read_arrays(path: AnyPath, dtype: Any = None, key: str | None = None, prefix
             )
         found = _read_file(path, dtype, key, prefix)
     for name in found.arrays:
-        if not name.isprintable() or len(name) > _NAME:
-            raise InputError(f"{path}: the name {shown(name)!r} is no printable text of up to {_NAME} characters")
+        check_name(path, name)
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .. import json_text
 from ..errors import InputError
 from ..files import AnyPath, existing_file, write_whole
 from .archive import read_into
@@ -132,7 +133,7 @@ def _header(file: BinaryIO, size: int) -> tuple[int, dict[str, tuple[str, tuple[
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or not 0 < length <= min(_HEADER, size - 8):
         raise ValueError(f"a header of {length:,} bytes is announced, the file has {size:,}")
-    entries = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
+    entries = json_text.parse(file.read(length), room=size, pairs=_unique)
     if not isinstance(entries, dict):
         raise ValueError("the header is no JSON object")
     metadata = entries.pop("__metadata__", None)

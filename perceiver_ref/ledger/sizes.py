@@ -25,6 +25,7 @@ from ..inputs import (
 from ..position import FourierPositions, ProjectedPositions
 from .sketch import sketch
 
+_LARGEST_TEXT = 1 << 26  # tokens: they are real ones
 _LARGEST = 1 << 40  # elements: sizes in bytes then stay within 64 bits
 
 Shape = tuple[int, ...]
@@ -80,6 +81,8 @@ def _array(part: Any, shape: Shape, batch: int, dtype: Any) -> Any:
     if batch * math.prod(shape) > _LARGEST:
         raise InputError(f"an input of {batch} x {'x'.join(map(str, shape))} elements is too large to count")
     if isinstance(part, TextInput):
+        if batch * math.prod(shape) > _LARGEST_TEXT:
+            raise InputError(f"a text of {batch} x {'x'.join(map(str, shape))} tokens is too large to count")
         return np.zeros((batch, *shape), np.int64)  # read for their range
     return sketch((batch, *shape), dtype)
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import bounds
 from ..autograd import tree
 from ..autograd.tree import Tree
 from ..call import Call
-from ..errors import InputError, input_errors, one_of
+from ..errors import InputError, input_errors, one_of, shortened
 from ..parameters import Module
 from .names import Binding, check, load, store
 
@@ -117,6 +118,8 @@ class Peer:
         short = next((name for name in names if name in self.classes), None)
         if short is None:
             raise one_of(f"class of peer {self.name}", path[-1], self.classes)
+        bounds.check_tree(f"the configuration of {short}", given.config)
+        bounds.check_tree(f"the call of {short}", given.call)
         with input_errors(f"the configuration of {short} cannot be used"):
             return self.classes[short](given)
 
@@ -156,16 +159,17 @@ def options(
 ) -> dict[str, Any]:
     """`known` (names with defaults) updated by `given`.
 
-    Raises `InputError` for an unknown name, listing the known, for a value that is not of its default's type or is a
-    negative number where the default is none, and for a required one that is missing. A default of None says nothing
-    about the type, an `Option` does; None may stand for any number. Names that are `ignored` are passed over, and so
-    are `inherited` ones, which are told (see `told`).
+    Raises `InputError` for an unknown name, listing the known, for a value that is not of its default's type, is beyond
+    the option's bounds (`bounds`) or a negative number where the default is none, and for a required one that is
+    missing. A default of None says nothing about the type, an `Option` does; None may stand for any number. Names that
+    are `ignored` are passed over, and so are `inherited` ones, which are told (see `told`).
     """
     if not isinstance(given, Mapping):
-        raise InputError(f"the options of {what} must be an object, got {given!r}")
+        raise InputError(f"the options of {what} must be an object, got {shortened(given)}")
     for key, value in given.items():
         if key in known:
             _check_type(f"option {key!r} of {what}", value, known[key])
+            bounds.check(f"option {key!r} of {what}", bounds.row(what, key), value, known[key])
         elif key in inherited:
             names = _told.get()
             if names is not None and key not in names:
@@ -175,7 +179,9 @@ def options(
     for key, default in known.items():
         if key not in given and (default is REQUIRED or (isinstance(default, Option) and default.required)):
             raise InputError(f"{what} needs the option {key!r}")
-    return {key: given.get(key, None if isinstance(default, Option) else default) for key, default in known.items()}
+    chosen = {key: given.get(key, None if isinstance(default, Option) else default) for key, default in known.items()}
+    bounds.check_layers(what, chosen)
+    return chosen
 
 
 _KINDS: dict[Any, str] = {
@@ -194,9 +200,9 @@ def _check_type(what: str, value: Any, default: Any) -> None:
         return
     wanted: Any = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{what} must be {_KINDS[kind]}, got {value!r}")
+        raise InputError(f"{what} must be {_KINDS[kind]}, got {shortened(value)}")
     if kind is int and value < (min(default, 0) if isinstance(default, int) else 0):
-        raise InputError(f"{what} must not be negative, got {value!r}")
+        raise InputError(f"{what} must not be negative, got {shortened(value)}")
 
 
 def positive(what: str, value: Any) -> int:

@@ -18,14 +18,14 @@ from ..autograd.backend import to_host
 from ..autograd.optim import Optimizer
 from ..autograd.tree import Tree
 from ..call import Call
-from ..errors import InputError
+from ..errors import InputError, shortened
 from ..recipes.base import Recipe, Task
 from .interrupts import Interrupted, Interrupts
 from .lock import alone
 from .metrics import Metrics
 from .progress import Progress
 from .result import finish
-from .state import CHECKPOINT, Checkpoints, State, restore
+from .state import CHECKPOINT, Checkpoints, Saved, State, restore
 from .turns import TURNS
 
 
@@ -160,6 +160,8 @@ class _Run:
                 raise InputError(f"{self.options.out} holds a run; go on with --resume, or choose another folder")
             self.checkpoints.prepare()
             saved = self.checkpoints.load()
+            if saved is not None:
+                self._check_position(saved)
         before = None
         for earlier in range(saved.meta["position"]["stage"] if saved else 0):
             before = self._start(earlier, before)[1]
@@ -167,6 +169,15 @@ class _Run:
         if saved is not None:
             restore(saved, state, self.options.backend)
         return task, structure, state
+
+    def _check_position(self, saved: Saved) -> None:
+        """`InputError` unless a checkpoint's place is one of this run."""
+        stage, step = (saved.meta["position"][key] for key in ("stage", "step"))
+        if stage >= len(self.settings) or step > self.settings[stage].steps:
+            raise InputError(
+                f"{saved.path} says that step {shortened(step)} of stage {shortened(stage)} is done, which this recipe "
+                "does not have; start anew in another folder"
+            )
 
     def _start(self, number: int, before: Tree) -> tuple[Task, Tree, State]:
         """A stage at its start: its task, a tree of the parameters, and where the run is."""

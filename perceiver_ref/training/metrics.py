@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from .. import json_text
 from ..files import write_text
 from .state import writing
 
@@ -62,7 +63,27 @@ def _text(line: dict[str, Any]) -> str:
 
 def _parsed(text: str) -> dict[str, Any] | None:
     try:
-        line = json.loads(text)
+        line = json_text.parse(text)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+    return line if isinstance(line, dict) and _is_whole(line) else None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) < 100
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
+
+
+def _is_whole(line: dict[str, Any]) -> bool:
+    """Whether a line is numbers by name, with the stage's name and at times an evaluation, which is such numbers."""
+    evaluation = line.get("evaluation", {})
+    numbers = [value for key, value in line.items() if key not in ("stage", "evaluation")]
+    return (
+        type(line.get("step")) is int
+        and _is_name(line.get("stage", ""))
+        and isinstance(evaluation, dict)
+        and all(map(_is_number, [*numbers, *evaluation.values()]))
+    )

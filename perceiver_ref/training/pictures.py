@@ -26,6 +26,7 @@ def figure(width: float, height: float) -> Any:
 def curves(lines: list[dict[str, Any]], recipe: Recipe, folder: Path) -> list[Path]:
     """curves.png: the loss, and the recipe's metric where it was evaluated. The files written."""
     made = figure(8, 3.2)
+    lines = [line for line in lines if {"stage", "loss"} <= set(line)]
     if made is None or not lines:
         return []
     left, right = made.subplots(1, 2)

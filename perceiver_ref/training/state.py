@@ -25,16 +25,18 @@ from typing import Any
 
 import numpy as np
 
+from .. import json_text
 from ..autograd import backend as backends
 from ..autograd import tree
 from ..autograd.backend import Array, to_host
 from ..autograd.tree import Tree
-from ..errors import InputError, listed
+from ..errors import InputError, listed, shortened
 from ..vectors.npz import read_npz, write_npz
 from ..version import __version__
 
 FORMAT, VERSION = "perceiver-ref training", 1
 CHECKPOINT, PREVIOUS, FRESH = "checkpoint.npz", "checkpoint.previous.npz", "checkpoint.new.npz"
+_LONGEST = 1e12  # seconds
 _WRITTEN = (FRESH, "metrics.jsonl", "result.json")
 """Files that are written aside first, under names that begin with a dot and their own."""
 
@@ -138,7 +140,7 @@ class Checkpoints:
         ours, theirs = (dict(tree.leaves(json.loads(json.dumps(c)))) for c in (self.configuration, theirs))
         wrong = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
         if wrong:
-            differs = listed((f"{key} was {theirs.get(key)}, now {ours.get(key)}" for key in wrong), 4, "; ")
+            differs = listed((_differs(key, theirs.get(key), ours.get(key)) for key in wrong), 4, "; ")
             raise InputError(
                 f"{path} is of another run: {differs}; go on with the same settings, or choose another folder"
             )
@@ -147,7 +149,8 @@ class Checkpoints:
 def restore(saved: Saved, state: State, backend: str) -> None:
     """Put what was saved into the state of a stage at its start; `InputError` when it does not fit."""
     for ours, theirs in ((state.params, saved.params), (tree.flatten(state.optimizer), saved.optimizer)):
-        if {key: a.shape for key, a in ours.items()} != {key: a.shape for key, a in theirs.items()}:
+        wanted, found = ({key: (a.shape, a.dtype) for key, a in arrays.items()} for arrays in (ours, theirs))
+        if wanted != found:
             raise InputError(f"{saved.path} does not fit this release's recipe; start anew in another folder")
     state.params = {path: backends.to_backend(saved.params[path], backend) for path in state.params}
     kept = [saved.optimizer[path] for path, _ in tree.leaves(state.optimizer)]
@@ -168,17 +171,29 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _differs(key: str, was: Any, now: Any) -> str:
+    said = [shortened(value, bare=True) for value in (key, was, now)]
+    return f"{said[0]} was {said[1]}, now {said[2]}"
+
+
 def _read(path: Path) -> Saved:
     arrays = read_npz(path)
     try:
-        meta = json.loads(str(arrays.pop("meta")))
+        meta = json_text.parse(str(arrays.pop("meta")))
         known = meta["format"] == FORMAT and all(isinstance(meta[k], dict) for k in ("configuration", "position"))
     except (KeyError, TypeError, ValueError):
         known = False
     if not known:
         raise InputError(f"{path} is no checkpoint of a training run")
-    if meta["version"] != VERSION:
-        raise InputError(f"{path} is a checkpoint of version {meta['version']}; this release reads {VERSION}")
+    if meta.get("version") != VERSION:
+        version = shortened(meta.get("version"))
+        raise InputError(f"{path} is a checkpoint of version {version}; this release reads {VERSION}")
+    position = meta["position"]
+    if wrong := [key for key in ("stage", "step") if type(position.get(key)) is not int or position[key] < 0]:
+        raise InputError(f"{path}: meta: position must have {' and '.join(wrong)}, counts of at least 0")
+    seconds = meta.get("seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < _LONGEST:
+        raise InputError(f"{path}: meta: seconds must be the time that the run has taken, got {shortened(seconds)}")
     saved = Saved(path, meta)
     groups = {"param": saved.params, "optimizer": saved.optimizer}
     for key, array in arrays.items():

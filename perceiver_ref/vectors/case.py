@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, listed, one_of
+from .. import json_text
+from ..errors import InputError, listed, one_of, shortened
 from ..files import AnyPath
 from ..formats.dtypes import finite
-from .npz import read_npz, write_npz
+from .npz import check_name, read_npz, write_npz
 
 PACKAGED = Path(__file__).parent / "packaged"
 """The folder of the cases that the package ships."""
+_LARGEST_TOLERANCE = 1e3
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 # the part before the first slash of a key -> the field of `Case` that holds it
@@ -51,7 +53,7 @@ class Case:
 
     | key in the file | field | what |
     | --- | --- | --- |
-    | `meta` | `meta` | JSON: peer, peer_version, class, config, call, dtype, seed, notes, ... |
+    | `meta` | `meta` | JSON: peer, peer_version, class, config, call, dtype, seed, notes, ... (without `arrays`) |
     | `param/<name>`, `state/<name>` | `params`, `state` | every parameter and buffer |
     | `input/<argument>` | `inputs` | arguments; dotted names are nested dicts |
     | `output/<name>`, `cotangent/<name>` | `outputs`, `cotangents` | the loss is the sum of output * cotangent |
@@ -91,8 +93,10 @@ def read_case(path: AnyPath) -> Case:
     """Read and validate a case file; `InputError` with one line that names the file and the key otherwise."""
     arrays = read_npz(path)
     meta = _meta(path, arrays.pop("meta", None))
+    _check_list(path, meta.pop("arrays", None), arrays)
     case = Case(meta)
     for key, array in arrays.items():
+        check_name(path, key)
         group, _, name = key.partition("/")
         if group not in _GROUPS or not name:
             raise InputError(f"{path}: {one_of('key', key, [f'{g}/<name>' for g in _GROUPS] + ['meta'])}")
@@ -103,12 +107,14 @@ def read_case(path: AnyPath) -> Case:
     return case
 
 
-def write_case(path: AnyPath, case: Case) -> None:
-    """Write a case so that `read_case` gives it back; nothing is left behind when that fails."""
-    arrays: dict[str, np.ndarray] = {"meta": np.array(json.dumps(case.meta))}
-    for group, named in groups(case):
-        arrays.update({f"{group}/{name}": array for name, array in named.items()})
-    write_npz(path, arrays)
+def write_case(path: AnyPath, case: Case, *, with_list: bool = True) -> None:
+    """Write a case so that `read_case` gives it back; nothing is left behind when that fails.
+
+    `with_list`: also the list of its arrays, for `read_case` to hold the file to.
+    """
+    arrays = {f"{group}/{name}": array for group, named in groups(case) for name, array in named.items()}
+    meta = {**case.meta, **({"arrays": list(arrays)} if with_list else {})}
+    write_npz(path, {"meta": np.array(json.dumps(meta)), **arrays})
 
 
 def groups(case: Case) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -133,24 +139,53 @@ def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
     if array.dtype.kind != "U" or array.shape != ():
         raise InputError(f"{path}: meta must be a 0-d text array of JSON, got {array.dtype} of shape {array.shape}")
     try:
-        meta = json.loads(str(array))
+        meta = json_text.parse(str(array))
     except ValueError as error:
         raise InputError(f"{path}: meta is not JSON ({error})") from None
     missing = [key for key in _REQUIRED if not isinstance(meta, dict) or key not in meta]
     if missing:
         raise InputError(f"{path}: meta lacks {', '.join(missing)}")
-    if meta["dtype"] not in DTYPES:
+    if not isinstance(meta["dtype"], str) or meta["dtype"] not in DTYPES:
         raise InputError(f"{path}: {one_of('dtype', str(meta['dtype']), DTYPES)}")
     meta = {"call": {}, "tied": {}, "tolerance": {}, "compare_gradients": True, **meta}
     for key, kind in _TYPES.items():
         if not isinstance(meta[key], kind):
-            raise InputError(f"{path}: meta: {key} must be {_JSON[kind]}, got {meta[key]!r}")
+            raise InputError(f"{path}: meta: {key} must be {_JSON[kind]}, got {shortened(meta[key])}")
+    for key in ("peer", "class", "case"):
+        if not isinstance(meta.get(key, ""), str) or not meta.get(key, "").isprintable():
+            raise InputError(f"{path}: meta: {key} must be printable text, got {shortened(meta[key])}")
     for key, value in meta["tolerance"].items():
-        if key not in ("output", "gradient") or not isinstance(value, (int, float)) or not value > 0:
+        if key not in ("output", "gradient") or not is_tolerance(value):
             raise InputError(
-                f'{path}: meta: tolerance must be {{"output": number, "gradient": number}}, got {key}: {value!r}'
+                f'{path}: meta: tolerance must be {{"output": number, "gradient": number}}, numbers above 0 and at '
+                f"most {_LARGEST_TOLERANCE:g}, got {shortened(key)}: {shortened(value)}"
+            )
+    for alias, name in meta["tied"].items():
+        if not isinstance(name, str) or name in meta["tied"]:
+            raise InputError(
+                f"{path}: meta: tied must map names to the parameters that they share, "
+                f"got {shortened(alias)}: {shortened(name)}"
             )
     return meta
+
+
+def is_tolerance(value: Any) -> bool:
+    """Whether a number can be one: beyond the largest, everything of any shape would agree."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LARGEST_TOLERANCE
+
+
+def _check_list(path: object, listed_arrays: Any, arrays: dict[str, np.ndarray]) -> None:
+    """The list of a file's arrays, where it has one, against those that are there."""
+    if listed_arrays is None:
+        return
+    if not isinstance(listed_arrays, list) or not all(isinstance(key, str) for key in listed_arrays):
+        raise InputError(f"{path}: meta: arrays must be a list of the keys of all arrays but meta")
+    for what, some in (
+        ("lacks", set(listed_arrays) - set(arrays)),
+        ("holds beside its list", set(arrays) - set(listed_arrays)),
+    ):
+        if some:
+            raise InputError(f"{path} {what} {len(some)} of its arrays: {listed(map(shortened, sorted(some)), 4)}")
 
 
 def _validate(path: object, case: Case) -> None:

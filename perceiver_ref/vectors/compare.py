@@ -40,8 +40,8 @@ class Agreement(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance."""
-        return self.error <= self.tolerance
+        """Whether the error is within the tolerance; another shape never is, whatever the tolerance."""
+        return math.isfinite(self.error) and self.error <= self.tolerance
 
 
 def agreement(kind: str, name: str, case: np.ndarray, reference: np.ndarray, tolerance: float) -> Agreement:

@@ -17,6 +17,7 @@ from ..formats.dtypes import BFLOAT16, cast, decoded
 from ..formats.opcodes import first_line, shown
 
 _KINDS = {"b", "i", "u", "f", "U"}
+_NAME = 1000  # characters
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -50,6 +51,12 @@ def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
         why = misnamed(path, error, first_line, NPZ)
         raise InputError(f"{path} is not a readable .npz file ({why}); write it again with numpy.savez") from None
     return arrays
+
+
+def check_name(path: object, name: str) -> None:
+    """Names of arrays are printed and joined: `InputError` unless one is printable text, and not long."""
+    if not name.isprintable() or len(name) > _NAME:
+        raise InputError(f"{path}: the name {shown(name)!r} is no printable text of up to {_NAME} characters")
 
 
 def _read_array(path: object, name: str, file: IO[bytes], size: int) -> np.ndarray:

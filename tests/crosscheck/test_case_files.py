@@ -69,7 +69,9 @@ def test_the_keys_in_the_file_are_those_of_the_format(tmp_path: Path) -> None:
             "output_as_run/x.y",
         ]
     )
-    assert json.loads(str(read_npz(path)["meta"])) == META
+    meta = json.loads(str(read_npz(path)["meta"]))
+    assert sorted(["meta", *meta.pop("arrays")]) == sorted(read_npz(path))
+    assert meta == META
 
 
 def meta(**changes: Any) -> np.ndarray:

@@ -28,6 +28,7 @@ Share = TypeVar("Share")
 VARIABLE = "PERCEIVER_REF_THREADS"
 """The environment variable that sets the number at the start."""
 
+_MOST = 4096  # of any machine; the library's own number is a C int
 _PREFIXES = ("scipy_openblas", "openblas")
 _SUFFIXES = ("64_", "")
 
@@ -162,10 +163,10 @@ def count() -> int:
 def threads(number: int) -> Iterator[None]:
     """Within this context kernels and matrix products of every thread of the process use `number` threads.
 
-    `ValueError` unless it is a positive integer. The environment variable PERCEIVER_REF_THREADS sets the number from
-    the start; without it, it is OpenBLAS's (OPENBLAS_NUM_THREADS, or the number of cores). With another BLAS than
-    OpenBLAS it says how many threads kernels use, and the products are left alone. Of several such contexts, of any
-    threads, the one that was entered last counts; when the last of them has ended, the number is what it was before.
+    `ValueError` unless it is a positive integer up to 4,096. The environment variable PERCEIVER_REF_THREADS sets the
+    number from the start; without it, it is OpenBLAS's (OPENBLAS_NUM_THREADS, or the number of cores). With another
+    BLAS than OpenBLAS it says how many threads kernels use, and the products are left alone. Of several such contexts,
+    of any threads, the one that was entered last counts; when the last of them has ended, the number is what it was.
     """
     with _setting.asking(_positive(number)):
         yield
@@ -218,6 +219,8 @@ def cut(items: Sequence[Share], parts: int) -> list[Sequence[Share]]:
 def _positive(number: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"the number of threads must be a positive integer, got {number!r}")
+    if number > _MOST:
+        raise ValueError(f"the number of threads must be at most {_MOST:,}, got {number:,}")
     return number
 
 
@@ -226,7 +229,7 @@ def _from_environment(text: str) -> None:
         try:
             _setting.write(_positive(int(text)))
         except ValueError:
-            raise ValueError(f"{VARIABLE} must be a positive integer, got {text!r}") from None
+            raise ValueError(f"{VARIABLE} must be a positive integer, got {text[:40]!r}") from None
 
 
 _from_environment(os.environ.get(VARIABLE, ""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import json_text
 from ...autograd.backend import to_host
 from ...autograd.tensor import array_of
 from ...errors import InputError
@@ -18,6 +18,7 @@ from ...formats.opcodes import shown
 from ...peers import peer
 from ...peers.base import Given, Rebuilt
 from ...vectors import TOLERANCES
+from ...vectors.case import is_tolerance
 from ...vectors.compare import coarsest, difference, largest_difference, not_finite, shape_text
 from ...vectors.npz import read_npz
 from .layouts import in_layout_of, same_shape_transposed
@@ -70,7 +71,7 @@ class Compared:
     @property
     def passed(self) -> bool:
         """Whether the two arrays agree."""
-        return self.error <= self.tolerance
+        return bool(np.isfinite(self.error)) and self.error <= self.tolerance
 
 
 @dataclass
@@ -210,7 +211,7 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
 def _add_meta(dump: Dump, text: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
     """What a case's meta is good for here: names and tolerances. A dump with a meta that says neither is one, too."""
     try:
-        meta = json.loads(str(text)) if text.shape == () else None
+        meta = json_text.parse(str(text)) if text.shape == () else None
     except ValueError:
         meta = None
     if not isinstance(meta, dict):
@@ -253,7 +254,7 @@ def _tolerance(a: Entry, b: Entry, reference: Dump, candidate: Dump) -> float:
     default = TOLERANCES[coarsest(*names)][kind]
     own = [dump.meta.get("tolerance") for dump in (reference, candidate)]
     stated = [t.get(kind) for t in own if isinstance(t, dict)]
-    return max((float(t) for t in stated if isinstance(t, (int, float)) and t > 0), default=default)
+    return max((float(t) for t in stated if t is not None and is_tolerance(t)), default=default)
 
 
 def _compared(a: Entry, b: Entry, how: str, tolerance: float, previous: float) -> Compared:

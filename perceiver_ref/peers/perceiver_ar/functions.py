@@ -13,6 +13,7 @@ from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...call import Call
 from ...errors import InputError
+from ...memory import require
 from ...rotary import Rotary, even_part, frequencies
 from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, options, read_call
 from .sequences import causal_masks, lengths, mask_output, terminal_relative, truncated
@@ -26,6 +27,7 @@ def sinusoidal_features(length: int, channels: int, shortest: float = 1.0, longe
     Computed in float64 and rounded. Of an odd number of channels the last is 0.
     """
     half = channels // 2
+    require(f"a table of {length:,} positions", length * channels * 8)
     if half < 2:
         raise InputError(f"sinusoidal features need at least 4 channels, got {channels}")
     speeds = shortest * np.exp(np.arange(half) * (-np.log(longest / shortest) / (half - 1)))

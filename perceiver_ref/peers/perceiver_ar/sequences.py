@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...autograd.backend import Array, xp
+from ...memory import require
 
 
 def lengths(ids: Array) -> Array:
@@ -48,6 +49,7 @@ def causal_masks(ids: Array, latents: int, per_position: int) -> tuple[Array, Ar
     always itself.
     """
     library = xp(ids)
+    require(f"masks of {latents:,} latents", len(ids) * latents * (latents + ids.shape[1]))
     steps = last_steps(ids, latents // per_position)
     every = library.repeat(steps, per_position, 1)  # (B, N)
     inputs = (every[:, :, None] >= library.arange(ids.shape[1])) & (ids > 0)[:, None, :]

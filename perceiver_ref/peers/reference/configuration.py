@@ -9,9 +9,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ... import attention, autoregressive, conventions, decoder, encoder, flamingo, inputs, layers, outputs, position
+from ... import (
+    attention,
+    autoregressive,
+    bounds,
+    conventions,
+    decoder,
+    encoder,
+    flamingo,
+    inputs,
+    layers,
+    outputs,
+    position,
+)
 from ... import queries as query_sources
-from ...errors import InputError, input_errors, one_of
+from ...errors import InputError, input_errors, one_of, shortened
 from ...perceiver_io import PerceiverIO
 from ...rotary import Rotary
 
@@ -109,6 +121,7 @@ def from_config(config: Any, where: str = "the configuration") -> Any:
         raise InputError(f"{where}: {name} needs {', '.join(missing)}")
     for key, value in given.items():
         _check(f"{where}: {key} of {name}", value, str(fields[key].type))
+        bounds.check(f"{where}: {key} of {name}", bounds.BOUNDS.get(key), value, fields[key].default, typed=True)
     with input_errors(f"{where}: {name} cannot be made"):
         return TYPES[name](**given)
 
@@ -126,4 +139,4 @@ def _check(what: str, value: Any, annotation: str) -> None:
     for kind in kinds:
         if kind != "None" and isinstance(value, _PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool)):  # type: ignore[arg-type]
             return
-    raise InputError(f"{what} must be {annotation}, got {value!r}")
+    raise InputError(f"{what} must be {annotation}, got {shortened(value)}")
