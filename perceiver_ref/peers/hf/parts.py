@@ -116,7 +116,7 @@ def _preprocessor(name: str, given: Given) -> Rebuilt:
         module = interpolating(part.module) if wanted["interpolate_pos_encoding"] else part.module
         if isinstance(module, GridInput) and not wanted["network_input_is_1d"]:
             module = replace(module, flatten=False)
-        with scope("input"), trace(is_stem, tensors=True) as traced:
+        with trace(is_stem, tensors=True) as traced, scope("input"):
             made = module.apply(params, channels_last(module, values["inputs"]), call)
         channels_first_stems(traced)
         return {"out0": made.inputs, **by_name("out2", made.features)}
