@@ -251,7 +251,7 @@ def interpolate(model: Any, grid: tuple[int, int] | None = None) -> Any:
     names = [name for name in ("preprocessor", "modalities", "positions", "encoding") if hasattr(model, name)]
     parts = {name: getattr(model, name) for name in names}
     changed = {name: interpolate(part, grid) for name, part in parts.items() if part is not None}
-    return replace(model, **changed) if is_dataclass(model) and changed else model
+    return replace(model, **changed) if is_dataclass(model) and not isinstance(model, type) and changed else model
 
 
 @dataclass(frozen=True)

@@ -211,8 +211,8 @@ def _positions(part: Any, to: Small) -> Any:
         return replace(part, num_bands=_cut(part.num_bands, to.bands), max_resolution=grid)
     if isinstance(part, TrainablePositions):
         size = _cut(part.size, to.side**2)
-        grid = (to.side, to.side) if part.grid is not None and size == to.side**2 else part.grid
-        return replace(part, size=size, channels=_cut(part.channels, to.width), grid=grid)
+        square = (to.side, to.side) if part.grid is not None and size == to.side**2 else part.grid
+        return replace(part, size=size, channels=_cut(part.channels, to.width), grid=square)
     if isinstance(part, ProjectedPositions):
         return replace(part, encoding=_positions(part.encoding, to), channels=_cut(part.channels, to.width))
     return part
