@@ -6,7 +6,8 @@ Perceiver, section 3.2 and appendix D; Perceiver IO, section 3.2.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -203,18 +204,22 @@ def _features_there(encoding: FourierPositions, index_dims: tuple[int, ...], dty
 class TrainablePositions(Module):
     """A table with one trainable row for each position.
 
-    `resize` is the table's own grid (height, width): inputs on another grid get the table resized bicubically to
-    theirs. Without it they get the first rows.
+    An input must have as many positions, and where `grid` is the table's own, be on that. `resize` is the table's own
+    grid (height, width), too, but inputs on another get the table resized bicubically to theirs. With `first_rows`
+    inputs may be shorter, as text is, and get the first rows.
     """
 
     size: int
     channels: int
     deviation: NotNegative = 0.02
     resize: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
+    first_rows: bool = False
 
     def __post_init__(self) -> None:
-        if self.resize is not None and math.prod(self.resize) != self.size:
-            raise InputError(f"a table of {self.size} positions cannot be resized as a grid {self.resize}")
+        for own in (self.resize, self.grid):
+            if own is not None and math.prod(own) != self.size:
+                raise InputError(f"a table of {self.size} positions cannot be resized as a grid {own}")
 
     def parameters(self) -> Tree:
         return {"table": Parameter((self.size, self.channels), truncated_normal(self.deviation))}
@@ -226,9 +231,37 @@ class TrainablePositions(Module):
             if len(index_dims) != 2:
                 raise InputError(f"positions are resized for images of (height, width), not for a grid {index_dims}")
             return point("positions", resize_bicubic(p["table"], self.resize, index_dims))
-        if n > self.size:
+        if self.first_rows and n > self.size:
             raise InputError(f"the input has {n} positions, but the model was made for at most {self.size}")
+        if not self.first_rows and (n != self.size or (self.grid is not None and tuple(index_dims) != self.grid)):
+            given, own = (" x ".join(map(str, grid)) for grid in (index_dims, self.grid or (self.size,)))
+            raise InputError(
+                f"the input has {given} positions, but the model has trained ones for {own}: give it such an input, or "
+                f"resize them with perceiver_ref.position.interpolate(model) (transformers: interpolate_pos_encoding)"
+            )
         return point("positions", p["table"] if n == self.size else p["table"][:n])
+
+
+def interpolate(model: Any, grid: tuple[int, int] | None = None) -> Any:
+    """The same model, whose trained positions are resized to the grid of any image (see `resize_bicubic`).
+
+    `grid` (height, width) is that of the tables; without it their own, else a square. Parameters stay what they are.
+    Raises `InputError` where a table is none of such a grid.
+    """
+    if isinstance(model, TrainablePositions):
+        side = math.isqrt(model.size)
+        own = grid or model.grid or (side, side)
+        if len(own) != 2 or math.prod(own) != model.size:
+            raise InputError(
+                f"give interpolate the grid (height, width) of a table of {model.size} positions, not {own}"
+            )
+        return model if model.first_rows else replace(model, resize=(own[0], own[1]))
+    if isinstance(model, Mapping):
+        return {name: interpolate(part, grid) for name, part in model.items()}
+    names = [name for name in ("preprocessor", "modalities", "positions", "encoding") if hasattr(model, name)]
+    parts = {name: getattr(model, name) for name in names}
+    changed = {name: interpolate(part, grid) for name, part in parts.items() if part is not None}
+    return replace(model, **changed) if is_dataclass(model) and not isinstance(model, type) and changed else model
 
 
 @dataclass(frozen=True)

@@ -68,16 +68,22 @@ def outcome(name: str, change: Change | None = None, *, gradients: bool = False)
         with exchanged(made.model, {} if change is None else change):
             if (others := _shapes(made.model)) != own:
                 return Outcome(refused=_weights(own, others))
-            weights = case.cotangents if gradients else None
-            options = {"cotangents": weights, "dtype": case.dtype, "where": name}
-            ours = run(made, arrays, case.inputs, case.meta["call"], **options)
+            ours = run(
+                made,
+                arrays,
+                case.inputs,
+                case.meta["call"],
+                cotangents=case.cotangents if gradients else None,
+                dtype=case.dtype,
+                where=name,
+            )
     except InputError as error:
         if change is None:
             raise
         return Outcome(refused=str(error))
-    error = max(difference(ours.outputs[output], array) for output, array in case.outputs.items())
-    if not gradients or error > limit["output"]:
-        return Outcome(error, limit["output"])
+    largest = max(difference(ours.outputs[output], array) for output, array in case.outputs.items())
+    if not gradients or largest > limit["output"]:
+        return Outcome(largest, limit["output"])
     pairs = [(ours.grad_params[key], array) for key, array in case.grad_params.items()]
     pairs += [(ours.grad_inputs[key], array) for key, array in case.grad_inputs.items()]
     return Outcome(max(difference(a, b) for a, b in pairs), limit["gradient"])

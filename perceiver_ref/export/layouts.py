@@ -88,6 +88,8 @@ def resized(part: Any, shape: Shape, kind: Resize) -> Shape | None:
 
 def _resized_grid(part: GridInput, shape: Shape, kind: Resize) -> Shape | None:
     features = part.features
+    if _table(part.positions):
+        return None  # trained positions are those of one grid
     if isinstance(features, AudioPatches):
         patches = {"odd": 5, "single": 1}.get(kind)
         return None if patches is None else (patches * features.samples, shape[1])
@@ -98,9 +100,6 @@ def _resized_grid(part: GridInput, shape: Shape, kind: Resize) -> Shape | None:
     else:
         block = features.space if isinstance(features, (Pixels, Patches)) else features.stride
         cells = {"odd": (5, 7), "non-square": (4, 8), "single": (1, 1)}
-        if table := _table(part.positions):  # no larger than the grid that it is for
-            side = math.isqrt(table)
-            cells |= {"odd": (max(side - 1, 1), side), "non-square": (max(side // 2, 1), side)}
         cells = {name: (h * block, w * block) for name, (h, w) in cells.items()}
     if kind not in cells:
         return None

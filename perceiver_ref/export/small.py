@@ -210,7 +210,9 @@ def _positions(part: Any, to: Small) -> Any:
             grid = _flow_grid(to)
         return replace(part, num_bands=_cut(part.num_bands, to.bands), max_resolution=grid)
     if isinstance(part, TrainablePositions):
-        return replace(part, size=_cut(part.size, to.side**2), channels=_cut(part.channels, to.width))
+        size = _cut(part.size, to.side**2)
+        square = (to.side, to.side) if part.grid is not None and size == to.side**2 else part.grid
+        return replace(part, size=size, channels=_cut(part.channels, to.width), grid=square)
     if isinstance(part, ProjectedPositions):
         return replace(part, encoding=_positions(part.encoding, to), channels=_cut(part.channels, to.width))
     return part

@@ -25,7 +25,7 @@ class TextInput(Module):
     channels: int
 
     def _positions(self) -> TrainablePositions:
-        return TrainablePositions(self.length, self.channels)
+        return TrainablePositions(self.length, self.channels, first_rows=True)
 
     def parameters(self) -> Tree:
         return {

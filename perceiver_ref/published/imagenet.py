@@ -46,7 +46,7 @@ def _fourier(conventions: Conventions, **sizes: int) -> PerceiverIO:
 def _learned(conventions: Conventions) -> PerceiverIO:
     """Pixels mapped to 256 channels, with trainable positions. Released without the decoder's query residual, which
     transformers' class has."""
-    positions = ProjectedPositions(TrainablePositions(224 * 224, 256), 256)
+    positions = ProjectedPositions(TrainablePositions(224 * 224, 256, grid=(224, 224)), 256)
     return _classifier(GridInput(Conv1x1(3, 256), positions), conventions, query_residual=False)
 
 

@@ -84,7 +84,7 @@ VARIANTS: dict[str, Callable[[Conventions], PerceiverIO]] = {
     "perceiver/imagenet-12-cross-only": partial(_imagenet, cross_attends=12, layers=0, shared_cross="none"),
     # table 1: positions as a table of 50,176 rows of 128, with one cross-attention
     "perceiver/imagenet-learned": partial(
-        _imagenet, positions=TrainablePositions(224 * 224, 128), cross_attends=1, blocks=8
+        _imagenet, positions=TrainablePositions(224 * 224, 128, grid=(224, 224)), cross_attends=1, blocks=8
     ),
     "perceiver/imagenet-conv": _imagenet_conv,
 }

@@ -26,7 +26,7 @@ from perceiver_ref.vectors import Case
 torch.set_num_threads(1)  # for arrays this small
 Made = tuple[str, str, dict[str, Any], Any, dict[str, np.ndarray], dict[str, Any]]
 MODULES = (evolla, idefics, idefics2, mllama)
-_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+_ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "quick_gelu", "gelu_10", "mish", "tanh", "relu6", "laplace")
 
 
 class Draw:

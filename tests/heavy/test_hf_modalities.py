@@ -49,7 +49,9 @@ def config(draw: Draw, **own: Any) -> dict[str, Any]:
         "cross_attention_shape_for_attention": side,
         "self_attention_widening_factor": draw(1, 2),
         "cross_attention_widening_factor": draw(1, 2),
-        "hidden_act": draw.of("gelu", "gelu_new", "relu", "silu"),
+        "hidden_act": draw.of(
+            "gelu", "gelu_new", "quick_gelu", "mish", "tanh", "hardswish", "sqrtsoftplus", "leaky_relu"
+        ),
         "use_query_residual": draw.of(True, False),
         "num_labels": draw(2, 4),
         **({"qk_channels": heads * draw(1, 3), "v_channels": width} if draw.of(True, False) else {}),

@@ -93,7 +93,7 @@ MODELS: dict[str, tuple[PerceiverIO, Any]] = {
     "sine only": (image_model(Pixels(3), FourierPositions(3, (4, 6), sine_only=True)), (4, 6, 3)),
     "position layers": (image_model(Pixels(3), _FOURIER, layers=2), (4, 6, 3)),
     "learned positions": (image_model(Conv1x1(3, 5), TrainablePositions(24, 7)), (4, 6, 3)),
-    "some learned positions": (image_model(Pixels(3), TrainablePositions(30, 7)), (4, 6, 3)),
+    "learned positions resized": (image_model(Pixels(3), TrainablePositions(30, 7, resize=(5, 6))), (4, 6, 3)),
     "projected positions": (image_model(Pixels(3), ProjectedPositions(_FOURIER, 5)), (4, 6, 3)),
     "added positions": (image_model(Conv1x1(3, 7), TrainablePositions(24, 7), "add"), (4, 6, 3)),
     "strided convolution": (image_model(Conv1x1(3, 7, stride=2), TrainablePositions(6, 7), "add"), (4, 6, 3)),

@@ -143,8 +143,8 @@ def test_gradients_reach_the_positions(backend: str) -> None:
 
 
 @given(used=st.integers(0, 6))
-def test_trainable_positions_are_the_first_rows(backend: str, used: int) -> None:
-    encoding = TrainablePositions(6, 3)
+def test_trainable_positions_of_text_are_the_first_rows(backend: str, used: int) -> None:
+    encoding = TrainablePositions(6, 3, first_rows=True)
     p = random_parameters(encoding)
     rows = encoding.apply(on(backend, p), (used,), like=on(backend, p["table"]))
     assert_close(rows, p["table"][:used], tolerance=0)
@@ -158,4 +158,4 @@ def test_a_grid_that_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="positions have 1 axes, but max_resolution"):
         fourier_features(np.zeros((3, 1)), 2, (4, 4))
     with pytest.raises(InputError, match="the input has 7 positions, but the model was made for at most 6"):
-        TrainablePositions(6, 3).apply({"table": np.zeros((6, 3))}, (7,), like=np.zeros(0))
+        TrainablePositions(6, 3, first_rows=True).apply({"table": np.zeros((6, 3))}, (7,), like=np.zeros(0))

@@ -159,7 +159,7 @@ def scores_held(q: Array, k: Array, v: Array) -> int:
     number is the same on every machine.
     """
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    n, m = q.shape[-2], k.shape[-2]
+    n, m = int(q.shape[-2]), int(k.shape[-2])
     if not _serves(q, k, v):
         return math.prod(lead) * n * m
     tile = tiles(lead, n, m, workers=1)

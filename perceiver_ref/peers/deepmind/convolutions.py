@@ -42,7 +42,7 @@ def explicit(pairs: Any, axes: int) -> tuple[tuple[int, int], ...]:
     made = tuple(tuple(pair) for pair in given if isinstance(pair, (list, tuple)) and len(pair) == 2)
     if len(made) != axes or not all(isinstance(n, int) for pair in made for n in pair):
         raise InputError(f"padding must be SAME, VALID, or {axes} pairs (before, after), got {pairs!r}")
-    return made  # type: ignore[return-value]
+    return made
 
 
 @dataclass(frozen=True)

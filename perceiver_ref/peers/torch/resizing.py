@@ -118,7 +118,8 @@ def _nearest(mode: str, source: int, target: int, factor: float | None, kind: An
     place = places(target, ratio, corners=mode == "nearest")
     if mode == "nearest-exact":
         place = np.maximum(place, 0) + place.dtype.type(0.5)
-    return np.floor(place.astype(np.float32))
+    floored: np.ndarray = np.floor(place.astype(np.float32))
+    return floored
 
 
 def _nearest_back(mode: str, source: int, target: int, factor: float | None) -> np.ndarray:
@@ -128,7 +129,8 @@ def _nearest_back(mode: str, source: int, target: int, factor: float | None) -> 
         return i * source // target
     ratio = _ratio(source, target, factor, False, np.float32)
     place = i.astype(np.float32) * ratio if mode == "nearest" else ((i + 0.5) * float(ratio)).astype(np.float32)
-    return np.floor(place)
+    floored: np.ndarray = np.floor(place)
+    return floored
 
 
 def _picked(index: np.ndarray, source: int) -> np.ndarray:
