@@ -121,15 +121,15 @@ def gradient_tolerance(tolerance: float, dtype: str, ours: np.ndarray, theirs: n
 
         tolerance * min(1, max(max |b|, G))
 
-    so that a loss in other units changes no verdict; and where a or b is above `GRADIENT_NOISE` * G, to a tenth of the
-    larger of them besides, so that a small gradient is not wrong throughout beside large ones.
+    so that a loss in other units changes no verdict; and where the reference's, a, is above `GRADIENT_NOISE` * G, to a
+    tenth of it besides, so that a small gradient is not wrong throughout beside large ones.
 
     >>> import numpy as np
     >>> small, zero = np.array([2e-7]), np.zeros(1)
     >>> gradient_tolerance(1e-4, "float32", small, small, 2e-7), gradient_tolerance(1e-4, "float32", zero, small, 0.1)
-    (2e-11, 2e-08)
+    (2e-11, 1e-05)
     """
-    size = max(_size(ours), _size(theirs))
+    size = _size(ours)
     allowed = tolerance * min(1.0, max(_size(theirs), largest, 1e-290))
     return min(allowed, _OWN * size) if size > GRADIENT_NOISE[dtype] * largest else allowed
 

@@ -109,7 +109,7 @@ def test_one_wrong_gradient_of_many_is_found(case: Case) -> None:
     [
         ({"logits": np.zeros(3)}, {}, "unknown name in outputs 'logits'"),
         (np.zeros(3), {"what": "output"}, "unknown what 'output'; did you mean 'outputs'"),
-        (np.zeros(3), {"dtype": "bfloat16"}, "unknown dtype"),
+        (np.zeros(3), {"dtype": "float8"}, "unknown dtype"),
         ({}, {"what": "trace"}, "no traced value was given"),
         ({"encoder": "text"}, {"what": "trace"}, "expected an array of numbers, got str"),
         (np.zeros(3), {"what": "gradients"}, "several gradients: give a dict"),

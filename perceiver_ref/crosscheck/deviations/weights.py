@@ -33,7 +33,8 @@ class Float8(NamedTuple):
         step = 2.0 ** (self.smallest - self.digits + 1)
         normal = np.abs(a) >= 2.0**self.smallest
         made: np.ndarray = np.where(normal, rounded(a, self.digits), np.rint(a / step) * step)
-        return np.clip(made, -self.largest, self.largest)
+        clipped: np.ndarray = np.clip(made, -self.largest, self.largest)
+        return clipped
 
 
 E4M3, E5M2 = Float8(4, 448.0, -6), Float8(3, 57344.0, -14)
@@ -121,8 +122,8 @@ FORMS: dict[str, Stored] = {
     **{f"int4, {where}": symmetric(4, axis) for where, axis in _AXES.items()},
     **{f"int4, {where}, with a zero point": affine(4, axis) for where, axis in _AXES.items()},
     **{f"int4, in groups of {n}": in_groups(4, n) for n in (32, 64, 128)},
-    "float8_e4m3": E4M3,
-    "float8_e5m2": E5M2,
+    "float8_e4m3": E4M3.__call__,
+    "float8_e5m2": E5M2.__call__,
     **{f"float8_e4m3, scaled {where}": scaled(E4M3, axis) for where, axis in _AXES.items()},
 }
 """Words -> what is read back. Rows and columns are those of the arrays as the peer stores them."""

@@ -170,8 +170,8 @@ class Search:
         as_good = max(10 * floor if floor <= EXPLAINED / 10 else ALIKE * floor, NOTHING)
         least: dict[tuple[str, ...], float] = {}
         for score in self.scores:
-            causes = tuple(c.cause for c in score.chosen)
-            least[causes] = min(max(score.remaining, NOTHING), least.get(causes, np.inf))
+            kinds = tuple(c.cause for c in score.chosen)
+            least[kinds] = min(max(score.remaining, NOTHING), least.get(kinds, np.inf))
         good = sorted(
             self.scores,
             key=lambda s: (
