@@ -46,9 +46,9 @@ def check_fields(made: Any, *, bounds: bool = True) -> None:
     """
     values = made.__dict__
     for name, plain, least, optional, holds, said in _rules(type(made), bounds):  # type: ignore[arg-type]
-        value = values[name]
+        value: Any = values[name]
         if value.__class__ is plain:
-            if least is None or value >= least:
+            if least is None or value >= least:  # type: ignore[operator]
                 continue
         elif value is None and optional:
             continue
