@@ -109,7 +109,7 @@ class Op:
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """Compute; record when a `Tensor` is among the arguments. Returns arrays or `Tensor`s accordingly."""
-        if handlers := _handlers.values():
+        if _handlers.entries.get() and (handlers := _handlers.values()):
             return self._handled(handlers[-1], arguments, static)
         if self.variadic:
             if len(arguments) != 1:
@@ -163,7 +163,7 @@ class Op:
 
     def _seen(self, plain: list[Any], static: dict[str, Any], out: Any, node: Node | None = None) -> Any:
         """Tell whoever is observing; returns `out`."""
-        for watch in _observers.values():
+        for watch in _observers.values() if _observers.entries.get() else ():
             watch(Event(self, tuple(plain), static, out if isinstance(out, tuple) else (out,), node))
         return out
 

@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from .errors import InputError
 
@@ -44,8 +44,14 @@ def check_fields(made: Any, *, bounds: bool = True) -> None:
 
     Without `bounds` only the kind of a value is looked at: that a number is one, not how large.
     """
-    for name, holds, said in _rules(type(made), bounds):  # type: ignore[arg-type]
-        value = getattr(made, name)
+    values = made.__dict__
+    for name, plain, least, optional, holds, said in _rules(type(made), bounds):  # type: ignore[arg-type]
+        value: Any = values[name]
+        if value.__class__ is plain:
+            if least is None or value >= least:  # type: ignore[operator]
+                continue
+        elif value is None and optional:
+            continue
         if not holds(value):
             shown = repr(value)
             raise InputError(
@@ -53,12 +59,41 @@ def check_fields(made: Any, *, bounds: bool = True) -> None:
             )
 
 
+class _Row(NamedTuple):
+    """The rule of a field. Layers make their parts anew in every call, so that the common values are told quickly: of
+    class `plain`, at least `least` if that is given, or None if `optional`."""
+
+    name: str
+    plain: type | None
+    least: float | None
+    optional: bool
+    holds: Holds
+    said: str
+
+
 @cache
-def _rules(cls: type, bounds: bool) -> list[tuple[str, Holds, str]]:
-    """(name, whether a value is right, what is right in words) of the fields that have a rule."""
+def _rules(cls: type, bounds: bool) -> list[_Row]:
+    """Those of the fields that have one."""
     hints = get_type_hints(cls, include_extras=True)
-    made = [(field.name, *_rule(hints[field.name], bounds)) for field in fields(cls)]
-    return [(name, holds, said) for name, holds, said in made if holds is not _anything]
+    rows = [_Row(f.name, *_plain(hints[f.name], bounds), *_rule(hints[f.name], bounds)) for f in fields(cls)]
+    return [row for row in rows if row.holds is not _anything]
+
+
+def _plain(hint: Any, bounds: bool) -> tuple[type | None, float | None, bool]:
+    """Class, least value and whether None is right, for an annotation of which that is all."""
+    kinds = [hint] if get_origin(hint) not in (Union, types.UnionType) else get_args(hint)
+    optional = type(None) in kinds
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    if len(kinds) != 1:
+        return None, None, optional
+    within = Within(1)
+    (kind,) = kinds
+    if get_origin(kind) is Annotated:
+        kind, within = get_args(kind)[:2]
+    if kind is int and math.isinf(within.most):
+        return int, within.least if bounds else None, optional
+    plain = kind is bool or (isinstance(kind, type) and kind not in (int, float, str) and get_origin(kind) is None)
+    return kind if plain else None, None, optional
 
 
 def _rule(hint: Any, bounds: bool) -> tuple[Holds, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -96,13 +97,14 @@ def _after_fields(own: Callable[[Any], None]) -> Callable[[Any], None]:
 
     @wraps(own)
     def checks(self: Any) -> None:
-        check_fields(self, bounds=False)
         try:
-            own(self)
-        except ArithmeticError:  # a remainder by a size of 0
             check_fields(self)
+        except InputError:
+            check_fields(self, bounds=False)
+            with suppress(ArithmeticError):  # a remainder by a size of 0
+                own(self)
             raise
-        check_fields(self)
+        own(self)
 
     return checks
 
