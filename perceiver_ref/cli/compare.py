@@ -41,7 +41,7 @@ def options(command: argparse.ArgumentParser) -> None:
 
 
 def compare(given: argparse.Namespace) -> int:
-    """`perceiver-ref compare`: 1 when a pair differs, an output or gradient is missing or most match nothing, else 0."""
+    """`perceiver-ref compare`: 1 when a pair differs, outputs are missing or most arrays match nothing, else 0."""
     if given.html:
         check_writable(given.html)
     result = compare_files(given.reference, given.candidate, given.tolerance)

@@ -83,7 +83,10 @@ def run(
     call = Call(training=bool(options.get("is_training", False)), state=state)
 
     def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
-        with trace(frozenset() if points is None else points) as traced, input_errors("the inputs do not fit the model"):
+        with (
+            trace(frozenset() if points is None else points) as traced,
+            input_errors("the inputs do not fit the model"),
+        ):
             outputs = rebuilt.run(variables["params"], {**arguments, **variables["inputs"]}, options, call)
         # what depends on no array, such as a grid of positions, was made on the host, in a dtype of its own
         outputs = tree.map(lambda o: o if type(o) is Tensor else prepared(o), outputs)

@@ -113,7 +113,6 @@ UNKNOWN = {
     ),
     "call": (set_meta("call", {"output_attention": True}), "did you mean 'output_attentions'?"),
     "argument": (rename_input, "unknown argument of forward 'attention_masks'; did you mean 'attention_mask'?"),
-    "trace point": (rename_trace, "trace point 'perceiver.encoder.nowhere' has no counterpart"),
     "activation": (set_config("hidden_act", "gelus"), "unknown hidden_act 'gelus'; did you mean 'gelu'?"),
     "dtype": (set_meta("dtype", "float65"), "unknown dtype 'float65'; did you mean 'float64'?"),
 }

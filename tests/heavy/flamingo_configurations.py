@@ -21,8 +21,6 @@ from transformers.models.idefics import perceiver as idefics_perceiver
 from transformers.models.idefics2 import modeling_idefics2 as idefics2
 from transformers.models.mllama import modeling_mllama as mllama
 
-from perceiver_ref.errors import InputError
-from perceiver_ref.peers import Given, peer
 from perceiver_ref.vectors import Case
 
 torch.set_num_threads(1)  # for arrays this small

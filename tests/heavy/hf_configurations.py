@@ -18,6 +18,7 @@ from perceiver_ref.vectors import Case
 
 torch.set_num_threads(1)  # for arrays this small
 
+
 @cache
 def _source(name: str) -> str:
     return inspect.getsource(getattr(peer, name))

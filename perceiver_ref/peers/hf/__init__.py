@@ -42,12 +42,12 @@ _PARTS = (
 
 
 def _perceiver_model(given: Given) -> Rebuilt:
-    return _rebuilt(given, read_config(given.config), given.config)
+    return _rebuilt(given, read_config(given.config, *(theirs for _, theirs, _ in _PARTS)), given.config)
 
 
 def _task(name: str, given: Given) -> Rebuilt:
     """A task class: a PerceiverModel below `perceiver`, and for language the tied output embedding beside it."""
-    config = read_config(given.config)
+    config = read_config(given.config, "hard_coded_replacements")
 
     def width(part: Any) -> int:
         channels: int = component("input_preprocessor", PREPROCESSORS, config, part).module.channels

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...conventions import DIALECTS, Activation, Conventions
 from ...encoder import Encoder
-from ...errors import one_of
+from ...errors import InputError, listed, one_of
 from ..base import options
 
 # The configuration: PerceiverConfig's fields and defaults that shape a model.
@@ -86,8 +86,17 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def read_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A PerceiverConfig, from a case's {"config": ...} or from a config.json."""
+def read_config(given: Mapping[str, Any], *beside: str) -> dict[str, Any]:
+    """A PerceiverConfig, from a case's {"config": ...} or from a config.json.
+
+    `beside`: what else a class takes beside its nested `config`; `InputError` for any other key there, which would
+    change nothing.
+    """
+    if "config" in given and (unknown := [key for key in given if key not in ("config", *beside)]):
+        raise InputError(
+            f"option {unknown[0]!r} beside 'config' is not used; options of PerceiverConfig belong inside it"
+            + (f", and beside it are {listed(beside)} alone" if beside else "")
+        )
     config = options("PerceiverConfig", given.get("config", given), _CONFIG, _IGNORED)
     if config["num_labels"] is None:
         config["num_labels"] = len(config["id2label"]) if config["id2label"] else 2

@@ -161,7 +161,9 @@ def multimodal(config: Config, kwargs: Mapping[str, Any], shape: Shapes = None) 
 def projection(config: Config, kwargs: Mapping[str, Any], shape: Shapes = None) -> Component:
     """A PerceiverProjectionDecoder."""
     options("PerceiverProjectionDecoder", kwargs, {})
-    return Component(ProjectionDecoder(config["d_latents"], config["num_labels"]), PROJECTION, [("", ""), ("classifier", "")])
+    return Component(
+        ProjectionDecoder(config["d_latents"], config["num_labels"]), PROJECTION, [("", ""), ("classifier", "")]
+    )
 
 
 _OF_A_MODALITY: dict[str, Any] = {
