@@ -96,10 +96,6 @@ def set_config(key: str, value: Any) -> Callable[[Case], None]:
     return lambda case: case.meta["config"]["config"].__setitem__(key, value)
 
 
-def rename_trace(case: Case) -> None:
-    case.trace["perceiver.encoder.nowhere"] = case.trace.pop("perceiver.encoder")
-
-
 def rename_input(case: Case) -> None:
     case.inputs["attention_masks"] = case.inputs.pop("attention_mask")
 

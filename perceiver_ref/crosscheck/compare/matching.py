@@ -101,7 +101,7 @@ def _anywhere(
     found: Sequence[Match],
     near: Iterable[tuple[int, int]],
 ) -> _Pairs:
-    """What is left, the closest first, whatever the order."""
+    """What is left, the closest first, whatever the order and axes of length 1."""
     pairs: _Pairs = []
     used, taken = _done(found, near)
     for group in dict.fromkeys(entry.group for entry in reference):
@@ -109,7 +109,9 @@ def _anywhere(
         right = [j for j, e in enumerate(candidate) if j not in taken and e.group == group]
         if not left or not right:
             continue
-        scores = _scores([reference[i].array for i in left], [candidate[j].array for j in right])
+        scores = _scores(
+            [np.squeeze(reference[i].array) for i in left], [np.squeeze(candidate[j].array) for j in right]
+        )
         while scores.max() > -math.inf:
             row, column = np.unravel_index(int(scores.argmax()), scores.shape)
             pairs.append((left[row], right[column]))
