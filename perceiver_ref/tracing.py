@@ -7,7 +7,7 @@ dots (`encoder.blocks.0.3.attention.query`). Outside a trace both do nothing. A 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,7 +58,8 @@ def trace(only: Only = None, *, tensors: bool = False) -> Iterator[Trace]:
     """Record the named values computed inside this context; traces may be nested, and each gets every value.
 
     `only`: a predicate on names, to keep less, or a set of names; these may be of values as another implementation
-    arranges them (docs/TRACE.md), which nothing else asks for. `tensors`: keep `Tensor`s, so that a traced value can be part of a loss.
+    arranges them (docs/TRACE.md), which nothing else asks for. `tensors`: keep `Tensor`s, so that a traced value can be
+    part of a loss.
 
     >>> import numpy as np
     >>> from perceiver_ref.encoder import Encoder
@@ -99,12 +100,9 @@ class scope:  # noqa: N801 - used as `with scope("encoder"):`
 
 
 @variable("point")
-def point(name: str, value: Any, among: Sequence[Trace] | None = None) -> Any:
-    """Record `value` under `name` within the current scopes ("" names the scope itself); returns the value.
-
-    `among`: the only traces that get it.
-    """
-    for active in _active.values() if among is None else among:
+def point(name: str, value: Any) -> Any:
+    """Record `value` under `name` within the current scopes ("" names the scope itself); returns the value."""
+    for active in _active.values():
         active.record(name, value)
     return value
 
@@ -112,15 +110,20 @@ def point(name: str, value: Any, among: Sequence[Trace] | None = None) -> Any:
 def lazy_point(name: str, shape: tuple[int, ...], compute: Callable[[], Any]) -> None:
     """Record a value that is computed only for a trace: when it is small, or when `only` asks for it."""
     small = math.prod(shape) <= _LARGEST_MAP
-    if wanting := [t for t in _active.values() if (small if t.only is None else t.only(t.name(name)))]:
-        point(name, compute(), wanting)
+    _record([t for t in _active.values() if (small if t.only is None else t.only(t.name(name)))], name, compute)
 
 
 def asked_point(name: str, compute: Callable[[], Any]) -> None:
     """Record a value only for traces of a set of names with this one: what has points of its own, as another
     implementation arranges it."""
-    if wanting := [t for t in _active.values() if t.names and t.name(name) in t.names]:
-        point(name, compute(), wanting)
+    _record([t for t in _active.values() if t.names and t.name(name) in t.names], name, compute)
+
+
+def _record(wanting: list[Trace], name: str, compute: Callable[[], Any]) -> None:
+    if wanting:
+        value = compute()
+        for active in wanting:
+            active.record(name, value)
 
 
 def asked_image(name: str, value: Any) -> None:

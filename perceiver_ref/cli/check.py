@@ -10,7 +10,7 @@ from typing import Any
 from ..autograd.backend import module
 from ..crosscheck import Result, check_file
 from ..errors import InputError, printable
-from ..vectors import PACKAGED, TOLERANCES
+from ..vectors import PACKAGED, TOLERANCES, Agreement
 from .main import BAD_INPUT, MISMATCH, OK, complain, computing
 from .result import write_result
 from .words import verdict
@@ -40,7 +40,7 @@ def check(options: argparse.Namespace) -> int:
             complain("check", result.message)
         for a in result.agreements:
             if not a.passed:
-                print(f"    {a.kind} {a.name}: {a.note or f'error {_error(a.error)}, tolerance {a.tolerance:.0e}'}")
+                print(f"    {a.kind} {a.name}: {_failed(a)}")
     passed = sum(result.status == "pass" for result in results)
     print(f"\n{passed} passed, {len(results) - passed} failed")
     _explain_columns()
@@ -66,14 +66,19 @@ def _case_files(paths: list[str]) -> Iterator[tuple[Path, str]]:
             yield path, path.relative_to(root).with_suffix("").as_posix()
 
 
+def _failed(a: Agreement) -> str:
+    """Why an array does not agree: both shapes, or the error and what is not finite in one of the two."""
+    if a.note.startswith("shape"):
+        return a.note
+    return f"error {_error(a.error)}, tolerance {a.tolerance:.0e}" + (f"; {a.note}" if a.note else "")
+
+
 def _error(error: float | None) -> str:
     return "-" if error is None else f"{error:.1e}"
 
 
 def _explain_columns() -> None:
-    print(
-        "errors: max |case - reference| / max(max |reference|, 1) over a case's arrays; outputs include traced values"
-    )
+    print("errors: max |case - reference| / max(max |reference|, 1) of an array; outputs include traced values")
     limits = [f"{k['output']:.0e} and {k['gradient']:.0e} in {dtype}" for dtype, k in TOLERANCES.items()]
     print(f"tolerances for outputs and gradients: {', '.join(limits)}")
 

@@ -40,7 +40,7 @@ def options(command: argparse.ArgumentParser) -> None:
 
 
 def compare(given: argparse.Namespace) -> int:
-    """`perceiver-ref compare`: 1 when a pair differs, an output or gradient is missing or most match nothing."""
+    """`perceiver-ref compare`: 1 when a pair differs, outputs are missing or most arrays match nothing, else 0."""
     result = compare_files(given.reference, given.candidate, given.tolerance)
     _print_matching(result)
     _print_table(result.pairs)

@@ -78,6 +78,7 @@ POINTS = (
     Point("mlp_norm", "the input of the MLP normed", "..., N, D", _LAYERS),
     Point("mlp.hidden", "after its first linear map", "..., N, K", _LAYERS),
     Point("mlp.gate", "after the linear map of the gate, for GEGLU and its like", "..., N, K", _LAYERS),
+    Point("mlp.gate_activation", "the gate after the activation, for GEGLU and its like", "..., N, K", _LAYERS),
     Point("mlp.activation", "after the activation function", "..., N, K", _LAYERS),
     Point("mlp", "after its last linear map", "..., N, D", _LAYERS),
     Point("mlp_gated", "times tanh of the gate", "B, L, D", ("gated",)),
@@ -120,6 +121,22 @@ POINTS = (
     Point("logits", "Perceiver AR: logits of the next token", "B, N, V"),
 )  # fmt: skip
 """All points: those of places, in the order of computation, and those that stand on their own."""
+
+ARRANGEMENTS = (
+    Point("attention.key_value", "keys and values side by side, as one linear map gives them", "..., M, H (d + e)"),
+    Point("attention.keys", "Perceiver AR: keys of prefix and latents together", "B, M, H d"),
+    Point("attention.values", "Perceiver AR: values of prefix and latents together", "B, M, H e"),
+    Point("attention.weights.flat", "`attention.weights` with batch and heads on one axis", "B H, N, M"),
+    Point("attention_residual.flat", "`attention_residual` with batch and latents on one axis", "B N, D"),
+    Point("attention_gate", "tanh of the gate on attention", "1 or D"),
+    Point("mlp_gate", "tanh of the gate on the MLP", "1 or D"),
+    Point("mlp.hidden_gate", "channels and gates of a gated MLP side by side", "..., N, 2 K"),
+    Point("patches", "blocks of pixels before their linear map", "B, *grid, C"),
+    Point("<layer>.padded", "the input of a convolution with its padding", "F, h, w, C"),
+    Point("<layer>.activation", "after the activation function behind a convolution", "F, h, w, C"),
+    Point("convolution", "after a convolution of width 1", "B, *grid, C"),
+)
+"""Values that have points of their own, or follow from them, as other implementations arrange them."""
 
 _KINDS = {
     "cross": "a cross-attention",
@@ -195,7 +212,23 @@ def _markdown() -> list[str]:
         lines += [_line(point) for point in POINTS if kind in point.kinds]
     lines += ["", "## Others", "", "| name | what it is | shape |", "| --- | --- | --- |"]
     lines += [_line(point) for point in POINTS if "" in point.kinds]
-    return lines
+    return lines + _arrangements()
+
+
+def _arrangements() -> list[str]:
+    """The section of what only a set of names asks for."""
+    return [
+        "",
+        "## As others arrange them",
+        "",
+        "A trace of a set of names, `pr.trace({name, ...})`, may also have these, at the ends of names; no other trace",
+        "has them. `check` and `diagnose` compare modules of other implementations with them. Images are there with",
+        "channels first, `<name>.channels_first`; so are the other points of convolutions.",
+        "",
+        "| name | what it is | shape |",
+        "| --- | --- | --- |",
+        *map(_line, ARRANGEMENTS),
+    ]
 
 
 def _line(point: Point) -> str:

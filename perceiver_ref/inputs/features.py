@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -211,8 +212,8 @@ class ConvStem(Module):
         frames = x.shape[:-3]
         x = ops.reshape(x, shape=(math.prod(frames), *x.shape[-3:]))
         for i in range(self.layers):
-            layer, padding, given = p[str(i)], self.convolution_padding or _same(x, 7), x
-            asked_image(f"{i}.padded", lambda: ops.pad(given, widths=((0, 0), *padding, (0, 0))))
+            layer, padding = p[str(i)], self.convolution_padding or _same(x, 7)
+            asked_image(f"{i}.padded", partial(ops.pad, x, widths=((0, 0), *padding, (0, 0))))
             x = ops.convolution(x, layer["convolution"], strides=(2, 2), padding=padding)
             image_point(f"{i}.convolution", x)
             if self.batch_norm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +94,11 @@ def not_finite(reference: np.ndarray, candidate: np.ndarray, sides: tuple[str, s
     if np.isfinite(reference).all() and np.isfinite(candidate).all():
         return []
     notes = []
-    kinds = {"NaN": np.isnan, "infinite": lambda x: x == np.inf, "negatively infinite": lambda x: x == -np.inf}
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "NaN": np.isnan,
+        "infinite": lambda x: x == np.inf,
+        "negatively infinite": lambda x: x == -np.inf,
+    }
     for what, test in kinds.items():
         in_a, in_b = test(reference), test(candidate)
         if np.array_equal(in_a, in_b):

@@ -96,10 +96,6 @@ def set_config(key: str, value: Any) -> Callable[[Case], None]:
     return lambda case: case.meta["config"]["config"].__setitem__(key, value)
 
 
-def rename_trace(case: Case) -> None:
-    case.trace["perceiver.encoder.nowhere"] = case.trace.pop("perceiver.encoder")
-
-
 def rename_input(case: Case) -> None:
     case.inputs["attention_masks"] = case.inputs.pop("attention_mask")
 
@@ -113,7 +109,6 @@ UNKNOWN = {
     ),
     "call": (set_meta("call", {"output_attention": True}), "did you mean 'output_attentions'?"),
     "argument": (rename_input, "unknown argument of forward 'attention_masks'; did you mean 'attention_mask'?"),
-    "trace point": (rename_trace, "trace point 'perceiver.encoder.nowhere' has no counterpart"),
     "activation": (set_config("hidden_act", "gelus"), "unknown hidden_act 'gelus'; did you mean 'gelu'?"),
     "dtype": (set_meta("dtype", "float65"), "unknown dtype 'float65'; did you mean 'float64'?"),
 }

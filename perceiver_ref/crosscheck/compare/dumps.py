@@ -22,7 +22,8 @@ from ...vectors.case import is_tolerance
 from ...vectors.compare import coarsest, difference, largest_difference, not_finite, shape_text
 from ...vectors.npz import read_npz
 from .layouts import in_layout_of, same_shape_transposed
-from .matching import Entry, Match, agreeing, match, parted
+from .matching import Match, match
+from .values import Entry, agreeing, parted
 
 COMPARED = ("trace", "output", "grad_param", "grad_input")
 """The groups of keys of the vector format that are compared, in the order of the table."""

@@ -44,12 +44,12 @@ _PARTS = (
 
 
 def _perceiver_model(given: Given) -> Rebuilt:
-    return _rebuilt(given, read_config(given.config), given.config)
+    return _rebuilt(given, read_config(given.config, *(theirs for _, theirs, _ in _PARTS)), given.config)
 
 
 def _task(name: str, given: Given) -> Rebuilt:
     """A task class: a PerceiverModel below `perceiver`, and for language the tied output embedding beside it."""
-    config = read_config(given.config)
+    config = read_config(given.config, "hard_coded_replacements")
     if name in _SQUARE and not isinstance(config["image_size"], int):
         raise InputError(f"{name} needs one number as image_size, got {config['image_size']}")
 

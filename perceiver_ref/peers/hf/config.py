@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...conventions import DIALECTS, Activation, Conventions
 from ...encoder import Encoder
-from ...errors import InputError, one_of
+from ...errors import InputError, listed, one_of
 from ..base import options
 from ..inherited import INHERITED, PRETRAINED
 
@@ -73,8 +73,17 @@ _ACTIVATIONS: dict[str, Activation] = {
 """transformers' names of activations without parameters."""
 
 
-def read_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A PerceiverConfig, from a case's {"config": ...} or from a config.json. `image_size` may be a pair."""
+def read_config(given: Mapping[str, Any], *beside: str) -> dict[str, Any]:
+    """A PerceiverConfig, from a case's {"config": ...} or from a config.json. `image_size` may be a pair.
+
+    `beside`: what else a class takes beside its nested `config`; `InputError` for any other key there, which would
+    change nothing.
+    """
+    if "config" in given and (unknown := [key for key in given if key not in ("config", *beside)]):
+        raise InputError(
+            f"option {unknown[0]!r} beside 'config' is not used; options of PerceiverConfig belong inside it"
+            + (f", and beside it are {listed(beside)} alone" if beside else "")
+        )
     fields = given.get("config", given)
     size = fields.get("image_size") if isinstance(fields, Mapping) else None
     pair = tuple(size) if isinstance(size, (list, tuple)) else None

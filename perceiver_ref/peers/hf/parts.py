@@ -71,7 +71,7 @@ def shapes_of(inputs: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 def _layer(given: Given) -> Rebuilt:
     """A PerceiverLayer: masks are added to the logits; it returns a tuple (output, attention map)."""
-    config, chosen = read_config(given.config), options("PerceiverLayer", _kwargs(given), _LAYER)
+    config, chosen = read_config(given.config, "kwargs"), options("PerceiverLayer", _kwargs(given), _LAYER)
     require("PerceiverLayer", chosen, "q_dim")
     crosses = chosen["is_cross_attention"]
     shared = {
@@ -106,7 +106,7 @@ def _layer(given: Given) -> Rebuilt:
 
 def _preprocessor(name: str, given: Given) -> Rebuilt:
     """A preprocessor: it returns a tuple (inputs, sizes by modality, inputs without positions)."""
-    config = read_config(given.config)
+    config = read_config(given.config, "kwargs")
     part = PREPROCESSORS[name](config, _kwargs(given), shapes_of(given.inputs, ("inputs",)))
 
     def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
@@ -124,7 +124,7 @@ def _preprocessor(name: str, given: Given) -> Rebuilt:
 
 def _decoder(name: str, given: Given) -> Rebuilt:
     """A decoder, given its queries."""
-    part = DECODERS[name](read_config(given.config), _kwargs(given))
+    part = DECODERS[name](read_config(given.config, "kwargs"), _kwargs(given))
 
     def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
         values, wanted = read_call(name, arguments, given, {"query", "z", "query_mask"}, {"output_attentions": False})
@@ -140,7 +140,7 @@ def _decoder(name: str, given: Given) -> Rebuilt:
 
 def _postprocessor(name: str, given: Given) -> Rebuilt:
     """A postprocessor; `modality_sizes` says how several modalities share the outputs."""
-    part = POSTPROCESSORS[name](read_config(given.config), _kwargs(given))
+    part = POSTPROCESSORS[name](read_config(given.config, "kwargs"), _kwargs(given))
 
     def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
         sizes = {key.partition(".")[2]: n for key, n in given.items() if key.startswith("modality_sizes.")}
@@ -175,7 +175,7 @@ def _function(what: str, known: set[str], defaults: dict[str, Any], function: Ca
     """A function of arrays and options, which are in the call (or, for a class, in the configuration's kwargs)."""
 
     def rebuild(given: Given) -> Rebuilt:
-        config, kwargs = read_config(given.config), _kwargs(given)
+        config, kwargs = read_config(given.config, "kwargs"), _kwargs(given)
 
         def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
             values, wanted = read_call(what, arguments, {**kwargs, **given}, known, defaults)

@@ -192,6 +192,7 @@ def component(kind: str, builders: Mapping[str, Any], config: Config, given: Any
     """The part that {"class": ..., "kwargs": ...} describes."""
     if not isinstance(given, Mapping) or "class" not in given:
         raise InputError(f'{kind} must be {{"class": name, "kwargs": options}}, got {given!r}')
+    options(f"a part ({kind})", given, {"class": None, "kwargs": None})
     name = str(given["class"]).rpartition(".")[2]
     if name not in builders:
         raise one_of(kind, name, builders)
