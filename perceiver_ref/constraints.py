@@ -182,7 +182,7 @@ def _instance(hint: Any) -> tuple[Holds, str]:
     """A class's own instances; for a part of a model any other part, as peers put theirs in its place."""
     from .parameters import Module
 
-    if not isinstance(hint, type) or hint is object:
+    if not isinstance(hint, type) or hint in (object, Any):
         return _anything, ""
     cls: type = Module if issubclass(hint, Module) else hint
     return lambda value: isinstance(value, cls), f"a {hint.__name__}"

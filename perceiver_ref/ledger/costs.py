@@ -53,7 +53,7 @@ def scores_bytes(event: Event, *, tiled: bool) -> int:
     """
     queries, keys, _, heads = _sizes(event)
     held = scores_held(*event.arguments[:3]) if tiled else heads * queries * keys
-    return held * int(event.outputs[0].itemsize)
+    return held * max(int(event.outputs[0].itemsize), 4)  # float16 is computed in float32
 
 
 def _lead(event: Event) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..autograd import ops
 from ..autograd.tree import Tree
+from ..constraints import Count
 from ..inputs.features import depth_to_space
 from ..layers import Linear
 from ..parameters import Module, Parameter, fan_in_normal, zeros
@@ -24,8 +25,8 @@ class Upsample(Module):
 
     inputs: int
     outputs: int
-    space: int = 2
-    time: int | None = None
+    space: Count = 2
+    time: Count | None = None
 
     def _layers(self) -> list[tuple[tuple[int, ...], tuple[int, ...], int, int]]:
         """(window, strides, inputs, outputs) of each."""

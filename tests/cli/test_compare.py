@@ -78,7 +78,7 @@ def test_names_and_layouts_that_differ_are_shown(reference: Path, tmp_path: Path
     rows = [line.split() for line in lines]
     assert ["a", "u"] in [row[:2] for row in rows]
     assert ["b", "v"] in [row[:2] for row in rows]
-    assert lines.count("    matched by shape and order") == 2
+    assert lines.count("    matched by their values") == 2
     assert lines.count("    axes 0 and 1 swapped") == 2
     assert lines.count("    float64 in the reference, float32 in the candidate") == 1
 

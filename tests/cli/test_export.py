@@ -132,7 +132,7 @@ def test_an_index_cannot_have_files_elsewhere_deleted(capsys, tmp_path: Path) ->
 def test_nothing_is_left_when_a_case_fails(capsys, tmp_path: Path, monkeypatch) -> None:
     calls = []
 
-    def failing(path, case):
+    def failing(path, case, *, with_list):
         calls.append(path)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")

@@ -124,11 +124,11 @@ def test_an_export_that_is_stopped_leaves_nothing(capsys, tmp_path: Path, monkey
         calls = []
         write_case = writing.write_case
 
-        def signalled(path: Path, case: Case) -> None:
+        def signalled(path: Path, case: Case, *, with_list: bool) -> None:
             calls.append(path)
             if len(calls) == (1 if when == "first case" else 2):
                 send(number)
-            write_case(path, case)
+            write_case(path, case, with_list=with_list)
 
         monkeypatch.setattr(writing, "write_case", signalled)
     done = invoke(capsys, "export", LANGUAGE, "--out", tmp_path / "vectors", "--cases", "plain,padding")
@@ -173,8 +173,8 @@ def test_a_replaced_export_is_the_old_or_the_new_one(
     with monkeypatch.context() as patch:
         write_case = writing.write_case
 
-        def written(path: Path, case: Case) -> None:
-            write_case(path, case)
+        def written(path: Path, case: Case, *, with_list: bool) -> None:
+            write_case(path, case, with_list=with_list)
             if path.name == "single.npz":  # the last: what is renamed from now on is the folder's
                 patch.setattr(Path, "rename", failing(Path.rename))
                 patch.setattr(Path, "replace", failing(Path.replace))

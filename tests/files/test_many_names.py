@@ -45,7 +45,9 @@ def extra(count: int) -> dict[str, np.ndarray]:
 
 def fitting(n: int, folder: Path) -> Callable[[], object]:
     arrays = {**arrays_of(n // 20), **extra(n)}
-    return lambda: fit(lambda found: peer("hf").rebuild(CLASS, Given(configuration(n // 20))), arrays, "here")
+    return lambda: fit(
+        lambda found: peer("hf").rebuild(CLASS, Given(configuration(n // 20))), arrays, "here", allow_unused=True
+    )
 
 
 def refusing(n: int, folder: Path) -> Callable[[], object]:
@@ -75,7 +77,7 @@ def aliases(n: int, folder: Path) -> Callable[[], object]:
 
 def searching(n: int, folder: Path) -> Callable[[], object]:
     content = {"model": {f"a.{i}": np.zeros(1) for i in range(n)}, "other": {str(i): i for i in range(n)}}
-    return lambda: find_state_dict("here", content, lambda value: isinstance(value, np.ndarray))
+    return lambda: find_state_dict("here", content, lambda value: isinstance(value, np.ndarray), lambda value: True)
 
 
 def repeating(n: int, folder: Path) -> Callable[[], object]:

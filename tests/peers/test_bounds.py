@@ -66,10 +66,10 @@ def known() -> dict[str, list[Any]]:
     """The defaults of every option that any class reads, by name."""
     found: dict[str, list[Any]] = {}
 
-    def recording(what: str, given: Any, known: Any, ignored: frozenset[str] = frozenset()) -> dict[str, Any]:
+    def recording(what: str, given: Any, known: Any, *ignored: frozenset[str]) -> dict[str, Any]:
         for name, default in known.items():
             found.setdefault(name, []).append(default)
-        return options(what, given, known, ignored)
+        return options(what, given, known, *ignored)
 
     for name in PEERS:
         PEERS[name]

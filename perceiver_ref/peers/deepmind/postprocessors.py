@@ -81,7 +81,8 @@ def _image(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> P
         raise InputError(f"postproc_type {kind!r} needs n_outputs")
     grid = None if chosen["input_reshape_size"] is None else tuple(chosen["input_reshape_size"])
     cls = Strided if kind == "conv1x1" else ImageOutput
-    model = cls(inputs, chosen["n_outputs"], _KINDS[kind], grid, space, time)  # type: ignore[arg-type]
+    outputs = inputs if chosen["n_outputs"] == -1 else chosen["n_outputs"]
+    model = cls(inputs, outputs, _KINDS[kind], grid, space, time)  # type: ignore[arg-type]
     if kind == "conv":
         module = f"{name}/~/conv{2 if time == 1 else 3}_d_upsample"
         points = upsample_points(module, f"{ours}.upsample", time != 1)

@@ -78,6 +78,8 @@ def _batch_norm(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
 def _normalize(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     """x / max(|x|_p, eps) along `dim`, one axis or several; a norm below eps gets no gradient."""
     x, dim = given["input"], 1 if o["dim"] is None else o["dim"]
+    if not x.shape and dim in (0, -1):  # PyTorch takes a number as one element
+        return {name: ops.reshape(y, shape=()) for name, y in _normalize({"input": x[None]}, o).items()}
     along: dict[str, Any] = {"axis": tuple(dim) if isinstance(dim, list) else dim, "keepdims": True}
     norm, flat = length(x, float(o["p"]), along)
     small = array_of(norm) < o["eps"]
