@@ -45,8 +45,8 @@ _INTRO = """\
 
 Each row is a class of another implementation: the number of cases made by running that implementation, with random
 weights, and the largest error of the reference over all of them, on NumPy with the fast kernels. Outputs include traced
-values and state; gradients are those of parameters and inputs. An error is max |case - reference| / max(max
-|reference|, 1). Allowed for outputs and for gradients are {limits},
+values and state; gradients are those of parameters and inputs. An error is the largest
+difference in units of the reference's largest value, or of 1. Allowed for outputs and for gradients are {limits},
 unless a case has its own.
 
 This page is made by `python -m perceiver_ref.crosscheck.exactness`.

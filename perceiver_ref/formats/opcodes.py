@@ -1,8 +1,9 @@
 """Interpreting pickles instead of running them: containers, numbers and text, and constructors from a table.
 
 Unpickling calls whatever a file names. Here its opcodes work on a stack of our own, a name is looked up in the table
-that the reader of one kind of file gives, and for what the table lacks a placeholder stands (`foreign`). Work and memory
-are bounded by the file's size: nothing is read beyond what it holds, and every instruction is paid for (`account`).
+that the reader of one kind of file gives, and for what the table lacks a placeholder stands (`foreign`). Work and
+memory are bounded by the file's size: nothing is read beyond what it holds, and each instruction is paid for
+(`account`).
 """
 
 from __future__ import annotations

@@ -100,6 +100,10 @@ def rename_input(case: Case) -> None:
     case.inputs["attention_masks"] = case.inputs.pop("attention_mask")
 
 
+def set_beside(key: str, value: Any) -> Callable[[Case], None]:
+    return lambda case: case.meta["config"].__setitem__(key, value)
+
+
 UNKNOWN = {
     "peer": (set_meta("peer", "hff"), "unknown peer 'hff'; did you mean 'hf'?"),
     "class": (set_meta("class", "PerceiverForMaskedLMs"), "did you mean 'PerceiverForMaskedLM'?"),
@@ -110,6 +114,9 @@ UNKNOWN = {
     "call": (set_meta("call", {"output_attention": True}), "did you mean 'output_attentions'?"),
     "argument": (rename_input, "unknown argument of forward 'attention_masks'; did you mean 'attention_mask'?"),
     "activation": (set_config("hidden_act", "gelus"), "unknown hidden_act 'gelus'; did you mean 'gelu'?"),
+    "beside a config": (set_beside("hidden_act", "relu"), "option 'hidden_act' beside 'config' is not used"),
+    "part beside a config": (set_beside("decoder", {"class": "x"}), "option 'decoder' beside 'config' is not used"),
+    "kwargs beside a config": (set_beside("kwargs", {}), "option 'kwargs' beside 'config' is not used"),
     "dtype": (set_meta("dtype", "float65"), "unknown dtype 'float65'; did you mean 'float64'?"),
 }
 

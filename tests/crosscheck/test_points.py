@@ -21,7 +21,7 @@ from perceiver_ref.autograd.engine import observe
 from perceiver_ref.autoregressive import PerceiverAR
 from perceiver_ref.call import Call
 from perceiver_ref.conventions import DIALECTS
-from perceiver_ref.crosscheck.points import PLACES, POINTS, markdown, rows
+from perceiver_ref.crosscheck.points import ARRANGEMENTS, PLACES, POINTS, markdown, rows
 from perceiver_ref.decoder import ClassificationDecoder, Decoder
 from perceiver_ref.flamingo import GatedCrossAttention, PerceiverResampler
 from perceiver_ref.flamingo.media import media_mask
@@ -211,3 +211,24 @@ def test_a_trace_keeps_the_arrays_themselves() -> None:
         out = model.apply(p, normal(0, 1, 6, 5, 2))
     assert t["decoder"] is out
     assert np.shares_memory(t["encoder.blocks.1.1"], t["encoder"])
+
+
+def test_arrangements_of_others_are_recorded_for_sets_of_names_alone() -> None:
+    """And are what they are said to be: the keys and values, side by side."""
+    model = encoder(6)
+    p, x = random_parameters(model), normal(0, 2, 9, 6)
+    place = "encoder.blocks.0.0.attention"
+    with trace() as everything:
+        model.apply(p, x)
+    with trace(lambda name: True) as predicate:
+        model.apply(p, x)
+    with trace({f"{place}.key_value", f"{place}.weights.flat"}) as asked:
+        model.apply(p, x)
+    assert list(predicate) == list(everything)
+    joined = np.concatenate([everything[f"{place}.key"], everything[f"{place}.value"]], axis=-1)
+    assert np.array_equal(asked[f"{place}.key_value"], joined)
+    weights = everything[f"{place}.weights"]
+    assert np.array_equal(asked[f"{place}.weights.flat"], weights.reshape(-1, *weights.shape[-2:]))
+    names = {point.name for point in ARRANGEMENTS}
+    assert {"attention.key_value", "attention.weights.flat"} <= names
+    assert not any(name.endswith(tuple(f".{n}" for n in names - {"attention_gate", "mlp_gate"})) for name in everything)

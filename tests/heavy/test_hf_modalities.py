@@ -163,6 +163,7 @@ def test_task_classes_agree_with_the_live_peer(kind: Any) -> None:
         given = {"config": made, "hard_coded_replacements": replacements}
         result = check_case(hf_configurations.case(name, given, inputs, call, seed=draw(0, 1000)))
         assert result.status == "pass", result.worst
+        assert result.notes == []  # every module that was hooked is known
         worst.append((result.error("output", "trace") or 0.0, result.error("grad_param", "grad_input") or 0.0))
 
     run()

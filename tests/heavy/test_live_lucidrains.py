@@ -32,6 +32,7 @@ def assert_passes(name: str, config: Any, inputs: Any, call: Any, seed: int, bac
     result = check_case(made, backend=backend)
     failed = [a for a in result.agreements if not a.passed]
     assert failed == []
+    assert result.notes == []  # every module that was hooked is known
     kinds = {a.kind for a in result.agreements}
     assert kinds >= {"output"} | ({"grad_param"} if made.params else set()) | (
         {"grad_input"} if made.grad_inputs else set()

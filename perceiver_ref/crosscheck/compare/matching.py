@@ -273,6 +273,10 @@ def _scores(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> np.ndarr
             for order in orders(other, shape):
                 b = _samples([right[j].transpose(order) for j in columns])
                 part = (1.0 if other == shape else 0.5) + _CLOSENESS * _closeness(a, b) ** 2
+                floats = [
+                    np.array([side[k].dtype.kind == "f" for k in at]) for side, at in ((left, rows), (right, columns))
+                ]
+                part[floats[0][:, None] != floats[1]] = -math.inf  # numbers that are counted are no values of a model
                 places = np.ix_(rows, columns)
                 scores[places] = np.maximum(scores[places], part)
     return scores

@@ -143,8 +143,10 @@ def by_values(
 
 
 def _varies(entry: Entry) -> bool:
-    """Whether the values of an array tell it from others."""
-    return bool(entry.array.size) and bool((entry.array != entry.array.flat[0]).any())
+    """Whether the values of an array tell it from others: more than one number, or a single one that is not 0."""
+    if entry.array.size < 2:
+        return bool(entry.array.any())
+    return bool((entry.array != entry.array.flat[0]).any())
 
 
 def parted(reference: Sequence[Entry], candidate: Sequence[Entry], whole: Set[int]) -> list[Entry]:
