@@ -137,7 +137,8 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
     ),
     (
         NUMBER,
-        """norm_type att_init_scale dense_init_scale final_init_scale_multiplier z_pos_enc_init_scale deviation alpha rescale
+        """norm_type
+        att_init_scale dense_init_scale final_init_scale_multiplier z_pos_enc_init_scale deviation alpha rescale
         rescale_factor flow_scale_factor scale max_freq max_scale min_scale max_wavelength longest frequencies
         output_range z_loss beta scale_factor lr learning_rate weight_decay momentum dampening clamp_value
         exponent end_value init_value peak_value""",
