@@ -1,4 +1,4 @@
-"""The equations of docs/SPEC.md, written down here once more from the page alone: the models compute just that.
+"""The equations of docs/SPEC.md, as `plain` has them in plain NumPy: the models compute just that.
 
 Everything is float64 and plain NumPy. Two orders of the same sums differ by rounding: `TOLERANCE` is 1e4 times the
 spacing of float64 numbers near 1, for sums of up to about 100 terms through up to 5 layers.
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import erf
 
+from perceiver_ref import plain
 from perceiver_ref.autograd import ops, tree
 from perceiver_ref.autoregressive import PerceiverAR
 from perceiver_ref.conventions import DIALECTS, FLAMINGO
@@ -41,61 +41,6 @@ def close(a: Any, b: Any) -> None:
     np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * max(float(np.abs(b).max()), 1))
 
 
-# operations
-
-
-def linear(x: np.ndarray, p: P) -> np.ndarray:
-    return x @ p["weight"] + p.get("bias", 0.0)
-
-
-def norm(x: np.ndarray, p: P) -> np.ndarray:
-    return p["scale"] * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) + p["offset"]
-
-
-def gelu(x: np.ndarray) -> np.ndarray:
-    return x * (1 + erf(x / np.sqrt(2))) / 2
-
-
-def squared_relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0) ** 2
-
-
-def mlp(x: np.ndarray, p: P, activation: Any = gelu) -> np.ndarray:
-    return linear(activation(linear(x, p["hidden"])), p["output"])
-
-
-def weights(q: np.ndarray, k: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """q (N, d), k (M, d), mask (N, M); a row without any key gives 0."""
-    e = np.exp(q @ k.T / math.sqrt(q.shape[-1])) * mask
-    total = e.sum(-1, keepdims=True)
-    return np.divide(e, total, out=np.zeros_like(e), where=total > 0)
-
-
-def attention(x: np.ndarray, z: np.ndarray, p: P, heads: int, mask: np.ndarray | None = None) -> np.ndarray:
-    """x (N, D), z (M, C): one example."""
-    q, k, v = linear(x, p["query"]), linear(z, p["key"]), linear(z, p["value"])
-    d, e = q.shape[-1] // heads, v.shape[-1] // heads
-    mask = np.ones((len(x), len(z)), bool) if mask is None else mask
-    y = [
-        weights(q[:, h * d : (h + 1) * d], k[:, h * d : (h + 1) * d], mask) @ v[:, h * e : (h + 1) * e]
-        for h in range(heads)
-    ]
-    return linear(np.concatenate(y, -1), p["output"])
-
-
-def cross_attention(
-    x: np.ndarray, z: np.ndarray, p: P, heads: int, mask: np.ndarray | None = None, residual: bool = True
-) -> np.ndarray:
-    y = attention(norm(x, p["query_norm"]), norm(z, p["key_value_norm"]), p["attention"], heads, mask)
-    x = x + y if residual else y
-    return x + mlp(norm(x, p["mlp_norm"]), p["mlp"])
-
-
-def self_attention(x: np.ndarray, p: P, heads: int, mask: np.ndarray | None = None) -> np.ndarray:
-    x = x + attention(norm(x, p["norm"]), norm(x, p["norm"]), p["attention"], heads, mask)
-    return x + mlp(norm(x, p["mlp_norm"]), p["mlp"])
-
-
 # positions
 
 
@@ -103,11 +48,7 @@ def test_fourier_features() -> None:
     bands, resolution = 5, (7, 4)
     x = np.stack(np.meshgrid(*(-1 + 2 * np.arange(n) / (n - 1) for n in resolution), indexing="ij"), -1)
     close(linear_positions(resolution), x)
-    f = [1 + n / (bands - 1) * (mu / 2 - 1) for mu in resolution for n in range(bands)]
-    axis = [a for a in range(2) for _ in range(bands)]
-    parts = [np.sin(np.pi * x[..., a] * f_n) for a, f_n in zip(axis, f)]
-    parts += [np.cos(np.pi * x[..., a] * f_n) for a, f_n in zip(axis, f)]
-    expected = np.concatenate([x, np.stack(parts, -1)], -1)
+    expected = plain.fourier_features(x, bands, resolution)
     assert expected.shape[-1] == 2 * (2 * bands + 1)
     close(fourier_features(x, bands, resolution), expected)
 
@@ -116,11 +57,7 @@ def test_rotary_positions() -> None:
     rng, omega, at = np.random.default_rng(0), frequencies(6), np.arange(9)
     q = rng.normal(size=(1, 9, 6))
     turned = Rotary(omega).apply(q, at)
-    for i in range(9):
-        for n in range(3):
-            a, b = q[0, i, 2 * n : 2 * n + 2]
-            c, s = math.cos(omega[n] * i), math.sin(omega[n] * i)
-            close(turned[0, i, 2 * n : 2 * n + 2], np.array([a * c - b * s, b * c + a * s]))
+    close(turned[0], plain.rotary(q[0], at, omega))
     query, key = (Rotary(omega).apply(np.repeat(rng.normal(size=(1, 1, 6)), 9, 1), at)[0] for _ in range(2))
     products = query @ key.T
     close(products[1:, 1:], products[:-1, :-1])  # of positions with one distance
@@ -138,17 +75,27 @@ def test_perceiver(shared: Sharing) -> None:
     p, x = drawn(model), np.random.default_rng(1).normal(size=(2, 9, 6))
     mask = np.arange(9) < [[9], [5]]
     got = model.apply(p, x, mask=mask)
-    own = {"all": [0, 0, 0], "later": [0, 1, 1], "none": [0, 1, 2]}[shared]
-    crosses = [p["encoder"]["cross_attention"], *p["encoder"]["later_cross_attentions"]]
-    blocks = [p["encoder"]["block"], *p["encoder"]["later_blocks"]]
     for example in range(2):
+        rows = np.repeat(mask[example][None], 4, 0)
+        own = {"all": [0, 0, 0], "later": [0, 1, 1], "none": [0, 1, 2]}[shared]
+        crosses = [p["encoder"]["cross_attention"], *p["encoder"]["later_cross_attentions"]]
+        blocks = [p["encoder"]["block"], *p["encoder"]["later_blocks"]]
         z = p["encoder"]["latents"]
         for n in range(3):
             if n < 2:
-                z = cross_attention(z, x[example], crosses[own[n]], 2, np.repeat(mask[example][None], 4, 0))
+                z = plain.cross_attention(z, x[example], crosses[own[n]], 2, rows)
             for layer in blocks[own[n]]:
-                z = self_attention(z, layer, 4)
-        close(got[example], linear(z.mean(0), p["decoder"]["output"]))
+                z = plain.self_attention(z, layer, 4)
+        close(got[example], plain.linear(z.mean(0), p["decoder"]["output"]))
+
+
+def test_perceiver_as_published() -> None:
+    """Cross-attentions share their weights from the second on, blocks all of them."""
+    encoder = Encoder(6, 4, 8, 3, 2, 2, 4, cross_attends=2, conventions=PAPER)
+    model = PerceiverIO(encoder, decoder=ProjectionDecoder(8, 3))
+    p, x = drawn(model), np.random.default_rng(1).normal(size=(1, 9, 6))
+    mask = np.arange(9) < [[5]]
+    close(model.apply(p, x, mask=mask)[0], plain.perceiver(x[0], p, 2, 3, (2, 4), np.repeat(mask, 4, 0)))
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -157,29 +104,20 @@ def test_perceiver_io(residual: bool) -> None:
     decoder = Decoder(8, 10, trainable_queries(5, 10), 3, 2, query_residual=residual, conventions=PAPER)
     model = PerceiverIO(encoder, decoder=decoder)
     p, x = drawn(model), np.random.default_rng(1).normal(size=(1, 9, 6))
-    z = cross_attention(p["encoder"]["latents"], x[0], p["encoder"]["cross_attention"], 2)
-    for _ in range(2):
-        z = self_attention(z, p["encoder"]["block"][0], 4)
-    queries = p["decoder"]["queries"]["table"]
-    y = cross_attention(queries, z, p["decoder"]["cross_attention"], 2, residual=residual)
-    close(model.apply(p, x)[0], linear(y, p["decoder"]["output"]))
-    alone = linear(
-        cross_attention(queries[3:4], z, p["decoder"]["cross_attention"], 2, residual=residual), p["decoder"]["output"]
-    )
-    close(model.apply(p, x)[0, 3:4], alone)
+    z = plain.encoder(x[0], p["encoder"], 1, 2, (2, 4))
+    queries, layer, output = p["decoder"]["queries"]["table"], p["decoder"]["cross_attention"], p["decoder"]["output"]
+    y = plain.cross_attention(queries, z, layer, 2, residual=residual)
+    close(model.apply(p, x)[0], plain.linear(y, output))
+    alone = plain.cross_attention(queries[3:4], z, layer, 2, residual=residual)
+    close(model.apply(p, x)[0, 3:4], plain.linear(alone, output))
+    if residual:
+        close(model.apply(p, x)[0], plain.perceiver_io(x[0], p, 2, (2, 4), 2))
 
 
 def test_perceiver_ar() -> None:
     model = PerceiverAR(11, 9, 5, 8, 2, 1, 2, conventions=PAPER, position_table=True)
     p, ids = drawn(model), np.random.default_rng(1).integers(0, 11, (1, 9))
-    start = 4
-    x = p["embedding"][ids[0]] + p["positions"]
-    z = linear(x[start:], p["query"])
-    before = np.arange(9)[None, :] <= np.arange(start, 9)[:, None]
-    z = cross_attention(z, x, p["cross_attentions"][0], 1, before)
-    for layer in p["layers"]:
-        z = self_attention(z, layer, 2, before[:, start:])
-    close(model.apply(p, ids, prefix=start)[0], linear(norm(z, p["norm"]), p["logits"]))
+    close(model.apply(p, ids, prefix=4)[0], plain.perceiver_ar(ids[0], p, 4, (1, 2)))
 
 
 def test_perceiver_resampler() -> None:
@@ -188,13 +126,7 @@ def test_perceiver_resampler() -> None:
     got = model.apply(p, features)
     assert model.conventions == FLAMINGO
     for medium in range(2):
-        x = (features[0, medium] + p["time_embedding"][:, None]).reshape(12, 8)
-        z = p["latents"]
-        for layer in p["layers"]:
-            both = np.concatenate([norm(x, layer["features_norm"]), norm(z, layer["latents_norm"])])
-            z = z + attention(norm(z, layer["latents_norm"]), both, layer["attention"], 2)
-            z = z + mlp(norm(z, layer["mlp_norm"]), layer["mlp"], squared_relu)
-        close(got[0, medium], norm(z, p["norm"]))
+        close(got[0, medium], plain.perceiver_resampler(features[0, medium], p, 2))
 
 
 def test_gated_cross_attention() -> None:
@@ -204,12 +136,8 @@ def test_gated_cross_attention() -> None:
     tag = np.array([[False, True, False, False, True, True, False]])
     phi = np.array([[tag[0, : i + 1].sum() for i in range(7)]])
     got = model.apply(p, x, media, mask=media_mask(phi, media=3, tokens=4))
-    mask = np.array([[j // 4 + 1 == phi[0, i] for j in range(12)] for i in range(7)])
-    assert not mask[0].any()
-    attended = attention(norm(x[0], p["norm"]), media[0].reshape(12, 6), p["attention"], 2, mask)
-    y = x[0] + np.tanh(p["attention_gate"]) * attended
-    y = y + np.tanh(p["mlp_gate"]) * mlp(norm(y, p["mlp_norm"]), p["mlp"], squared_relu)
-    close(got[0], y)
+    assert phi[0, 0] == 0, "the first token comes before all media"
+    close(got[0], plain.gated_cross_attention(x[0], media[0], phi[0], p, 2))
     closed = {**p, "attention_gate": np.zeros(1), "mlp_gate": np.zeros(1)}
     assert np.array_equal(model.apply(closed, x, media), x)
 
@@ -218,7 +146,8 @@ def test_a_row_without_keys() -> None:
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(3, 4)) for _ in range(3))
     mask = np.array([[True, False, True], [False, False, False], [True, True, True]])
-    close(ops.attention(q, k, v, mask=mask, masked_rows="zero"), weights(q, k, mask) @ v)
+    identity = {name: {"weight": np.eye(4)} for name in ("query", "key", "value", "output")}
+    close(ops.attention(q, k, k, mask=mask, masked_rows="zero"), plain.attention(q, k, identity, 1, mask))
     close(ops.attention(q, k, v, mask=mask, masked_rows="uniform")[1], v.mean(0))
 
 
