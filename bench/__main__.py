@@ -11,8 +11,8 @@ from typing import Any
 from perceiver_ref.autograd.backend import BACKENDS, BackendError, module
 from perceiver_ref.cli.streams import patient_streams
 from perceiver_ref.errors import InputError, one_of
-from perceiver_ref.files import check_apart, check_writable, remove_temporaries, write_json, write_text
-from perceiver_ref.signals import exit_code, settle, stopping
+from perceiver_ref.host.files import check_apart, check_writable, remove_temporaries, write_json, write_text
+from perceiver_ref.host.signals import exit_code, settle, stopping
 
 from .cases import PASSES, chosen
 from .implementations import IMPLEMENTATIONS

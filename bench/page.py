@@ -8,8 +8,8 @@ from textwrap import dedent
 from typing import Any
 
 from perceiver_ref.errors import InputError
-from perceiver_ref.files import read_json
-from perceiver_ref.ledger import RULE
+from perceiver_ref.host.files import read_json
+from perceiver_ref.models.ledger import RULE
 
 from .cases import case
 from .scaling import exponents

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from perceiver_ref.autograd import tree
-from perceiver_ref.parameters import Module
+from perceiver_ref.models.module import Module
 from perceiver_ref.peers import Given, Rebuilt, peer
 
 SEED = 0

@@ -6,27 +6,16 @@ model = pr.preset("perceiver-io/imagenet-fourier")
 params = model.init(seed=0)
 logits = model.apply(params, images)
 
-models
-    perceiver_io      Perceiver and Perceiver IO: inputs/, encoder, decoder with queries, outputs/
-    autoregressive/   Perceiver AR
-    flamingo/         Perceiver Resampler, GATED XATTN-DENSE, and a whole Flamingo
-    attention, layers, position, rotary, modalities, masks, resize, tiling    what they are made of
-    parameters, call  a model as a tree of parameters and a pure `apply`; what one call needs besides
-    conventions       where implementations differ, each choice an option; differences/ shows each on cases
-    published/        the published configurations; ledger/ has what they cost
-other implementations
-    peers/            their configurations, names and calls
-    checkpoints       their weights, in the files of formats/, and our own
-    vectors/          cases of theirs; export/ makes new ones
-    crosscheck/       comparing with cases, and why something differs; testing, pytest_plugin for tests of ports
-    tracing           names of intermediate values; variation exchanges layers, for `diagnose`
-training
-    autograd/         the engine: operations, gradients, optimizers, kernels
-    training/         the loop; recipes/ have what it trains
-    classification    labels and accuracy; sampling draws tokens from logits
-for people
-    cli/              the command `perceiver-ref`
-    specification/    docs/SPEC.md and its diagrams
+    plain.py    the architectures in plain NumPy, on two screens: begin here
+    autograd/   the engine: operations, gradients, optimizers, kernels
+    models/     Perceiver, Perceiver IO, Perceiver AR, Flamingo; the published configurations and what they cost
+    peers/      other implementations: their configurations, names and calls
+    weights/    their weights, in the files that they come in, and our own
+    porting/    cases of other implementations, checking, comparing, diagnosing; making cases of a model
+    testing.py  the same in the tests of a port
+    training/   the loop, and the recipes that it trains
+    cli/        the command `perceiver-ref`
+    host/       files, signals and memory of the machine that all of it runs on
 """
 
 from __future__ import annotations
@@ -46,27 +35,33 @@ if not (Path(__file__).parent / "autograd").is_dir() and find_spec("perceiver_re
 
 # name -> module that defines it; imported on first use, so that `import perceiver_ref` costs next to nothing
 _PUBLIC = {
-    "Conventions": ".conventions",
-    "DIALECTS": ".conventions",
-    "Flamingo": ".flamingo.model",
+    "Conventions": ".models.conventions",
+    "DIALECTS": ".models.conventions",
+    "Flamingo": ".models.flamingo.model",
     "InputError": ".errors",
-    "PerceiverAR": ".autoregressive",
-    "PerceiverIO": ".perceiver_io",
-    "load": ".checkpoints",
-    "load_with_state": ".checkpoints",
-    "preset": ".published",
-    "presets": ".published",
-    "trace": ".tracing",
-    "variants": ".published",
+    "PerceiverAR": ".models.perceiver_ar",
+    "PerceiverIO": ".models.perceiver_io",
+    "load": ".weights.checkpoints",
+    "load_with_state": ".weights.checkpoints",
+    "preset": ".models.published",
+    "presets": ".models.published",
+    "trace": ".models.tracing",
+    "variants": ".models.published",
 }
-_MODULES = ("autograd", "peers", "vectors", "crosscheck", "ledger")
+_MODULES = {
+    "autograd": ".autograd",
+    "peers": ".peers",
+    "vectors": ".porting.cases",
+    "crosscheck": ".porting",
+    "ledger": ".models.ledger",
+}
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f".{name}", __name__)
+        return import_module(_MODULES[name], __name__)
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_PUBLIC[name], __name__), name)

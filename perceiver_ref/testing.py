@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .crosscheck.check import Scale, spread, tolerances
 from .errors import InputError, listed, one_of
-from .files import AnyPath
-from .vectors import TOLERANCES, Case, read_case, write_case
-from .vectors.compare import difference, distances, largest_difference
+from .host.files import AnyPath
+from .porting.cases import TOLERANCES, Case, read_case, write_case
+from .porting.cases.compare import difference, distances, largest_difference
+from .porting.check import Scale, spread, tolerances
 
 What = Literal["outputs", "gradients", "trace"]
 _WHAT = ("outputs", "gradients", "trace")

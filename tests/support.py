@@ -10,7 +10,7 @@ import numpy as np
 from perceiver_ref.autograd import tree
 from perceiver_ref.autograd.backend import to_backend, to_host
 from perceiver_ref.autograd.tree import Tree
-from perceiver_ref.parameters import Module, Parameter
+from perceiver_ref.models.module import Module, Parameter
 
 ROUNDING = 1e-12
 """Bound for two float64 computations of the same small model in another order: some thousand roundings of 1e-16 through

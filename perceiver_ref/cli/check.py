@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..autograd.backend import module
-from ..crosscheck import Result, check_file
 from ..errors import InputError, printable
-from ..vectors import PACKAGED, TOLERANCES, Agreement
+from ..porting import Result, check_file
+from ..porting.cases import PACKAGED, TOLERANCES, Agreement
 from .main import BAD_INPUT, MISMATCH, OK, complain, computing
 from .result import write_result
 from .words import verdict

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..crosscheck.compare.dumps import Compared, Comparison, compare_files
-from ..crosscheck.report import Report, ReportPoint, excerpt, value_text, write_report
 from ..errors import listed
+from ..porting.compare.dumps import Compared, Comparison, compare_files
+from ..porting.report import Report, ReportPoint, excerpt, value_text, write_report
 from .main import MISMATCH, OK
 from .result import aligned, write_result
 from .words import opened

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoints import Checkpoint
 from ..errors import InputError
-from ..formats.own import to_own
-from ..formats.safetensors_file import write_safetensors
-from ..vectors.npz import write_npz
+from ..weights.checkpoints import Checkpoint
+from ..weights.formats.npz import write_npz
+from ..weights.formats.own import to_own
+from ..weights.formats.safetensors_file import write_safetensors
 from . import weights
 from .main import OK
 from .result import write_result

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..crosscheck.diagnosis.diagnose import Diagnosis, diagnose_file
-from ..crosscheck.diagnosis.search import Cause
-from ..crosscheck.gradients.diagnose import GradientDiagnosis
-from ..crosscheck.report import Report, ReportPoint, excerpt, write_report
 from ..errors import InputError, listed
-from ..vectors.npz import write_npz
+from ..porting.diagnosis.diagnose import Diagnosis, diagnose_file
+from ..porting.diagnosis.search import Cause
+from ..porting.gradients.diagnose import GradientDiagnosis
+from ..porting.report import Report, ReportPoint, excerpt, write_report
+from ..weights.formats.npz import write_npz
 from .main import MISMATCH, OK
 from .places import excerpt_beside
 from .result import aligned, write_result

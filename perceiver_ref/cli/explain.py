@@ -7,16 +7,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..checkpoints import ignored_fields, read_config, rebuild
 from ..errors import InputError
-from ..flamingo import PerceiverResampler
-from ..ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
-from ..ledger.printed import PRINTED, agrees
-from ..ledger.sizes import Shape, Sizes
-from ..parameters import Module
+from ..models.flamingo import PerceiverResampler
+from ..models.ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
+from ..models.ledger.printed import PRINTED, agrees
+from ..models.ledger.sizes import Shape, Sizes
+from ..models.module import Module
+from ..models.perceiver_io import PerceiverIO
+from ..models.published import INPUTS, is_preset, preset
 from ..peers.base import told
-from ..perceiver_io import PerceiverIO
-from ..published import INPUTS, is_preset, preset
+from ..weights.checkpoints import ignored_fields, read_config, rebuild
 from .main import OK
 from .result import aligned, write_result
 from .words import verdict

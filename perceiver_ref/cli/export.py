@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import InputError, listed, one_of
-from ..export.adversarial import ROWS, Row, rows
-from ..export.find import Wanted, find
-from ..export.make import Options, make
-from ..export.pack import pack
-from ..export.subject import Subject
-from ..export.write import INDEX, check_folder, write_folder
-from ..vectors import Case
+from ..porting.cases import Case
+from ..porting.export.adversarial import ROWS, Row, rows
+from ..porting.export.find import Wanted, find
+from ..porting.export.make import Options, make
+from ..porting.export.pack import pack
+from ..porting.export.subject import Subject
+from ..porting.export.write import INDEX, check_folder, write_folder
 from .main import OK
 from .result import write_result
 

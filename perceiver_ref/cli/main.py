@@ -13,8 +13,8 @@ from typing import NoReturn
 from ..autograd.backend import BACKENDS, BackendError
 from ..autograd.kernels import MODES, kernels
 from ..errors import LINE, InputError, one_line, one_of
-from ..files import remove_temporaries
-from ..signals import exit_code, settle, stopping
+from ..host.files import remove_temporaries
+from ..host.signals import exit_code, settle, stopping
 from ..version import __version__
 from .places import check_places
 from .streams import patient_streams

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import check_apart, check_writable
+from ..host.files import check_apart, check_writable
 
 
 @dataclass(frozen=True)

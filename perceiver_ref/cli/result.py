@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..files import write_json
+from ..host.files import write_json
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..autograd.backend import module
-from ..crosscheck import Run
-from ..crosscheck import run as compute
 from ..errors import InputError
-from ..formats.read import dtype_of
-from ..vectors.npz import write_npz
+from ..porting import Run
+from ..porting import run as compute
+from ..weights.formats.npz import write_npz
+from ..weights.formats.read import dtype_of
 from . import weights
 from .main import OK, computing
 from .result import aligned, write_result

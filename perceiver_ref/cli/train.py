@@ -9,7 +9,7 @@ from typing import Any
 from ..autograd import keep_memory
 from ..autograd.backend import BACKENDS
 from ..errors import InputError
-from ..recipes import MODULES, recipe
+from ..training.recipes import MODULES, recipe
 from .main import MISMATCH, OK
 from .result import write_result
 from .words import verdict

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .. import json_text
-from ..checkpoints import Checkpoint, Choice, read_checkpoint
 from ..errors import InputError
-from ..files import existing_file, read_json
-from ..formats.opcodes import first_line
-from ..vectors.npz import read_npz
+from ..host import json_text
+from ..host.files import existing_file, read_json
+from ..weights.checkpoints import Checkpoint, Choice, read_checkpoint
+from ..weights.formats.npz import read_npz
+from ..weights.formats.opcodes import first_line
 from .main import complain
 
 Arrays = dict[str, np.ndarray]

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import bounds
 from ..autograd import tree
 from ..autograd.tree import Tree
-from ..call import Call
 from ..errors import InputError, input_errors, one_of, shortened
-from ..parameters import Module
+from ..models.call import Call
+from ..models.module import Module
+from . import bounds
 from .names import Binding, check, load, store
 
 Arguments = dict[str, Any]

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..autograd.tree import Tree
-from ..call import Call
 from ..errors import InputError
+from ..models.call import Call
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
-from .lucidrains_flamingo import (
+from .lucidrains.flamingo import (
     GATED,
     RESAMPLER,
     RESAMPLER_NAMES,

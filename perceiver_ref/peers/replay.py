@@ -17,9 +17,9 @@ from ..autograd.backend import xp
 from ..autograd.optim import Optimizer, clip_by_global_norm, global_norm
 from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
-from ..constraints import Count
 from ..errors import InputError
-from ..parameters import Module, Parameter, zeros
+from ..models.constraints import Count
+from ..models.module import Module, Parameter, zeros
 
 Arrays = dict[str, Any]
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..signals import NUMBERS, Stopped, stop
+from ..host.signals import NUMBERS, Stopped, stop
 
 
 class Interrupted(Stopped):

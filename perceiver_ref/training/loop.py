@@ -17,13 +17,13 @@ from ..autograd import threads, tree, value_and_grad
 from ..autograd.backend import to_host
 from ..autograd.optim import Optimizer
 from ..autograd.tree import Tree
-from ..call import Call
 from ..errors import InputError, shortened
-from ..recipes.base import Recipe, Task
+from ..models.call import Call
 from .interrupts import Interrupted, Interrupts
 from .lock import alone
 from .metrics import Metrics
 from .progress import Progress
+from .recipes.base import Recipe, Task
 from .result import finish
 from .state import CHECKPOINT, Checkpoints, Saved, State, restore
 from .turns import TURNS

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from .. import json_text
-from ..files import write_text
+from ..host import json_text
+from ..host.files import write_text
 from .state import writing
 
 NAME = "metrics.jsonl"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import write_whole
+from ..host.files import write_whole
 
 if TYPE_CHECKING:
-    from ..recipes.base import Recipe
+    from .recipes.base import Recipe
 
 
 def figure(width: float, height: float) -> Any:

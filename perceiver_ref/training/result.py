@@ -12,10 +12,10 @@ from ..autograd import tree
 from ..autograd.backend import module
 from ..autograd.tree import Tree
 from ..errors import InputError
-from ..files import write_json
-from ..recipes.base import Recipe, Task
+from ..host.files import write_json
 from ..version import __version__
 from .pictures import curves
+from .recipes.base import Recipe, Task
 from .state import writing
 
 if TYPE_CHECKING:

@@ -25,14 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import json_text
 from ..autograd import backend as backends
 from ..autograd import tree
 from ..autograd.backend import Array, to_host
 from ..autograd.tree import Tree
 from ..errors import InputError, listed, shortened
-from ..vectors.npz import read_npz, write_npz
+from ..host import json_text
 from ..version import __version__
+from ..weights.formats.npz import read_npz, write_npz
 
 FORMAT, VERSION = "perceiver-ref training", 1
 CHECKPOINT, PREVIOUS, FRESH = "checkpoint.npz", "checkpoint.previous.npz", "checkpoint.new.npz"

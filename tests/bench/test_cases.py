@@ -53,7 +53,7 @@ def test_our_forms_compute_the_same(name: str, implementation: str, backend: str
 
 def test_a_checkpointed_model_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its layers run twice, forward and on the way back; a model that is not checkpointed runs them once."""
-    from perceiver_ref.attention import SelfAttention
+    from perceiver_ref.models.attention import SelfAttention
 
     layers = 4  # two blocks of two at the quick sizes
     for which, times in (("ours", 1), ("checkpointed", 2)):
@@ -82,7 +82,7 @@ def test_the_engine_written_twice_is_one_function(backend: str) -> None:
 
 def test_flops_are_those_of_the_ledger() -> None:
     """Of a resampler, counted by the ledger from shapes alone."""
-    from perceiver_ref.ledger import ledger
+    from perceiver_ref.models.ledger import ledger
 
     row = CASES["resampler"]
     made = subject(row.kind, row.quick)

@@ -13,7 +13,7 @@ import pytest
 
 from bench.__main__ import _parser, main
 from bench.cases import CASES
-from perceiver_ref.signals import Stopped, exit_code
+from perceiver_ref.host.signals import Stopped, exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,11 +16,11 @@ from files.torch_files import Called, Global, ordered, save, storage, tensor, te
 from support import assert_close
 
 import perceiver_ref as pr
-from perceiver_ref.checkpoints import Choice, read_checkpoint, read_weights
-from perceiver_ref.formats.read import read_arrays
-from perceiver_ref.formats.safetensors_file import write_safetensors
-from perceiver_ref.formats.state_dict import KEYS
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.weights.checkpoints import Choice, read_checkpoint, read_weights
+from perceiver_ref.weights.formats.npz import write_npz
+from perceiver_ref.weights.formats.read import read_arrays
+from perceiver_ref.weights.formats.safetensors_file import write_safetensors
+from perceiver_ref.weights.formats.state_dict import KEYS
 
 PEER, CLASS = "lucidrains-flamingo", "PerceiverResampler"
 Arrays = dict[str, np.ndarray]

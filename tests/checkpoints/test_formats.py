@@ -16,10 +16,10 @@ from support import assert_close
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import tree
-from perceiver_ref.checkpoints import CheckpointWarning, read_checkpoint
-from perceiver_ref.formats.read import READERS
-from perceiver_ref.formats.safetensors_file import write_safetensors
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.weights.checkpoints import CheckpointWarning, read_checkpoint
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
+from perceiver_ref.weights.formats.read import READERS
+from perceiver_ref.weights.formats.safetensors_file import write_safetensors
 
 Arrays = Mapping[str, np.ndarray]
 BASE = "perceiver.embeddings.latents"

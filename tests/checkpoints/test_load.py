@@ -15,8 +15,8 @@ from support import assert_close, on
 import perceiver_ref as pr
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import tree
-from perceiver_ref.checkpoints import read_weights
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.weights.checkpoints import read_weights
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs the extra: perceiver-ref[safetensors]")
 IDS = np.array([[1, 2, 3, 10]])

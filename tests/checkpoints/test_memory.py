@@ -16,11 +16,11 @@ from cli.command import CONFIG
 from files.torch_files import save
 
 from perceiver_ref.autograd import tree
-from perceiver_ref.checkpoints import read_checkpoint
-from perceiver_ref.formats.own import to_own
-from perceiver_ref.formats.safetensors_file import write_safetensors
 from perceiver_ref.peers import Given, peer
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.weights.checkpoints import read_checkpoint
+from perceiver_ref.weights.formats.npz import write_npz
+from perceiver_ref.weights.formats.own import to_own
+from perceiver_ref.weights.formats.safetensors_file import write_safetensors
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 LARGE = {
@@ -36,7 +36,7 @@ LOAD = """
 import re, sys
 from pathlib import Path
 import perceiver_ref as pr
-from perceiver_ref.checkpoints import read_weights
+from perceiver_ref.weights.checkpoints import read_weights
 
 def largest():  # not getrusage, which begins with the size of the process that started this one
     return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])

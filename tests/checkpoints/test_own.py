@@ -15,10 +15,10 @@ from support import assert_close
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import tree
-from perceiver_ref.checkpoints import read_checkpoint
-from perceiver_ref.formats.fit import Fitted, same_bits
-from perceiver_ref.formats.own import to_own
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.weights.checkpoints import read_checkpoint
+from perceiver_ref.weights.formats.fit import Fitted, same_bits
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
+from perceiver_ref.weights.formats.own import to_own
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 

@@ -13,9 +13,9 @@ from cli.command import invoke
 from support import difference, on
 
 import perceiver_ref as pr
-from perceiver_ref.call import Call
-from perceiver_ref.vectors import TOLERANCES, Case, read_case
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.models.call import Call
+from perceiver_ref.porting.cases import TOLERANCES, Case, read_case
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
 
 CASES = Path(__file__).parent.parent / "vectors" / "deepmind"
 

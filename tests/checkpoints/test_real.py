@@ -15,10 +15,10 @@ from cli.command import invoke
 from support import assert_close
 
 import perceiver_ref as pr
-from perceiver_ref.checkpoints import CheckpointWarning, read_checkpoint, read_weights
-from perceiver_ref.formats.fit import same_bits
-from perceiver_ref.formats.read import read_arrays
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.weights.checkpoints import CheckpointWarning, read_checkpoint, read_weights
+from perceiver_ref.weights.formats.fit import same_bits
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
+from perceiver_ref.weights.formats.read import read_arrays
 
 FLAMINGO = "lucidrains-flamingo"
 RESAMPLERS = {

@@ -16,7 +16,7 @@ from support import random_parameters
 from perceiver_ref.autograd import tree
 from perceiver_ref.cli import main
 from perceiver_ref.peers import Given, Rebuilt, peer
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.weights.formats.npz import write_npz
 
 CONFIG = {
     "architectures": ["PerceiverForMaskedLM"],

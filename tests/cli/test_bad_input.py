@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli.command import CONFIG, IMAGE_CONFIG, Files, execute, invoke, prepare, weights
-from crosscheck.cases import case_of, path_of
+from porting.cases import case_of, path_of
 
 from perceiver_ref.autograd import BackendError
 from perceiver_ref.autograd import backend as backends
-from perceiver_ref.vectors import write_case
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.porting.cases import write_case
+from perceiver_ref.weights.formats.npz import write_npz
 
 Change = Callable[[Files], None]
 BEFORE = ["config.json", "inputs.npz", "weights.npz"]

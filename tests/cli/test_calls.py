@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from cli.command import invoke, prepare
 
-from perceiver_ref.vectors import PACKAGED, TOLERANCES, Case, agreement, read_case
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.porting.cases import PACKAGED, TOLERANCES, Case, agreement, read_case
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
 
 ROOTS = (PACKAGED, Path(__file__).parents[1] / "vectors")
 CASES = sorted(path for root in ROOTS for path in root.rglob("*.npz"))

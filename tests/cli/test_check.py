@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from cli.command import invoke
-from crosscheck.cases import PACKAGED, case_of, path_of
+from porting.cases import PACKAGED, case_of, path_of
 
-from perceiver_ref.vectors import write_case
+from perceiver_ref.porting.cases import write_case
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from cli.command import execute, invoke
 from support import normal
 
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.weights.formats.npz import write_npz
 
 Capture = pytest.CaptureFixture[str]
 

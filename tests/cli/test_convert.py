@@ -12,10 +12,10 @@ from cli.command import CONFIG, Files, execute, invoke, prepare, weights
 from files.torch_files import save
 
 import perceiver_ref as pr
-from perceiver_ref.checkpoints import read_weights
-from perceiver_ref.formats.fit import same_bits
-from perceiver_ref.formats.safetensors_file import write_safetensors
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.weights.checkpoints import read_weights
+from perceiver_ref.weights.formats.fit import same_bits
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
+from perceiver_ref.weights.formats.safetensors_file import write_safetensors
 
 NAME = "perceiver.input_preprocessor.embeddings.weight"
 

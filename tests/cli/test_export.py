@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from cli.command import CONFIG, invoke, weights
 
-from perceiver_ref.export import write as writing
-from perceiver_ref.vectors import read_case
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.porting.cases import read_case
+from perceiver_ref.porting.export import write as writing
+from perceiver_ref.weights.formats.npz import write_npz
 
 LANGUAGE = "perceiver-io/language"
 

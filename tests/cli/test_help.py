@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from cli.command import invoke
-from crosscheck.cases import case_of, path_of
+from porting.cases import case_of, path_of
 
 from perceiver_ref.cli import words
 from perceiver_ref.cli.main import _parser
 from perceiver_ref.cli.table import COMMANDS
-from perceiver_ref.vectors import write_case
+from perceiver_ref.porting.cases import write_case
 
 every_command = pytest.mark.parametrize("command", COMMANDS, ids=[row.name for row in COMMANDS])
 

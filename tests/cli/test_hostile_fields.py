@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 from cli.command import CONFIG, Finished, execute, invoke, prepare, weights
-from crosscheck.cases import case_of
+from porting.cases import case_of
 from training import small
 
 from perceiver_ref import InputError
-from perceiver_ref.checkpoints import read_checkpoint
 from perceiver_ref.cli.main import unforeseen
 from perceiver_ref.errors import one_line, printable, shortened
-from perceiver_ref.formats.fit import Fitted
-from perceiver_ref.formats.own import to_own
-from perceiver_ref.vectors import Case, write_case
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.porting.cases import Case, write_case
+from perceiver_ref.weights.checkpoints import read_checkpoint
+from perceiver_ref.weights.formats.fit import Fitted
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
+from perceiver_ref.weights.formats.own import to_own
 
 Json = dict[str, Any]
 ESCAPE = "\x1b[31m\x07red\n\r\x9b2J"

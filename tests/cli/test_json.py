@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from cli.command import invoke, prepare
-from crosscheck.cases import case_of, path_of
+from porting.cases import case_of, path_of
 from training import small
 
 from perceiver_ref.cli import train
 from perceiver_ref.cli.table import COMMANDS
-from perceiver_ref.crosscheck import run as execute
-from perceiver_ref.crosscheck.execution import rebuild
-from perceiver_ref.vectors import write_case
+from perceiver_ref.porting import run as execute
+from perceiver_ref.porting.cases import write_case
+from perceiver_ref.porting.execution import rebuild
 
 PAGE = (Path(__file__).parents[2] / "docs" / "JSON.md").read_text(encoding="utf-8")
 OPTIONAL = {"cupy", "tf32", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"}

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli.command import invoke
-from crosscheck.cases import case_of
+from porting.cases import case_of
 
 from perceiver_ref.cli.main import _parser
 from perceiver_ref.cli.places import PLACES
 from perceiver_ref.cli.table import COMMANDS
 from perceiver_ref.errors import InputError
-from perceiver_ref.files import check_apart, check_writable, write_json, write_text, write_whole
-from perceiver_ref.formats.safetensors_file import write_safetensors
-from perceiver_ref.vectors import write_case
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.host.files import check_apart, check_writable, write_json, write_text, write_whole
+from perceiver_ref.porting.cases import write_case
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
+from perceiver_ref.weights.formats.safetensors_file import write_safetensors
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 ARRAYS = {"a": np.arange(6.0)}

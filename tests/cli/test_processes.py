@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from cli.command import execute
-from crosscheck.cases import case_of, path_of
+from porting.cases import case_of, path_of
 
-from perceiver_ref.vectors import write_case
+from perceiver_ref.porting.cases import write_case
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 COMMAND = f"{sys.executable} -m perceiver_ref"
@@ -151,8 +151,8 @@ def test_importing_loads_no_optional_or_slow_package(code: str) -> None:
 
 def test_scipy_is_loaded_only_by_what_needs_erf() -> None:
     program = (
-        "import numpy as np\nfrom dataclasses import replace\nfrom perceiver_ref.layers import MLP\n"
-        "from perceiver_ref.conventions import DIALECTS\n"
+        "import numpy as np\nfrom dataclasses import replace\nfrom perceiver_ref.models.layers import MLP\n"
+        "from perceiver_ref.models.conventions import DIALECTS\n"
         "mlp = MLP(2, 1, DIALECTS[{!r}])\nmlp.apply(mlp.init(0), np.ones((1, 2), np.float32))"
     )
     assert "scipy" not in imported_by(program.format("deepmind"))  # the tanh approximation

@@ -15,8 +15,8 @@ from support import difference, host, normal, on
 from perceiver_ref import trace
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import ops, tree, value_and_grad
-from perceiver_ref.vectors import Case, write_case
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.porting.cases import Case, write_case
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
 
 IDS = np.array([[1, 2, 3, 10], [0, 5, 5, 4]])
 COTANGENT = normal(9, 2, 7, 11)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from cli.command import invoke
-from crosscheck.cases import case_of
+from porting.cases import case_of
 
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.crosscheck.check import spread
-from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose
-from perceiver_ref.crosscheck.diagnosis.subject import Subject
 from perceiver_ref.errors import InputError
-from perceiver_ref.vectors import Case, agreement, read_case, write_case
-from perceiver_ref.vectors.compare import difference
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import Case, agreement, read_case, write_case
+from perceiver_ref.porting.cases.compare import difference
+from perceiver_ref.porting.check import spread
+from perceiver_ref.porting.diagnosis.diagnose import diagnose
+from perceiver_ref.porting.diagnosis.subject import Subject
 
 Capture = pytest.CaptureFixture[str]
 NAME = "hf/sequence_classification"

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from cli.command import invoke
 
-from perceiver_ref import files
-from perceiver_ref.export import write as writing
-from perceiver_ref.export.write import write_folder
-from perceiver_ref.files import temporary_file, temporary_folder, write_text
-from perceiver_ref.signals import NUMBERS, Stopped, held, settle, stopping
-from perceiver_ref.vectors import Case, read_case
+from perceiver_ref.host import files
+from perceiver_ref.host.files import temporary_file, temporary_folder, write_text
+from perceiver_ref.host.signals import NUMBERS, Stopped, held, settle, stopping
+from perceiver_ref.porting.cases import Case, read_case
+from perceiver_ref.porting.export import write as writing
+from perceiver_ref.porting.export.write import write_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 LANGUAGE = "perceiver-io/language"
@@ -223,7 +223,7 @@ def test_a_process_that_is_stopped_while_it_writes(tmp_path: Path, number: int) 
         "import os, sys, time\n"
         "import perceiver_ref.cli.info as info\n"
         "from perceiver_ref.cli import main\n"
-        "from perceiver_ref.files import write_whole\n"
+        "from perceiver_ref.host.files import write_whole\n"
         "def write(file):\n"
         "    file.write(b'half'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
         "info.info = lambda given: write_whole('report', write)\n"

@@ -11,7 +11,7 @@ from cli.command import invoke
 from training import small
 
 from perceiver_ref.cli import train as command
-from perceiver_ref.recipes import MODULES
+from perceiver_ref.training.recipes import MODULES
 
 
 @pytest.fixture

@@ -12,22 +12,22 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from specification import svg
+from specification.page import FIGURES
+from specification.shapes import Sizes, traced
+from specification.symbols import SIZES
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import tree
-from perceiver_ref.conventions import DEEPMIND, FLAMINGO
-from perceiver_ref.decoder import ProjectionDecoder
-from perceiver_ref.encoder import Encoder
 from perceiver_ref.errors import InputError
-from perceiver_ref.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler
-from perceiver_ref.inputs import GridInput, Pixels
-from perceiver_ref.perceiver_io import PerceiverIO
-from perceiver_ref.position import FourierPositions
-from perceiver_ref.published.language import language_model
-from perceiver_ref.specification import svg
-from perceiver_ref.specification.page import FIGURES
-from perceiver_ref.specification.shapes import Sizes, traced
-from perceiver_ref.specification.symbols import SIZES
+from perceiver_ref.models.conventions import DEEPMIND, FLAMINGO
+from perceiver_ref.models.decoder import ProjectionDecoder
+from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler
+from perceiver_ref.models.inputs import GridInput, Pixels
+from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.positions import FourierPositions
+from perceiver_ref.models.published.language import language_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "diagrams"
 SPACE = "{http://www.w3.org/2000/svg}"

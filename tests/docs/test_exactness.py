@@ -8,17 +8,17 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import exactness
 import numpy as np
 import pytest
-from crosscheck.cases import FILES, path_of
 from docs.blocks import ROOT
+from porting.cases import FILES, path_of
 
-from perceiver_ref.crosscheck import exactness
-from perceiver_ref.vectors import TOLERANCES, read_case, write_case
+from perceiver_ref.porting.cases import TOLERANCES, read_case, write_case
 
 PAGE = (ROOT / "docs" / "EXACTNESS.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-AGAIN = "write them again: python -m perceiver_ref.crosscheck.exactness"
+AGAIN = "write them again: python docs/make exactness"
 PART = "hf/model_bare", "idefics/gated_xattn_float", "deepmind/mlm_different_masks"
 
 

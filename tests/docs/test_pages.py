@@ -34,7 +34,7 @@ def pages_to_run() -> list[str]:
 def files_that_the_reader_has(tmp_path: Path) -> None:
     """A checkpoint folder as transformers writes it, and inputs for it."""
     safetensors = pytest.importorskip("safetensors.numpy", reason="needs the extra safetensors")
-    case = pr.vectors.read_case(str(files("perceiver_ref") / "vectors/packaged/hf/sequence_classification.npz"))
+    case = pr.vectors.read_case(str(files("perceiver_ref") / "porting/cases/packaged/hf/sequence_classification.npz"))
     config = {**case.meta["config"]["config"], "architectures": [case.meta["class"].rpartition(".")[2]]}
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))

@@ -13,11 +13,11 @@ import pytest
 from docs.blocks import ROOT, blocks
 
 from perceiver_ref.cli import main
-from perceiver_ref.crosscheck import check_file, diagnose_file
-from perceiver_ref.export.make import Options, make
-from perceiver_ref.export.operations import OPERATIONS
-from perceiver_ref.export.write import write_folder
-from perceiver_ref.vectors import read_case
+from perceiver_ref.porting import check_file, diagnose_file
+from perceiver_ref.porting.cases import read_case
+from perceiver_ref.porting.export.make import Options, make
+from perceiver_ref.porting.export.operations import OPERATIONS
+from perceiver_ref.porting.export.write import write_folder
 
 PORT = ROOT / "docs" / "porting"
 SOURCE = (PORT / "encoder.c").read_text(encoding="utf-8")

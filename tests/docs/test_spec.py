@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specification import command, costs, page, quotes, symbols
+from specification.shapes import traced
 
 from perceiver_ref.autograd import ops, registry
 from perceiver_ref.errors import InputError
-from perceiver_ref.ledger import default_sizes, example
-from perceiver_ref.ledger.record import sketched
-from perceiver_ref.published import INPUTS, preset
-from perceiver_ref.specification import __main__ as command
-from perceiver_ref.specification import costs, page, quotes, symbols
-from perceiver_ref.specification.shapes import traced
+from perceiver_ref.models.ledger import default_sizes, example
+from perceiver_ref.models.ledger.record import sketched
+from perceiver_ref.models.published import INPUTS, preset
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -52,7 +51,7 @@ def test_the_page_and_its_diagrams_are_up_to_date(tmp_path: Path, monkeypatch: p
     assert made == {Path("SPEC.md"), *(path.relative_to(DOCS) for path in (DOCS / "diagrams").iterdir())}
     for path in made:
         assert (tmp_path / path).read_bytes() == (DOCS / path).read_bytes(), (
-            f"{path}: write it again: python -m perceiver_ref.specification docs"
+            f"{path}: write it again: python docs/make specification docs"
         )
 
 

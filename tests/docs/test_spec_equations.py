@@ -14,16 +14,16 @@ import pytest
 
 from perceiver_ref import plain
 from perceiver_ref.autograd import ops, tree
-from perceiver_ref.autoregressive import PerceiverAR
-from perceiver_ref.conventions import DIALECTS, FLAMINGO
-from perceiver_ref.decoder import Decoder, ProjectionDecoder, trainable_queries
-from perceiver_ref.encoder import Encoder, Sharing
-from perceiver_ref.flamingo import GatedCrossAttention, PerceiverResampler, media_mask
-from perceiver_ref.parameters import Module
-from perceiver_ref.perceiver_io import PerceiverIO
-from perceiver_ref.position import fourier_features, linear_positions
-from perceiver_ref.published import preset
-from perceiver_ref.rotary import Rotary, frequencies
+from perceiver_ref.models.conventions import DIALECTS, FLAMINGO
+from perceiver_ref.models.decoder import Decoder, ProjectionDecoder, trainable_queries
+from perceiver_ref.models.encoder import Encoder, Sharing
+from perceiver_ref.models.flamingo import GatedCrossAttention, PerceiverResampler, media_mask
+from perceiver_ref.models.module import Module
+from perceiver_ref.models.perceiver_ar import PerceiverAR
+from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.positions import fourier_features, linear_positions
+from perceiver_ref.models.published import preset
+from perceiver_ref.models.rotary import Rotary, frequencies
 
 PAPER = DIALECTS["paper"]
 TOLERANCE = 1e4 * np.finfo(np.float64).eps

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from perceiver_ref.autograd import checkpoint, kernels, ops, optim, registry, tree, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.call import Call
-from perceiver_ref.layers import BatchNorm
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.layers import BatchNorm
 
 COMPUTED = sorted(name for name in CASES if registry[name].numbers == "computed")
 both_modes = pytest.mark.parametrize("mode", ["plain", "fast"])

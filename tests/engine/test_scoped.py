@@ -15,9 +15,9 @@ import perceiver_ref as pr
 from perceiver_ref.autograd import detect_nonfinite, kernels, ops, threads
 from perceiver_ref.autograd.debug import enabled
 from perceiver_ref.autograd.engine import handle, kernel_mode, observe
-from perceiver_ref.crosscheck.rounding.arithmetic import arithmetic, exempt
-from perceiver_ref.tracing import point, scope
-from perceiver_ref.variation import is_varied, variable, varied
+from perceiver_ref.models.tracing import point, scope
+from perceiver_ref.models.variation import is_varied, variable, varied
+from perceiver_ref.porting.rounding.arithmetic import arithmetic, exempt
 
 X = np.array([0.1, 0.2], np.float64)
 

@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from perceiver_ref.autograd import kernels, ops, optim, sums, vjp
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.call import Call
-from perceiver_ref.layers import BatchNorm
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.layers import BatchNorm
 
 NEAR = 4 * 2.0**-24
 """A few roundings of float32, relative to the sum of magnitudes. A running sum of the cases below loses 20 and more."""

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import perceiver_ref as pr
-from perceiver_ref.export.adversarial import ROWS
-from perceiver_ref.export.make import Options, make
-from perceiver_ref.export.pack import own_subject
-from perceiver_ref.export.small import small
-from perceiver_ref.export.subject import Subject
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting.cases import Case
+from perceiver_ref.porting.export.adversarial import ROWS
+from perceiver_ref.porting.export.make import Options, make
+from perceiver_ref.porting.export.pack import own_subject
+from perceiver_ref.porting.export.small import small
+from perceiver_ref.porting.export.subject import Subject
 
 
 @cache

@@ -11,13 +11,13 @@ from export.exported import case_of, subject_of
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import ops
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.export.adversarial import FLAGS, ROWS, rows
-from perceiver_ref.export.make import Options, make
-from perceiver_ref.export.operations import OPERATIONS
-from perceiver_ref.export.pack import AUTOREGRESSIVE, own_subject
-from perceiver_ref.export.small import Small, small
-from perceiver_ref.vectors import Case, read_case, write_case
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import Case, read_case, write_case
+from perceiver_ref.porting.export.adversarial import FLAGS, ROWS, rows
+from perceiver_ref.porting.export.make import Options, make
+from perceiver_ref.porting.export.operations import OPERATIONS
+from perceiver_ref.porting.export.pack import AUTOREGRESSIVE, own_subject
+from perceiver_ref.porting.export.small import Small, small
 
 PRESETS = (
     "perceiver-io/language",

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from export.exported import files_below
 
-from perceiver_ref.crosscheck import check_file
-from perceiver_ref.export.adversarial import FLAGS, ROWS
-from perceiver_ref.export.operations import OPERATIONS
-from perceiver_ref.export.pack import ENTRIES, pack
-from perceiver_ref.export.write import write_folder
-from perceiver_ref.vectors import read_case
+from perceiver_ref.porting import check_file
+from perceiver_ref.porting.cases import read_case
+from perceiver_ref.porting.export.adversarial import FLAGS, ROWS
+from perceiver_ref.porting.export.operations import OPERATIONS
+from perceiver_ref.porting.export.pack import ENTRIES, pack
+from perceiver_ref.porting.export.write import write_folder
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "VECTORS.md").read_text(encoding="utf-8")
 GROUPS = {"param", "state", "input", "output", "cotangent", "grad_param", "grad_input", "trace"}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from export.exported import case_of
 
-from perceiver_ref.crosscheck import run
-from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose_file
 from perceiver_ref.errors import InputError
 from perceiver_ref.peers import peer
 from perceiver_ref.peers.base import Given
+from perceiver_ref.porting import run
+from perceiver_ref.porting.cases import Case, read_case, write_case
+from perceiver_ref.porting.diagnosis.diagnose import diagnose_file
 from perceiver_ref.testing import assert_matches, save
-from perceiver_ref.vectors import Case, read_case, write_case
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_case_without_gradients_says_so() -> None:
 
 def test_what_the_message_suggests_works(tmp_path) -> None:
     """The saved case is one that `diagnose` reads and explains."""
-    case = read_case(str(files("perceiver_ref") / "vectors/packaged/open-flamingo/gated_immediate.npz"))
+    case = read_case(str(files("perceiver_ref") / "porting/cases/packaged/open-flamingo/gated_immediate.npz"))
     save(tmp_path / "mine.npz", case.outputs["out"], case)
     assert diagnose_file(tmp_path / "mine.npz").verdict == "match"
     given = Given({**case.meta["config"], "only_attend_immediate_media": False})

@@ -37,12 +37,12 @@ from files import torch_files
 from files.damage import VALUES, Random, damaged, within_header, within_legacy, within_pickle, within_zip
 
 from perceiver_ref import InputError
-from perceiver_ref.checkpoints import read_checkpoint, read_weights
-from perceiver_ref.formats.fit import Fitted
-from perceiver_ref.formats.own import to_own
-from perceiver_ref.formats.read import READERS
-from perceiver_ref.formats.safetensors_file import write_safetensors
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.weights.checkpoints import read_checkpoint, read_weights
+from perceiver_ref.weights.formats.fit import Fitted
+from perceiver_ref.weights.formats.npz import write_npz
+from perceiver_ref.weights.formats.own import to_own
+from perceiver_ref.weights.formats.read import READERS
+from perceiver_ref.weights.formats.safetensors_file import write_safetensors
 
 SECONDS, WAITING, BYTES = 10, 120, 64 << 20  # of computing, and in all: the machine may have other work
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "shutil.", "socket.")

@@ -14,12 +14,13 @@ import pytest
 from files.fuzz import limited
 from files.torch_files import zipped
 
-from perceiver_ref import InputError, json_text
-from perceiver_ref.checkpoints import read_config, read_weights
-from perceiver_ref.formats import account
-from perceiver_ref.formats.opcodes import Bounded, interpret
-from perceiver_ref.vectors import read_case
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref import InputError
+from perceiver_ref.host import json_text
+from perceiver_ref.porting.cases import read_case
+from perceiver_ref.weights.checkpoints import read_config, read_weights
+from perceiver_ref.weights.formats import account
+from perceiver_ref.weights.formats.npz import write_npz
+from perceiver_ref.weights.formats.opcodes import Bounded, interpret
 
 SECONDS = 5.0  # of computing: a million instructions, the most, take two; all else ends within a tenth
 

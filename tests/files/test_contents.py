@@ -15,9 +15,9 @@ import pytest
 from cli.command import CONFIG, invoke
 
 from perceiver_ref import InputError
-from perceiver_ref.checkpoints import read_config, read_weights
-from perceiver_ref.formats.read import READERS
-from perceiver_ref.vectors.npz import read_npz
+from perceiver_ref.weights.checkpoints import read_config, read_weights
+from perceiver_ref.weights.formats.npz import read_npz
+from perceiver_ref.weights.formats.read import READERS
 
 LFS = (
     b"version https://git-lfs.github.com/spec/v1\n"

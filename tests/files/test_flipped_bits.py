@@ -14,10 +14,10 @@ import pytest
 from files.torch_files import save
 
 from perceiver_ref import InputError
-from perceiver_ref.crosscheck import check_file
-from perceiver_ref.formats.archive import open_archive
-from perceiver_ref.vectors import Case, read_case, write_case
-from perceiver_ref.vectors.npz import read_npz
+from perceiver_ref.porting import check_file
+from perceiver_ref.porting.cases import Case, read_case, write_case
+from perceiver_ref.weights.formats.archive import open_archive
+from perceiver_ref.weights.formats.npz import read_npz
 
 META = {"peer": "perceiver-ref", "class": "relu", "config": {}, "dtype": "float64"}
 X, C = np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([[1.0, 1.0], [2.0, 0.5]])

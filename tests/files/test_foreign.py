@@ -13,8 +13,8 @@ from files.test_pytorch import ARRAYS, assert_same, write
 from files.torch_files import Called, Global, dumps, ordered, save, tensors, zipped
 
 from perceiver_ref import InputError
-from perceiver_ref.checkpoints import read_weights
-from perceiver_ref.formats.dtypes import decoded
+from perceiver_ref.weights.checkpoints import read_weights
+from perceiver_ref.weights.formats.dtypes import decoded
 
 TOUCH = Called(Global("os", "system"), ("touch marker",))
 

@@ -17,8 +17,8 @@ from files.fuzz import limited
 from files.torch_files import save, zipped
 
 from perceiver_ref import InputError
-from perceiver_ref.checkpoints import read_config, read_weights
-from perceiver_ref.formats.safetensors_file import write_safetensors
+from perceiver_ref.weights.checkpoints import read_config, read_weights
+from perceiver_ref.weights.formats.safetensors_file import write_safetensors
 
 BIG = 1 << 20
 

@@ -12,14 +12,14 @@ import pytest
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import tree
-from perceiver_ref.checkpoints import read_checkpoint
-from perceiver_ref.crosscheck.compare.dumps import compare_files
 from perceiver_ref.errors import InputError
-from perceiver_ref.formats.fit import fit
-from perceiver_ref.formats.state_dict import find_state_dict
+from perceiver_ref.models.tracing import point, scope
 from perceiver_ref.peers import Given, peer
-from perceiver_ref.tracing import point, scope
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.porting.compare.dumps import compare_files
+from perceiver_ref.weights.checkpoints import read_checkpoint
+from perceiver_ref.weights.formats.fit import fit
+from perceiver_ref.weights.formats.npz import write_npz
+from perceiver_ref.weights.formats.state_dict import find_state_dict
 
 CONFIG = {"vocab_size": 11, "max_position_embeddings": 7, "num_latents": 3, "d_latents": 8, "d_model": 8}
 HEADS = {"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "qk_channels": 8, "v_channels": 8}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from perceiver_ref import InputError
 from perceiver_ref.autograd import tree
-from perceiver_ref.formats.pickles import read_pickle
+from perceiver_ref.weights.formats.pickles import read_pickle
 
 DTYPES = ["<f8", "<f4", "<f2", ">f4", "<i4", ">i8", "|b1", "|u1"]
 

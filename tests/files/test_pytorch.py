@@ -26,8 +26,8 @@ from files.torch_files import (
 )
 
 from perceiver_ref import InputError
-from perceiver_ref.checkpoints import read_weights
-from perceiver_ref.formats.pytorch import read_pytorch
+from perceiver_ref.weights.checkpoints import read_weights
+from perceiver_ref.weights.formats.pytorch import read_pytorch
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 ARRAYS = {

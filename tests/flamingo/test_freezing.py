@@ -12,12 +12,12 @@ from support import assert_close, host, normal, on
 
 from perceiver_ref.autograd import ops, tree, value_and_grad
 from perceiver_ref.autograd.optim import adam, adamw
-from perceiver_ref.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler, prompts
-from perceiver_ref.flamingo.generation import generate
-from perceiver_ref.flamingo.language_model import LanguageModel
-from perceiver_ref.flamingo.model import PARTS, Flamingo
-from perceiver_ref.flamingo.prompts import Chunk, collate, interleave, marked, targets, text_loss
-from perceiver_ref.flamingo.vision import PatchEncoder
+from perceiver_ref.models.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler, prompts
+from perceiver_ref.models.flamingo.generation import generate
+from perceiver_ref.models.flamingo.language_model import LanguageModel
+from perceiver_ref.models.flamingo.model import PARTS, Flamingo
+from perceiver_ref.models.flamingo.prompts import Chunk, collate, interleave, marked, targets, text_loss
+from perceiver_ref.models.flamingo.vision import PatchEncoder
 
 CHOICES = [("vision", "language"), ("language",), (), PARTS, ("language", "gated")]
 

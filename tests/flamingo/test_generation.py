@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from support import host, on
 
 from perceiver_ref import InputError
-from perceiver_ref.flamingo import generation
-from perceiver_ref.flamingo.generation import generate
-from perceiver_ref.flamingo.model import Flamingo
-from perceiver_ref.flamingo.prompts import EOC, IMAGE, PAD, Prompt, marked
-from perceiver_ref.inputs.bytes import EOS
+from perceiver_ref.models.flamingo import generation
+from perceiver_ref.models.flamingo.generation import generate
+from perceiver_ref.models.flamingo.model import Flamingo
+from perceiver_ref.models.flamingo.prompts import EOC, IMAGE, PAD, Prompt, marked
+from perceiver_ref.models.inputs.bytes import EOS
 
 several = st.lists(tiny.prompts(most=3), min_size=1, max_size=3)
 NO_STOP: tuple[int, ...] = ()

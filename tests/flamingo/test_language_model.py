@@ -16,8 +16,8 @@ from perceiver_ref import InputError
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import ops, tree, value_and_grad
 from perceiver_ref.autograd.testing import check_grads
-from perceiver_ref.conventions import DIALECTS
-from perceiver_ref.flamingo.language_model import LanguageModel, TextCache
+from perceiver_ref.models.conventions import DIALECTS
+from perceiver_ref.models.flamingo.language_model import LanguageModel, TextCache
 
 CACHED = 1e-10
 """Bound for a sequence run in pieces against one run whole, in float64: only the order of sums differs (measured:

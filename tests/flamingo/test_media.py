@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from support import host, on
 
 import perceiver_ref as pr
-from perceiver_ref.flamingo import media_mask, preceding
+from perceiver_ref.models.flamingo import media_mask, preceding
 
 locations = hnp.arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 9)))
 

@@ -15,11 +15,20 @@ from support import assert_close, host, normal, on
 from perceiver_ref import InputError, trace
 from perceiver_ref.autograd import ops, tree, value_and_grad
 from perceiver_ref.autograd.testing import check_grads
-from perceiver_ref.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler
-from perceiver_ref.flamingo.language_model import LanguageModel
-from perceiver_ref.flamingo.model import Flamingo
-from perceiver_ref.flamingo.prompts import EOC, IMAGE, VOCABULARY, Chunk, Prompt, interleave, marked, without_media
-from perceiver_ref.flamingo.vision import Features
+from perceiver_ref.models.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler
+from perceiver_ref.models.flamingo.language_model import LanguageModel
+from perceiver_ref.models.flamingo.model import Flamingo
+from perceiver_ref.models.flamingo.prompts import (
+    EOC,
+    IMAGE,
+    VOCABULARY,
+    Chunk,
+    Prompt,
+    interleave,
+    marked,
+    without_media,
+)
+from perceiver_ref.models.flamingo.vision import Features
 
 CACHED = 1e-10
 """Bound for a prompt run in pieces against one run whole, in float64: only the order of sums differs (measured: under

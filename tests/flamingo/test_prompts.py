@@ -13,8 +13,8 @@ from support import assert_close, host, normal, on
 
 from perceiver_ref import InputError
 from perceiver_ref.autograd import value_and_grad
-from perceiver_ref.flamingo import prompts
-from perceiver_ref.flamingo.prompts import (
+from perceiver_ref.models.flamingo import prompts
+from perceiver_ref.models.flamingo.prompts import (
     EOC,
     IGNORED,
     IMAGE,
@@ -29,7 +29,7 @@ from perceiver_ref.flamingo.prompts import (
     targets,
     text_loss,
 )
-from perceiver_ref.inputs import bytes as byte_tokens
+from perceiver_ref.models.inputs import bytes as byte_tokens
 
 IMAGES = [normal(seed, 4, 4, 3) for seed in range(4)]
 words = st.text(max_size=6)

@@ -14,8 +14,8 @@ from support import assert_close, difference, host, normal, on, random_parameter
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import ops, tree, value_and_grad
-from perceiver_ref.conventions import FLAMINGO_DIALECTS
-from perceiver_ref.flamingo import PerceiverResampler
+from perceiver_ref.models.conventions import FLAMINGO_DIALECTS
+from perceiver_ref.models.flamingo import PerceiverResampler
 
 few_examples = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 2)

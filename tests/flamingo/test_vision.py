@@ -12,7 +12,7 @@ from support import assert_close, host, normal, on, random_parameters
 from perceiver_ref import InputError
 from perceiver_ref.autograd import ops, value_and_grad
 from perceiver_ref.autograd.testing import check_grads
-from perceiver_ref.flamingo.vision import Features, PatchEncoder
+from perceiver_ref.models.flamingo.vision import Features, PatchEncoder
 
 ENCODER = PatchEncoder((4, 6), 2, 8, image_channels=3, layers=2, heads=2, widening=2)
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from support import normal, on, random_parameters
 
 from perceiver_ref.autograd import tree
-from perceiver_ref.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler
-from perceiver_ref.flamingo.language_model import LanguageModel
-from perceiver_ref.flamingo.model import Flamingo
-from perceiver_ref.flamingo.prompts import VOCABULARY, Batch, Chunk, Prompt, collate, interleave
-from perceiver_ref.flamingo.vision import Features, PatchEncoder
+from perceiver_ref.models.flamingo import GatedCrossAttention, GatedLayers, PerceiverResampler
+from perceiver_ref.models.flamingo.language_model import LanguageModel
+from perceiver_ref.models.flamingo.model import Flamingo
+from perceiver_ref.models.flamingo.prompts import VOCABULARY, Batch, Chunk, Prompt, collate, interleave
+from perceiver_ref.models.flamingo.vision import Features, PatchEncoder
 
 C, S = 6, 3
 """Channels of media, tokens of a frame of features."""

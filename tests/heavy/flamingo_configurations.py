@@ -21,7 +21,7 @@ from transformers.models.idefics import perceiver as idefics_perceiver
 from transformers.models.idefics2 import modeling_idefics2 as idefics2
 from transformers.models.mllama import modeling_mllama as mllama
 
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting.cases import Case
 
 torch.set_num_threads(1)  # for arrays this small
 Made = tuple[str, str, dict[str, Any], Any, dict[str, np.ndarray], dict[str, Any]]

@@ -14,7 +14,7 @@ from heavy.precision import promoted
 from transformers import PerceiverConfig
 from transformers.models.perceiver import modeling_perceiver as peer
 
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting.cases import Case
 
 torch.set_num_threads(1)  # for arrays this small
 

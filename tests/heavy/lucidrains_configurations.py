@@ -13,7 +13,7 @@ import pytest
 from heavy.hooks import hooked
 from hypothesis import strategies as st
 
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting.cases import Case
 
 torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("perceiver_pytorch", reason="needs the extra: perceiver-ref[peers]")

@@ -11,9 +11,9 @@ import pytest
 from heavy.peer import torch, transformers
 
 import perceiver_ref as pr
-from perceiver_ref.checkpoints import read_checkpoint
 from perceiver_ref.peers import Given, peer
 from perceiver_ref.peers.inherited import INHERITED, PRETRAINED
+from perceiver_ref.weights.checkpoints import read_checkpoint
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 

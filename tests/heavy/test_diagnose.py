@@ -110,7 +110,7 @@ class Judged:
 
 def judge(folder: Path, answers: dict[str, dict[str, Any]]) -> Iterator[Judged]:
     """The tool's word on each file."""
-    from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose_file
+    from perceiver_ref.porting.diagnosis.diagnose import diagnose_file
 
     for name, answer in answers.items():
         found = diagnose_file(folder / name)

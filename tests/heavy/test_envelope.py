@@ -23,11 +23,11 @@ pytest.importorskip("flamingo_pytorch", reason="needs the extra: perceiver-ref[p
 from heavy import random_models
 from mutants import make
 
-from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose
-from perceiver_ref.crosscheck.diagnosis.subject import Arrays, Subject
-from perceiver_ref.crosscheck.rounding.arithmetic import DIGITS
-from perceiver_ref.crosscheck.rounding.envelope import Roundings
-from perceiver_ref.vectors import Case, read_case
+from perceiver_ref.porting.cases import Case, read_case
+from perceiver_ref.porting.diagnosis.diagnose import diagnose
+from perceiver_ref.porting.diagnosis.subject import Arrays, Subject
+from perceiver_ref.porting.rounding.arithmetic import DIGITS
+from perceiver_ref.porting.rounding.envelope import Roundings
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 

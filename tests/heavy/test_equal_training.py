@@ -15,13 +15,13 @@ import pytest
 from heavy.peer import torch
 
 from perceiver_ref.autograd import tree
-from perceiver_ref.call import Call
-from perceiver_ref.encoder import Encoder
-from perceiver_ref.inputs.bytes import MASK
-from perceiver_ref.position import FourierPositions
-from perceiver_ref.recipes import recipe
-from perceiver_ref.recipes.base import Settings, Task
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.inputs.bytes import MASK
+from perceiver_ref.models.positions import FourierPositions
 from perceiver_ref.training.loop import training_step
+from perceiver_ref.training.recipes import recipe
+from perceiver_ref.training.recipes.base import Settings, Task
 
 nn, F = torch.nn, torch.nn.functional
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]

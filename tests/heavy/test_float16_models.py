@@ -17,9 +17,9 @@ from flamingo_pytorch import GatedCrossAttentionBlock, PerceiverResampler
 from heavy import flamingo_configurations as flamingo
 from transformers import PerceiverConfig, PerceiverModel
 
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.crosscheck.execution import rebuild, run
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import Case
+from perceiver_ref.porting.execution import rebuild, run
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 Arrays = dict[str, np.ndarray]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from heavy.peer import float64_throughout, randomise, torch, transformers
 
-from perceiver_ref.vectors.npz import read_npz, write_npz
+from perceiver_ref.weights.formats.npz import read_npz, write_npz
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}

@@ -17,7 +17,7 @@ from mutants import make as forward
 from mutants.backward import make
 from mutants.kinds import MODELS
 
-from perceiver_ref.crosscheck.diagnosis.diagnose import diagnose_file
+from perceiver_ref.porting.diagnosis.diagnose import diagnose_file
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver_ref.crosscheck import check_case
+from perceiver_ref.porting import check_case
 
 pytest.importorskip("transformers")
 from heavy import hf_configurations

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver_ref.crosscheck import check_case
+from perceiver_ref.porting import check_case
 
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("flamingo_pytorch", reason="needs the extra: perceiver-ref[peers]")

@@ -10,7 +10,7 @@ from heavy import lucidrains_configurations as peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver_ref.crosscheck import check_case
+from perceiver_ref.porting import check_case
 
 pytestmark = pytest.mark.heavy
 DRAWS = 120

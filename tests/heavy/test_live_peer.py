@@ -10,8 +10,8 @@ from heavy.peer import float64_throughout, randomise, torch, transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import Case
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 DRAWS = 120

@@ -11,8 +11,8 @@ from heavy.peer import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import Case
 
 F = torch.nn.functional
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]

@@ -28,7 +28,7 @@ SCRIPT = """
 import sys, time
 import numpy as np
 import perceiver_ref as pr
-from perceiver_ref.inputs import flow_patches
+from perceiver_ref.models.inputs import flow_patches
 
 def normal(*shape):
     return np.random.default_rng(0).standard_normal(shape, np.float32)

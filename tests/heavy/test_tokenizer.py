@@ -7,7 +7,7 @@ from heavy.peer import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver_ref.inputs import bytes as tokenizer
+from perceiver_ref.models.inputs import bytes as tokenizer
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 # "[" left out: "[MASK]" and the like are special tokens to theirs, and plain bytes to ours and DeepMind's

@@ -12,9 +12,9 @@ from cli.command import CONFIG, invoke, weights
 from heavy.peer import torch, transformers
 
 import perceiver_ref as pr
-from perceiver_ref.checkpoints import read_checkpoint, read_weights
-from perceiver_ref.formats.fit import same_bits
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.weights.checkpoints import read_checkpoint, read_weights
+from perceiver_ref.weights.formats.fit import same_bits
+from perceiver_ref.weights.formats.npz import write_npz
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]

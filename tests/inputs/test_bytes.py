@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceiver_ref.inputs import bytes as tokenizer
+from perceiver_ref.models.inputs import bytes as tokenizer
 
 EXAMPLES = json.loads(
     (Path(__file__).parents[1] / "vectors" / "deepmind" / "bytes_tokenizer.json").read_text(encoding="utf-8")

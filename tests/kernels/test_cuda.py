@@ -12,7 +12,7 @@ from engine.test_kernels import KINDS, agree, masks
 
 from perceiver_ref.autograd import kernels, ops, optim, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.encoder import Encoder
+from perceiver_ref.models.encoder import Encoder
 
 # sums of up to a few thousand terms in another order, relative to the largest element
 TOLERANCES = [(np.float64, 1e-12), (np.float32, 5e-5)]

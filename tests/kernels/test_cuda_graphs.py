@@ -9,7 +9,7 @@ import pytest
 
 from perceiver_ref.autograd import ops, recorded, tree, value_and_grad
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.encoder import Encoder
+from perceiver_ref.models.encoder import Encoder
 
 
 @pytest.fixture(autouse=True)

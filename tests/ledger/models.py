@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from perceiver_ref.autograd import tree
-from perceiver_ref.conventions import DIALECTS
-from perceiver_ref.decoder import Decoder, GridDecoder, ProjectionDecoder, classification_decoder
-from perceiver_ref.encoder import Encoder
-from perceiver_ref.inputs import (
+from perceiver_ref.models.conventions import DIALECTS
+from perceiver_ref.models.decoder import Decoder, GridDecoder, ProjectionDecoder, classification_decoder
+from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.inputs import (
     AudioPatches,
     Conv1x1,
     ConvStem,
@@ -22,18 +22,18 @@ from perceiver_ref.inputs import (
     PointInput,
     VectorInput,
 )
-from perceiver_ref.ledger import example
-from perceiver_ref.outputs import (
+from perceiver_ref.models.ledger import example
+from perceiver_ref.models.outputs import (
     AudioOutput,
     ClassificationOutput,
     ImageOutput,
     MultimodalOutput,
     ProjectionOutput,
 )
-from perceiver_ref.perceiver_io import PerceiverIO
-from perceiver_ref.position import FourierPositions, ProjectedPositions, TrainablePositions
-from perceiver_ref.published import language_model
-from perceiver_ref.queries import InputQueries, MultimodalQueries, PositionQueries
+from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.positions import FourierPositions, ProjectedPositions, TrainablePositions
+from perceiver_ref.models.published import language_model
+from perceiver_ref.models.queries import InputQueries, MultimodalQueries, PositionQueries
 
 
 def encoder(inputs: int, **options: Any) -> Encoder:

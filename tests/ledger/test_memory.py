@@ -12,12 +12,12 @@ from perceiver_ref.autograd import kernels, ops, threads, tree
 from perceiver_ref.autograd.engine import observe
 from perceiver_ref.autograd.kernels.cpu import attention as cpu_attention
 from perceiver_ref.autograd.tensor import Tape, Tensor, leaf
-from perceiver_ref.call import Call
-from perceiver_ref.ledger import example, ledger
-from perceiver_ref.ledger.costs import scores_bytes
-from perceiver_ref.ledger.memory import peak
-from perceiver_ref.ledger.record import record
-from perceiver_ref.parameters import Module
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.ledger import example, ledger
+from perceiver_ref.models.ledger.costs import scores_bytes
+from perceiver_ref.models.ledger.memory import peak
+from perceiver_ref.models.ledger.record import record
+from perceiver_ref.models.module import Module
 
 
 def memory_of(array: np.ndarray) -> np.ndarray:
@@ -113,8 +113,8 @@ def test_attention_is_priced_at_the_tiles_that_its_kernel_makes_room_for(monkeyp
 
 def test_a_small_attention_by_hand():
     """One cross-attention of 2 latents (4 wide) to 3 inputs (5 wide), batch 1, float32."""
-    from perceiver_ref.encoder import Encoder
-    from perceiver_ref.perceiver_io import PerceiverIO
+    from perceiver_ref.models.encoder import Encoder
+    from perceiver_ref.models.perceiver_io import PerceiverIO
 
     model = PerceiverIO(Encoder(inputs=5, latents=2, channels=4, layers=0, self_heads=1))
     counted = {row.name: row.kept for row in ledger(model, example(model, (3, 5))).rows}

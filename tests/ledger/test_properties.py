@@ -13,10 +13,10 @@ from ledger.models import MODELS, encoder, filled
 import perceiver_ref as pr
 from perceiver_ref.autograd import registry, tree
 from perceiver_ref.autograd.kernels import kernels
-from perceiver_ref.call import Call
-from perceiver_ref.decoder import Decoder, trainable_queries
-from perceiver_ref.ledger import example, ledger
-from perceiver_ref.perceiver_io import PerceiverIO
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.decoder import Decoder, trainable_queries
+from perceiver_ref.models.ledger import example, ledger
+from perceiver_ref.models.perceiver_io import PerceiverIO
 
 sizes = st.integers(1, 40)
 

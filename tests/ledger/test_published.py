@@ -8,9 +8,9 @@ from functools import lru_cache
 import pytest
 
 import perceiver_ref as pr
-from perceiver_ref.ledger import Ledger, default_sizes, example, ledger
-from perceiver_ref.ledger.printed import PRINTED, agrees
-from perceiver_ref.published import INPUTS
+from perceiver_ref.models.ledger import Ledger, default_sizes, example, ledger
+from perceiver_ref.models.ledger.printed import PRINTED, agrees
+from perceiver_ref.models.published import INPUTS
 
 PARAMETERS = {
     "perceiver/imagenet": 44_912_254,

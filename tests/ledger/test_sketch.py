@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver_ref.ledger.sketch import buffer, sketch
+from perceiver_ref.models.ledger.sketch import buffer, sketch
 
 
 def same(real: np.ndarray, drawn: np.ndarray, original: np.ndarray, of: np.ndarray) -> None:

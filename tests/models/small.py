@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from perceiver_ref.conventions import DEEPMIND, DIALECTS, Conventions
-from perceiver_ref.decoder import ClassificationDecoder, Decoder, classification_decoder, trainable_queries
-from perceiver_ref.encoder import Encoder
-from perceiver_ref.inputs import GridInput, Pixels, TextInput
-from perceiver_ref.outputs import TiedEmbedding
-from perceiver_ref.perceiver_io import PerceiverIO
-from perceiver_ref.position import FourierPositions
+from perceiver_ref.models.conventions import DEEPMIND, DIALECTS, Conventions
+from perceiver_ref.models.decoder import ClassificationDecoder, Decoder, classification_decoder, trainable_queries
+from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.inputs import GridInput, Pixels, TextInput
+from perceiver_ref.models.outputs import TiedEmbedding
+from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.positions import FourierPositions
 
 dialects = st.sampled_from(sorted(DIALECTS)).map(DIALECTS.__getitem__)
 

@@ -13,8 +13,8 @@ from models import plain
 from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import InputError
-from perceiver_ref.attention import Attention, CrossAttention, SelfAttention
-from perceiver_ref.conventions import DIALECTS, Conventions
+from perceiver_ref.models.attention import Attention, CrossAttention, SelfAttention
+from perceiver_ref.models.conventions import DIALECTS, Conventions
 
 sizes = st.integers(1, 4)
 dialects = st.sampled_from(sorted(DIALECTS)).map(DIALECTS.__getitem__)

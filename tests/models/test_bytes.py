@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver_ref.inputs import bytes as tokenizer
+from perceiver_ref.models.inputs import bytes as tokenizer
 
 EXAMPLES = json.loads((Path(__file__).parents[1] / "vectors/deepmind/bytes_tokenizer.json").read_text("utf-8"))
 texts = st.text(st.characters(exclude_categories=["Cs"]))  # lone surrogates are no text in UTF-8

@@ -14,11 +14,11 @@ from support import assert_close, host, normal, on, random_parameters
 
 from perceiver_ref import InputError
 from perceiver_ref.autograd import kernels, ops, tree, value_and_grad
-from perceiver_ref.conventions import DIALECTS
-from perceiver_ref.decoder import Decoder
-from perceiver_ref.inputs import Preprocessed
-from perceiver_ref.position import FourierPositions, TrainablePositions
-from perceiver_ref.queries import InputQueries, MultimodalQueries, PositionQueries, Queries
+from perceiver_ref.models.conventions import DIALECTS
+from perceiver_ref.models.decoder import Decoder
+from perceiver_ref.models.inputs import Preprocessed
+from perceiver_ref.models.positions import FourierPositions, TrainablePositions
+from perceiver_ref.models.queries import InputQueries, MultimodalQueries, PositionQueries, Queries
 
 PAPER = DIALECTS["paper"]
 FOURIER = PositionQueries(FourierPositions(2, (3, 4), conventions=PAPER), (3, 4), conventions=PAPER)

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 import perceiver_ref as pr
-from perceiver_ref.checkpoints import rebuild
-from perceiver_ref.conventions import DEEPMIND, Conventions
-from perceiver_ref.encoder import Encoder
 from perceiver_ref.errors import InputError
-from perceiver_ref.layers import LayerNorm, Linear
-from perceiver_ref.parameters import Module
-from perceiver_ref.position import FourierPositions
-from perceiver_ref.rotary import Rotary
-from perceiver_ref.vectors import PACKAGED, read_case
+from perceiver_ref.models.conventions import DEEPMIND, Conventions
+from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.layers import LayerNorm, Linear
+from perceiver_ref.models.module import Module
+from perceiver_ref.models.positions import FourierPositions
+from perceiver_ref.models.rotary import Rotary
+from perceiver_ref.porting.cases import PACKAGED, read_case
+from perceiver_ref.weights.checkpoints import rebuild
 
 
 def invalid(hint: Any, value: Any) -> Iterator[Any]:

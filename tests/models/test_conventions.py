@@ -8,16 +8,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from conventions import FAMILIES, Evidence, Family, Option, Row
+from conventions.exchange import case_path, exchanged, outcome, rebuilt, values
+from conventions.page import anchor, markdown
+from conventions.rows import to, worded
 
-from perceiver_ref.conventions import AUTOREGRESSIVE_DIALECTS, DIALECTS, FLAMINGO_DIALECTS, Conventions
-from perceiver_ref.crosscheck import check_file
-from perceiver_ref.differences import FAMILIES, Evidence, Family, Option, Row
-from perceiver_ref.differences.exchange import case_path, exchanged, outcome, rebuilt, values
-from perceiver_ref.differences.page import anchor, markdown
-from perceiver_ref.differences.rows import to, worded
 from perceiver_ref.errors import InputError
+from perceiver_ref.models.conventions import AUTOREGRESSIVE_DIALECTS, DIALECTS, FLAMINGO_DIALECTS, Conventions
 from perceiver_ref.peers import PEERS
 from perceiver_ref.peers.reference import NAME
+from perceiver_ref.porting import check_file
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "CONVENTIONS.md"
 NO_MODELS = {"optax", "torch", "torch-optimizer", NAME}
@@ -150,5 +150,5 @@ def test_without_the_folder_of_cases_it_says_what_is_needed() -> None:
 
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == markdown(), (
-        "write it again: python -m perceiver_ref.differences.page > docs/CONVENTIONS.md"
+        "write it again: python docs/make conventions > docs/CONVENTIONS.md"
     )

@@ -12,10 +12,10 @@ from models import plain, small
 from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import InputError
-from perceiver_ref.decoder import Decoder, classification_decoder, trainable_queries
-from perceiver_ref.inputs import Preprocessed
-from perceiver_ref.position import FourierPositions
-from perceiver_ref.queries import PositionQueries
+from perceiver_ref.models.decoder import Decoder, classification_decoder, trainable_queries
+from perceiver_ref.models.inputs import Preprocessed
+from perceiver_ref.models.positions import FourierPositions
+from perceiver_ref.models.queries import PositionQueries
 
 
 @given(decoder=small.decoders(), data=st.data())

@@ -18,8 +18,8 @@ from perceiver_ref.autograd import ops, tree, vjp
 from perceiver_ref.autograd.backend import xp
 from perceiver_ref.autograd.engine import observe
 from perceiver_ref.autograd.tree import Tree
-from perceiver_ref.conventions import DEEPMIND
-from perceiver_ref.encoder import Encoder
+from perceiver_ref.models.conventions import DEEPMIND
+from perceiver_ref.models.encoder import Encoder
 
 FREE = replace(DEEPMIND, free_widths=True)
 

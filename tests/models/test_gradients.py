@@ -16,9 +16,9 @@ from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import kernels, ops, tree, value_and_grad, vjp
 from perceiver_ref.autograd.tensor import array_of
 from perceiver_ref.autograd.testing import check_grads
-from perceiver_ref.conventions import DIALECTS, Conventions
-from perceiver_ref.decoder import Decoder
-from perceiver_ref.encoder import Encoder
+from perceiver_ref.models.conventions import DIALECTS, Conventions
+from perceiver_ref.models.decoder import Decoder
+from perceiver_ref.models.encoder import Encoder
 
 every_dialect = pytest.mark.parametrize("conventions", DIALECTS.values(), ids=DIALECTS)
 both_kernels = pytest.mark.parametrize("mode", ["plain", "fast"])

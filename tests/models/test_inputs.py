@@ -9,9 +9,9 @@ import pytest
 from support import assert_close, host, normal, on, random_parameters
 
 from perceiver_ref import InputError
-from perceiver_ref.inputs import GridInput, Pixels, TextInput
-from perceiver_ref.outputs import TiedEmbedding
-from perceiver_ref.position import FourierPositions, TrainablePositions
+from perceiver_ref.models.inputs import GridInput, Pixels, TextInput
+from perceiver_ref.models.outputs import TiedEmbedding
+from perceiver_ref.models.positions import FourierPositions, TrainablePositions
 
 
 @pytest.mark.parametrize("grid", [(3, 4), (1, 1), (2, 3, 4)])

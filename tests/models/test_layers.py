@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from models import plain
 from support import assert_close, difference, normal, on, random_parameters
 
-from perceiver_ref.conventions import DEEPMIND, Activation
-from perceiver_ref.layers import MLP, LayerNorm, Linear
+from perceiver_ref.models.conventions import DEEPMIND, Activation
+from perceiver_ref.models.layers import MLP, LayerNorm, Linear
 
 leads = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 widths = st.integers(1, 5)

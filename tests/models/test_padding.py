@@ -13,8 +13,8 @@ from models.test_gradients import weighted_sum
 from support import assert_close, host, normal, on, random_parameters
 
 from perceiver_ref.autograd import kernels, tree, value_and_grad
-from perceiver_ref.conventions import DIALECTS, Conventions
-from perceiver_ref.encoder import Encoder
+from perceiver_ref.models.conventions import DIALECTS, Conventions
+from perceiver_ref.models.encoder import Encoder
 
 every_dialect = pytest.mark.parametrize("conventions", DIALECTS.values(), ids=DIALECTS)
 both_kernels = pytest.mark.parametrize("mode", ["plain", "fast"])

@@ -16,9 +16,9 @@ from support import assert_close, host, normal, on, random_parameters
 from perceiver_ref import InputError
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import tree
-from perceiver_ref.layers import Linear
-from perceiver_ref.parameters import Module, Parameter, fan_in_normal, fan_in_scaled, truncated_normal
-from perceiver_ref.position import TrainablePositions
+from perceiver_ref.models.layers import Linear
+from perceiver_ref.models.module import Module, Parameter, fan_in_normal, fan_in_scaled, truncated_normal
+from perceiver_ref.models.positions import TrainablePositions
 
 
 @given(seed=st.integers(0, 2**63))

@@ -13,8 +13,8 @@ from models.test_positions import direct_fourier_features
 from support import assert_close, difference, normal, on, random_parameters
 
 from perceiver_ref.autograd import kernels, tree
-from perceiver_ref.conventions import DIALECTS, Conventions
-from perceiver_ref.perceiver_io import PerceiverIO
+from perceiver_ref.models.conventions import DIALECTS, Conventions
+from perceiver_ref.models.perceiver_io import PerceiverIO
 
 every_dialect = pytest.mark.parametrize("conventions", DIALECTS.values(), ids=DIALECTS)
 LOGITS = 1e-4

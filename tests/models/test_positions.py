@@ -13,8 +13,8 @@ from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import InputError
 from perceiver_ref.autograd.testing import check_grads
-from perceiver_ref.conventions import DIALECTS
-from perceiver_ref.position import (
+from perceiver_ref.models.conventions import DIALECTS
+from perceiver_ref.models.positions import (
     FourierPositions,
     TrainablePositions,
     fourier_features,

@@ -11,9 +11,9 @@ from support import difference, normal, on, random_parameters
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import tree
-from perceiver_ref.conventions import DIALECTS
-from perceiver_ref.perceiver_io import PerceiverIO
-from perceiver_ref.published import PRESETS
+from perceiver_ref.models.conventions import DIALECTS
+from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.published import PRESETS
 
 PUBLISHED = {
     "perceiver-io/language": 201_108_230,  # deepmind/language-perceiver; "201M" in Perceiver IO, table 1

@@ -15,7 +15,7 @@ from support import normal, on
 from perceiver_ref import InputError
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.sampling import sample, token_probabilities
+from perceiver_ref.models.sampling import sample, token_probabilities
 
 ROUNDING = 1e-12
 """Bound for sums of at most eight probabilities in float64; a misplaced token moves them by far more."""

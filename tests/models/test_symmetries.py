@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from models import small
 from support import assert_close, difference, normal, on, random_parameters
 
-from perceiver_ref.attention import CrossAttention
-from perceiver_ref.decoder import Decoder
-from perceiver_ref.encoder import Encoder
-from perceiver_ref.perceiver_io import PerceiverIO
-from perceiver_ref.position import FourierPositions
+from perceiver_ref.models.attention import CrossAttention
+from perceiver_ref.models.decoder import Decoder
+from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.positions import FourierPositions
 
 seeds = st.integers(0, 2**32 - 2)
 few_examples = settings(max_examples=25)

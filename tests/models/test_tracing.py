@@ -12,8 +12,8 @@ from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import trace
 from perceiver_ref.autograd import Tensor, ops, value_and_grad
-from perceiver_ref.perceiver_io import PerceiverIO
-from perceiver_ref.tracing import lazy_point, point, scope
+from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.tracing import lazy_point, point, scope
 
 CROSS_ATTENTION = [
     "query_norm",

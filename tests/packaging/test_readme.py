@@ -60,7 +60,7 @@ def test_the_table_of_extras_has_every_extra() -> None:
 
 
 def test_the_picture_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("terminal_svg", ROOT / "docs" / "terminal_svg.py")
+    spec = importlib.util.spec_from_file_location("terminal_svg", ROOT / "docs" / "make" / "terminal_svg.py")
     drawing = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drawing)
     command, section = ["perceiver-ref", "diagnose", "port.npz"], "Check a port"
@@ -68,5 +68,5 @@ def test_the_picture_is_up_to_date() -> None:
     shown = drawing.text((ROOT / "docs" / "diagnose.svg").read_text(encoding="utf-8"))
     numbers = r"\d\.\de[-+]\d\d"
     assert re.sub(numbers, "#", shown) == re.sub(numbers, "#", now), (
-        f'draw it again: python docs/terminal_svg.py --after "{section}" docs/diagnose.svg {" ".join(command)}'
+        f'draw it again: python docs/make terminal --after "{section}" docs/diagnose.svg {" ".join(command)}'
     )

@@ -31,7 +31,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path, source: Path
     assert names - metadata == expected(source)
     assert {name.partition(".dist-info/")[2] for name in metadata} == METADATA
     assert {"perceiver_ref/py.typed", "perceiver_ref/autograd/engine.py"} <= names
-    assert any(name.startswith("perceiver_ref/vectors/packaged/hf/") for name in names)
+    assert any(name.startswith("perceiver_ref/porting/cases/packaged/hf/") for name in names)
 
 
 def test_the_wheel_is_small(wheel: Path) -> None:

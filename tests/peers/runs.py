@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_ref.crosscheck import Run, run
 from perceiver_ref.peers import Given, Rebuilt, peer
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting import Run, run
+from perceiver_ref.porting.cases import Case
 
 
 def rebuilt(case: Case, **config: Any) -> Rebuilt:

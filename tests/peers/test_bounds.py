@@ -16,23 +16,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crosscheck.cases import FILES, label
 from files.fuzz import limited
+from porting.cases import FILES, label
 
 import perceiver_ref as pr
-from perceiver_ref import InputError, bounds
-from perceiver_ref.checkpoints import rebuild as rebuild_from
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.crosscheck.execution import rebuild
+from perceiver_ref import InputError
 from perceiver_ref.errors import shortened
-from perceiver_ref.memory import available, require
-from perceiver_ref.peers import PEERS, Given, base
+from perceiver_ref.host.memory import available, require
+from perceiver_ref.models.positions import FourierPositions
+from perceiver_ref.models.published import PRESETS
+from perceiver_ref.peers import PEERS, Given, base, bounds
 from perceiver_ref.peers.base import Option, options
 from perceiver_ref.peers.reference import from_config, to_config
 from perceiver_ref.peers.reference.configuration import TYPES
-from perceiver_ref.position import FourierPositions
-from perceiver_ref.published import PRESETS
-from perceiver_ref.vectors import Case, read_case
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import Case, read_case
+from perceiver_ref.porting.execution import rebuild
+from perceiver_ref.weights.checkpoints import rebuild as rebuild_from
 
 SECONDS = 1.0
 DEEP: Any = []

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 from perceiver_ref import DIALECTS, InputError
-from perceiver_ref.attention import Attention
 from perceiver_ref.autograd import ops
-from perceiver_ref.call import Call
-from perceiver_ref.classification import soft_cross_entropy, soft_labels
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.decoder import Decoder
-from perceiver_ref.inputs import ConvStem, Preprocessed
-from perceiver_ref.layers import MLP
+from perceiver_ref.models.attention import Attention
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.decoder import Decoder
+from perceiver_ref.models.inputs import ConvStem, Preprocessed
+from perceiver_ref.models.layers import MLP
+from perceiver_ref.models.positions import FourierPositions
+from perceiver_ref.models.queries import PositionQueries
+from perceiver_ref.models.tiling import stitch, tile_origins
 from perceiver_ref.peers import peer
 from perceiver_ref.peers.base import Given
 from perceiver_ref.peers.deepmind.names import Names
-from perceiver_ref.position import FourierPositions
-from perceiver_ref.queries import PositionQueries
-from perceiver_ref.tiling import stitch, tile_origins
-from perceiver_ref.vectors import read_case
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import read_case
+from perceiver_ref.training.classification import soft_cross_entropy, soft_labels
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "deepmind"
 DEEPMIND, HF = DIALECTS["deepmind"], DIALECTS["hf"]

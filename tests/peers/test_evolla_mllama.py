@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from crosscheck.cases import case_of
 from peers.runs import out, ran
+from porting.cases import case_of
 from support import assert_close
 
 ENCODERS = ("protein", "structure")

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crosscheck.cases import case_of
 from peers.runs import out, ran, rebuilt
+from porting.cases import case_of
 from support import assert_close, normal
 
 import perceiver_ref as pr
-from perceiver_ref.conventions import FLAMINGO
-from perceiver_ref.crosscheck.execution import Arrays
-from perceiver_ref.flamingo import media_mask, preceding
-from perceiver_ref.vectors import Case
+from perceiver_ref.models.conventions import FLAMINGO
+from perceiver_ref.models.flamingo import media_mask, preceding
+from perceiver_ref.porting.cases import Case
+from perceiver_ref.porting.execution import Arrays
 
 MASKED = ("lucidrains-flamingo", "open-flamingo")
 of_both = pytest.mark.parametrize("name", MASKED)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from cli.command import invoke
-from crosscheck.cases import case_of
+from porting.cases import case_of
 
-from perceiver_ref.vectors import Case, write_case
+from perceiver_ref.porting.cases import Case, write_case
 
 
 def drop(name: str) -> Callable[[Case], None]:

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conventions.exchange import case_path
 
 import perceiver_ref as pr
-from perceiver_ref.call import Call
-from perceiver_ref.conventions import DIALECTS
-from perceiver_ref.crosscheck import check_case, check_file, run
-from perceiver_ref.decoder import Decoder
-from perceiver_ref.differences.exchange import case_path
-from perceiver_ref.inputs import ConvStem, Pixels, Preprocessed
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.conventions import DIALECTS
+from perceiver_ref.models.decoder import Decoder
+from perceiver_ref.models.inputs import ConvStem, Pixels, Preprocessed
+from perceiver_ref.models.positions import FourierPositions, TrainablePositions
+from perceiver_ref.models.queries import PositionQueries
 from perceiver_ref.peers import Given, Rebuilt, peer
-from perceiver_ref.peers.hf.quirks import FirstItemFourier, FlattenedGridQueries
-from perceiver_ref.position import FourierPositions, TrainablePositions
-from perceiver_ref.queries import PositionQueries
-from perceiver_ref.vectors import read_case
+from perceiver_ref.peers.transformers.perceiver.quirks import FirstItemFourier, FlattenedGridQueries
+from perceiver_ref.porting import check_case, check_file, run
+from perceiver_ref.porting.cases import read_case
 
 RNG = np.random.default_rng(5)
 TINY = {

@@ -11,14 +11,14 @@ import pytest
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import tree
-from perceiver_ref.conventions import AUTOREGRESSIVE_DIALECTS, DIALECTS
-from perceiver_ref.crosscheck import check_file, run
-from perceiver_ref.encoder import Encoder
+from perceiver_ref.models.conventions import AUTOREGRESSIVE_DIALECTS, DIALECTS
+from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.positions import FourierPositions
 from perceiver_ref.peers import Given, Rebuilt, peer
 from perceiver_ref.peers.krasserm.parts import fourier
 from perceiver_ref.peers.krasserm.quirks import inverse_frequencies
-from perceiver_ref.position import FourierPositions
-from perceiver_ref.vectors import read_case
+from perceiver_ref.porting import check_file, run
+from perceiver_ref.porting.cases import read_case
 
 RNG = np.random.default_rng(11)
 FOLDER = Path(__file__).parents[1] / "vectors" / "krasserm"
@@ -41,7 +41,7 @@ CAUSAL = {
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
 def test_vectors_agree_in_float32(backend: str, path: Path) -> None:
-    """In float64 `tests/crosscheck` runs them."""
+    """In float64 `tests/porting` runs them."""
     result = check_file(path, backend=backend, dtype="float32")
     assert result.status == "pass", result.message or result.worst
 

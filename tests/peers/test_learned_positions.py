@@ -12,11 +12,11 @@ from support import normal, random_parameters
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import tree
-from perceiver_ref.call import Call
-from perceiver_ref.inputs import AudioPatches, Conv1x1, ConvStem, GridInput, MultimodalInput, Patches, Pixels
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.inputs import AudioPatches, Conv1x1, ConvStem, GridInput, MultimodalInput, Patches, Pixels
+from perceiver_ref.models.positions import ProjectedPositions, TrainablePositions, interpolate
+from perceiver_ref.models.resize import resize_bicubic
 from perceiver_ref.peers import Given, peer
-from perceiver_ref.position import ProjectedPositions, TrainablePositions, interpolate
-from perceiver_ref.resize import resize_bicubic
 
 TABLE = {"position_encoding_type": "trainable"}
 HF = {"num_latents": 2, "d_latents": 4, "num_self_attends_per_block": 1, "num_self_attention_heads": 1}

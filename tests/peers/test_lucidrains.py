@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crosscheck.cases import case_of
+from porting.cases import case_of
 from support import assert_close, normal, random_parameters
 
 import perceiver_ref as pr
-from perceiver_ref.attention import Attention
 from perceiver_ref.autograd import tree
-from perceiver_ref.crosscheck import check_case, check_file, run
+from perceiver_ref.models.attention import Attention
 from perceiver_ref.peers import Given, Rebuilt, peer
-from perceiver_ref.peers.lucidrains.encoders import BlockEncoder
-from perceiver_ref.peers.lucidrains.quirks import (
+from perceiver_ref.peers.lucidrains.perceiver.encoders import BlockEncoder
+from perceiver_ref.peers.lucidrains.perceiver.quirks import (
     CONVENTIONS,
     AttentionResidual,
     AxisMajorFourier,
@@ -29,7 +28,8 @@ from perceiver_ref.peers.lucidrains.quirks import (
     VariedAttention,
     VariedCrossAttention,
 )
-from perceiver_ref.vectors.npz import write_npz
+from perceiver_ref.porting import check_case, check_file, run
+from perceiver_ref.weights.formats.npz import write_npz
 
 VECTORS = sorted((Path(__file__).parents[1] / "vectors" / "lucidrains-perceiver").glob("*.npz"))
 HEADS = {"cross_heads": 1, "latent_heads": 2, "cross_dim_head": 3, "latent_dim_head": 2}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perceiver_ref import InputError
-from perceiver_ref.call import Call
+from perceiver_ref.models.call import Call
 from perceiver_ref.peers import peer
 from perceiver_ref.peers.base import Given
 from perceiver_ref.peers.optax import int32

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conventions.exchange import case_path
 from support import normal, random_parameters
 
 import perceiver_ref as pr
-from perceiver_ref.activations import activations
 from perceiver_ref.autograd import vjp
-from perceiver_ref.call import Call
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.differences.exchange import case_path
+from perceiver_ref.models.activations import activations
+from perceiver_ref.models.call import Call
 from perceiver_ref.peers import Given, peer
-from perceiver_ref.peers.hf.config import read_config
-from perceiver_ref.vectors import read_case
+from perceiver_ref.peers.transformers.perceiver.config import read_config
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import read_case
 
 HF = {"num_latents": 2, "d_latents": 4, "num_self_attends_per_block": 1, "num_self_attention_heads": 1}
 HF |= {"num_cross_attention_heads": 1, "d_model": 4}

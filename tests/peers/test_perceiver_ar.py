@@ -17,11 +17,11 @@ from support import assert_close, difference, host, normal, on, random_parameter
 import perceiver_ref as pr
 from perceiver_ref.autograd import ops
 from perceiver_ref.autograd.testing import check_grads
-from perceiver_ref.autoregressive import PerceiverAR
-from perceiver_ref.crosscheck import check_file, run
+from perceiver_ref.models.perceiver_ar import PerceiverAR
 from perceiver_ref.peers import Given, Rebuilt, peer
 from perceiver_ref.peers.perceiver_ar.functions import linear_features, sinusoidal_features, weighted_cross_entropy
 from perceiver_ref.peers.perceiver_ar.sequences import causal_masks, lengths, terminal_relative, truncated
+from perceiver_ref.porting import check_file, run
 
 VECTORS = sorted((Path(__file__).parents[1] / "vectors" / "perceiver-ar").glob("*.npz"))
 SMALL = {
@@ -44,7 +44,7 @@ sequences = st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_si
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
 def test_vectors_agree_in_float32(backend: str, path: Path) -> None:
-    """In float64 `tests/crosscheck` runs them."""
+    """In float64 `tests/porting` runs them."""
     result = check_file(path, backend=backend, dtype="float32")
     assert result.status == "pass", result.message or result.worst
 

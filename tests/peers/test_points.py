@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crosscheck.cases import FILES, label
+from porting.cases import FILES, label
 
-from perceiver_ref.crosscheck.execution import named_points, rebuild, run
-from perceiver_ref.vectors import read_case
+from perceiver_ref.porting.cases import read_case
+from perceiver_ref.porting.execution import named_points, rebuild, run
 
 PEERS = ("krasserm", "open-flamingo", "idefics", "mllama")
 """Of implementations that hook their modules; the first two cannot be installed beside the others, to be run live."""

@@ -24,7 +24,8 @@ from perceiver_ref.peers import PEERS, peer
 loaded = lambda: {name for name in sys.modules if name.startswith("perceiver_ref.peers.")}
 assert len(PEERS) > 10 and "deepmind" in PEERS and loaded() <= {"perceiver_ref.peers.base", "perceiver_ref.peers.names"}
 peer("mllama")
-assert "perceiver_ref.peers.mllama" in loaded() and "perceiver_ref.peers.deepmind" not in loaded(), loaded()
+assert "perceiver_ref.peers.transformers.mllama" in loaded(), loaded()
+assert "perceiver_ref.peers.deepmind" not in loaded(), loaded()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from perceiver_ref import InputError
 from perceiver_ref.autograd import ops, value_and_grad
-from perceiver_ref.call import Call
+from perceiver_ref.models.call import Call
 from perceiver_ref.peers import peer
 from perceiver_ref.peers.base import Given
 

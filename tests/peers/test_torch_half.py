@@ -10,7 +10,7 @@ import pytest
 from engine.halves import HALF, assert_rounded_once, full
 
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.call import Call
+from perceiver_ref.models.call import Call
 from perceiver_ref.peers import Given, peer
 
 rng = np.random.default_rng(0)

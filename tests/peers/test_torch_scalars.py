@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perceiver_ref.crosscheck import check_case
-from perceiver_ref.vectors import Case
+from perceiver_ref.porting import check_case
+from perceiver_ref.porting.cases import Case
 
 PAIR = {"input": np.asarray(2.0), "target": np.asarray(0.5)}
 ONE = {"input": np.asarray(2.0)}

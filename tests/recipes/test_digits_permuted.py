@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from support import ROUNDING, difference, normal, random_parameters
 
-from perceiver_ref.recipes import digits
-from perceiver_ref.recipes import digits_permuted as permuted
-from perceiver_ref.recipes.digits import Digits
-from perceiver_ref.recipes.digits_permuted import ORDER, ConvolutionNetwork, PermutedDigits, comparison, elements
+from perceiver_ref.training.recipes import digits
+from perceiver_ref.training.recipes import digits_permuted as permuted
+from perceiver_ref.training.recipes.digits import Digits
+from perceiver_ref.training.recipes.digits_permuted import (
+    ORDER,
+    ConvolutionNetwork,
+    PermutedDigits,
+    comparison,
+    elements,
+)
 
 
 def test_the_order_is_a_permutation_that_leaves_few_neighbours_neighbours() -> None:

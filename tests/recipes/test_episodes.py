@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perceiver_ref.flamingo.prompts import EOC, IMAGE
-from perceiver_ref.inputs.bytes import BOS
-from perceiver_ref.recipes.episodes import (
+from perceiver_ref.models.flamingo.prompts import EOC, IMAGE
+from perceiver_ref.models.inputs.bytes import BOS
+from perceiver_ref.training.recipes.episodes import (
     KINDS,
     LONGEST,
     SHAPES,

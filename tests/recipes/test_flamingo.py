@@ -10,14 +10,14 @@ import pytest
 
 from perceiver_ref.autograd import tree
 from perceiver_ref.autograd.backend import to_backend, to_host
-from perceiver_ref.call import Call
-from perceiver_ref.flamingo import Flamingo, generate
-from perceiver_ref.flamingo.prompts import IMAGE
-from perceiver_ref.recipes import flamingo
-from perceiver_ref.recipes.base import Settings
-from perceiver_ref.recipes.episodes import LONGEST, WORD, episodes, interleaved, known, prompts
-from perceiver_ref.recipes.flamingo import CaptionTask, LanguageTask, VisionTask, caption_loss, ideal, table
+from perceiver_ref.models.call import Call
+from perceiver_ref.models.flamingo import Flamingo, generate
+from perceiver_ref.models.flamingo.prompts import IMAGE
 from perceiver_ref.training.loop import training_step
+from perceiver_ref.training.recipes import flamingo
+from perceiver_ref.training.recipes.base import Settings
+from perceiver_ref.training.recipes.episodes import LONGEST, WORD, episodes, interleaved, known, prompts
+from perceiver_ref.training.recipes.flamingo import CaptionTask, LanguageTask, VisionTask, caption_loss, ideal, table
 
 STEP = Settings(steps=2, batch_size=2, learning_rate=1e-2)
 

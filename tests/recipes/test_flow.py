@@ -10,10 +10,18 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from perceiver_ref.autograd.backend import to_backend, to_host
-from perceiver_ref.inputs import flow_patches
-from perceiver_ref.recipes import flow
-from perceiver_ref.recipes.flow import SIZE, Flow, arrows, colour_wheel, described, end_point_error, flow_colours
-from perceiver_ref.recipes.image_pairs import (
+from perceiver_ref.models.inputs import flow_patches
+from perceiver_ref.training.recipes import flow
+from perceiver_ref.training.recipes.flow import (
+    SIZE,
+    Flow,
+    arrows,
+    colour_wheel,
+    described,
+    end_point_error,
+    flow_colours,
+)
+from perceiver_ref.training.recipes.image_pairs import (
     BENDING,
     TRANSLATION,
     WAVELENGTHS,

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceiver_ref.inputs.bytes import OFFSET, VOCABULARY, decode
-from perceiver_ref.recipes import recipe
-from perceiver_ref.recipes.generate import Generate
-from perceiver_ref.recipes.ngrams import Trigrams
-from perceiver_ref.recipes.prose import ALPHABET, prose, symbols
+from perceiver_ref.models.inputs.bytes import OFFSET, VOCABULARY, decode
+from perceiver_ref.training.recipes import recipe
+from perceiver_ref.training.recipes.generate import Generate
+from perceiver_ref.training.recipes.ngrams import Trigrams
+from perceiver_ref.training.recipes.prose import ALPHABET, prose, symbols
 
 
 class ByTrigrams(Generate):

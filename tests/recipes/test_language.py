@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceiver_ref.inputs.bytes import MASK, VOCABULARY, decode
-from perceiver_ref.recipes import recipe
-from perceiver_ref.recipes.language import Language
-from perceiver_ref.recipes.prose import symbols
+from perceiver_ref.models.inputs.bytes import MASK, VOCABULARY, decode
+from perceiver_ref.training.recipes import recipe
+from perceiver_ref.training.recipes.language import Language
+from perceiver_ref.training.recipes.prose import symbols
 
 
 class Oracle(Language):

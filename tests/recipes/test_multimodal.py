@@ -10,9 +10,9 @@ import pytest
 from scipy.signal import hilbert
 
 from perceiver_ref.autograd.backend import to_backend, to_host
-from perceiver_ref.call import Call
-from perceiver_ref.recipes import multimodal
-from perceiver_ref.recipes.moving_shapes import (
+from perceiver_ref.models.call import Call
+from perceiver_ref.training.recipes import multimodal
+from perceiver_ref.training.recipes.moving_shapes import (
     DETUNED,
     FASTEST,
     FRAMES,
@@ -27,7 +27,7 @@ from perceiver_ref.recipes.moving_shapes import (
     drawn,
     turned_back,
 )
-from perceiver_ref.recipes.multimodal import (
+from perceiver_ref.training.recipes.multimodal import (
     AVERAGED,
     PIXELS,
     Autoencoder,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from perceiver_ref.autograd.backend import to_backend, to_host
-from perceiver_ref.recipes import multitask
-from perceiver_ref.recipes.multitask import Multitask, likelier_answer, model, table
-from perceiver_ref.recipes.questions import HALF, LENGTH, LETTERS, QUESTIONS, asked, held_out
+from perceiver_ref.training.recipes import multitask
+from perceiver_ref.training.recipes.multitask import Multitask, likelier_answer, model, table
+from perceiver_ref.training.recipes.questions import HALF, LENGTH, LETTERS, QUESTIONS, asked, held_out
 
 
 def balanced(x: list[int]) -> bool:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver_ref.recipes import recipe
-from perceiver_ref.recipes.generate import BACK
-from perceiver_ref.recipes.language import READ
-from perceiver_ref.recipes.nearby import waves
-from perceiver_ref.tracing import trace
+from perceiver_ref.models.tracing import trace
+from perceiver_ref.training.recipes import recipe
+from perceiver_ref.training.recipes.generate import BACK
+from perceiver_ref.training.recipes.language import READ
+from perceiver_ref.training.recipes.nearby import waves
 
 FREQUENCIES = np.geomspace(2, 0.1, 8)
 

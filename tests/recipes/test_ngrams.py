@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver_ref.recipes.ngrams import Trigrams, lzma_bits
+from perceiver_ref.training.recipes.ngrams import Trigrams, lzma_bits
 
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=30).map(np.array)
 

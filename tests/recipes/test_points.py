@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from support import ROUNDING, difference, normal, random_parameters
 
-from perceiver_ref.recipes import points, surfaces
-from perceiver_ref.recipes.points import Points, distances, nearest_mean, sample
-from perceiver_ref.recipes.surfaces import SURFACES, clouds, rotations, unit_cloud
+from perceiver_ref.training.recipes import points, surfaces
+from perceiver_ref.training.recipes.points import Points, distances, nearest_mean, sample
+from perceiver_ref.training.recipes.surfaces import SURFACES, clouds, rotations, unit_cloud
 
 Chart = Callable[[np.ndarray, np.ndarray], tuple[Any, Any, Any]]
 """From the unit square, (u, v), to a part of a surface, once or several times over."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from perceiver_ref.errors import InputError
-from perceiver_ref.inputs.bytes import MASK, decode
-from perceiver_ref.recipes import prose as module
-from perceiver_ref.recipes.prose import ALPHABET, HELD_OUT, ids_of, paragraphs, prose, split, symbols
+from perceiver_ref.models.inputs.bytes import MASK, decode
+from perceiver_ref.training.recipes import prose as module
+from perceiver_ref.training.recipes.prose import ALPHABET, HELD_OUT, ids_of, paragraphs, prose, split, symbols
 
 TOPIC = """\
 The "import" statement

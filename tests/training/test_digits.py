@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceiver_ref.recipes import recipe
-from perceiver_ref.recipes.digits import BACKGROUND, TRAINED_ON, digits, distorted, nearest_neighbour
+from perceiver_ref.training.recipes import recipe
+from perceiver_ref.training.recipes.digits import BACKGROUND, TRAINED_ON, digits, distorted, nearest_neighbour
 
 
 class Fixed:

@@ -17,7 +17,7 @@ from training.test_resuming import CHECKPOINT, assert_same_run
 from perceiver_ref.autograd import ops
 from perceiver_ref.errors import InputError
 from perceiver_ref.training import metrics
-from perceiver_ref.vectors.npz import read_npz
+from perceiver_ref.weights.formats.npz import read_npz
 
 
 def position(out: Path) -> int:

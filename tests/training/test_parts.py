@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from perceiver_ref.autograd import optim, threads
-from perceiver_ref.recipes import Settings, recipe
 from perceiver_ref.training import pictures, progress
 from perceiver_ref.training.metrics import Metrics
+from perceiver_ref.training.recipes import Settings, recipe
 
 cpu_threads = sys.modules["perceiver_ref.autograd.kernels.cpu.threads"]  # the package's `threads` is the function
 

@@ -15,12 +15,12 @@ from training.test_resuming import assert_same_run
 from perceiver_ref.autograd import tree
 from perceiver_ref.autograd.backend import name as library_of
 from perceiver_ref.autograd.backend import to_backend, to_host
-from perceiver_ref.call import Call
 from perceiver_ref.errors import InputError
-from perceiver_ref.recipes import MODULES, recipe
+from perceiver_ref.models.call import Call
 from perceiver_ref.training import loop
 from perceiver_ref.training.interrupts import Interrupted, Interrupts
 from perceiver_ref.training.loop import Options, train, training_step
+from perceiver_ref.training.recipes import MODULES, recipe
 from perceiver_ref.training.result import NAME
 
 QUICK_SECONDS = 20
@@ -146,9 +146,9 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
 
 
 def test_every_file_of_data_is_attributed() -> None:
-    import perceiver_ref.recipes
+    import perceiver_ref.training.recipes
 
-    data = Path(perceiver_ref.recipes.__file__).parent / "data"
+    data = Path(perceiver_ref.training.recipes.__file__).parent / "data"
     files = [path for path in data.iterdir() if path.suffix != ".txt"]
     assert files
     for path in files:
@@ -163,11 +163,12 @@ def test_importing_the_package_or_its_table_loads_no_recipe() -> None:
 import sys
 import perceiver_ref
 assert "numpy" not in sys.modules
-import perceiver_ref.recipes
+import perceiver_ref.training.recipes
 loaded = {name for name in sys.modules if name.startswith("perceiver_ref.")}
-assert not loaded & {"perceiver_ref.recipes.digits", "perceiver_ref.perceiver_io", "perceiver_ref.training"}, loaded
+unwanted = {"training.recipes.digits", "models.perceiver_io", "training.loop"}
+assert not loaded & {f"perceiver_ref.{name}" for name in unwanted}, loaded
 import perceiver_ref.cli
-assert not any(name in sys.modules for name in ("perceiver_ref.recipes.digits", "matplotlib", "tqdm"))
+assert not any(name in sys.modules for name in ("perceiver_ref.training.recipes.digits", "matplotlib", "tqdm"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import results
 
 from perceiver_ref.errors import InputError
-from perceiver_ref.recipes import MODULES, recipe, results
+from perceiver_ref.training.recipes import MODULES, recipe
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from training import small
 
 from perceiver_ref.errors import InputError
 from perceiver_ref.training.interrupts import Interrupted
-from perceiver_ref.vectors.npz import read_npz
+from perceiver_ref.weights.formats.npz import read_npz
 
 CHECKPOINT, PREVIOUS = "checkpoint.npz", "checkpoint.previous.npz"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import InputError, one_of
-from ...inputs import ConvStem
-from ...outputs.image import Upsample, transposed_same_padding
-from ...parameters import Module, Parameter, zeros
-from ...tracing import scope
+from ...models.call import Call
+from ...models.inputs import ConvStem
+from ...models.module import Module, Parameter, zeros
+from ...models.outputs.image import Upsample, transposed_same_padding
+from ...models.tracing import scope
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from . import names
 from .part import Part, component, flags, options, rebuilt

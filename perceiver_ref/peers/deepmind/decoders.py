@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...conventions import DEEPMIND
-from ...decoder import ClassificationDecoder, Decoder, GridDecoder, ProjectionDecoder
 from ...errors import InputError, one_of
-from ...queries import InputQueries, MultimodalQueries, Points, PositionQueries
+from ...models.conventions import DEEPMIND
+from ...models.decoder import ClassificationDecoder, Decoder, GridDecoder, ProjectionDecoder
+from ...models.queries import InputQueries, MultimodalQueries, Points, PositionQueries
 from ..base import REQUIRED
 from ..names import Table, same
 from . import positions

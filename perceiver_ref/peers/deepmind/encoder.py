@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...conventions import DEEPMIND
-from ...encoder import Encoder
 from ...errors import one_of
+from ...models.conventions import DEEPMIND
+from ...models.encoder import Encoder
 from .names import ENCODER, Names, below, layer_points
 from .part import Part, options
 

@@ -10,14 +10,14 @@ import numpy as np
 from ...autograd import ops
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...call import Call
-from ...classification import soft_cross_entropy, soft_labels, top_k_correct
 from ...errors import InputError, one_of
-from ...inputs import depth_to_space, flow_patches, space_to_depth
-from ...inputs.features import extract_patches
-from ...position import fourier_features, linear_positions
-from ...tiling import stitch, tile_origins
-from ...tracing import lazy_point, point
+from ...models.call import Call
+from ...models.inputs import depth_to_space, flow_patches, space_to_depth
+from ...models.inputs.features import extract_patches
+from ...models.positions import fourier_features, linear_positions
+from ...models.tiling import stitch, tile_origins
+from ...models.tracing import lazy_point, point
+from ...training.classification import soft_cross_entropy, soft_labels, top_k_correct
 from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, read_call
 from .convolutions import CONVOLUTIONS, padding
 from .part import Part, flags, mask, no_dropout, options, rebuilt

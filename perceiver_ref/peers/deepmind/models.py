@@ -8,12 +8,12 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import InputError, one_of
-from ...inputs import TextInput, flow_patches
-from ...outputs import TiedEmbedding
-from ...perceiver_io import PerceiverIO
-from ...tracing import trace
+from ...models.call import Call
+from ...models.inputs import TextInput, flow_patches
+from ...models.outputs import TiedEmbedding
+from ...models.perceiver_io import PerceiverIO
+from ...models.tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from ..names import Table, same
 from . import decoders, encoder, positions, postprocessors, preprocessors

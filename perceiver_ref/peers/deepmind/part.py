@@ -9,7 +9,7 @@ from typing import Any
 
 from ...autograd.tensor import array_of
 from ...errors import InputError
-from ...parameters import Module
+from ...models.module import Module
 from ..base import Rebuilt
 from ..base import options as known_options
 from ..names import Table, bind

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...attention import Attention, CrossAttention, SelfAttention
 from ...autograd import ops
 from ...autograd.tree import Tree
-from ...call import Call
-from ...conventions import DEEPMIND
-from ...encoder import Encoder
 from ...errors import InputError, one_of
-from ...inputs import Preprocessed
-from ...layers import MLP, LayerNorm
-from ...outputs import TiedEmbedding
-from ...tracing import scope, trace
+from ...models.attention import Attention, CrossAttention, SelfAttention
+from ...models.call import Call
+from ...models.conventions import DEEPMIND
+from ...models.encoder import Encoder
+from ...models.inputs import Preprocessed
+from ...models.layers import MLP, LayerNorm
+from ...models.outputs import TiedEmbedding
+from ...models.tracing import scope, trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from ..names import same
 from . import decoders, encoder, names, positions, postprocessors, preprocessors

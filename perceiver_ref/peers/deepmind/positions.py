@@ -10,9 +10,9 @@ import numpy as np
 
 from ...autograd import tree
 from ...autograd.tensor import array_of
-from ...conventions import DEEPMIND
 from ...errors import InputError, one_of
-from ...position import FourierPositions, Positions, ProjectedPositions, TrainablePositions
+from ...models.conventions import DEEPMIND
+from ...models.positions import FourierPositions, Positions, ProjectedPositions, TrainablePositions
 from ..base import REQUIRED
 from .part import options
 

@@ -9,7 +9,7 @@ from typing import Any
 from ...autograd import ops
 from ...autograd.tree import Tree
 from ...errors import InputError, one_of
-from ...outputs import (
+from ...models.outputs import (
     AudioOutput,
     ClassificationOutput,
     IdentityOutput,

@@ -9,19 +9,10 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import InputError, one_of
-from ...inputs import (
-    AudioPatches,
-    Conv1x1,
-    ConvStem,
-    GridInput,
-    MultimodalInput,
-    OneHotInput,
-    Patches,
-    Pixels,
-)
-from ...layers import BatchNorm
+from ...models.call import Call
+from ...models.inputs import AudioPatches, Conv1x1, ConvStem, GridInput, MultimodalInput, OneHotInput, Patches, Pixels
+from ...models.layers import BatchNorm
 from ..base import REQUIRED, Shape
 from ..names import Table, same
 from . import positions

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...autograd.tree import Tree
-from ...autoregressive import Memory, PerceiverAR
-from ...call import Call
-from ...conventions import AUTOREGRESSIVE_DIALECTS
 from ...errors import InputError, one_of
-from ...rotary import Rotary
-from ...tracing import trace
+from ...models.call import Call
+from ...models.conventions import AUTOREGRESSIVE_DIALECTS
+from ...models.perceiver_ar import Memory, PerceiverAR
+from ...models.rotary import Rotary
+from ...models.tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..names import NORM, Rows, Table, below, bind, inside, same
 from .config import TRAINING

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...conventions import DIALECTS
-from ...decoder import Decoder
-from ...encoder import Encoder
 from ...errors import InputError
+from ...models.conventions import DIALECTS
+from ...models.decoder import Decoder
+from ...models.encoder import Encoder
 
 CONVENTIONS = DIALECTS["krasserm"]
 TRAINING = frozenset(

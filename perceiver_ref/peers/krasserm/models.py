@@ -8,13 +8,13 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.tree import Tree
-from ...call import Call
-from ...decoder import ClassificationDecoder, Decoder, GridDecoder, trainable_queries
 from ...errors import InputError
-from ...inputs import Patches, TextInput
-from ...outputs import TiedEmbedding
-from ...perceiver_io import PerceiverIO
-from ...queries import InputQueries
+from ...models.call import Call
+from ...models.decoder import ClassificationDecoder, Decoder, GridDecoder, trainable_queries
+from ...models.inputs import Patches, TextInput
+from ...models.outputs import TiedEmbedding
+from ...models.perceiver_io import PerceiverIO
+from ...models.queries import InputQueries
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..names import Rows, Table, below, bind, same
 from .config import DECODER, ENCODER, TRAINING, decoder, encoder

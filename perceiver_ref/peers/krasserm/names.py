@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...encoder import Encoder
+from ...models.encoder import Encoder
 from ..names import LINEAR, NORM, Rows, Table, below, inside, renamed, same
 
 ATTENTION: Table = {

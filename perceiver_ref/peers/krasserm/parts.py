@@ -7,18 +7,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...attention import Attention
 from ...autograd import ops
 from ...autograd.backend import Array, xp
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...call import Call
-from ...decoder import trainable_queries
 from ...errors import InputError
-from ...inputs import VectorInput
-from ...perceiver_io import PerceiverIO
-from ...position import FourierPositions
-from ...tracing import trace
+from ...models.attention import Attention
+from ...models.call import Call
+from ...models.decoder import trainable_queries
+from ...models.inputs import VectorInput
+from ...models.perceiver_io import PerceiverIO
+from ...models.positions import FourierPositions
+from ...models.tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..names import below, bind, same
 from .config import CONVENTIONS, DECODER, ENCODER, TRAINING, decoder, encoder

@@ -11,13 +11,13 @@ import numpy as np
 from ...autograd import ops
 from ...autograd.backend import Array, to_host
 from ...autograd.tree import Tree
-from ...autoregressive.model import PerceiverAR
-from ...call import Call
 from ...errors import InputError
-from ...inputs import GridInput, Pixels, Preprocessed
-from ...parameters import Module, Parameter
-from ...position import FourierPositions, TrainablePositions
-from ...rotary import Rotary
+from ...models.call import Call
+from ...models.inputs import GridInput, Pixels, Preprocessed
+from ...models.module import Module, Parameter
+from ...models.perceiver_ar.model import PerceiverAR
+from ...models.positions import FourierPositions, TrainablePositions
+from ...models.rotary import Rotary
 
 
 def stored(positions: FourierPositions, grid: tuple[int, ...]) -> Parameter:

@@ -12,9 +12,9 @@ import numpy as np
 from ...autograd import optim
 from ...autograd.optim import Optimizer
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import one_of
-from ...tracing import point
+from ...models.call import Call
+from ...models.tracing import point
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options
 from ..names import Binding, same
 from ..replay import Named, recording, replay

@@ -10,9 +10,9 @@ import numpy as np
 from ...autograd.optim import schedules as doubles
 from ...autograd.optim.schedules import Schedule
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import one_of
-from ...tracing import point
+from ...models.call import Call
+from ...models.tracing import point
 from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, options
 from . import int32
 

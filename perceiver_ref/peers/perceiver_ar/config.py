@@ -10,10 +10,10 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.tree import Tree
-from ...call import Call
-from ...conventions import AUTOREGRESSIVE_DIALECTS
 from ...errors import InputError, one_of
-from ...rotary import Rotary, even_part, frequencies
+from ...models.call import Call
+from ...models.conventions import AUTOREGRESSIVE_DIALECTS
+from ...models.rotary import Rotary, even_part, frequencies
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..deepmind.names import ATTENTION, LINEAR, NORM, SEPARATOR
 from ..deepmind.names import MLP as DENSE

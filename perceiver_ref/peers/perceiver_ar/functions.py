@@ -11,10 +11,10 @@ import numpy as np
 from ...autograd import ops
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import InputError
-from ...memory import require
-from ...rotary import Rotary, even_part, frequencies
+from ...host.memory import require
+from ...models.call import Call
+from ...models.rotary import Rotary, even_part, frequencies
 from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, options, read_call
 from .sequences import causal_masks, lengths, mask_output, terminal_relative, truncated
 

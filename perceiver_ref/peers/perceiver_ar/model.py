@@ -10,13 +10,13 @@ from ...autograd import ops
 from ...autograd.backend import Array, xp
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...autoregressive.model import Course, PerceiverAR
-from ...constraints import Count
 from ...errors import InputError
-from ...inputs.text import check_ids
-from ...layers import Linear
-from ...parameters import Parameter, truncated_normal
-from ...tracing import point
+from ...models.constraints import Count
+from ...models.inputs.text import check_ids
+from ...models.layers import Linear
+from ...models.module import Parameter, truncated_normal
+from ...models.perceiver_ar.model import Course, PerceiverAR
+from ...models.tracing import point
 from .sequences import causal_masks, mask_output, terminal_relative
 
 QueryStyle = Literal["none", "mlp", "learned"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...autograd.backend import Array, xp
-from ...memory import require
+from ...host.memory import require
 
 
 def lengths(ids: Array) -> Array:

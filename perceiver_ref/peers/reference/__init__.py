@@ -14,10 +14,10 @@ from typing import Any
 
 from ...autograd import tree
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import InputError
-from ...parameters import Module
-from ...published import PRESETS, VARIANTS, preset
+from ...models.call import Call
+from ...models.module import Module
+from ...models.published import PRESETS, VARIANTS, preset
 from ..base import Arguments, Given, Outputs, Peer, Rebuilt, options, read_call
 from ..names import Binding, same
 from .configuration import TYPES, from_config, to_config

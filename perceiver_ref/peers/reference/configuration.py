@@ -9,23 +9,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ... import (
-    attention,
-    autoregressive,
-    bounds,
-    conventions,
-    decoder,
-    encoder,
-    flamingo,
-    inputs,
-    layers,
-    outputs,
-    position,
-)
-from ... import queries as query_sources
 from ...errors import InputError, input_errors, one_of, shortened
-from ...perceiver_io import PerceiverIO
-from ...rotary import Rotary
+from ...models import attention, conventions, decoder, encoder, flamingo, inputs, layers, outputs
+from ...models import perceiver_ar as autoregressive
+from ...models import positions as position
+from ...models import queries as query_sources
+from ...models.perceiver_io import PerceiverIO
+from ...models.rotary import Rotary
+from .. import bounds
 
 TYPES: dict[str, type] = {
     made.__name__: made

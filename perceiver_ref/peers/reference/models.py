@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...attention import Attention, CrossAttention, SelfAttention
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...autoregressive import PerceiverAR
-from ...call import Call
-from ...decoder import Decoder, ProjectionDecoder
-from ...encoder import Encoder
-from ...flamingo import GatedCrossAttention, GatedLayers, MediaMask, PerceiverResampler, media_mask, preceding
-from ...inputs import (
+from ...models.attention import Attention, CrossAttention, SelfAttention
+from ...models.call import Call
+from ...models.decoder import Decoder, ProjectionDecoder
+from ...models.encoder import Encoder
+from ...models.flamingo import GatedCrossAttention, GatedLayers, MediaMask, PerceiverResampler, media_mask, preceding
+from ...models.inputs import (
     AudioPatches,
     Conv1x1,
     ConvStem,
@@ -27,10 +26,11 @@ from ...inputs import (
     TextInput,
     VectorInput,
 )
-from ...layers import MLP, BatchNorm, LayerNorm, RMSNorm
-from ...outputs import AudioOutput, ClassificationOutput, ImageOutput, MultimodalOutput, ProjectionOutput
-from ...perceiver_io import PerceiverIO
-from ...position import FourierPositions, ProjectedPositions, TrainablePositions
+from ...models.layers import MLP, BatchNorm, LayerNorm, RMSNorm
+from ...models.outputs import AudioOutput, ClassificationOutput, ImageOutput, MultimodalOutput, ProjectionOutput
+from ...models.perceiver_ar import PerceiverAR
+from ...models.perceiver_io import PerceiverIO
+from ...models.positions import FourierPositions, ProjectedPositions, TrainablePositions
 from ..base import Outputs
 
 Values = dict[str, Any]

@@ -9,14 +9,14 @@ from typing import Any
 from ...autograd import ops
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...call import Call
-from ...conventions import DEEPMIND
 from ...errors import InputError
-from ...flamingo import preceding
-from ...inputs import depth_to_space, flow_patches, space_to_depth
-from ...position import fourier_features, linear_positions, subsampled_positions
-from ...resize import resize_bicubic, resize_linear
-from ...rotary import Pairing, Rotary, frequencies
+from ...models.call import Call
+from ...models.conventions import DEEPMIND
+from ...models.flamingo import preceding
+from ...models.inputs import depth_to_space, flow_patches, space_to_depth
+from ...models.positions import fourier_features, linear_positions, subsampled_positions
+from ...models.resize import resize_bicubic, resize_linear
+from ...models.rotary import Pairing, Rotary, frequencies
 from ..base import Arguments, Function, Given, Outputs, Rebuilt, read_call
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import InputError
+from ...models.call import Call
 from ..base import Arguments, Function, Given, Outputs, Rebuilt, read_call
 
 Compute = Callable[[dict[str, Any], dict[str, Any]], Outputs]

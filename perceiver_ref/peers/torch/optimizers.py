@@ -11,8 +11,8 @@ from ...autograd.backend import to_host
 from ...autograd.optim import Optimizer
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import InputError
+from ...models.call import Call
 from ..base import Arguments, Function, Given, Outputs, Rebuilt, options
 from ..replay import recording, replay
 

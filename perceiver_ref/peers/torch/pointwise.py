@@ -9,8 +9,8 @@ from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
-from ...call import Call
 from ...errors import one_of
+from ...models.call import Call
 from ..base import Arguments, Given, Option, Outputs, Rebuilt, options, read_call
 from ..gru import gru_cell
 from ..names import Binding, same

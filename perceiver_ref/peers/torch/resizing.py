@@ -15,7 +15,7 @@ from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.tensor import Tensor, array_of
 from ...errors import InputError, one_of
-from ...resize import arithmetic, cubic_weights, keys_kernel, places
+from ...models.resize import arithmetic, cubic_weights, keys_kernel, places
 from ..base import Option, Outputs
 from .function import function
 

@@ -14,8 +14,8 @@ from ...autograd.backend import Array
 from ...autograd.optim import Optimizer, Part
 from ...autograd.optim import parts as part
 from ...autograd.tree import Tree
-from ...call import Call
-from ...parameters import Module
+from ...models.call import Call
+from ...models.module import Module
 from ..base import Arguments, Function, Given, Outputs, Peer, Rebuilt, options
 from ..replay import recording, replay
 

@@ -1,0 +1,12 @@
+"""The models: hyper-parameters as frozen dataclasses, parameters as nested dicts, and a pure `apply`.
+
+perceiver_io        Perceiver and Perceiver IO: inputs/, encoder, decoder with queries, outputs/
+perceiver_ar/       Perceiver AR
+flamingo/           Perceiver Resampler, GATED XATTN-DENSE, and a whole Flamingo
+attention, layers, positions, rotary, modalities, masks, resize, tiling    what they are made of
+module, call        a model as a tree of parameters and a pure `apply`; what one call needs besides
+conventions         where implementations differ, each choice an option
+published/          the published configurations; ledger/ has what they cost
+tracing             names of intermediate values
+sampling            tokens drawn from logits
+"""

@@ -1,0 +1,286 @@
+"""Multi-head attention, and the two layers made of it: cross-attention and self-attention.
+
+Shapes: B batch, N queries, M keys, D query channels, C key-value channels, H heads. Masks are bool and True means
+"attend".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from ..autograd import ops
+from ..autograd.backend import Array
+from ..autograd.tree import Tree
+from ..errors import InputError
+from .conventions import DEEPMIND, Conventions
+from .layers import MLP, Linear, norm
+from .module import Module, fan_in_scaled
+from .rotary import Rotary
+from .tracing import asked_point, lazy_point, point, scope
+
+
+class KeysValues(NamedTuple):
+    """The projections of what is attended to, split into heads; kept by callers that attend to it again."""
+
+    keys: Any
+    """(..., Hk, M, d)"""
+    values: Any
+    """(..., Hk, M, e)"""
+
+
+@dataclass(frozen=True)
+class Attention(Module):
+    """Multi-head attention of one set on another (Perceiver, section 3.2; Perceiver IO, appendix E, eq. 1 to 4).
+
+        q = x Wq, k = z Wk, v = z Wv; head h: softmax(q_h k_h^T / sqrt(d)) v_h; output = heads Wo
+
+    `qk_channels` and `v_channels` are the widths of all heads together, heads in order along the channel axis. With
+    fewer `kv_heads` (a divisor of `heads`), consecutive query heads share a head of keys and values (Ainslie et al.
+    2023, arXiv 2305.13245). `qk_norm`: each head of q and k is normed, with weights that the heads share. `scale`
+    replaces 1 / sqrt(d). `rotary` turns queries and keys by their positions.
+    """
+
+    q_inputs: int
+    kv_inputs: int
+    qk_channels: int
+    v_channels: int
+    outputs: int
+    heads: int = 1
+    conventions: Conventions = DEEPMIND
+    kv_heads: int | None = None
+    qk_norm: bool = False
+    scale: float | None = None
+    rotary: Rotary | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("qk_channels", "v_channels"):
+            width = getattr(self, name)
+            if self.heads < 1 or width % self.heads:
+                raise InputError(f"{name} ({width}) must be divisible by the number of heads ({self.heads})")
+        if self._shared() < 1 or self.heads % self._shared():
+            raise InputError(f"heads ({self.heads}) must be divisible by kv_heads ({self.kv_heads})")
+
+    def _shared(self) -> int:
+        """The number of heads that keys and values have."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    def _parts(self) -> dict[str, Any]:
+        qk, v = self.qk_channels // self.heads, self.v_channels // self.heads
+        bias, shared = self.conventions.qkv_bias, self._shared()
+        parts: dict[str, Any] = {
+            "query": Linear(self.q_inputs, self.qk_channels, bias, fan_in_scaled),
+            "key": Linear(self.kv_inputs, qk * shared, bias, fan_in_scaled),
+            "value": Linear(self.kv_inputs, v * shared, bias, fan_in_scaled),
+            "output": Linear(self.v_channels, self.outputs, self.conventions.output_bias, fan_in_scaled),
+        }
+        if self.qk_norm:
+            parts["query_norm"] = parts["key_norm"] = norm(qk, self.conventions)
+        return parts
+
+    def parameters(self) -> Tree:
+        return {name: part.parameters() for name, part in self._parts().items()}
+
+    def keys_values(self, p: Tree, z: Any, *, positions: Any = None) -> KeysValues:
+        """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e). positions (..., M): for `rotary`."""
+        parts = self._parts()
+        with scope("attention"):
+            k = point("key", parts["key"].apply(p["key"], z))
+            v = point("value", parts["value"].apply(p["value"], z))
+            asked_point("key_value", lambda: ops.concatenate([k, v], axis=-1))
+            k, v = (split_heads(x, self._shared()) for x in (k, v))
+            return KeysValues(self._rotated(self._normed(p, "key_norm", k), positions), v)
+
+    def apply(
+        self,
+        p: Tree,
+        x: Any,
+        z: Any,
+        *,
+        mask: Array | None = None,
+        bias: Any = None,
+        positions: Any = None,
+        key_positions: Any = None,
+    ) -> Any:
+        """x (..., N, D), z (..., M, C) or its `KeysValues` -> (..., N, outputs).
+
+        mask: bool, broadcastable to (..., N, M). bias: added to the logits, broadcastable to (..., H, N, M).
+        positions (..., N), key_positions (..., M): for `rotary`.
+        Traced as `weights`, what multiplies the values, and where a mask zeroes rows without any key as `softmax` too,
+        in which such rows are uniform.
+        """
+        parts = self._parts()
+        with scope("attention"):
+            q = split_heads(point("query", parts["query"].apply(p["query"], x)), self.heads)  # (..., H, N, d)
+            q = self._rotated(self._normed(p, "query_norm", q), positions)
+        k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z, positions=key_positions)
+        with scope("attention"):
+            if mask is not None:
+                mask = mask[..., None, :, :]  # one mask for all heads
+            mixed = point("mixed", join_heads(self._mixed(q, k, v, mask, bias)))  # (..., N, v_channels)
+            return point("", parts["output"].apply(p["output"], mixed))
+
+    def _mixed(self, q: Any, k: Any, v: Any, mask: Array | None, bias: Any) -> Any:
+        """softmax(q k^T / sqrt(d)) v for every head, (..., H, N, e)."""
+        shape, shared = (*q.shape[:-1], k.shape[-2]), self._shared()
+        if shared != self.heads:  # (..., Hk, H / Hk, N, d) beside (..., Hk, 1, M, d)
+            q = ops.reshape(q, shape=(*q.shape[:-3], shared, self.heads // shared, *q.shape[-2:]))
+            k, v = (ops.reshape(y, shape=(*y.shape[:-2], 1, *y.shape[-2:])) for y in (k, v))
+            mask = None if mask is None else mask[..., None, :, :]
+            bias = None if bias is None else self._grouped(bias)
+        options = {"mask": mask, "masked_rows": self.conventions.masked_rows, "scale": self.scale}
+
+        def weights(**changed: Any) -> Any:
+            return ops.reshape(ops.attention_weights(q, k, bias, **{**options, **changed}), shape=shape)
+
+        lazy_point("weights", shape, weights)
+        asked_point("weights.flat", lambda: ops.reshape(weights(), shape=(-1, *shape[-2:])))
+        if mask is not None and self.conventions.masked_rows == "zero":
+            lazy_point("softmax", shape, lambda: weights(masked_rows="uniform"))
+        mixed = ops.attention(q, k, v, bias, **options)
+        return mixed if shared == self.heads else ops.reshape(mixed, shape=(*shape[:-1], mixed.shape[-1]))
+
+    def _normed(self, p: Tree, name: str, x: Any) -> Any:
+        return point(name, self._parts()[name].apply(p[name], x)) if self.qk_norm else x
+
+    def _rotated(self, x: Any, positions: Any) -> Any:
+        if self.rotary is None:
+            return x
+        if positions is None:
+            raise InputError("rotary embedding needs the positions of queries and of keys")
+        return self.rotary.apply(x, positions)
+
+    def _grouped(self, bias: Any) -> Any:
+        """A bias whose axis of heads, where it has one, is split as the queries' is."""
+        if len(bias.shape) < 3:
+            return bias
+        heads = (1, 1) if bias.shape[-3] == 1 else (self._shared(), self.heads // self._shared())
+        return ops.reshape(bias, shape=(*bias.shape[:-3], *heads, *bias.shape[-2:]))
+
+
+class Layer(Module):
+    """The course of a layer: attention, added to x or in its place, and what follows it."""
+
+    query_residual: bool = True
+
+    def _parts(self) -> dict[str, Any]:
+        raise NotImplementedError(f"{type(self).__name__} has no parts")
+
+    def parameters(self) -> Tree:
+        return {name: part.parameters() for name, part in self._parts().items()}
+
+    def _joined(self, p: Tree, x: Any, attended: Any) -> Any:
+        """x + attention(...), or the attention alone."""
+        return point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
+
+    def _finished(self, p: Tree, x: Any) -> Any:
+        """x + mlp(norm(x)): the second half."""
+        parts = self._parts()
+        normed = point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x))
+        return point("", ops.add(x, parts["mlp"].apply(p["mlp"], normed)))
+
+
+@dataclass(frozen=True)
+class CrossAttention(Layer):
+    """Queries attend to inputs, then an MLP; both with pre-norm and residual (Perceiver IO, appendix E, eq. 5 to 7).
+
+        x = x + attention(norm(x), norm(z)); x = x + mlp(norm(x))
+
+    Without `query_residual` the first sum leaves x out. `qk_channels` defaults to the width that `attend_in` names
+    ("kv": the inputs', "q": the queries'), `v_channels` to `qk_channels`.
+    """
+
+    q_inputs: int
+    kv_inputs: int
+    heads: int = 1
+    qk_channels: int | None = None
+    v_channels: int | None = None
+    attend_in: Literal["kv", "q"] = "kv"
+    widening: int = 1
+    query_residual: bool = True
+    conventions: Conventions = DEEPMIND
+
+    def _parts(self) -> dict[str, Any]:
+        default = self.kv_inputs if self.attend_in == "kv" else self.q_inputs
+        qk = default if self.qk_channels is None else self.qk_channels
+        v = qk if self.v_channels is None else self.v_channels
+        return {
+            "query_norm": norm(self.q_inputs, self.conventions),
+            "key_value_norm": norm(self.kv_inputs, self.conventions),
+            "attention": Attention(self.q_inputs, self.kv_inputs, qk, v, self.q_inputs, self.heads, self.conventions),
+            "mlp_norm": norm(self.q_inputs, self.conventions),
+            "mlp": MLP(self.q_inputs, self.widening, self.conventions),
+        }
+
+    def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
+        """x (B, N, q_inputs), z (B, M, kv_inputs) -> (B, N, q_inputs); mask and bias as in `Attention`."""
+        parts = self._parts()
+        q = point("query_norm", parts["query_norm"].apply(p["query_norm"], x))
+        kv = point("key_value_norm", parts["key_value_norm"].apply(p["key_value_norm"], z))
+        attended = parts["attention"].apply(p["attention"], q, kv, mask=mask, bias=bias)
+        return self._finished(p, self._joined(p, x, attended))
+
+
+@dataclass(frozen=True)
+class SelfAttention(Layer):
+    """Elements attend to each other, then an MLP; both with pre-norm and residual (Perceiver, section 3.2).
+
+        x = x + attention(norm(x), norm(x)); x = x + mlp(norm(x))
+
+    Without `query_residual` the first sum leaves x out. `qk_channels` defaults to `channels`, `v_channels` to
+    `qk_channels`; v_channels must equal `channels`, unless `conventions.free_widths`.
+    """
+
+    channels: int
+    heads: int = 1
+    qk_channels: int | None = None
+    v_channels: int | None = None
+    widening: int = 1
+    conventions: Conventions = DEEPMIND
+    query_residual: bool = True
+
+    def __post_init__(self) -> None:
+        if self._widths()[1] != self.channels and not self.conventions.free_widths:
+            raise InputError(
+                f"v_channels ({self._widths()[1]}) must equal the layer's width ({self.channels}), which it is added to"
+            )
+
+    def _widths(self) -> tuple[int, int]:
+        qk = self.channels if self.qk_channels is None else self.qk_channels
+        return qk, qk if self.v_channels is None else self.v_channels
+
+    def _parts(self) -> dict[str, Any]:
+        qk, v = self._widths()
+        return {
+            "norm": norm(self.channels, self.conventions),
+            "attention": Attention(self.channels, self.channels, qk, v, self.channels, self.heads, self.conventions),
+            "mlp_norm": norm(self.channels, self.conventions),
+            "mlp": MLP(self.channels, self.widening, self.conventions),
+        }
+
+    def apply(self, p: Tree, x: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
+        """x (B, N, channels) -> the same shape; mask and bias as in `Attention`."""
+        parts = self._parts()
+        normed = point("norm", parts["norm"].apply(p["norm"], x))
+        attended = parts["attention"].apply(p["attention"], normed, normed, mask=mask, bias=bias)
+        return self._finished(p, self._joined(p, x, attended))
+
+
+def joined(*parts: KeysValues | None) -> KeysValues:
+    """The keys and values of all parts, one part after the other; None stands for no position."""
+    given = [part for part in parts if part is not None]
+    return given[0] if len(given) == 1 else KeysValues(*(ops.concatenate(list(same), axis=-2) for same in zip(*given)))
+
+
+def split_heads(x: Any, heads: int) -> Any:
+    """(..., N, channels) -> (..., heads, N, channels / heads)."""
+    *lead, n, channels = x.shape
+    x = ops.reshape(x, shape=(*lead, n, heads, channels // heads))
+    return ops.transpose(x, axes=(*range(len(lead)), len(lead) + 1, len(lead), len(lead) + 2))
+
+
+def join_heads(x: Any) -> Any:
+    """(..., H, N, e) -> (..., N, H e)."""
+    *lead, h, n, e = x.shape
+    x = ops.transpose(x, axes=(*range(len(lead)), len(lead) + 1, len(lead), len(lead) + 2))
+    return ops.reshape(x, shape=(*lead, n, h * e))

@@ -1,0 +1,187 @@
+"""The Perceiver Resampler: features of any number of frames and tokens -> a fixed number of latents for each medium.
+
+Flamingo, section 2.1, figure 5 and its listing. B batch, m media, T frames, S tokens a frame, N latents, D channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...autograd import ops
+from ...autograd.backend import Array
+from ...autograd.tree import Tree
+from ...errors import InputError, one_of
+from ..attention import Attention, Layer
+from ..constraints import Count
+from ..conventions import FLAMINGO, Conventions
+from ..layers import MLP, norm
+from ..masks import check_mask, finite_where_unused
+from ..module import Module, Parameter, explains_parameters, truncated_normal
+from ..resize import resize_linear
+from ..tracing import point, scope
+
+LatentsPer = Literal["medium", "frame"]
+
+
+@dataclass(frozen=True)
+class ResamplerLayer(Layer):
+    """Latents attend to the features and to themselves, then an MLP; both with pre-norm and residual (figure 5).
+
+        x = x + attention(q = norm(x), kv = [norm(features), norm(x)]); x = x + mlp(norm(x))
+
+    Without `latents_in_keys` keys and values are of the features alone. Heads are `head_channels` wide (default:
+    channels / heads). `qk_norm` and `kv_heads` as in `Attention`, `hidden` as in `MLP`.
+    """
+
+    channels: int
+    heads: int = 8
+    head_channels: int | None = None
+    widening: int = 4
+    latents_in_keys: bool = True
+    qk_norm: bool = False
+    kv_heads: int | None = None
+    hidden: int | None = None
+    conventions: Conventions = FLAMINGO
+
+    def __post_init__(self) -> None:
+        if self.head_channels is None and (self.heads < 1 or self.channels % self.heads):
+            raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({self.heads})")
+
+    def _parts(self) -> dict[str, Any]:
+        d = self.channels
+        width = d if self.head_channels is None else self.heads * self.head_channels
+        conventions = self.conventions
+        return {
+            "features_norm": norm(d, conventions),
+            "latents_norm": norm(d, conventions),
+            "attention": Attention(
+                d, d, width, width, d, self.heads, conventions, kv_heads=self.kv_heads, qk_norm=self.qk_norm
+            ),
+            "mlp_norm": norm(d, conventions),
+            "mlp": MLP(d, self.widening, conventions, self.hidden),
+        }
+
+    def apply(self, p: Tree, x: Any, features: Any, *, mask: Array | None = None) -> Any:
+        """x (..., N, D), features (..., S, D) -> (..., N, D). mask (..., S), bool: True where a feature is real."""
+        parts = self._parts()
+        normed = point("features_norm", parts["features_norm"].apply(p["features_norm"], features))
+        q = point("latents_norm", parts["latents_norm"].apply(p["latents_norm"], x))
+        kv = ops.concatenate([normed, q], axis=-2) if self.latents_in_keys else normed
+        attend = None if mask is None else self._attend(mask, x.shape[-2])
+        attended = parts["attention"].apply(p["attention"], q, kv, mask=attend)
+        return self._finished(p, self._joined(p, x, attended))
+
+    def _attend(self, mask: Array, latents: int) -> Array:
+        """(..., 1, keys): latents, where they are among the keys, are always real."""
+        if self.latents_in_keys:
+            mask = ops.pad(mask, widths=((0, 0),) * (mask.ndim - 1) + ((0, latents),), value=True)
+        return mask[..., None, :]
+
+
+@dataclass(frozen=True)
+class PerceiverResampler(Module):
+    """features (B, m, T, S, D) -> latents (B, m, N, D) (section 2.1 and the listing of figure 5).
+
+    Every medium has the same N = `latents` learned starting latents; `layers` layers of their own weights, then a norm.
+    With `latents_per` "frame" each frame is resampled alone, and the result is (B, m, T N, D).
+
+    `frames`: this many learned time embeddings, one added to all tokens of a frame; None for none. A medium of fewer
+    frames takes the first ones; one of more gets them interpolated linearly, ends on ends (section 2.1: 8 frames in
+    training, 30 at inference). `media`: this many learned embeddings of a medium's place among the media; None (the
+    paper) for none. There is no spatial embedding.
+    """
+
+    channels: int
+    latents: int = 64
+    layers: Count = 6
+    heads: int = 16
+    head_channels: int | None = None
+    widening: int = 4
+    frames: int | None = None
+    media: int | None = None
+    latents_per: LatentsPer = "medium"
+    latents_in_keys: bool = True
+    qk_norm: bool = False
+    kv_heads: int | None = None
+    hidden: int | None = None
+    conventions: Conventions = FLAMINGO
+
+    def __post_init__(self) -> None:
+        if self.latents_per not in ("medium", "frame"):
+            raise one_of("latents_per", self.latents_per, ("medium", "frame"))
+        for name in ("frames", "media"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, or None for no embedding; got {getattr(self, name)}")
+
+    def layer(self) -> ResamplerLayer:
+        """Each of the layers."""
+        return ResamplerLayer(
+            self.channels,
+            self.heads,
+            self.head_channels,
+            self.widening,
+            self.latents_in_keys,
+            self.qk_norm,
+            self.kv_heads,
+            self.hidden,
+            self.conventions,
+        )
+
+    def parameters(self) -> Tree:
+        tables = {"latents": self.latents, "time_embedding": self.frames, "media_embedding": self.media}
+        drawn = truncated_normal(0.02)
+        return {
+            **{name: Parameter((n, self.channels), drawn) for name, n in tables.items() if n is not None},
+            "layers": [self.layer().parameters() for _ in range(self.layers)],
+            "norm": norm(self.channels, self.conventions).parameters(),
+        }
+
+    @explains_parameters
+    def apply(self, p: Tree, features: Any, *, mask: Array | None = None) -> Any:
+        """features (B, m, T, S, D), or (B, m, S, D) of single frames -> (B, m, N, D); (B, S, D) -> (B, N, D).
+
+        mask: bool, of the features' shape without D; True where a token is real. Padding changes nothing. Raises
+        `InputError` for another rank or width, no frame, no token, or more media than embeddings.
+        """
+        x, mask = self._five_axes(features, mask)
+        b, m, t, s, d = x.shape
+        with scope("resampler"):
+            if self.frames is not None:
+                x = ops.add(x, ops.reshape(self._times(p["time_embedding"], t), shape=(t, 1, d)))
+            if self.media is not None:
+                x = ops.add(x, ops.reshape(p["media_embedding"][:m], shape=(m, 1, 1, d)))
+            lead = (b,) if len(features.shape) == 3 else (b, m)
+            flat = (*lead, t * s) if self.latents_per == "medium" else (*lead, t, s)
+            x = point("features", ops.reshape(x, shape=(*flat, d)))
+            if mask is not None:
+                mask = mask.reshape(flat)
+                x = finite_where_unused(x, mask, "zero" if self.latents_in_keys else self.conventions.masked_rows)
+            latents = ops.broadcast_to(p["latents"], shape=(*flat[:-1], self.latents, d))
+            z, layer = point("latents", latents), self.layer()
+            for i, p_layer in enumerate(p["layers"]):
+                with scope(f"layers.{i}"):
+                    z = layer.apply(p_layer, z, x, mask=mask)
+            z = ops.reshape(z, shape=(*lead, -1, d))
+            return point("", norm(d, self.conventions).apply(p["norm"], z))
+
+    def _five_axes(self, features: Any, mask: Array | None) -> tuple[Any, Array | None]:
+        shape = tuple(features.shape)
+        if not 3 <= len(shape) <= 5 or shape[-1] != self.channels:
+            raise InputError(
+                f"features must be (batch, media, frames, tokens, {self.channels}), (batch, media, tokens, "
+                f"{self.channels}) or (batch, tokens, {self.channels}), got {shape}"
+            )
+        full = {3: (shape[0], 1, 1, *shape[1:]), 4: (*shape[:2], 1, *shape[2:]), 5: shape}[len(shape)]
+        for size, what in zip(full[1:4], ("media", "frames", "tokens")):
+            if size == 0:
+                raise InputError(f"the features {shape} hold no {what}")
+        if self.media is not None and full[1] > self.media:
+            raise InputError(f"there are {full[1]} media, and embeddings for {self.media}")
+        if mask is not None:
+            mask = check_mask(mask, shape[:-1], "mask").reshape(full[:-1])
+        return ops.reshape(features, shape=full), mask
+
+    def _times(self, table: Any, frames: int) -> Any:
+        """The time embeddings (T, D) of a medium of so many frames."""
+        return table[:frames] if frames <= table.shape[0] else resize_linear(table, frames)

@@ -1,0 +1,113 @@
+"""One run of a model as a list of steps: each op with the name of the traced point that it leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass, replace
+from inspect import signature
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...autograd import tree
+from ...autograd.engine import Event, observe
+from ...autograd.kernels import kernels
+from ...autograd.tensor import Node, Tape, Tensor, leaf
+from ...autograd.tree import Tree
+from ..call import Call
+from ..module import Module
+from ..positions import FourierPositions
+from ..tracing import point, trace
+from .sketch import sketch
+
+
+class Step(NamedTuple):
+    """An op, and the traced point at or before which it ran."""
+
+    name: str
+    event: Event
+
+
+class Run(NamedTuple):
+    """The steps of a run in order, its outputs, its parameters by path, and whatever else it was given."""
+
+    steps: list[Step]
+    outputs: list[Any]
+    params: dict[str, Any]
+    given: list[Any]
+
+
+def record(model: Module, inputs: Tree, params: Tree, state: Tree, *, training: bool) -> Run:
+    """Run `model` on arrays or sketches; in training its parameters, and nothing else, are differentiated.
+
+    `inputs` that are a tuple are several arguments.
+    """
+    traced = tree.map(lambda array: leaf(array, tape), params) if training and (tape := Tape()) else params
+    events: list[Event] = []
+    marks: list[tuple[int, str]] = []
+
+    def mark(name: str) -> bool:
+        marks.append((len(events), name))
+        return False
+
+    with kernels("plain"), trace(mark), observe(events.append):
+        apply: Any = model.apply  # type: ignore[attr-defined]
+        options = {"call": Call(training, state, key=0)} if "call" in signature(apply).parameters else {}
+        out = apply(traced, *(inputs if isinstance(inputs, tuple) else (inputs,)), **options)
+    outputs = [value for _, value in tree.leaves(out)]
+    given = [array for _, array in (*tree.leaves(inputs), *tree.leaves(state))]
+    return Run(list(_named(events, marks)), outputs, tree.flatten(params), given)
+
+
+def sketched(model: Module, inputs: Tree, dtype: Any, *, training: bool) -> Run:
+    """`record` on parameters and statistics without elements. Inputs: a tree of arrays or sketches."""
+
+    def drawn(spec: Tree) -> Tree:
+        return tree.map(lambda parameter: sketch(parameter.shape, dtype), spec)
+
+    return record(
+        _with_sketched_grids(model), inputs, drawn(model.parameters()), drawn(model.state()), training=training
+    )
+
+
+def residuals(run: Run) -> dict[Node, list[Any]]:
+    """What the way back needs: the arrays that the recorded nodes behind the outputs hold."""
+    found: dict[Node, list[Any]] = {}
+    pending = [out.node for out in run.outputs if type(out) is Tensor]
+    while pending:
+        node = pending.pop()
+        if node in found:
+            continue
+        found[node] = [r for r in node.residuals or () if isinstance(r, np.ndarray)]
+        pending += [edge.node for edge in node.edges or ()]
+    return found
+
+
+def _named(events: list[Event], marks: list[tuple[int, str]]) -> Iterable[Step]:
+    """Each event goes to the first mark after it; those after the last mark go to that."""
+    remaining = iter([*marks, (len(events), marks[-1][1] if marks else "")])
+    upto, name = next(remaining)
+    for number, event in enumerate(events):
+        while number >= upto:
+            upto, name = next(remaining)
+        yield Step(name, event)
+
+
+class _SketchedGrid(FourierPositions):
+    """The same encoding, whose table for a whole grid has no elements."""
+
+    def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Any, pos: Any = None) -> Any:
+        if pos is not None or len(index_dims) != len(self.max_resolution):
+            return super().apply(p, index_dims, like=like, pos=pos)
+        return point("positions", sketch((int(np.prod(index_dims)), self.channels), like.dtype))
+
+
+def _with_sketched_grids(value: Any) -> Any:
+    """The same model with every Fourier encoding's tables left out."""
+    if type(value) is FourierPositions:
+        return _SketchedGrid(**{f.name: getattr(value, f.name) for f in fields(value)})
+    if isinstance(value, dict):
+        return {key: _with_sketched_grids(part) for key, part in value.items()}
+    if not (is_dataclass(value) and isinstance(value, Module)):
+        return value
+    return replace(value, **{f.name: _with_sketched_grids(getattr(value, f.name)) for f in fields(value) if f.init})

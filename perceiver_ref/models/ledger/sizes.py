@@ -1,0 +1,134 @@
+"""The inputs that a model is costed on: the shape of one example, `224x224x3`, for each modality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...autograd.tree import Tree
+from ...errors import InputError
+from ..flamingo import GatedLayers
+from ..inputs import (
+    AudioPatches,
+    Conv1x1,
+    ConvStem,
+    GridInput,
+    MultimodalInput,
+    OneHotInput,
+    Patches,
+    Pixels,
+    TextInput,
+)
+from ..positions import FourierPositions, ProjectedPositions
+from .sketch import sketch
+
+_LARGEST_TEXT = 1 << 26  # tokens: they are real ones
+_LARGEST = 1 << 40  # elements: sizes in bytes then stay within 64 bits
+
+Shape = tuple[int, ...]
+Sizes = Shape | Mapping[str, Shape]
+"""The shape of one example, without the batch axis; by name for several modalities."""
+
+
+def parse_sizes(text: str) -> Sizes:
+    """`2048`, `224x224x3`, or `image=16x224x224x3,audio=30720x1,label=700`. Raises `InputError`."""
+    if "=" not in text:
+        return _parse_shape(text)
+    sizes = {}
+    for part in text.split(","):
+        name, _, shape = part.partition("=")
+        if not name or name in sizes:
+            raise InputError(f"--inputs {text!r}: give each modality once, as image=224x224x3,label=1000")
+        sizes[name] = _parse_shape(shape)
+    return sizes
+
+
+def default_sizes(model: Any) -> Sizes:
+    """The inputs that the model's position encodings were made for; `InputError` where they do not tell."""
+    return _default(getattr(model, "preprocessor", None))
+
+
+def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32) -> Tree:
+    """Inputs of these sizes without elements, as `model.apply` takes them; `InputError` where they do not fit.
+
+    A model of several arguments gets a tuple.
+    """
+    if batch < 1:
+        raise InputError(f"the batch must be at least 1, got {batch}")
+    if isinstance(model, GatedLayers):
+        parts = _by_name(sizes, ["media", "text"])
+        return tuple(_array(None, parts[name], batch, dtype) for name in ("text", "media"))
+    preprocessor = getattr(model, "preprocessor", None)
+    if not isinstance(preprocessor, MultimodalInput):
+        if isinstance(sizes, Mapping):
+            raise InputError("the model has a single input: give its shape alone, such as --inputs 224x224x3")
+        return _array(preprocessor, sizes, batch, dtype)
+    parts = _by_name(sizes, preprocessor.names)
+    return {name: _array(preprocessor.modalities[name], parts[name], batch, dtype) for name in preprocessor.names}
+
+
+def _by_name(sizes: Sizes, names: list[str]) -> Mapping[str, Shape]:
+    if not isinstance(sizes, Mapping) or sorted(sizes) != names:
+        wanted = ",".join(f"{name}=..." for name in names)
+        raise InputError(f"the model has several inputs: give the shape of each, as --inputs {wanted}")
+    return sizes
+
+
+def _array(part: Any, shape: Shape, batch: int, dtype: Any) -> Any:
+    if batch * math.prod(shape) > _LARGEST:
+        raise InputError(f"an input of {batch} x {'x'.join(map(str, shape))} elements is too large to count")
+    if isinstance(part, TextInput):
+        if batch * math.prod(shape) > _LARGEST_TEXT:
+            raise InputError(f"a text of {batch} x {'x'.join(map(str, shape))} tokens is too large to count")
+        return np.zeros((batch, *shape), np.int64)  # read for their range
+    return sketch((batch, *shape), dtype)
+
+
+def _parse_shape(text: str) -> Shape:
+    parts = text.strip().split("x")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"--inputs: {text!r} is not a shape; write the sizes of one example, such as 224x224x3")
+    return tuple(map(int, parts))
+
+
+def _default(part: Any) -> Sizes:
+    if isinstance(part, MultimodalInput):
+        sizes = {name: _default(part.modalities[name]) for name in part.names}
+        return {name: size for name, size in sizes.items() if not isinstance(size, Mapping)}
+    if isinstance(part, TextInput):
+        return (part.length,)
+    if isinstance(part, OneHotInput):
+        return (part.channels,)
+    if isinstance(part, GridInput) and (grid := _grid(part.positions)):
+        return _raw(part.features, grid)
+    raise InputError("the model does not say how many inputs it takes; give the shape of one example with --inputs")
+
+
+def _grid(positions: Any) -> Shape | None:
+    """The grid that an encoding was made for."""
+    if isinstance(positions, ProjectedPositions):
+        return _grid(positions.encoding)
+    if isinstance(positions, FourierPositions):
+        return positions.max_resolution
+    if getattr(positions, "resize", None):
+        return tuple(positions.resize)
+    side = math.isqrt(positions.size)
+    return (side, side) if side * side == positions.size else None
+
+
+def _raw(features: Any, grid: Shape) -> Shape:
+    """The image, video or audio whose features lie on this grid."""
+    if isinstance(features, AudioPatches):
+        return (grid[0], features.audio_channels)  # resolutions of sound are in samples
+    space = time = 1
+    if isinstance(features, Pixels | Patches):
+        space, time = features.space, features.time
+    elif isinstance(features, Conv1x1):
+        space = features.stride
+    elif isinstance(features, ConvStem):
+        space = 4**features.layers
+    frames: Shape = (grid[0] * time,) if len(grid) == 3 else (time,) if getattr(features, "video", False) else ()
+    return (*frames, *(n * space for n in grid[-2:]), features.image_channels)

@@ -1,0 +1,159 @@
+"""Where a decoder's queries come from: positions, the inputs themselves, several modalities (Perceiver IO, 3.2).
+
+A source makes all queries, those of chosen grid points, or one range of rows, so that large outputs can be decoded in
+chunks without ever holding all queries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..autograd import backend as backends
+from ..autograd import ops
+from ..autograd.backend import Array
+from ..autograd.tree import Tree
+from ..errors import InputError
+from .constraints import Count
+from .conventions import DEEPMIND, Conventions
+from .inputs.base import Preprocessed
+from .modalities import Modalities
+from .module import Module
+from .positions import (
+    FourierPositions,
+    Positions,
+    ProjectedPositions,
+    TrainablePositions,
+    linear_positions,
+    subsampled_positions,
+)
+from .tracing import point, scope
+
+Points = Array | Mapping[str, Array]
+Rows = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PositionQueries(Module):
+    """The encoding of each point of the output grid; with `concat_inputs` after that element's own features."""
+
+    positions: Positions
+    index_dims: tuple[int, ...]
+    concat_inputs: bool = False
+    conventions: Conventions = DEEPMIND
+    input_channels: Count = 0
+
+    @property
+    def channels(self) -> int:
+        """Width of a query: the encoding and `input_channels`, the features concatenated to it."""
+        return self.positions.channels + self.input_channels
+
+    def parameters(self) -> Tree:
+        return self.positions.parameters()
+
+    @property
+    def size(self) -> int:
+        """The number of queries."""
+        return math.prod(self.index_dims)
+
+    def apply(
+        self, p: Tree, given: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
+    ) -> Any:
+        """Queries (B, O, channels). points (n,): flat indices of the grid points to decode; rows: a range of them."""
+        if isinstance(points, Mapping):
+            raise InputError("points by modality were given to a decoder of one modality")
+        encoded = self._encode(p, like, points, rows)
+        batch = given.inputs.shape[0]
+        encoded = ops.broadcast_to(encoded, shape=(batch, *encoded.shape[-2:]))
+        if not self.concat_inputs:
+            return encoded
+        features = given.features if rows is None else given.features[:, rows[0] : rows[1]]
+        if features.shape[1] != encoded.shape[1]:
+            raise InputError(f"{features.shape[1]} inputs cannot be joined to {encoded.shape[1]} queries one by one")
+        return ops.concatenate([features, encoded], axis=-1)
+
+    def _encode(self, p: Tree, like: Array, points: Array | None, rows: Rows | None) -> Any:
+        if points is None and rows is None:
+            return self.positions.apply(p, self.index_dims, like=like)
+        encoding = self.positions.encoding if isinstance(self.positions, ProjectedPositions) else self.positions
+        library = backends.xp(like)
+        if isinstance(encoding, TrainablePositions):
+            table = self.positions.apply(p, self.index_dims, like=like)
+            table = table if points is None else ops.take(table, points)
+            return table if rows is None else table[rows[0] : rows[1]]
+        if points is None:
+            pos = _grid(self.index_dims, encoding, like.dtype)
+        else:
+            pos = subsampled_positions(points, self.index_dims, self.conventions.subsampling, like.dtype)
+        pos = pos if rows is None else pos[rows[0] : rows[1]]
+        return self.positions.apply(p, self.index_dims, like=like, pos=library.asarray(pos))
+
+
+@dataclass(frozen=True)
+class InputQueries(Module):
+    """The preprocessed inputs themselves, positions included: one output for each input (optical flow, section 4.2)."""
+
+    channels: int
+
+    def parameters(self) -> Tree:
+        return {}
+
+    def apply(
+        self, p: Tree, given: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
+    ) -> Any:
+        """Queries (B, M, channels), or those of the inputs with the flat indices `points`, or a range of rows."""
+        queries = given.inputs if points is None else ops.take(given.inputs, points, axis=1)
+        return queries if rows is None else queries[:, rows[0] : rows[1]]
+
+
+@dataclass(frozen=True)
+class MultimodalQueries(Modalities):
+    """Each modality's queries, padded to a common width by a trainable vector, one after the other by name."""
+
+    modalities: Mapping[str, PositionQueries]
+    min_padding: Count = 2
+
+    def sizes(self, points: Points | None = None) -> dict[str, int]:
+        """The number of queries by modality."""
+        chosen = points if isinstance(points, Mapping) else {}
+        return {
+            name: self.modalities[name].size if chosen.get(name) is None else len(chosen[name]) for name in self.names
+        }
+
+    def apply(
+        self, p: Tree, given: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
+    ) -> Any:
+        """Queries (B, sum over modalities, channels). points: flat indices by modality, where not all are decoded."""
+        if points is not None and not (isinstance(points, Mapping) and set(points) <= set(self.modalities)):
+            raise InputError(f"points must be given by modality: {', '.join(self.names)}")
+        parts, start = [], 0
+        for name, size in self.sizes(points).items():
+            part_rows = None
+            if rows is not None:
+                part_rows = (max(rows[0] - start, 0), min(rows[1] - start, size))
+            start += size
+            if part_rows is not None and part_rows[0] >= part_rows[1]:
+                continue
+            with scope(name):
+                features = given.features[name] if isinstance(given.features, Mapping) else None
+                own = Preprocessed(given.inputs, features)
+                chosen = points.get(name) if isinstance(points, Mapping) else None
+                made = self.modalities[name].apply(p["modalities"][name], own, like=like, points=chosen, rows=part_rows)
+                padded = self._padded(p, name, made)
+                point("own", made)
+                parts.append(point("", padded))
+        return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
+
+
+Queries = PositionQueries | InputQueries | MultimodalQueries
+
+
+@lru_cache(maxsize=4)
+def _grid(index_dims: tuple[int, ...], encoding: FourierPositions, dtype: Any) -> Array:
+    """The full grid's positions, (points, axes), read-only."""
+    positions = linear_positions(index_dims, dtype, encoding.conventions.grid).reshape(-1, len(index_dims))
+    positions.flags.writeable = False
+    return positions

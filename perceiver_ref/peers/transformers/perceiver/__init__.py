@@ -1,0 +1,109 @@
+"""Hugging Face transformers' Perceiver (`transformers.models.perceiver`, version 5.23).
+
+Read off its source: linear weights are (outputs, inputs); images are channels-first; a fully masked row averages all
+values, since `finfo.min` is added to its logits; `layer_norm_eps` of the configuration is never used (1e-5 is);
+`query_mask` is ignored. Sizes that the task classes fix in code are in `tasks`, what only this implementation does is
+in `quirks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ....errors import InputError
+from ....models.outputs import MultimodalOutput, TiedEmbedding
+from ....models.perceiver_io import PerceiverIO
+from ...base import Given, Peer, Rebuilt
+from ...names import Rows, Table, below, bind, renamed, same
+from .call import call, sequence_loss, token_loss
+from .config import encoder, read_config
+from .decoders import DECODERS, POSTPROCESSORS
+from .names import ENCODER, ENCODER_POINTS, IGNORED, Component
+from .parts import PARTS, shapes_of
+from .preprocessors import PREPROCESSORS, component
+from .tasks import parts
+
+_LOSSES: dict[str, Any] = {
+    "PerceiverForMaskedLM": token_loss,
+    "PerceiverForSequenceClassification": sequence_loss,
+    "PerceiverForImageClassificationLearned": sequence_loss,
+    "PerceiverForImageClassificationFourier": sequence_loss,
+    "PerceiverForImageClassificationConvProcessing": sequence_loss,
+    "PerceiverForOpticalFlow": None,
+    "PerceiverForMultimodalAutoencoding": None,
+}
+_SQUARE = ("PerceiverForImageClassificationLearned", "PerceiverForMultimodalAutoencoding")
+"""Classes that compute with `image_size`, which they take for one number."""
+_PARTS = (
+    ("input", "input_preprocessor", PREPROCESSORS),
+    ("decoder", "decoder", DECODERS),
+    ("output", "output_postprocessor", POSTPROCESSORS),
+)
+
+
+def _perceiver_model(given: Given) -> Rebuilt:
+    return _rebuilt(given, read_config(given.config, *(theirs for _, theirs, _ in _PARTS)), given.config)
+
+
+def _task(name: str, given: Given) -> Rebuilt:
+    """A task class: a PerceiverModel below `perceiver`, and for language the tied output embedding beside it."""
+    config = read_config(given.config, "hard_coded_replacements")
+    if name in _SQUARE and not isinstance(config["image_size"], int):
+        raise InputError(f"{name} needs one number as image_size, got {config['image_size']}")
+
+    def width(part: Any) -> int:
+        channels: int = component("input_preprocessor", PREPROCESSORS, config, part).module.channels
+        return channels
+
+    specs = parts(name, config, given.config.get("hard_coded_replacements"), width)
+    return _rebuilt(given, config, specs, "perceiver", name == "PerceiverForMaskedLM", _LOSSES[name])
+
+
+def _rebuilt(
+    given: Given,
+    config: Mapping[str, Any],
+    specs: Mapping[str, Any],
+    prefix: str = "",
+    tied: bool = False,
+    loss: Any = None,
+) -> Rebuilt:
+    shape = shapes_of(given.inputs, ("inputs", "pixel_values", "input_ids"))
+    made: dict[str, Component] = {
+        ours: component(theirs, builders, config, specs[theirs], shape if ours == "input" else None)
+        for ours, theirs, builders in _PARTS
+        if specs.get(theirs) is not None
+    }
+    if "output" in made and "decoder" not in made:
+        raise InputError("an output_postprocessor needs a decoder: without one it is never called")
+    modules = {name: part.module for name, part in made.items()}
+    table: dict[str, Any] = {"encoder": ("", ENCODER)}
+    state: dict[str, Any] = {}
+    points: Rows = below("", "encoder", ENCODER_POINTS)
+    for ours, theirs, _ in _PARTS:
+        if ours in made:
+            table[ours], state[ours] = (theirs, made[ours].table), (theirs, made[ours].state)
+            points += below(theirs, ours, made[ours].points)
+    bindings: Table = renamed(prefix, table) if prefix else table
+    rows = below(prefix, "", points)
+    if prefix:  # the PerceiverModel inside gives what its last part does
+        rows += [(prefix, "output" if "output" in made else "decoder")]
+        rows += [(rf"{prefix}\.(\w+)", r"output.\1")] if isinstance(modules.get("output"), MultimodalOutput) else []
+    if tied:
+        modules["output"] = TiedEmbedding(config["vocab_size"])
+        bindings = {**bindings, "output/bias": ("embedding_decoder.bias", same)}
+        rows.append(("embedding_decoder", "output"))
+    inputs = modules["input"].channels if "input" in modules else config["d_model"]
+    model = PerceiverIO(encoder(config, inputs), modules.get("input"), modules.get("decoder"), modules.get("output"))
+    return Rebuilt(
+        model,
+        bind(model.parameters(), bindings),
+        partial(call, model, config, loss, not prefix),
+        rows,
+        bind(model.state(), renamed(prefix, state) if prefix else state),
+        IGNORED,
+    )
+
+
+PEER = Peer("hf", {"PerceiverModel": _perceiver_model, **{name: partial(_task, name) for name in _LOSSES}, **PARTS})

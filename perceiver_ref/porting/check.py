@@ -1,0 +1,158 @@
+"""Rebuild a case in the reference from its own parameters, run it forward and backward, and compare everything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..autograd import BackendError
+from ..errors import InputError
+from ..host.files import AnyPath
+from .cases import TOLERANCES, Agreement, Case, agreement, read_case
+from .cases.compare import coarsest, gradient_tolerance, largest_of
+from .execution import named_points, rebuild, run, unknown_points
+
+
+@dataclass
+class Result:
+    """The verdict on one case. `status` is "pass", "fail" or "error" (the case could not be run: see `message`)."""
+
+    path: str
+    status: str
+    agreements: list[Agreement] = field(default_factory=list)
+    message: str = ""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said beside the verdict: what was not compared, and tolerances that are not the case's."""
+
+    def error(self, *kinds: str) -> float | None:
+        """The largest error among these kinds of arrays; None when none was compared."""
+        return max((a.error for a in self.agreements if a.kind in kinds), default=None)
+
+    @property
+    def worst(self) -> Agreement | None:
+        """The array that is farthest beyond, or closest to, its tolerance."""
+        return max(self.agreements, key=lambda a: a.error / a.tolerance, default=None)
+
+
+def check_file(path: AnyPath, *, backend: str = "numpy", dtype: str | None = None) -> Result:
+    """`check_case` on a file; what is wrong with the file or its contents becomes a result with status "error"."""
+    try:
+        return check_case(read_case(path), str(path), backend=backend, dtype=dtype)
+    except BackendError:
+        raise  # concerns every file
+    except InputError as error:
+        text = str(error)
+        return Result(str(path), "error", message=text if text.startswith(str(path)) else f"{path}: {text}")
+
+
+def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str | None = None) -> Result:
+    """Compare every output, gradient and traced value of a case with the reference's.
+
+    `dtype` computes in another dtype than the case's; the tolerance of an array is that of the coarsest of the two and
+    its own (`tolerance_of`). Traced values of names that the reference does not know are not compared, and counted in a
+    note. Raises `InputError` when the case names a peer, class, option or parameter that the reference does not know.
+    """
+    where = case.name
+    aliases: dict[str, str] = case.meta.get("tied", {})
+    rebuilt, arrays = rebuild(case)
+    points = named_points(rebuilt, case.trace)
+    gradients = bool(case.cotangents) and case.meta.get("compare_gradients", True)
+    ours = run(
+        rebuilt,
+        arrays,
+        case.inputs,
+        case.meta["call"],
+        cotangents=case.cotangents if gradients else None,
+        points={ours for names in points.values() for ours in names},
+        backend=backend,
+        dtype=dtype or case.dtype,
+        where=where,
+    )
+    _require("output", case.outputs, ours.outputs, where)
+    found = {name: next((n for n in names if n in ours.trace), None) for name, names in points.items()}
+    traced = {name: point for name, point in found.items() if point is not None}
+    _require("state", case.state_out, ours.state, where)
+    pairs = [("output", name, array, ours.outputs[name]) for name, array in case.outputs.items()]
+    pairs += [("trace", n, case.trace[n], spread(ours.trace[point], case.trace[n])) for n, point in traced.items()]
+    pairs += [("state", name, array, ours.state[name]) for name, array in case.state_out.items()]
+    if gradients:
+        _require("grad_param", (aliases.get(name, name) for name in case.grad_params), ours.grad_params, where)
+        _require("grad_input", case.grad_inputs, ours.grad_inputs, where)
+        pairs += [
+            ("grad_param", name, array, ours.grad_params[aliases.get(name, name)])
+            for name, array in case.grad_params.items()
+        ]
+        pairs += [("grad_input", name, array, ours.grad_inputs[name]) for name, array in case.grad_inputs.items()]
+    scale = Scale(case, dtype)
+    compared = [agreement(kind, name, a, b, scale.tolerance(kind, a, b)) for kind, name, a, b in pairs]
+    notes = unknown_points([name for name in case.trace if name not in traced])
+    notes += _coarser([array for _, _, array, _ in pairs], case, dtype)
+    return Result(path, "pass" if all(a.passed for a in compared) else "fail", compared, notes=notes)
+
+
+def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str) -> None:
+    if absent := sorted(set(wanted) - set(given)):
+        raise InputError(f"{where}: the reference gives no {kind} {', '.join(absent)}; it gives {', '.join(given)}")
+
+
+def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Our value in the peer's shape: repeated where the peer repeats it for the whole batch, or has axes of length 1
+    before it; one of all equal items, where the peer has it once."""
+    if ours.ndim and theirs.shape == (1, *ours.shape[1:]) and len(ours) and (ours == ours[:1]).all():
+        return ours[:1]
+    first = theirs.ndim - ours.ndim
+    return np.broadcast_to(ours, theirs.shape) if first > 0 and ours.shape == theirs.shape[first:] else ours
+
+
+class Scale:
+    """What the arrays of a case are held to: `tolerance_of`, and gradients to their own size (`gradient_tolerance`)."""
+
+    def __init__(self, case: Case, dtype: str | None = None) -> None:
+        self.case, self.dtype = case, dtype
+        self.largest = largest_of(case.grad_params, case.grad_inputs, case.cotangents)
+
+    def tolerance(self, kind: str, theirs: np.ndarray, ours: np.ndarray) -> float:
+        """That of one array of the case and the reference's."""
+        usual = tolerance_of(self.case, kind, theirs, self.dtype)
+        if not kind.startswith("grad"):
+            return usual
+        given = self.case.meta["dtype"]
+        least = coarsest(given, self.dtype or given, theirs.dtype.name)
+        return gradient_tolerance(usual, least, ours, theirs, self.largest)
+
+
+def tolerances(case: Case, dtype: str | None = None) -> dict[str, float]:
+    """By kind: the case's own, else those of the coarser of the case's dtype and the one computed in."""
+    given = case.meta["dtype"]
+    computed = coarsest(given, dtype or given)
+    limits, own = TOLERANCES[computed], case.meta.get("tolerance", {})
+    if computed == given:
+        return {**limits, **own}
+    return {kind: max(limit, own.get(kind, 0.0)) for kind, limit in limits.items()}
+
+
+def tolerance_of(case: Case, kind: str, array: np.ndarray, dtype: str | None = None) -> float:
+    """What an array is held to: `tolerances`, or those of its own dtype where it is less precise than the case says."""
+    limits = tolerances(case, dtype)
+    if is_coarser(case, array, dtype):
+        limits = tolerances(case, array.dtype.name)
+    return limits["gradient" if kind.startswith("grad") else "output"]
+
+
+def is_coarser(case: Case, array: np.ndarray, dtype: str | None = None) -> bool:
+    """Whether an array is less precise than its case says, and than what is computed in."""
+    computed, own = coarsest(case.meta["dtype"], dtype or case.meta["dtype"]), array.dtype.name
+    return own in TOLERANCES and own != computed and coarsest(own, computed) == own
+
+
+def _coarser(arrays: Iterable[np.ndarray], case: Case, dtype: str | None) -> list[str]:
+    """What is said where arrays are less precise than their case."""
+    counts = Counter(array.dtype.name for array in arrays if is_coarser(case, array, dtype))
+    return [
+        f"{count} of the arrays {'is' if count == 1 else 'are'} {own} in a case of {case.meta['dtype']}, and held to "
+        f"{own}'s tolerance: {TOLERANCES[own]['output']:.0e}, gradients {TOLERANCES[own]['gradient']:.0e}"
+        for own, count in counts.items()
+    ]

@@ -1,0 +1,284 @@
+"""What a deviation is: a small change of the parameters, of a layer or of an op of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+from ...autograd import tree
+from ...autograd.engine import Op, handle, observe
+from ...autograd.tensor import array_of
+from ...autograd.tree import Tree
+from ...models.tracing import trace, where
+from ...models.variation import Replacement, varied
+from ...peers.names import View
+
+OpReplacement = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+Match = Callable[[str], bool]
+"""Whether a place, the dotted scopes that an op runs in or the path of a parameter, is meant."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a deviation does to one run: each part is left out where it has nothing to do.
+
+    `params` gives the changed parameter tree; `layers` exchange layers and named functions (`variation.varied`); `ops`
+    makes, from a function that tells the path of a parameter, a replacement for every op by name. `straight`: the
+    gradients of the changed parameters are those of the parameters, as where weights are only stored otherwise.
+    """
+
+    params: Callable[[Tree], Tree] | None = None
+    layers: Callable[[], Mapping[str, Replacement]] | None = None
+    ops: Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]] | None = None
+    straight: bool = False
+
+
+def exchanged(table: Mapping[str, Replacement]) -> Change:
+    """Layers or named functions exchanged for others that keep nothing between runs."""
+    return Change(layers=lambda: table)
+
+
+def replaced(table: Mapping[str, OpReplacement]) -> Change:
+    """Ops exchanged wherever they run."""
+    return Change(ops=lambda path: table)
+
+
+def at(table: Mapping[str, OpReplacement], match: Match) -> Mapping[str, OpReplacement]:
+    """The replacements, in the scopes that match."""
+
+    def here(replacement: OpReplacement) -> OpReplacement:
+        def run(op: Op, arguments: Any, static: Any) -> Any:
+            return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
+
+        return run
+
+    return {name: here(replacement) for name, replacement in table.items()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One deviation that could explain a difference: the cause's id, the variant in words, and what it changes.
+
+    `rare` ones are tried when nothing else explains the difference. `here` tells, while the reference runs, whether
+    layers and ops deviate where it has come to; without it they do wherever they run.
+    """
+
+    cause: str
+    variant: str
+    change: Change
+    rare: bool = False
+    here: Callable[[], bool] | None = None
+
+
+class Used(NamedTuple):
+    """An op that a run of the reference computed: the scopes that it ran in, and the paths of parameters it was given.
+
+    `passed`: the number of points that had been traced before it.
+    """
+
+    op: str
+    place: str
+    paths: tuple[str, ...]
+    masked: bool
+    passed: int
+
+
+@dataclass
+class Survey:
+    """What a run of the reference used, so that only deviations that can occur are tried."""
+
+    params: Tree
+    events: list[Used] = field(default_factory=list)
+    """In the order of the run"""
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters as the peer stores them, by its names"""
+    bound: Mapping[str, tuple[str, View]] = field(default_factory=dict)
+    """Our path of a parameter -> the peer's name of the array that it is a view of, and the view"""
+    partial: bool = False
+    """Whether this is a part of a run: only the parameters that it uses are then meant"""
+
+    @cached_property
+    def ops(self) -> dict[str, list[str]]:
+        """op -> the scopes that it ran in"""
+        made: dict[str, list[str]] = {}
+        for used in self.events:
+            made.setdefault(used.op, []).append(used.place)
+        return made
+
+    @cached_property
+    def used(self) -> dict[str, set[str]]:
+        """op -> the paths of parameters among its arguments"""
+        made: dict[str, set[str]] = {}
+        for used in self.events:
+            if used.paths:
+                made.setdefault(used.op, set()).update(used.paths)
+        return made
+
+    @cached_property
+    def masked(self) -> set[str]:
+        """Scopes in which attention had a mask"""
+        return {used.place for used in self.events if used.op == "attention" and used.masked}
+
+    def part(self, chosen: Callable[[Used], bool]) -> Survey:
+        """The same of a part of the run."""
+        return replace(self, events=[used for used in self.events if chosen(used)], partial=True)
+
+    def restored(self, names: set[str], edit: Callable[[Any], Any]) -> Change:
+        """The peer's arrays of these names edited before they are read."""
+
+        def part(path: str, array: Any) -> Any:
+            name, view = self.bound.get(path, ("", None))
+            if view is None or name not in names:
+                return array
+            return view(edit(self.stored[name])).astype(array.dtype)
+
+        return Change(params=lambda given: edited(given, part))
+
+    @property
+    def paths(self) -> dict[str, Any]:
+        """Parameters by path."""
+        every = tree.flatten(self.params)
+        if not self.partial:
+            return every
+        here = {path for used in self.events for path in used.paths}
+        return {path: array for path, array in every.items() if path in here}
+
+    @property
+    def scopes(self) -> list[str]:
+        """Every scope, in the order of the run."""
+        return list(dict.fromkeys(place for places in self.ops.values() for place in places))
+
+
+def survey(params: Tree, run: Callable[[], Any], passed: Callable[[], int] = lambda: 0) -> Survey:
+    """Run the reference once and note what it used; `passed` tells the number of points traced so far."""
+    made, path = Survey(params), paths_of(params)
+
+    def watch(event: Any) -> None:
+        paths = tuple(name for argument in event.arguments if (name := path(argument)))
+        made.events.append(Used(event.op.name, where(), paths, event.static.get("mask") is not None, passed()))
+
+    with trace(lambda name: False), observe(watch):
+        run()
+    return made
+
+
+def paths_of(params: Tree) -> Callable[[Any], str]:
+    """A function from a parameter to its path; "" for any other value."""
+    known = {id(array_of(array)): name for name, array in tree.leaves(params)}
+    return lambda value: known.get(id(array_of(value)), "")
+
+
+@contextmanager
+def deviating(candidates: Sequence[Candidate], params: Tree) -> Iterator[Tree]:
+    """The reference with these deviations; gives the parameters to run it with."""
+    with ExitStack() as stack:
+        for candidate in candidates:
+            if candidate.change.params is not None:
+                params = candidate.change.params(params)
+        path = paths_of(params)
+        for candidate in candidates:
+            if candidate.change.layers is not None:
+                layers = candidate.change.layers()
+                stack.enter_context(varied({name: only(made, candidate.here) for name, made in layers.items()}))
+            if candidate.change.ops is not None:
+                stack.enter_context(handle(_by_name(candidate.change.ops(path), candidate.here)))
+        yield params
+
+
+def only(replacement: Replacement, here: Callable[[], bool] | None) -> Replacement:
+    """The replacement where `here` holds, or everywhere without it."""
+
+    def run(original: Any, *arguments: Any, **options: Any) -> Any:
+        if here is None or here():
+            return replacement(original, *arguments, **options)
+        return original(*arguments, **options)
+
+    return run
+
+
+def _by_name(table: Mapping[str, OpReplacement], here: Callable[[], bool] | None) -> Any:
+    def handler(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        replacement = table.get(op.name)
+        if replacement is None or not (here is None or here()):
+            return op(*arguments, **static)
+        return replacement(op, arguments, static)
+
+    return handler
+
+
+class Group(NamedTuple):
+    """Some of the places where a deviation can be."""
+
+    label: str
+    match: Match
+    rare: bool = False
+
+
+def groups(places: Iterable[str]) -> list[Group]:
+    """The ways in which deviations come: everywhere, in one kind or part of the model, in its first or last layer.
+
+    Only groups that some place belongs to and some other does not are named beside "everywhere".
+    """
+    places = list(places)
+    found = [Group("everywhere", lambda place: True)]
+    kinds: list[tuple[str, Match]] = [
+        ("in cross-attention", lambda place: "cross_attention" in place),
+        ("in self-attention", lambda place: "cross_attention" not in place),
+        ("in the encoder", lambda place: _part(place) == "encoder"),
+        ("in the decoder", lambda place: _part(place) == "decoder"),
+        ("in the encoder's cross-attention", lambda place: _part(place) == "encoder" and "cross_attention" in place),
+        ("outside the encoder and decoder", lambda place: _part(place) not in ("encoder", "decoder")),
+    ]
+    seen: list[tuple[bool, ...]] = [tuple(True for _ in places)]
+    for label, match in kinds:
+        hits = tuple(match(place) for place in places)
+        if any(hits) and hits not in seen:
+            seen.append(hits)
+            found.append(Group(label, match))
+    layers = list(dict.fromkeys(map(layer_of, places)))
+    if len(layers) > 1:
+        for layer in (layers[0], layers[-1]):
+            found.append(Group(f"in {layer or 'the outermost layer'}", partial(_same_layer, layer), rare=True))
+    return found
+
+
+def layer_of(place: str) -> str:
+    """The scopes of a layer, or the path of its parameters, without those of its parts."""
+    parts = place.replace("/", ".").split(".")
+    while len(parts) > 1 and not parts[-1].isdigit() and parts[-1] not in ("cross_attention", "encoder", "decoder"):
+        parts.pop()
+    return ".".join(parts)
+
+
+def _same_layer(layer: str, place: str) -> bool:
+    return layer_of(place) == layer
+
+
+def _part(place: str) -> str:
+    return place.replace("/", ".").split(".")[0]
+
+
+def edited(params: Tree, edit: Callable[[str, Any], Any]) -> Tree:
+    """The parameters with each array replaced by `edit(path, array)`."""
+    return tree.unflatten_like(params, [edit(path, array) for path, array in tree.leaves(params)])
+
+
+def edits(meant: set[str], edit: Callable[[Any], Any]) -> Change:
+    """The parameters at these paths edited."""
+    return Change(params=lambda params: edited(params, lambda path, a: edit(a) if path in meant else a))
+
+
+def module_of(path: str) -> str:
+    """The path of the layer that a parameter belongs to: "a/mlp_norm" for "a/mlp_norm/scale"."""
+    return path.rpartition("/")[0]
+
+
+def role_of(path: str) -> str:
+    """What a parameter is for: the names of its layer and, within attention and MLP, of those."""
+    parts = module_of(path).split("/")
+    if len(parts) > 1 and parts[-2] in ("attention", "mlp"):
+        return "/".join(parts[-2:])
+    return parts[-1]

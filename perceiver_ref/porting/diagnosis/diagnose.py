@@ -1,0 +1,163 @@
+"""Why an implementation's outputs differ from the reference's: rounding, or a known deviation, and which.
+
+The reference is run with each deviation of the table, then with pairs; what makes it give the outputs under test is the
+cause. Where the case has traced points, a deviation is given up at the first of them that it does not explain.
+Gradients are compared when the outputs are right or explained, and a wrong one is traced to its op (`gradients`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...errors import input_errors
+from ...host.files import AnyPath
+from ..cases import Case, read_case
+from ..check import tolerances
+from ..deviations import Candidate
+from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_gradients
+from ..rounding.envelope import Roundings
+from .formats import base_of
+from .search import NOTHING, Cause, Search
+from .subject import Arrays, Subject
+
+
+@dataclass(frozen=True)
+class PointError:
+    """One compared array: its error, and that which rounding to each dtype would make."""
+
+    name: str
+    error: float
+    rounding: Mapping[str, float]
+    units: Mapping[str, float]
+    """The error in units of the rounding of each dtype: up to 1 is no more than that; inf where nothing is rounded."""
+
+
+@dataclass
+class Diagnosis:
+    """What `diagnose` found. `error` is the largest among outputs; `explanation` has the causes in order."""
+
+    path: str
+    verdict: str
+    """"match", "rounding", "deviation" or "unexplained" """
+    first_divergence: str | None
+    explanation: list[Cause]
+    error: float
+    expected_rounding: dict[str, float]
+    dtype: str | None = None
+    """The format whose rounding explains the difference, for the verdict "rounding"; "<format> weights" where weights
+    alone are in it, "<format> autocast" where products are."""
+    unit: str = "float32"
+    """The dtype in units of whose rounding errors are told: that of the verdict, or else the case's, or float32."""
+    points: list[PointError] = field(default_factory=list)
+    others: list[list[Cause]] = field(default_factory=list)
+    """Further explanations, the best first."""
+    excerpt: Arrays = field(default_factory=dict)
+    """Where a difference begins, ours and theirs, and the case's inputs; where unexplained, also what the operation
+    that begins it is given ("operation/<number>.<op>", `Subject.inputs_of`)."""
+    gradients: GradientDiagnosis | None = None
+    """What was found of the gradients, where the case has any; it decides where the outputs are right."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said beside the verdict, such as traced values that were not compared."""
+
+    @property
+    def causes(self) -> list[str]:
+        """Ids of what explains the difference, the best first."""
+        return [cause.cause for cause in self.explanation]
+
+
+def diagnose_file(path: AnyPath) -> Diagnosis:
+    """`diagnose` on a case file. Raises `InputError` for one that cannot be run."""
+    return diagnose(read_case(path), str(path))
+
+
+def diagnose(case: Case, path: str = "") -> Diagnosis:
+    """Compare a case's outputs with the reference's and explain the difference (see `Diagnosis`)."""
+    with input_errors("the inputs do not fit the model"):
+        subject = Subject(case)
+    made, explanations = _outputs(subject, path)
+    made.notes = subject.notes
+    if has_gradients(subject):
+        made.gradients = _gradients(made, subject, explanations)
+        if made.verdict in ("match", "rounding") and made.gradients.verdict not in ("match", "not checked"):
+            _decide(made, made.gradients, subject)
+    return made
+
+
+def _gradients(made: Diagnosis, subject: Subject, explanations: list[tuple[Candidate, ...]]) -> GradientDiagnosis:
+    """Those of the reference with what explains the outputs; of several explanations the first that they fit."""
+    if made.verdict == "unexplained":
+        return GradientDiagnosis("not checked")
+    if made.verdict != "deviation":
+        stored = explanations[0] if explanations else ()
+        return diagnose_gradients(subject, stored, made.dtype and base_of(made.dtype))
+    for chosen in explanations[1:]:
+        if diagnose_gradients(subject, explanations[0], search=False).verdict in ("match", "rounding", "not checked"):
+            break
+        if diagnose_gradients(subject, chosen, search=False).verdict in ("match", "rounding"):
+            kept = [Cause(c.cause, c.variant, made.explanation[0].remaining) for c in chosen]
+            made.others.insert(0, made.explanation)
+            made.others = [causes for causes in made.others if [c.cause for c in causes] != [c.cause for c in kept]]
+            made.explanation = kept
+            return diagnose_gradients(subject, chosen)
+    return diagnose_gradients(subject, explanations[0])
+
+
+def _decide(made: Diagnosis, found: GradientDiagnosis, subject: Subject) -> None:
+    """Where outputs are right but for rounding, the verdict is that of the gradients."""
+    if found.verdict == "rounding":
+        made.dtype = made.dtype if made.verdict == "rounding" else found.dtype
+        made.verdict = "rounding"
+        return
+    made.verdict, made.dtype, made.first_divergence = found.verdict, None, found.first_divergence
+    made.explanation, made.others = found.explanation, found.others
+    limits = {name: {d: of[name] for d, of in found.roundings.items()} for name in found.errors}
+    made.points += [PointError(n, e, limits[n], _units(e, limits[n])) for n, e in found.errors.items()]
+    name = max(found.affected, key=lambda n: found.errors[n])
+    made.excerpt = {
+        "point": np.array(name),
+        "reference": found.ours[name],
+        "candidate": found.theirs[name],
+        **{f"input/{n}": array for n, array in subject.case.inputs.items()},
+    }
+
+
+def _units(error: float, limits: Mapping[str, float]) -> dict[str, float]:
+    none = 0.0 if error == 0 else float("inf")
+    return {dtype: error / limit if limit else none for dtype, limit in limits.items()}
+
+
+def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candidate, ...]]]:
+    """What is found of outputs and traces, and the deviations that explain them, the best first."""
+    case, ours = subject.case, subject.ours
+    errors, roundings = subject.errors(ours), Roundings(subject, ours)
+    error = max(e for name, e in errors.items() if name.startswith("output/"))
+    limit = tolerances(case)["output"]
+    if case.meta["dtype"] == "float64" and max(errors.values()) <= limit:
+        return Diagnosis(path, "match", None, [], error, roundings.outputs()), []
+    search = Search(subject, ours, errors, roundings)
+    verdict, explanation = search.run()
+    made = Diagnosis(path, verdict, None, explanation, error, roundings.outputs(), search.dtype, others=search.others)
+    given = case.meta["dtype"]
+    made.unit = base_of(search.dtype) if search.dtype else given if given != "float64" else "float32"
+    if verdict in ("match", "rounding"):
+        roundings.at(made.unit)
+    made.points = [PointError(name, e, roundings.of(name), roundings.units(name)) for name, e in errors.items()]
+    if verdict in ("deviation", "unexplained"):
+        made.first_divergence = search.first_divergence()
+        name = search.first or max(errors, key=lambda n: errors[n])
+        made.excerpt = {
+            "point": np.array(name),
+            "reference": ours.get(name, np.zeros(0)),
+            "candidate": subject.expected[name],
+            **{f"input/{n}": array for n, array in case.inputs.items()},
+        }
+    if verdict == "unexplained":
+        made.excerpt |= subject.inputs_of(name)
+    if search.weights is not None:
+        return made, [(search.weights,)]
+    said = [(cause.cause, cause.variant) for cause in explanation]
+    ranked = sorted(search.scores, key=lambda s: [(c.cause, c.variant) for c in s.chosen] != said)
+    return made, [score.chosen for score in ranked if score.remaining <= max(NOTHING, ranked[0].remaining)]

@@ -1,0 +1,133 @@
+"""Which format the numbers under test were computed in: each is tried, and the one that repeats the errors is named.
+
+Errors of a few units of a format's rounding can come of many formats. What tells them apart is what is the same in
+every run: weights and inputs are rounded first, and in the same way each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..cases import TOLERANCES
+from ..deviations import Candidate
+from ..deviations.precision import everything
+from ..deviations.weights import FLOATING, form_of
+from ..rounding.arithmetic import DIGITS
+from ..rounding.envelope import FEW, Roundings
+from .fit import Fit, on_grid
+
+REPEATS = 0.1
+"""Weights in a form are found where they leave at most this: next to nothing, but for a number here and there that lies
+in the middle of two of the form's, and of which one is off by a whole step."""
+FOUND = 0.9
+"""Weights in a form leave more than this of the difference when they were in another."""
+BETTER = 0.8
+"""One format fits better than another where it leaves this part of what the other leaves, or less."""
+FITS = 0.7
+"""And it fits at all where it leaves at most this: rounding of whole models by another library leaves half, mostly."""
+_NARROW = ("bfloat16", "float16")
+
+
+@dataclass
+class Formats:
+    """`candidates` are those of cause "dtype" for a whole model: weights stored in fewer bits, and autocast."""
+
+    fit: Fit
+    roundings: Roundings
+    candidates: Sequence[Candidate]
+    known: dict[Candidate, float] = field(default_factory=dict)
+
+    @cached_property
+    def stored(self) -> tuple[Candidate, float] | None:
+        """The form of weights that repeats the difference, and what it leaves; None where none does."""
+        found: tuple[Candidate, float] | None = None
+        chosen = [candidate for candidate in self.candidates if candidate.change.straight]
+        likely = {form_of(c) for c in chosen if not c.rare and self._left(c) <= FOUND}
+        for candidate in chosen:
+            if form_of(candidate) in likely and (found is None or self._left(candidate) < found[1]):
+                found = candidate, self._left(candidate)
+        return found if found is not None and found[1] <= REPEATS else None
+
+    def cast(self, dtype: str) -> float:
+        """What autocast to this format leaves at best."""
+        return min(
+            (self._left(c) for c in self.candidates if is_autocast(c) and f" in {dtype}" in c.variant), default=1.0
+        )
+
+    def whole(self, dtype: str) -> float:
+        """What everything in this format leaves at best, of a few ways of computing."""
+        subject = self.fit.subject
+        left = [self._left(candidate) for candidate in everything(subject.survey, dtype)] if dtype in _NARROW else []
+        return min([*left, *self.roundings.left(dtype)], default=1.0)
+
+    def better(self, dtype: str) -> str | None:
+        """Autocast to a format, where that fits better than everything in this one."""
+        best = min(_NARROW, key=self.cast)
+        left = self.cast(best)
+        return f"{best} autocast" if left <= FITS and left <= BETTER * self.whole(dtype) else None
+
+    def fitting(self, errors: dict[str, float]) -> str | None:
+        """Where numbers are on no format's grid: the format whose run repeats the errors best, if one does."""
+        made = {name: self.whole(name) for name in ("tf32", *_NARROW) if self.roundings.holds(name, errors)}
+        for name in _NARROW:
+            if all(e <= self.roundings.at(name).get(n, 0.0) for n, e in errors.items()):
+                made[f"{name} autocast"] = self.cast(name)
+        if not made:
+            return None
+        best = min(made, key=lambda name: made[name])
+        size = sum(a.size for n, a in self.fit.subject.expected.items() if n.startswith("output/"))
+        return best if made[best] <= FITS or (size < FEW and " " not in best) else None
+
+    def _left(self, candidate: Candidate) -> float:
+        if candidate not in self.known:
+            made = self.fit.subject.deviating((candidate,))
+            self.known[candidate] = np.inf if made is None else self.fit.remaining(made)
+        return self.known[candidate]
+
+
+def is_autocast(candidate: Candidate) -> bool:
+    """Whether a candidate is the whole model under autocast."""
+    return candidate.cause == "dtype" and candidate.variant.startswith("autocast in ")
+
+
+def name_of(candidate: Candidate) -> str | None:
+    """What rounding is called that comes of autocast, or of weights in a format that libraries compute in."""
+    if is_autocast(candidate):
+        return next(f"{name} autocast" for name in _NARROW if f" in {name}" in candidate.variant)
+    form = form_of(candidate) if candidate.change.straight else ""
+    return f"{form} weights" if form in FLOATING else None
+
+
+def base_of(dtype: str) -> str:
+    """The format that such a rounding is measured in: that of what is computed."""
+    return "float32" if dtype.endswith(" weights") else dtype.split()[0]
+
+
+def is_nearest(expected: np.ndarray, ours: np.ndarray, dtype: str, floor: float | None = None) -> bool:
+    """Whether all numbers are the reference's to half a unit in the last place of a format, or to `floor`: by default
+    float64's own rounding in a deep model."""
+    if expected.shape != ours.shape:
+        return False
+    a, b = np.asarray(expected, np.float64), np.asarray(ours, np.float64)
+    with np.errstate(invalid="ignore"):
+        size = np.abs(np.where(np.isfinite(b), b, 0.0))
+        unit = 0.0 if dtype == "float64" else 2.0 ** -DIGITS[dtype]
+        tiny = 2.0**-25 if dtype == "float16" else 0.0
+        limit = 1.001 * (unit * np.maximum(size, np.abs(np.where(np.isfinite(a), a, 0.0))) + tiny)
+        if floor is None:
+            floor = TOLERANCES["float64"]["output"] * max(float(size.max(initial=0.0)), 1.0)
+        near = np.abs(a - b) <= limit + floor
+    same: bool = bool((near | (a == b) | (np.isnan(a) & np.isnan(b))).all())
+    return same
+
+
+def is_stored_in(expected: np.ndarray, ours: np.ndarray, dtype: str) -> bool:
+    """Whether numbers are the reference's in a format, and nothing more."""
+    return on_grid(expected, DIGITS[dtype]) and is_nearest(expected, ours, dtype)
+
+
+__all__ = ["Formats", "base_of", "is_autocast", "is_nearest", "is_stored_in", "name_of"]

@@ -1,0 +1,202 @@
+"""A case under test: the reference rebuilt for it, run with and without deviations, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...autograd import tree
+from ...autograd.backend import is_array, to_host
+from ...autograd.engine import Event, observe
+from ...autograd.tensor import array_of
+from ...errors import InputError
+from ...models.call import Call
+from ...models.tracing import trace, where
+from ...models.variation import varied
+from ..cases import Case
+from ..cases.compare import difference
+from ..check import spread
+from ..deviations import Candidate, deviating, survey
+from ..deviations.base import paths_of
+from ..execution import named_points, rebuild, unknown_points
+from .memo import Memo
+
+Arrays = dict[str, np.ndarray]
+_HUGE = 1e30  # a mask's "minus infinity", which each dtype has its own of
+_LOWEST = 65504.0  # that of float16, which no other number of a mask comes to by chance
+_LARGE = 6e4
+
+CANNOT_BE_RUN = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
+"""What a deviation raises in a model that it does not fit."""
+
+
+class _GivenUpError(Exception):
+    """A run that need not go on: a point is wrong."""
+
+
+class _ReachedError(Exception):
+    """A run that need not go on: all points asked for are right."""
+
+
+class Subject:
+    """`expected` are the case's arrays by "trace/<name>", in the order in which the reference computes them, and then
+    "output/<name>"; `compute` gives the reference's under the same names."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.rebuilt, self.arrays = rebuild(case)
+        self.params, self.state = self.load(self.arrays)
+        self.inputs = {name: _wide(array) for name, array in case.inputs.items()}
+        named = named_points(self.rebuilt, case.trace)
+        self.kept = {ours for names in named.values() for ours in names}
+        self.memo = Memo()
+        for _, array in [*tree.leaves(self.params), *tree.leaves(self.inputs)]:
+            self.memo.distinct(array)
+        outputs: dict[str, Any] = {}
+        with trace(self.kept) as traced, self.memo.recording(), np.errstate(all="ignore"):
+            self.survey = survey(
+                self.params, lambda: outputs.update(self.run(self.params, self.inputs)), traced.__len__
+            )
+        self.survey.stored = self.arrays
+        self.survey.bound = {binding.path: (binding.name, binding.view) for binding in self.rebuilt.bindings}
+        order = list(traced)
+        self.points = {
+            n: next(o for o in names if o in traced) for n, names in named.items() if set(names) & set(order)
+        }
+        self.notes = unknown_points([name for name in case.trace if name not in self.points])
+        """What is to be said of the case beside the verdict."""
+        self.expected: Arrays = {}
+        for name in sorted(self.points, key=lambda n: order.index(self.points[n])):
+            self.expected[f"trace/{name}"] = case.trace[name]
+        for name, array in case.outputs.items():
+            if name not in outputs:
+                raise InputError(f"the reference gives no output {name!r}; it gives {', '.join(outputs)}")
+            self.expected[f"output/{name}"] = _tamed(array)
+        self.numbers = {ours: self.memo.number(array) for ours, array in traced.items()}
+        self.ours = self._named(traced, outputs)
+        """The reference's arrays, by the names of `expected`."""
+        for name, wanted in self.expected.items():
+            if name in self.ours and self.ours[name].shape != wanted.shape:
+                raise InputError(f"{name} has shape {wanted.shape}, but the reference's has {self.ours[name].shape}")
+        self.base = {ours: self._error(f"trace/{n}", self.ours[f"trace/{n}"]) for n, ours in self.points.items()}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
+        """(parameters, running statistics) in float64 from the peer's arrays."""
+        params, state = self.rebuilt.load(arrays, self.case.name)
+        return tree.map(_wide, params), tree.map(_wide, state)
+
+    def compute(self, params: Any = None, inputs: Any = None) -> Arrays:
+        """Traced points and outputs by the peer's names, as `expected` has them, in float64."""
+        params, inputs = self.params if params is None else params, self.inputs if inputs is None else inputs
+        with trace(self.kept) as traced, np.errstate(all="ignore"):
+            outputs = self.run(params, inputs)
+        return self._named(traced, outputs)
+
+    def _named(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> Arrays:
+        made: Arrays = {}
+        for name, ours in self.points.items():
+            if ours in traced:
+                made[f"trace/{name}"] = spread(to_host(traced[ours]), self.case.trace[name])
+        for name in self.case.outputs:
+            if name in outputs:
+                made[f"output/{name}"] = _tamed(to_host(outputs[name]))
+        return made
+
+    def deviating(self, chosen: Sequence[Candidate], gate: Mapping[str, float] | None = None) -> Arrays | None:
+        """The same with deviations; None where they cannot be applied, or leave more at a point than `gate` allows."""
+        try:
+            return self._deviated(chosen, gate or {})
+        except (_GivenUpError, *CANNOT_BE_RUN):
+            return None
+
+    def reaches(self, candidate: Candidate, gate: Mapping[str, float]) -> bool:
+        """Whether a deviation leaves no more at any of these points than `gate` allows."""
+        try:
+            self._deviated((candidate,), gate, stop=True)
+        except _ReachedError:
+            return True
+        except (_GivenUpError, *CANNOT_BE_RUN):
+            pass
+        return False
+
+    def _deviated(self, chosen: Sequence[Candidate], gate: Mapping[str, float], *, stop: bool = False) -> Arrays:
+        with self.memo.replaying(), deviating(chosen, self.params) as params, self._gated(gate, stop=stop):
+            return self.compute(params)
+
+    def inputs_of(self, name: str) -> Arrays:
+        """What the ops between a compared array ("trace/..." or "output/...") and the traced point before it are given
+        from outside: by number and op, without parameters."""
+        order, path = list(self.numbers), paths_of(self.params)
+        ours = self.points.get(name.removeprefix("trace/"))
+        before = order.index(ours) if ours in order else len(order)
+        made: Arrays = {}
+        known: dict[int, Any] = {}
+        """Every array seen, kept so that its identity stays its own"""
+
+        def watch(event: Event) -> None:
+            for argument in event.arguments if len(traced) == before else ():
+                if is_array(argument) and id(argument) not in known and not path(argument):
+                    made[f"operation/{len(made)}.{event.op.name}"] = to_host(argument)
+                    known[id(argument)] = argument
+            if len(traced) == before:
+                known.update((id(array), array) for array in event.outputs)
+
+        with trace(self.kept) as traced, observe(watch), np.errstate(all="ignore"):
+            self.run(self.params, self.inputs)
+        return made
+
+    def errors(self, ours: Arrays) -> dict[str, float]:
+        """The error of every compared array, in the order of `expected`."""
+        return {name: self._error(name, ours[name]) if name in ours else float("inf") for name in self.expected}
+
+    def _error(self, name: str, made: np.ndarray) -> float:
+        """How far the array under test is from one that was made, in units of the reference's without deviations."""
+        return difference(self.expected[name], made, self.ours.get(name))
+
+    def run(self, params: Any, inputs: Any) -> dict[str, Any]:
+        """Outputs by the peer's names, on arrays or `Tensor`s."""
+        call = Call(training=bool(self.case.meta["call"].get("is_training", False)), state=self.state)
+        return self.rebuilt.run(params, dict(inputs), self.case.meta["call"], call)
+
+    def _gated(self, gate: Mapping[str, float], *, stop: bool = False) -> Any:
+        """Give up at the first point whose error is above its limit; `stop` after all of them, if right."""
+        limits = {
+            self.points[name.removeprefix("trace/")]: (name, limit)
+            for name, limit in gate.items()
+            if name.startswith("trace/")
+        }
+
+        def point(original: Any, name: str, value: Any) -> Any:
+            value = original(name, value)
+            place = where()
+            full = f"{place}.{name}" if place and name else place or name
+            if full in limits:
+                known, limit = limits.pop(full)
+                if self.memo.number(array_of(value)) == self.numbers[full]:
+                    error = self.base[full]
+                else:
+                    error = self._error(known, spread(to_host(value), self.expected[known]))
+                if not error <= limit:
+                    raise _GivenUpError
+                if stop and not limits:
+                    raise _ReachedError
+            return value
+
+        return varied({"point": point})
+
+
+def _tamed(array: np.ndarray) -> np.ndarray:
+    """A mask to be added holds each dtype's own lowest number: any that is as good as infinite is one."""
+    if array.dtype.kind != "f" or not array.size:
+        return array
+    largest = float(np.abs(array).max())
+    if not (largest >= min(_HUGE, float(np.finfo(array.dtype).max)) or largest == _LOWEST):
+        return array
+    tamed: np.ndarray = np.clip(array, -_LARGE, _LARGE)
+    return tamed
+
+
+def _wide(array: Any) -> Any:
+    return array.astype(np.float64) if array is not None and array.dtype.kind == "f" else array

@@ -1,0 +1,140 @@
+"""Run a rebuilt class forward and backward on arrays, by the peer's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Tensor, ops, tree, value_and_grad
+from ..autograd import backend as backends
+from ..autograd.backend import to_backend, to_host
+from ..errors import InputError, input_errors, listed
+from ..models.call import Call
+from ..models.tracing import Only, trace
+from ..peers import Given, Rebuilt, peer
+from .cases import Case
+from .cases.case import check_gradients
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Run:
+    """What the reference computed, on the host: everything by the peer's names but `trace`, which has ours."""
+
+    outputs: Arrays
+    grad_params: Arrays = field(default_factory=dict)
+    grad_inputs: Arrays = field(default_factory=dict)
+    state: Arrays = field(default_factory=dict)
+    trace: Arrays = field(default_factory=dict)
+
+
+def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
+    """The class of a case, and the arrays that it is run with: parameters and buffers, each tied one once.
+
+    Raises `InputError` for what the reference does not know, and for gradients of an unknown loss.
+    """
+    check_gradients(case, case.name)
+    aliases = case.meta.get("tied", {})
+    arrays = {name: array for name, array in (case.params | case.state).items() if name not in aliases}
+    given = Given(
+        case.meta["config"],
+        inputs={name: array.shape for name, array in case.inputs.items()},
+        params={name: array.shape for name, array in arrays.items()},
+        call=case.meta["call"],
+        outputs={name: array.shape for name, array in case.outputs.items()},
+    )
+    return peer(case.meta["peer"]).rebuild(case.meta["class"], given), arrays
+
+
+def run(
+    rebuilt: Rebuilt,
+    arrays: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
+    options: Mapping[str, Any],
+    *,
+    cotangents: Mapping[str, np.ndarray] | None = None,
+    points: Only = None,
+    backend: str = "numpy",
+    dtype: Any = np.float64,
+    where: object = "the weights",
+) -> Run:
+    """Outputs of `rebuilt` with these parameters and buffers and on these inputs, computed in `dtype` on `backend`.
+
+    With `cotangents` also the gradients of the sum of output * cotangent, for every parameter and floating-point
+    input. `options` are the peer's other arguments. `points` says which of our trace points to keep (None: none).
+    Raises `InputError`, naming `where` the arrays come from, when they do not fit; and for an output that has a
+    cotangent but does not exist, or has another shape.
+    """
+    backends.module(backend)
+
+    def prepared(array: np.ndarray) -> Any:
+        return to_backend(array.astype(dtype, copy=False) if array.dtype.kind == "f" else array, backend)
+
+    params, state = (tree.map(prepared, part) for part in rebuilt.load(arrays, where))
+    arguments = tree.map(prepared, dict(inputs))
+    weights = None if cotangents is None else tree.map(prepared, dict(cotangents))
+    variables = {
+        "params": params,
+        "inputs": {name: array for name, array in arguments.items() if array.dtype.kind == "f"},
+    }
+    call = Call(training=bool(options.get("is_training", False)), state=state)
+
+    def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
+        with (
+            trace(frozenset() if points is None else points) as traced,
+            input_errors("the inputs do not fit the model"),
+        ):
+            outputs = rebuilt.run(variables["params"], {**arguments, **variables["inputs"]}, options, call)
+        # what depends on no array, such as a grid of positions, was made on the host, in a dtype of its own
+        outputs = tree.map(lambda o: o if type(o) is Tensor else prepared(o), outputs)
+        loss = None if weights is None else sum_of_products(outputs, weights)
+        return loss, (outputs, dict(traced))
+
+    gradients = None
+    if weights is None:
+        _, (outputs, traced) = forward(variables)
+    else:
+        (_, (outputs, traced)), gradients = value_and_grad(forward, has_aux=True)(variables)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    made = Run(
+        outputs=tree.map(to_host, outputs),
+        state=rebuilt.store_state(tree.map(to_host, call.updates), shapes),
+        trace=tree.map(to_host, traced),
+    )
+    if gradients is not None:
+        made.grad_params = rebuilt.store(tree.map(to_host, gradients["params"]), shapes)
+        made.grad_inputs = tree.map(to_host, gradients["inputs"])
+    return made
+
+
+def named_points(rebuilt: Rebuilt, names: Iterable[str]) -> dict[str, list[str]]:
+    """For each of a peer's trace points our names, the first that exists being meant; none for an unknown one.
+
+    What an implementation calls more often than the peer has calls by number: the first is meant.
+    """
+    return {name: rebuilt.points_of(name) or rebuilt.points_of(name.removesuffix("@0")) for name in names}
+
+
+def unknown_points(names: Sequence[str]) -> list[str]:
+    """What is to be said of traced values whose names the reference does not know, or that its run does not have."""
+    if not names:
+        return []
+    count = "1 traced value is" if len(names) == 1 else f"{len(names)} traced values are"
+    return [f"{count} not compared, as the reference knows no such point: {listed(sorted(names), 4)}"]
+
+
+def sum_of_products(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -> Any:
+    """The loss of the vector format: the sum of output * cotangent over all outputs that have one."""
+    total: Any = 0.0
+    for name, cotangent in cotangents.items():
+        if name not in outputs:
+            raise InputError(f"cotangent/{name}: there is no such output; the outputs are {', '.join(outputs)}")
+        if outputs[name].shape != cotangent.shape:
+            raise InputError(f"cotangent/{name} has shape {cotangent.shape}, but the output has {outputs[name].shape}")
+        with input_errors(f"cotangent/{name}"):
+            total = ops.add(ops.sum(ops.multiply(outputs[name], cotangent)), total)
+    return total

@@ -1,0 +1,94 @@
+"""The conformance pack: a few cases of every kind of model and each operation alone, small enough for a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...models.module import Module
+from ...models.perceiver_ar import PerceiverAR
+from ...models.published import preset
+from ...models.rotary import Rotary, frequencies
+from ...peers.reference import NAME, rebuilt, to_config
+from ..cases import Case
+from .adversarial import rows
+from .layouts import layout
+from .make import Options, make
+from .operations import OPERATIONS
+from .small import Small, reductions, small
+from .subject import Subject
+
+_SMALL = Small(latents=3, channels=4, width=4, layers=1, length=7)
+_VIDEO = replace(_SMALL, side=2, length=4, patch=1)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the pack: its name there, the preset that it is a small one of, its cases beside "plain"."""
+
+    id: str
+    preset: str
+    cases: tuple[str, ...]
+    to: Small = _SMALL
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        "language",
+        "perceiver-io/language",
+        ("padding", "masked-row", "repeated-tokens", "tiny-variance", "some-points"),
+    ),
+    Entry("image-fourier", "perceiver-io/imagenet-fourier", ("non-square", "own-positions")),
+    Entry("image-learned", "perceiver-io/imagenet-learned", ()),
+    Entry("image-conv", "perceiver-io/imagenet-conv", ("odd-sizes",), replace(_SMALL, side=3)),
+    Entry("flow", "perceiver-io/optical-flow", (), replace(_SMALL, side=4)),
+    Entry("multimodal", "perceiver-io/multimodal", (), _VIDEO),
+    Entry("audio-video", "perceiver-io/audioset", (), _VIDEO),
+    Entry("entities", "perceiver-io/starcraft", ("mask-holes", "batch-1", "single")),
+    Entry("perceiver", "perceiver/imagenet", ("large-logits",), replace(_SMALL, side=4)),
+    Entry("points", "perceiver/modelnet40", ("padding",), replace(_SMALL, side=4)),
+    Entry("resampler", "flamingo/resampler-3b", ("padding", "more-frames", "single")),
+    Entry(
+        "gated", "flamingo/gated-xattn-9b", ("text-before-media", "more-tags-than-media", "all-media", "gates-closed")
+    ),
+)
+
+AUTOREGRESSIVE = PerceiverAR(
+    vocabulary=9,
+    length=8,
+    latents=4,
+    channels=8,
+    layers=1,
+    cross_heads=2,
+    self_heads=2,
+    cross_widening=1,
+    self_widening=1,
+    cross_rotary=Rotary(frequencies(4)),
+    self_rotary=Rotary(frequencies(4)),
+)
+"""Perceiver AR, of which the papers' configurations leave more open than sizes."""
+
+
+def pack(options: Options | None = None) -> Iterator[Case]:
+    """Every case of the pack; traces are in the plain ones alone."""
+    options = options or Options()
+    for entry in ENTRIES:
+        published = preset(entry.preset)
+        model, sizes = small(published, entry.to)
+        notes = f"{entry.preset}, reduced: {'; '.join(reductions(published, model))}"
+        yield from _cases(own_subject(entry.id, entry.preset, model, sizes, notes), entry.cases, options)
+    subject = own_subject("autoregressive", "PerceiverAR", AUTOREGRESSIVE, (AUTOREGRESSIVE.length,), "")
+    yield from _cases(subject, ("padding", "no-prefix"), options)
+    for operation in OPERATIONS:
+        yield make(operation.subject, operation.row, options)
+
+
+def own_subject(name: str, cls: str, model: Module, sizes: Any, notes: str) -> Subject:
+    """A model of ours."""
+    return Subject(name, NAME, cls, to_config(model), rebuilt(model), layout(model, sizes), notes)
+
+
+def _cases(subject: Subject, chosen: tuple[str, ...], options: Options) -> Iterator[Case]:
+    for row in rows(subject, ["plain", *chosen]):
+        yield make(subject, row, replace(options, trace=options.trace and row.id == "plain"))

@@ -1,0 +1,179 @@
+"""The gradients of a case beside the reference's: what is wrong, and what of the difference a guess leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...peers.names import Binding
+from ..cases import Case
+from ..cases.compare import difference
+from ..diagnosis.subject import Subject
+from .graph import Graph
+
+_IDLE = 1e-9
+"""Gradients below this part of the largest are zero but for rounding, such as those of keys' biases."""
+
+
+def gradients_of(case: Case) -> dict[str, np.ndarray]:
+    """The case's gradients by "grad_param/<name>" and "grad_input/<name>", each tied parameter once."""
+    aliases = case.meta.get("tied", {})
+    made = {f"grad_param/{aliases.get(name, name)}": array for name, array in case.grad_params.items()}
+    return {**made, **{f"grad_input/{name}": array for name, array in case.grad_inputs.items()}}
+
+
+class Target:
+    """`theirs` are the case's gradients by entry; an entry is a leaf of the graph, or what several leaves add up to.
+
+    `back` takes gradients by leaf of the graph, where parameters were changed, to those of the parameters themselves.
+    """
+
+    def __init__(self, subject: Subject, graph: Graph, back: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self.subject, self.graph, self.back = subject, graph, back
+        self.expected = gradients_of(subject.case)
+        self.bindings: dict[str, list[Binding]] = {}
+        self.names: dict[str, list[str]] = {f"input/{n}": [f"grad_input/{n}"] for n in subject.case.grad_inputs}
+        for b in subject.rebuilt.bindings:
+            if f"grad_param/{b.name}" in self.expected:
+                self.bindings.setdefault(f"grad_param/{b.name}", []).append(b)
+                self.names.setdefault(b.path, []).append(f"grad_param/{b.name}")
+        walked = graph.walk()
+        self.base = {path: walked[path] for path in graph.leaves}
+        self.named = self.by_name(self.base)
+
+    def by_name(self, leaves: Mapping[str, Any], only: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Gradients by leaf -> by the peer's names, as `expected` has them (only these)."""
+        leaves = self.back(dict(leaves))
+        made: dict[str, np.ndarray] = {}
+        for name in self.expected if only is None else only:
+            if name.startswith("grad_input/"):
+                made[name] = leaves.get(f"input/{name.removeprefix('grad_input/')}", np.zeros(0))
+                continue
+            for b in self.bindings.get(name, ()):
+                if name not in made:
+                    made[name] = np.zeros(self.subject.arrays[b.name].shape)
+                part = b.view(made[name])
+                part[...] += leaves[b.path]
+        return made
+
+    def changed(self, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """By the peer's names, the gradients that these leaves' make different."""
+        if self.back is not dict:
+            return self.by_name({**self.base, **leaves})
+        names = dict.fromkeys(name for path in leaves for name in self.names.get(path, ()))
+        return self.by_name({**self.base, **leaves}, names)
+
+    def errors(self, made: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
+        """By the peer's names, the error of every gradient; of the right ones where `made` has none."""
+        made = {**self.named, **(made or {})}
+        return {
+            name: difference(wanted, made[name], self.named.get(name)) if name in made else float("inf")
+            for name, wanted in self.expected.items()
+        }
+
+    def compare(self, limits: Mapping[str, float], noise: Mapping[str, float] | None = None) -> None:
+        """Find out which gradients are wrong: those off by more than the limit of their names.
+
+        `noise` is what rounding makes of each: a gradient that is no larger is zero, as those of keys' biases are, and
+        only what is beyond it counts there.
+        """
+        views = {(b.path, name): b.view for name, own in self.bindings.items() for b in own}
+        largest = max((float(np.abs(a).max(initial=0.0)) for a in self.named.values()), default=0.0)
+        self.scales = {
+            name: max(
+                float(np.abs(a).max(initial=0.0)),
+                float(np.abs(self.named[name]).max(initial=0.0)),
+                _IDLE * largest,
+                1e-300,
+            )
+            for name, a in self.expected.items()
+        }
+        self.zeros = {
+            name: n for name, n in (noise or {}).items() if n >= float(np.abs(self.named[name]).max(initial=0.0))
+        }
+        """Those that are zero but for so much rounding"""
+        self.scales |= {name: max(self.scales[name], n) for name, n in self.zeros.items()}
+        self.wrong: list[int] = []
+        """The leaves, as bits, of each wrong piece"""
+        self.right = 0
+        self.affected: list[str] = []
+        pieces: dict[tuple[str, bytes], int] = {}
+        for path, names in self.names.items():
+            for name in names:
+                view = views.get((path, name), _same)
+                wanted, ours = view(self.expected[name]), view(self.named[name])
+                if difference(wanted, ours) > limits[name]:
+                    key = (name, np.asarray(ours).tobytes() if len(names) > 1 else path.encode())
+                    pieces[key] = pieces.get(key, 0) | self.graph.leaves.get(path, 0)
+                    if name not in self.affected:
+                        self.affected.append(name)
+                elif np.abs(ours).max(initial=0.0) > _IDLE * largest:
+                    self.right |= self.graph.leaves.get(path, 0)
+        tied = self._tied()
+        for (name, _), bits in pieces.items():
+            self.wrong.append(bits | tied.get(name, 0))
+        for bits in self.wrong:
+            self.right &= ~bits
+        self.affected.sort(key=list(self.expected).index)
+        self.squares = {name: self._square(name, self.named.get(name)) for name in self.expected}
+        self.total = sum(self.squares.values())
+
+    def _tied(self) -> dict[str, int]:
+        """The leaves of the peer's arrays that are fewer than our leaves of them: the leaves add up there."""
+        sizes: dict[str, int] = {}
+        bits: dict[str, int] = {}
+        for b in self.subject.rebuilt.bindings:
+            name = f"grad_param/{b.name}"
+            sizes[name] = sizes.get(name, 0) + int(np.prod(b.shape))
+            bits[name] = bits.get(name, 0) | self.graph.leaves.get(b.path, 0)
+        return {n: bits[n] for n, size in sizes.items() if n in self.expected and size > self.expected[n].size}
+
+    def _square(self, name: str, made: Any) -> float:
+        wanted = self.expected[name]
+        if made is None or made.shape != wanted.shape:
+            return float("inf")
+        apart = np.abs(made - wanted)
+        if name in self.zeros:
+            apart = np.maximum(apart - self.zeros[name], 0.0)
+        total = float(np.square(apart / self.scales[name]).sum())
+        return total if np.isfinite(total) else float("inf")
+
+    def left(self, made: Mapping[str, np.ndarray]) -> float:
+        """The part of the difference that is left with these gradients in place of the right ones, by name."""
+        other = sum(square for name, square in self.squares.items() if name not in made)
+        total = other + sum(self._square(name, array) for name, array in made.items())
+        return float(np.sqrt(total / self.total)) if self.total and np.isfinite(self.total) else float("inf")
+
+    def factor(self, stopped: Mapping[str, np.ndarray]) -> float:
+        """What to multiply a contribution by for the least difference; `stopped` are gradients without it, by name."""
+        above = below = 0.0
+        for name, without in stopped.items():
+            own = (self.named[name] - without) / self.scales[name]
+            above += float((own * (self.expected[name] - without) / self.scales[name]).sum())
+            below += float(np.square(own).sum())
+        return above / below if below else 1.0
+
+    @property
+    def relative(self) -> float:
+        """The whole difference in units of the gradients' largest values, on average."""
+        size = sum(array.size for array in self.expected.values())
+        return float(np.sqrt(self.total / max(size, 1)))
+
+    def covers(self, upstream: int) -> bool:
+        """Whether every wrong gradient is upstream."""
+        return all(upstream & bits for bits in self.wrong)
+
+    def strictly(self, upstream: int) -> bool:
+        """Whether nothing else is."""
+        return not upstream & self.right
+
+
+def _same(array: Any) -> Any:
+    return array
+
+
+def largest(errors: Iterable[float]) -> float:
+    """The largest of some errors."""
+    return max(errors, default=0.0)
