@@ -8,5 +8,5 @@ module, call        a model as a tree of parameters and a pure `apply`; what one
 conventions         where implementations differ, each choice an option
 published/          the published configurations; ledger/ has what they cost
 tracing             names of intermediate values
-sampling            tokens drawn from logits
+classification      labels and accuracy; sampling draws tokens from logits
 """

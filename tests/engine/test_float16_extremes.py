@@ -12,8 +12,8 @@ from engine.halves import HALF, assert_rounded_once, full
 
 from perceiver_ref.autograd import kernels, ops, vjp
 from perceiver_ref.models.call import Call
+from perceiver_ref.models.classification import soft_cross_entropy
 from perceiver_ref.models.layers import BatchNorm
-from perceiver_ref.training.classification import soft_cross_entropy
 
 both_modes = pytest.mark.parametrize("mode", ["plain", "fast"])
 one, zero = full(4, 1), full(4, 0)

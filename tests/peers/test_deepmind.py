@@ -13,6 +13,7 @@ from perceiver_ref import DIALECTS, InputError
 from perceiver_ref.autograd import ops
 from perceiver_ref.models.attention import Attention
 from perceiver_ref.models.call import Call
+from perceiver_ref.models.classification import soft_cross_entropy, soft_labels
 from perceiver_ref.models.decoder import Decoder
 from perceiver_ref.models.inputs import ConvStem, Preprocessed
 from perceiver_ref.models.layers import MLP
@@ -24,7 +25,6 @@ from perceiver_ref.peers.base import Given
 from perceiver_ref.peers.deepmind.names import Names
 from perceiver_ref.porting import check_case
 from perceiver_ref.porting.cases import read_case
-from perceiver_ref.training.classification import soft_cross_entropy, soft_labels
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "deepmind"
 DEEPMIND, HF = DIALECTS["deepmind"], DIALECTS["hf"]

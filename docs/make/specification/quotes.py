@@ -15,7 +15,7 @@ from perceiver_ref.errors import InputError
 ROOT = Path(__file__).resolve().parents[3]
 """The clone that the pages are made in."""
 
-_PACKAGES = ("perceiver_ref", "perceiver_ref.autograd")
+_PACKAGES = ("perceiver_ref.models", "perceiver_ref.training", "perceiver_ref", "perceiver_ref.autograd")
 
 
 def named(name: str) -> Any:

@@ -12,12 +12,12 @@ from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...errors import InputError, one_of
 from ...models.call import Call
+from ...models.classification import soft_cross_entropy, soft_labels, top_k_correct
 from ...models.inputs import depth_to_space, flow_patches, space_to_depth
 from ...models.inputs.features import extract_patches
 from ...models.positions import fourier_features, linear_positions
 from ...models.tiling import stitch, tile_origins
 from ...models.tracing import lazy_point, point
-from ...training.classification import soft_cross_entropy, soft_labels, top_k_correct
 from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, read_call
 from .convolutions import CONVOLUTIONS, padding
 from .part import Part, flags, mask, no_dropout, options, rebuilt
