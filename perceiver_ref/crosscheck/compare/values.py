@@ -181,7 +181,8 @@ def _cuts(reference: Sequence[Entry], entry: Entry) -> list[int]:
             and a.array.ndim
             and 0 < a.array.shape[-1] <= x.shape[-1] - start
             and a.array.any()  # zeros are part of anything
-            and _own_error(x[..., start : start + a.array.shape[-1]], a.array) <= _limit(a, entry)
+            and _own_error(x[..., start : start + a.array.shape[-1]], a.array)
+            <= max(_limit(a, False), _limit(entry, False))
         ]
         if not fits:
             return []
