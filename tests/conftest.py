@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from importlib.metadata import entry_points
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each process has its core: threads of matrix products would only compete
     for _library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what runs in its background so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import HealthCheck, settings

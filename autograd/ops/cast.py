@@ -37,8 +37,6 @@ def cast(x: Array, *, dtype: str) -> Any:
     `dtype` is "float16", "float32", "float64" or "bfloat16" (or NumPy's own); bfloat16 is held in float32. The gradient
     is cast to the dtype of x, and where the numbers were rounded to bfloat16 so is the gradient, as in PyTorch.
     """
-    if x.dtype.kind not in "fiub":
-        raise TypeError("only numbers can be cast")
     return bfloat16(x) if dtype == "bfloat16" else rounded_to(np.dtype(dtype), x), (x.dtype,)
 
 

@@ -200,4 +200,4 @@ def test_the_environment_variable_sets_the_mode_of_every_thread(value: str, mode
 
 
 def test_the_environment_variable_must_hold_a_known_mode() -> None:
-    assert "ValueError: unknown kernels mode 'slow'; known: fast, plain" in run("slow").stderr
+    assert "ValueError: PERCEIVER_REF_KERNELS must be fast or plain, got 'slow'" in run("slow").stderr

@@ -169,8 +169,9 @@ def test_batch_norm_far_from_zero(xp: ModuleType, mean: float, deviation: float,
         made = to_host(BatchNorm(3).apply(p, x, Call(), batch_statistics=True))
     wide = to_host(x).astype(float)
     exact = (wide - wide.mean((0, 1, 2))) / np.sqrt(wide.var((0, 1, 2)) + 1e-5)
-    # the mean is rounded as numbers of its size are
-    assert abs(made - exact).max() < 2.0**-24 * mean / deviation + 4 * NEAR * abs(exact).max()
+    # the mean is rounded as numbers of its size are, and on a GPU the sum that it is made of, too
+    roundings = 1 if xp is np else 2
+    assert abs(made - exact).max() < roundings * 2.0**-24 * mean / deviation + 4 * NEAR * abs(exact).max()
 
 
 @given(

@@ -133,7 +133,8 @@ def test_a_numpy_scalar_is_an_array_of_no_axes(name: str, scalar: str, xp: Modul
         alone = all(i == position or i in labels for i in range(len(arrays)))
         dtype = value.dtype if position in labels or alone else np.float32
         as_scalar, as_array = list(arrays), list(arrays)
-        as_scalar[position], as_array[position] = value, xp.asarray(value, dtype)
+        library = np if alone else xp  # a scalar is of NumPy, and nothing beside it says otherwise
+        as_scalar[position], as_array[position] = value, library.asarray(value, dtype)
         found = outcome(name, as_scalar, moved(xp, static))
         assert found == outcome(name, as_array, moved(xp, static)), (name, position)
 

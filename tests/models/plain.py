@@ -42,6 +42,17 @@ ACTIVATIONS = {
     "relu": lambda x: max(x, 0.0),
     "squared_relu": lambda x: max(x, 0.0) ** 2,
     "silu": lambda x: x / (1 + math.exp(-x)),
+    "identity": lambda x: x,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "tanh": math.tanh,
+    "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
+    "gelu_10": lambda x: min(max(gelu_erf(x), -10.0), 10.0),
+    "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
+    "relu6": lambda x: min(max(x, 0.0), 6.0),
+    "hardswish": lambda x: x * min(max(x + 3, 0.0), 6.0) / 6,
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+    "laplace": lambda x: 0.5 * (1 + math.erf((x - 0.707107) / (0.282095 * math.sqrt(2)))),
+    "sqrt_softplus": lambda x: math.sqrt(math.log1p(math.exp(x))),
 }
 
 

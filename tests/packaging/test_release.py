@@ -15,7 +15,7 @@ def test_the_version_is_semantic() -> None:
 
 def test_the_changes_and_the_citation_have_the_version(root: Path) -> None:
     sections = re.findall(r"^## (.*)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sections[0] == __version__
+    assert next(name for name in sections if name != "Unreleased") == __version__
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [__version__]
 

@@ -15,6 +15,7 @@ from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.tensor import Tensor, array_of
 from ...errors import InputError, one_of
+from ...host.memory import require
 from ...models.resize import arithmetic, cubic_weights, keys_kernel, places
 from ..base import Option, Outputs
 from .function import function
@@ -38,6 +39,7 @@ def _interpolate(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     for axis, (source, target, scale) in enumerate(zip(grid, targets, scales), 2):
         factor = None if o["recompute_scale_factor"] else scale
         corners = bool(o["align_corners"])
+        require(f"the matrix that resizes an axis of {source} to {target}", 8 * source * target)
         matrix = _matrix(mode, source, target, factor, corners, o["antialias"], kind)
         back = matrix
         if mode.startswith("nearest"):

@@ -128,8 +128,8 @@ def check_gradients(case: Case, where: object) -> None:
     given = [f"grad_param/{name}" for name in case.grad_params] + [f"grad_input/{name}" for name in case.grad_inputs]
     if given and not case.cotangents:
         raise InputError(
-            f"{where} has {listed(given)}, but no cotangent/<output>: add the array that each output was multiplied by "
-            f"to make the loss, or leave the gradients out"
+            f"{where} has {len(given)} gradients, but no cotangent/<output>: add what each output was multiplied by "
+            "to make the loss"
         )
 
 

@@ -48,8 +48,10 @@ def agreeing(reference: Sequence[Entry], candidate: Sequence[Entry]) -> dict[tup
     made: dict[tuple[int, int], float] = {}
     left, right = _summaries(reference), _summaries(candidate)
     groups = np.array([entry.group for entry in reference])
+    gradients = np.array([entry.kind.startswith("grad") for entry in reference], bool)
+    own = np.array([_limit(a, a.kind.startswith("grad")) for a in reference])
     for j, b in enumerate(candidate):
-        limits = np.array([_limit(a, b) for a in reference]) if len(reference) else np.zeros(0)
+        limits = np.maximum(own, np.where(gradients, _limit(b, True), _limit(b, False)))
         scale = np.maximum(left[:, 0], right[j, 0])[:, None]
         alike = (np.abs(left - right[j]) <= 4 * (limits[:, None] + 1e-12) * scale).all(1) & (groups == b.group)
         for i in np.flatnonzero(alike).tolist():
@@ -89,9 +91,10 @@ def _summaries(entries: Sequence[Entry]) -> np.ndarray:
     return np.minimum(np.maximum(rows, -_HUGE), _HUGE)
 
 
-def _limit(a: Entry, b: Entry) -> float:
-    names = [entry.array.dtype.name for entry in (a, b) if entry.array.dtype.kind == "f"]
-    return TOLERANCES[coarsest(*names)]["gradient" if a.kind.startswith("grad") else "output"] if names else 0.0
+def _limit(entry: Entry, gradient: bool) -> float:
+    """The tolerance of an array's own dtype; integers must be equal."""
+    dtype = entry.array.dtype
+    return TOLERANCES[coarsest(dtype.name)]["gradient" if gradient else "output"] if dtype.kind == "f" else 0.0
 
 
 def by_values(
@@ -107,7 +110,9 @@ def by_values(
     """
     used, taken = {i for i, _ in found}, {j for _, j in found}
     pairs: Pairs = []
-    places = {j: i for i, j in found}
+    places = np.full(len(candidate), -1)
+    for i, j in found:
+        places[j] = i
     of: dict[int, list[int]] = {}
     for i, j in sorted(near):
         of.setdefault(j, []).append(i)
@@ -123,7 +128,7 @@ def by_values(
             free = [i for i in options if i not in used] or (options if same_shape or _varies(candidate[j]) else [])
             if not free:
                 continue
-            before = max((places[k] for k in places if k < j), default=-1)
+            before = int(places[:j].max(initial=-1))
             i = min(free, key=lambda i: (reference[i].kind != candidate[j].kind, i < before, i))
             pairs.append((i, j))
             used.add(i)
@@ -176,7 +181,8 @@ def _cuts(reference: Sequence[Entry], entry: Entry) -> list[int]:
             and a.array.ndim
             and 0 < a.array.shape[-1] <= x.shape[-1] - start
             and a.array.any()  # zeros are part of anything
-            and _own_error(x[..., start : start + a.array.shape[-1]], a.array) <= _limit(a, entry)
+            and _own_error(x[..., start : start + a.array.shape[-1]], a.array)
+            <= max(_limit(a, False), _limit(entry, False))
         ]
         if not fits:
             return []
