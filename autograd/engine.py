@@ -63,7 +63,8 @@ class Op:
     need the output on the way back then do not keep it.
 
     `floats`: its values are floating-point, so that integers and bools are made so first. `scalars`: its arguments may
-    be numbers. `numbers`: what it does with them, see `Numbers`. `labels`: the array parameters that hold no values, but indices, classes or conditions.
+    be numbers. `numbers`: what it does with them, see `Numbers`. `labels`: the array parameters that hold no values, but
+    indices, classes or conditions.
     """
 
     def __init__(

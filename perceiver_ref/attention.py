@@ -17,7 +17,7 @@ from .errors import InputError
 from .layers import MLP, Linear, norm
 from .parameters import Module, fan_in_scaled
 from .rotary import Rotary
-from .tracing import lazy_point, point, scope
+from .tracing import asked_point, lazy_point, point, scope
 
 
 class KeysValues(NamedTuple):
@@ -85,8 +85,10 @@ class Attention(Module):
         """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e). positions (..., M): for `rotary`."""
         parts = self._parts()
         with scope("attention"):
-            k = split_heads(point("key", parts["key"].apply(p["key"], z)), self._shared())
-            v = split_heads(point("value", parts["value"].apply(p["value"], z)), self._shared())
+            k = point("key", parts["key"].apply(p["key"], z))
+            v = point("value", parts["value"].apply(p["value"], z))
+            asked_point("key_value", lambda: ops.concatenate([k, v], axis=-1))
+            k, v = (split_heads(x, self._shared()) for x in (k, v))
             return KeysValues(self._rotated(self._normed(p, "key_norm", k), positions), v)
 
     def apply(
@@ -132,6 +134,7 @@ class Attention(Module):
             return ops.reshape(ops.attention_weights(q, k, bias, **{**options, **changed}), shape=shape)
 
         lazy_point("weights", shape, weights)
+        asked_point("weights.flat", lambda: ops.reshape(weights(), shape=(-1, *shape[-2:])))
         if mask is not None and self.conventions.masked_rows == "zero":
             lazy_point("softmax", shape, lambda: weights(masked_rows="uniform"))
         mixed = ops.attention(q, k, v, bias, **options)

@@ -11,7 +11,24 @@ from typing import Literal
 
 from .autograd.ops.attention import MaskedRows
 
-Activation = Literal["gelu_erf", "gelu_tanh", "relu", "squared_relu", "silu"]
+Activation = Literal[
+    "gelu_erf",
+    "gelu_tanh",
+    "relu",
+    "squared_relu",
+    "silu",
+    "gelu_10",
+    "hardswish",
+    "identity",
+    "laplace",
+    "leaky_relu",
+    "mish",
+    "quick_gelu",
+    "relu6",
+    "sigmoid",
+    "sqrt_softplus",
+    "tanh",
+]
 Norm = Literal["layer", "rms"]
 Grid = Literal["float32", "compute"]
 Subsampling = Literal["half_open", "grid"]
@@ -24,7 +41,9 @@ class Conventions:
     activation: Activation
     """Of the MLP, or of its gate. DeepMind's `jax.nn.gelu` is the tanh approximation, PyTorch's `nn.GELU` is exact."""
     masked_rows: MaskedRows
-    """What attention gives a query that may attend to nothing: "zero", or the "uniform" average of all values."""
+    """What attention gives a query that may attend to nothing: "zero", or the average of all values, without gradients
+    of queries and keys ("uniform", where masked scores are filled in) or with them ("added", where the lowest number is
+    added to them)."""
     grid: Grid
     """How grid positions are computed: "float32" always, by `jax.numpy.linspace`'s formula evaluated step by step, or
     in the "compute" dtype, by `torch.linspace`'s formula."""
@@ -50,7 +69,7 @@ class Conventions:
 
 DIALECTS: dict[str, Conventions] = {
     "deepmind": Conventions(activation="gelu_tanh", masked_rows="zero", grid="float32"),
-    "hf": Conventions(activation="gelu_erf", masked_rows="uniform", grid="compute"),
+    "hf": Conventions(activation="gelu_erf", masked_rows="added", grid="compute"),
     "krasserm": Conventions(activation="gelu_erf", masked_rows="uniform", grid="compute", free_widths=True),
     "lucidrains": Conventions(
         activation="gelu_erf",
@@ -76,8 +95,8 @@ FLAMINGO_DIALECTS: dict[str, Conventions] = {
     "paper": _FLAMINGO,
     "lucidrains-flamingo": replace(_FLAMINGO, activation="gelu_erf", masked_rows="uniform"),
     "open-flamingo": replace(_FLAMINGO, activation="gelu_erf", masked_rows="uniform"),
-    "idefics": replace(_FLAMINGO, activation="relu", masked_rows="uniform"),
-    "idefics2": replace(_FLAMINGO, activation="silu", masked_rows="uniform", norm="rms", norm_eps=1e-6, gated_mlp=True),
+    "idefics": replace(_FLAMINGO, activation="relu", masked_rows="added"),
+    "idefics2": replace(_FLAMINGO, activation="silu", masked_rows="added", norm="rms", norm_eps=1e-6, gated_mlp=True),
 }
 """The same for Flamingo's resampler and gated cross-attention; "paper" is the default, since nothing was released."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from .activations import activations
 from .autograd import ops, tree
 from .autograd.tensor import array_of
 from .autograd.tree import Tree
@@ -13,7 +15,7 @@ from .call import Call
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError
 from .parameters import Initializer, Module, Parameter, fan_in_normal, fan_in_scaled, ones, zeros
-from .tracing import point, scope
+from .tracing import asked_point, point, scope
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,13 @@ class MLP(Module):
     def apply(self, p: Tree, x: Any) -> Any:
         """x (..., channels) -> the same shape."""
         parts = self._parts()
-        activation = ops.activations[self.conventions.activation]
+        activation = activations[self.conventions.activation]
         with scope("mlp"):
             h = point("hidden", parts["hidden"].apply(p["hidden"], x))  # (..., hidden)
             if "gate" in parts:
                 gate = point("gate", parts["gate"].apply(p["gate"], x))
-                h = ops.multiply(activation(gate), h)
+                asked_point("hidden_gate", partial(ops.concatenate, [h, gate], axis=-1))
+                h = ops.multiply(point("gate_activation", activation(gate)), h)
             else:
                 h = activation(h)
             return point("", parts["output"].apply(p["output"], point("activation", h)))

@@ -26,5 +26,5 @@ def finite_where_unused(inputs: Any, mask: Array, masked_rows: MaskedRows) -> An
     """
     data = array_of(inputs)
     library = xp(data)
-    used = mask | ~mask.any(-1, keepdims=True) if masked_rows == "uniform" else mask
+    used = mask | ~mask.any(-1, keepdims=True) if masked_rows != "zero" else mask
     return ops.where(used[..., None] | library.isfinite(data), inputs, library.zeros((), data.dtype))

@@ -7,23 +7,28 @@ dots (`encoder.blocks.0.3.attention.query`). Outside a trace both do nothing. A 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from .autograd import ops
 from .autograd.tensor import array_of
 from .variation import variable
 
 _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name
 
 
+Only = Callable[[str], bool] | Set[str] | None
+
+
 class Trace(dict[str, Any]):
     """Name -> array (or `Tensor`, for a trace that keeps them), in the order of computation."""
 
-    def __init__(self, only: Callable[[str], bool] | None, tensors: bool) -> None:
+    def __init__(self, only: Only, tensors: bool) -> None:
         super().__init__()
-        self.only = only
+        self.only = only.__contains__ if isinstance(only, Set) else only
+        self.names = only if isinstance(only, Set) else frozenset()
         self.tensors = tensors
         self.scopes: list[str] = []
 
@@ -46,10 +51,11 @@ _active: ContextVar[tuple[Trace, ...]] = ContextVar("_active", default=())
 
 
 @contextmanager
-def trace(only: Callable[[str], bool] | None = None, *, tensors: bool = False) -> Iterator[Trace]:
+def trace(only: Only = None, *, tensors: bool = False) -> Iterator[Trace]:
     """Record the named values computed inside this context; traces may be nested, and each gets every value.
 
-    `only`: a predicate on names, to keep less. `tensors`: keep `Tensor`s, so that a traced value can be part of a loss.
+    `only`: a predicate on names, to keep less, or a set of names; these may be of values as another implementation
+    arranges them (docs/TRACE.md), which nothing else asks for. `tensors`: keep `Tensor`s, so that a traced value can be part of a loss.
 
     >>> import numpy as np
     >>> from perceiver_ref.encoder import Encoder
@@ -92,9 +98,12 @@ class scope:  # noqa: N801 - used as `with scope("encoder"):`
 
 
 @variable("point")
-def point(name: str, value: Any) -> Any:
-    """Record `value` under `name` within the current scopes ("" names the scope itself); returns the value."""
-    for active in _active.get():
+def point(name: str, value: Any, among: Sequence[Trace] | None = None) -> Any:
+    """Record `value` under `name` within the current scopes ("" names the scope itself); returns the value.
+
+    `among`: the only traces that get it.
+    """
+    for active in _active.get() if among is None else among:
         active.record(name, value)
     return value
 
@@ -102,8 +111,29 @@ def point(name: str, value: Any) -> Any:
 def lazy_point(name: str, shape: tuple[int, ...], compute: Callable[[], Any]) -> None:
     """Record a value that is computed only for a trace: when it is small, or when `only` asks for it."""
     small = math.prod(shape) <= _LARGEST_MAP
-    wanting = [t for t in _active.get() if (small if t.only is None else t.only(t.name(name)))]
-    if wanting:
-        value = compute()
-        for active in wanting:
-            active.record(name, value)
+    if wanting := [t for t in _active.get() if (small if t.only is None else t.only(t.name(name)))]:
+        point(name, compute(), wanting)
+
+
+def asked_point(name: str, compute: Callable[[], Any]) -> None:
+    """Record a value only for traces of a set of names with this one: what has points of its own, as another
+    implementation arranges it."""
+    if wanting := [t for t in _active.get() if t.names and t.name(name) in t.names]:
+        point(name, compute(), wanting)
+
+
+def asked_image(name: str, value: Any) -> None:
+    """`asked_point` of images (..., H, W, C), or what computes them, as (..., C, H, W): `name.channels_first`."""
+
+    def turned() -> Any:
+        x = value() if callable(value) else value
+        axes = len(x.shape)
+        return ops.transpose(x, axes=(*range(axes - 3), axes - 1, axes - 3, axes - 2))
+
+    asked_point(f"{name}.channels_first", turned)
+
+
+def image_point(name: str, value: Any) -> Any:
+    """`point` of images (..., H, W, C), which are there as `name.channels_first`, too, where that is asked for."""
+    asked_image(name, value)
+    return point(name, value)

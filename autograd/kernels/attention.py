@@ -20,6 +20,8 @@ from ..ops.attention import (
     keep_used,
     scale_factor,
     scores,
+    sloped,
+    slopes,
     without_empty_rows,
 )
 
@@ -95,8 +97,8 @@ def backward(
         )
     g = without_empty_rows(g, log_sum, bias, mask)
     lead = g.shape[:-2]
-    v_used, k_used = keep_used(v, mask, masked_rows), keep_used(k, mask, "zero")
-    factor = scale_factor(q, scale)
+    v_used, k_used = keep_used(v, mask, masked_rows), keep_used(k, mask, slopes(masked_rows))
+    factor, having = scale_factor(q, scale), None if mask is None else sloped(mask, masked_rows)
     dq, dk, dv = (library.zeros((*lead, *x.shape[-2:]), q.dtype) for x in (q, k, v))
     dbias = library.zeros((*lead, n, m), q.dtype) if len(needs) > 3 and needs[3] else None
     for a in _ranges(n, rows):
@@ -106,8 +108,8 @@ def backward(
             p = library.exp(_tile(q, k, bias, mask, scale, masked_rows, a, b) - log_sum[..., a, :])
             ds = p * (g_a @ v_used[..., b, :].swapaxes(-1, -2) - inner)
             dv[..., b, :] += p.swapaxes(-1, -2) @ g_a
-            if mask is not None:
-                ds = library.where(_cut(mask, a, b), ds, library.zeros((), ds.dtype))
+            if having is not None:
+                ds = library.where(_cut(having, a, b), ds, library.zeros((), ds.dtype))
             if dbias is not None:
                 dbias[..., a, b] = ds
             ds = ds * factor
@@ -130,7 +132,7 @@ def _tile(
     library = xp(q)
     cut = None if mask is None else _cut(mask, a, b)
     s = scores(q[..., a, :], k[..., b, :], None if bias is None else _cut(bias, a, b), cut, scale, "zero")
-    if mask is not None and masked_rows == "uniform":
+    if mask is not None and masked_rows != "zero":
         some = _cut(mask.any(-1, keepdims=True), a, b)
         s = library.where(some, s, library.zeros((), s.dtype))
     return s

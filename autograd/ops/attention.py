@@ -3,8 +3,11 @@
 Masks are bool and True means "attend". What a query that may attend to nothing gets is an option:
 
     "zero"      zeros (DeepMind's released Perceiver wipes the result; gradients are zero too)
-    "uniform"   the plain average of all values, masked ones included (what implementations get that add or fill in
-                a large negative number; constant in queries and keys, so those get zero gradient)
+    "uniform"   the plain average of all values, masked ones included (what implementations get that fill in a large
+                negative number: what is filled in is constant in queries and keys, so those get zero gradient)
+    "added"     the same average of those that add the dtype's lowest number to the scores: each sum rounds to that
+                number, but has the slope of its score, so that queries, keys and bias get the gradients of a softmax
+                whose weights are all alike
 
 A key that no query of its batch element and head attends to cannot leak: it is left out before any product, so it may
 hold NaN or infinity.
@@ -21,7 +24,7 @@ from ..backend import Array, peak, xp
 from ..engine import op
 from ..sums import total
 
-MaskedRows = Literal["zero", "uniform"]
+MaskedRows = Literal["zero", "uniform", "added"]
 
 
 @op(floats=True)
@@ -44,8 +47,10 @@ def attention_weights(
 
 
 @attention_weights.backward
-def _(g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: float | None) -> Any:
-    return _score_gradients(p * (g - total(g * p, -1, keepdims=True)), q, k, mask, scale)
+def _(
+    g: Array, p: Array, q: Array, k: Array, *, mask: Array | None, scale: float | None, masked_rows: MaskedRows
+) -> Any:
+    return _score_gradients(p * (g - total(g * p, -1, keepdims=True)), q, k, mask, scale, masked_rows)
 
 
 @op(floats=True)
@@ -90,14 +95,14 @@ def _(
     p /= xp(q).where(sums == 0, xp(q).ones((), q.dtype), sums)
     p_g = g @ keep_used(v, mask, masked_rows).swapaxes(-1, -2)
     ds = p * (p_g - total(p * p_g, -1, keepdims=True))  # exactly 0 where one weight is 1; tiles take the sum of g out
-    dq, dk, dbias = _score_gradients(ds, q, k, mask, scale)
+    dq, dk, dbias = _score_gradients(ds, q, k, mask, scale, masked_rows)
     return dq, dk, p.swapaxes(-1, -2) @ g, dbias
 
 
 def scores(
     q: Array, k: Array, bias: Array | None, mask: Array | None, scale: float | None, masked_rows: MaskedRows
 ) -> Array:
-    """scale q k^T + bias, -inf where masked; a row without any key is 0 if `masked_rows` is "uniform"."""
+    """scale q k^T + bias, -inf where masked; a row without any key is 0, unless `masked_rows` is "zero"."""
     library = xp(q)
     k = keep_used(k, mask, "zero")
     s = q @ k.swapaxes(-1, -2)
@@ -106,7 +111,7 @@ def scores(
         s = s + bias
     if mask is not None:
         s = library.where(mask, s, library.asarray(-library.inf, s.dtype))
-        if masked_rows == "uniform":
+        if masked_rows != "zero":
             s = library.where(mask.any(-1, keepdims=True), s, library.zeros((), s.dtype))
     return s
 
@@ -132,7 +137,7 @@ def keep_used(x: Array, mask: Array | None, masked_rows: MaskedRows) -> Array:
     """Keys or values (..., M, d) with zeros in the slots that no query uses."""
     if mask is None:
         return x
-    if masked_rows == "uniform":
+    if masked_rows != "zero":
         mask = mask | ~mask.any(-1, keepdims=True)
     used = mask.any(-2)[..., None] if mask.ndim > 1 else mask[:, None]  # (..., M, 1)
     return xp(x).where(used, x, xp(x).zeros((), x.dtype))
@@ -146,14 +151,24 @@ def without_empty_rows(g: Array, log_sum: Array, bias: Array | None, mask: Array
 
 
 def _score_gradients(
-    ds: Array, q: Array, k: Array, mask: Array | None, scale: float | None
+    ds: Array, q: Array, k: Array, mask: Array | None, scale: float | None, masked_rows: MaskedRows
 ) -> tuple[Array, Array, Array]:
     """Gradients of q, k and bias from those of the scores."""
     library = xp(q)
     if mask is not None:  # nothing comes back to a score that was replaced, not even 0 times an infinity
-        ds = library.where(mask, ds, library.zeros((), ds.dtype))
+        ds = library.where(sloped(mask, masked_rows), ds, library.zeros((), ds.dtype))
     scaled = ds * scale_factor(q, scale)
-    return scaled @ keep_used(k, mask, "zero"), scaled.swapaxes(-1, -2) @ q, ds
+    return scaled @ keep_used(k, mask, slopes(masked_rows)), scaled.swapaxes(-1, -2) @ q, ds
+
+
+def sloped(mask: Array, masked_rows: MaskedRows) -> Array:
+    """The scores that have a slope: those of the mask, and all of "added" rows without any key."""
+    return mask | ~mask.any(-1, keepdims=True) if masked_rows == "added" else mask
+
+
+def slopes(masked_rows: MaskedRows) -> MaskedRows:
+    """By which rule keys are used in the gradients of queries: only "added" rows have any beside their open keys."""
+    return "added" if masked_rows == "added" else "zero"
 
 
 def scale_factor(q: Array, scale: float | None) -> float:
@@ -182,5 +197,7 @@ __all__ = [
     "keep_used",
     "probabilities",
     "scores",
+    "sloped",
+    "slopes",
     "without_empty_rows",
 ]

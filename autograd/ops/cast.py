@@ -82,7 +82,10 @@ def _has_float16(value: Any) -> bool:
 
 
 def _named(dtype: Any) -> str:
-    name = dtype if isinstance(dtype, str) or dtype is None else np.dtype(dtype).name
+    try:
+        name = dtype if isinstance(dtype, str) or dtype is None else np.dtype(dtype).name
+    except TypeError:
+        name = None
     if name not in DTYPES:
         raise ValueError(f"cast: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     return str(name)

@@ -31,8 +31,8 @@ class Optimizer:
     """p' = p - learning_rate(count) * u, u being what the `parts`, in order, make of the gradient of p.
 
     Gradients are clipped together to `max_norm` first. Parameters that `trainable` excludes, or that have no gradient,
-    stay as they are, with what the parts remember of them. Dtypes are preserved, float16 computed in float32 and rounded
-    once; nothing waits for a device: counts of updates stay on the host.
+    stay as they are, with what the parts remember of them. Dtypes are preserved, float16 computed in float32 and
+    rounded once; nothing waits for a device: counts of updates stay on the host.
 
     The schedule counts all updates. For the parts, which correct averages that began with zeros, a parameter's own
     updates count, those that it had a gradient for, as in PyTorch; with `own_counts=False` all do, as in optax.

@@ -65,6 +65,10 @@ typedef struct {
     int uniform;  /* what a row without keys gives: the average of all values, or zeros */
 } AttentionOptions;
 
+static int averages(const char *object) { /* by its "masked_rows" */
+    return is(object, "masked_rows", "uniform") || is(object, "masked_rows", "added");
+}
+
 /* softmax(scale q k^T + bias) over the keys that the mask leaves: (B, H, N, d), (B, H, M, d) -> (B, H, N, M). */
 static Array attention_weights(Array q, Array k, Array mask, Array bias, AttentionOptions options) {
     long d = last(q), queries = q.shape[2], keys = k.shape[2];
@@ -150,7 +154,7 @@ static Array mapped(const char *path, const char *name, Array x) {
 
 /* x (B, N, D) attends to z (B, M, C) -> (B, N, D); mask (B, 1, 1, M). */
 static Array attention(const char *scope, const char *path, Array x, Array z, long heads, Array mask) {
-    AttentionOptions options = {0, is(conventions, "masked_rows", "uniform")}, uniform = {0, 1};
+    AttentionOptions options = {0, averages(conventions)}, uniform = {0, 1};
     Array q = split_heads(point(scope, "attention.query", mapped(path, "attention/query", x)), heads);
     Array k = split_heads(point(scope, "attention.key", mapped(path, "attention/key", z)), heads);
     Array v = split_heads(point(scope, "attention.value", mapped(path, "attention/value", z)), heads);
@@ -234,7 +238,7 @@ static Array run(void) {
     if (is(meta, "class", "gelu_erf")) return each(gelu_erf, needed("input/", "", "x"));
     if (is(meta, "class", "gelu_tanh")) return each(gelu_tanh, needed("input/", "", "x"));
     if (is(meta, "class", "attention") || is(meta, "class", "attention_weights")) {
-        AttentionOptions options = {number(call, "scale", 0), is(call, "masked_rows", "uniform")};
+        AttentionOptions options = {number(call, "scale", 0), averages(call)};
         Array q = needed("input/", "", "q"), k = needed("input/", "", "k");
         Array w = attention_weights(q, k, mask, optional("input/", "", "bias"), options);
         return is(meta, "class", "attention") ? mixed(w, needed("input/", "", "v")) : w;

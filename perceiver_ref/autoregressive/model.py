@@ -6,6 +6,7 @@ Shapes: B batch, M tokens, P of them prefix, N = M - P latents, V vocabulary, C 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from ..attention import KeysValues, joined
@@ -19,7 +20,7 @@ from ..layers import Linear, norm
 from ..masks import check_mask
 from ..parameters import Module, Parameter, explains_parameters, truncated_normal, zeros
 from ..rotary import Rotary
-from ..tracing import point, scope
+from ..tracing import asked_point, point, scope, trace
 from .layers import CausalCrossAttention, CausalSelfAttention
 
 
@@ -237,11 +238,15 @@ class PerceiverAR(Module):
 
     def _input_keys(self, p: Tree, z: Any, kept: KeysValues | None, course: Course) -> KeysValues:
         layer = self.cross_attention()
-        if course.inputs.shape[1]:
-            kept = joined(kept, layer.keys_values(p, course.inputs, course.input_positions))
-        if self.own_keys == "inputs":
-            return joined(kept)
-        return joined(kept, layer.keys_values(p, z, course.positions, own=True))
+        with trace({"attention.key", "attention.value"}.__contains__, tensors=True) as made:
+            if course.inputs.shape[1]:
+                kept = joined(kept, layer.keys_values(p, course.inputs, course.input_positions))
+            if self.own_keys != "inputs":
+                kept = joined(kept, layer.keys_values(p, z, course.positions, own=True))
+        for name in ("attention.key", "attention.value"):  # of prefix and latents together, where that is asked for
+            parts = [value for point, value in made.items() if point.partition("@")[0] == name]
+            asked_point(f"{name}s", partial(ops.concatenate, parts, axis=-2))
+        return joined(kept)
 
     def normed(self, p: Tree, z: Any) -> Any:
         """The latents after all layers, (B, N, D), as logits are made of them."""

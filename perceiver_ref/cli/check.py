@@ -35,11 +35,13 @@ def check(options: argparse.Namespace) -> int:
         results.append(result)
         outputs, gradients = result.error("output", "trace", "state"), result.error("grad_param", "grad_input")
         print(f"{name:<{width}}  {verdict(result.status, 6)}  {_error(outputs):<8}  {_error(gradients)}", flush=True)
+        for note in result.notes:
+            print(f"    note: {note}")
         if result.status == "error":
             print(f"perceiver-ref check: error: {' '.join(result.message.split())}", file=sys.stderr)
         for a in result.agreements:
             if not a.passed:
-                print(f"    {a.kind} {a.name}: error {_error(a.error)}, tolerance {a.tolerance:.0e}")
+                print(f"    {a.kind} {a.name}: {a.note or f'error {_error(a.error)}, tolerance {a.tolerance:.0e}'}")
     passed = sum(result.status == "pass" for result in results)
     print(f"\n{passed} passed, {len(results) - passed} failed")
     _explain_columns()
@@ -70,7 +72,9 @@ def _error(error: float | None) -> str:
 
 
 def _explain_columns() -> None:
-    print("errors: max |reference - case| / max(max |case|, 1) over a case's arrays; outputs include traced values")
+    print(
+        "errors: max |case - reference| / max(max |reference|, 1) over a case's arrays; outputs include traced values"
+    )
     limits = [f"{k['output']:.0e} and {k['gradient']:.0e} in {dtype}" for dtype, k in TOLERANCES.items()]
     print(f"tolerances for outputs and gradients: {', '.join(limits)}")
 
@@ -84,7 +88,9 @@ def _json(results: list[Result]) -> dict[str, Any]:
             "output_error": result.error("output", "trace", "state"),
             "gradient_error": result.error("grad_param", "grad_input"),
             "worst": f"{worst.kind}/{worst.name}" if worst else None,
+            "reason": worst.note if worst else "",
             "message": result.message,
+            "notes": result.notes,
         }
 
     passed = sum(result.status == "pass" for result in results)

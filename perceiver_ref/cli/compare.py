@@ -21,7 +21,7 @@ _HOW = {
     "name": "by name",
     "translated": "by the peer's names for our points",
     "spelling": "by names spelled alike",
-    "values": "as outputs, by their values",
+    "values": "by their values",
     "order": "by shape and order",
 }
 _LISTED = 4
@@ -41,7 +41,7 @@ def options(command: argparse.ArgumentParser) -> None:
 
 
 def compare(given: argparse.Namespace) -> int:
-    """`perceiver-ref compare`: 1 when a pair differs or an output or gradient is missing, else 0."""
+    """`perceiver-ref compare`: 1 when a pair differs, an output or gradient is missing or most match nothing, else 0."""
     if given.html:
         check_writable(given.html)
     result = compare_files(given.reference, given.candidate, given.tolerance)
@@ -63,7 +63,10 @@ def verdict(result: Comparison) -> list[str]:
     count, failed = len(result.pairs), sum(not pair.passed for pair in result.pairs)
     if first is None:
         worst = result.worst
-        lines = [f"match: {count} {_noun(count)} agree; the largest error is {worst.error:.1e}, at {_both(worst)}"]
+        agree = f"{count} {_noun(count)} {'agrees' if count == 1 else 'agree'}"
+        lines = [f"match: {agree}; the largest error is {worst.error:.1e}, at {_both(worst)}"]
+        if result.alone:
+            lines = [f"mismatch: {agree}, but most of the {result.alone}'s arrays match nothing"]
     else:
         lines = [f"mismatch: {failed} of {count} {_noun(count)} {'differs' if failed == 1 else 'differ'}"]
         lines.append(f"first divergence: {_both(first)}: {_why(first)}")
@@ -73,7 +76,7 @@ def verdict(result: Comparison) -> list[str]:
             lines.append("it was matched by shape and order, not by name: see that the two are meant to be the same")
     if result.missing:
         if first is None:
-            lines[0] = f"mismatch: {count} {_noun(count)} agree, but others are missing"
+            lines[0] = f"mismatch: {agree}, but others are missing"
         lines.append(f"missing in the candidate: {listed(result.missing, _LISTED)}")
     return lines
 

@@ -102,13 +102,13 @@ def _report(found: Diagnosis) -> Report:
     if _is_backward(found) and shown:
         first = str(shown["point"])
     others = [" and ".join(map(_said, causes)) for causes in found.others[:4]]
-    notes = [f"Also possible: {other}" for other in others]
+    notes = [*found.notes, *(f"Also possible: {other}" for other in others)]
     good = found.verdict in ("match", "rounding")
     return Report(f"Diagnosis of {found.path}", good, _verdict(found), points, begins, first, notes)
 
 
 def _print(found: Diagnosis) -> None:
-    print("\n".join(map(opened, _verdict(found))))
+    print("\n".join([*map(opened, _verdict(found)), *(f"note: {note}" for note in found.notes)]))
     if found.points:
         rows = [("point", "error", f"{found.unit} rounding", "in units of it")]
         for point in found.points:
@@ -132,6 +132,7 @@ def _json(found: Diagnosis) -> dict[str, Any]:
     return {
         **_found(found),
         "unit": found.unit,
+        "notes": found.notes,
         "gradients": None if found.gradients is None else _gradients_json(found.gradients),
         "points": [{"name": p.name, "error": p.error, "rounding": p.rounding, "units": p.units} for p in found.points],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,8 @@ from ..autograd import BackendError
 from ..errors import InputError
 from ..files import AnyPath
 from ..vectors import TOLERANCES, Agreement, Case, agreement, read_case
-from .execution import rebuild, run
+from ..vectors.compare import coarsest
+from .execution import named_points, rebuild, run, unknown_points
 
 
 @dataclass
@@ -22,6 +24,8 @@ class Result:
     status: str
     agreements: list[Agreement] = field(default_factory=list)
     message: str = ""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said beside the verdict: what was not compared, and tolerances that are not the case's."""
 
     def error(self, *kinds: str) -> float | None:
         """The largest error among these kinds of arrays; None when none was compared."""
@@ -47,13 +51,14 @@ def check_file(path: AnyPath, *, backend: str = "numpy", dtype: str | None = Non
 def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str | None = None) -> Result:
     """Compare every output, gradient and traced value of a case with the reference's.
 
-    `dtype` computes in another dtype than the case's; tolerances are those of the coarser of the two. Raises
-    `InputError` when the case names a peer, class, option or parameter that the reference does not know.
+    `dtype` computes in another dtype than the case's; the tolerance of an array is that of the coarsest of the two and
+    its own (`tolerance_of`). Traced values of names that the reference does not know are not compared, and counted in a
+    note. Raises `InputError` when the case names a peer, class, option or parameter that the reference does not know.
     """
     where = case.name
     aliases: dict[str, str] = case.meta.get("tied", {})
     rebuilt, arrays = rebuild(case)
-    points = {name: rebuilt.point(name) for name in case.trace}
+    points = named_points(rebuilt, case.trace)
     gradients = bool(case.cotangents) and case.meta.get("compare_gradients", True)
     ours = run(
         rebuilt,
@@ -61,33 +66,30 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
         case.inputs,
         case.meta["call"],
         cotangents=case.cotangents if gradients else None,
-        points={ours for names in points.values() for ours in names}.__contains__,
+        points={ours for names in points.values() for ours in names},
         backend=backend,
         dtype=dtype or case.dtype,
         where=where,
     )
     _require("output", case.outputs, ours.outputs, where)
-    traced = {name: next((n for n in names if n in ours.trace), names[-1]) for name, names in points.items()}
-    _require("point", traced.values(), ours.trace, where)
+    found = {name: next((n for n in names if n in ours.trace), None) for name, names in points.items()}
+    traced = {name: point for name, point in found.items() if point is not None}
     _require("state", case.state_out, ours.state, where)
+    pairs = [("output", name, array, ours.outputs[name]) for name, array in case.outputs.items()]
+    pairs += [("trace", n, case.trace[n], spread(ours.trace[point], case.trace[n])) for n, point in traced.items()]
+    pairs += [("state", name, array, ours.state[name]) for name, array in case.state_out.items()]
     if gradients:
         _require("grad_param", (aliases.get(name, name) for name in case.grad_params), ours.grad_params, where)
         _require("grad_input", case.grad_inputs, ours.grad_inputs, where)
-    limit = tolerances(case, dtype)
-    pairs = [("output", name, ours.outputs[name], case.outputs[name]) for name in case.outputs]
-    pairs += [("trace", name, spread(ours.trace[traced[name]], array), array) for name, array in case.trace.items()]
-    pairs += [("state", name, ours.state[name], array) for name, array in case.state_out.items()]
-    if gradients:
         pairs += [
-            ("grad_param", name, ours.grad_params[aliases.get(name, name)], array)
+            ("grad_param", name, array, ours.grad_params[aliases.get(name, name)])
             for name, array in case.grad_params.items()
         ]
-        pairs += [("grad_input", name, ours.grad_inputs[name], array) for name, array in case.grad_inputs.items()]
-    found = [
-        agreement(kind, name, a, b, limit["gradient" if kind.startswith("grad") else "output"])
-        for kind, name, a, b in pairs
-    ]
-    return Result(path, "pass" if all(a.passed for a in found) else "fail", found)
+        pairs += [("grad_input", name, array, ours.grad_inputs[name]) for name, array in case.grad_inputs.items()]
+    compared = [agreement(kind, name, a, b, tolerance_of(case, kind, a, dtype)) for kind, name, a, b in pairs]
+    notes = unknown_points([name for name in case.trace if name not in traced])
+    notes += _coarser([array for _, _, array, _ in pairs], case, dtype)
+    return Result(path, "pass" if all(a.passed for a in compared) else "fail", compared, notes=notes)
 
 
 def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str) -> None:
@@ -96,15 +98,43 @@ def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str)
 
 
 def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """A value that we compute once for the whole batch, where the peer repeats it."""
-    return np.broadcast_to(ours, theirs.shape) if ours.shape == theirs.shape[1:] else ours
+    """Our value in the peer's shape: repeated where the peer repeats it for the whole batch, or has axes of length 1
+    before it; one of all equal items, where the peer has it once."""
+    if ours.ndim and theirs.shape == (1, *ours.shape[1:]) and len(ours) and (ours == ours[:1]).all():
+        return ours[:1]
+    first = theirs.ndim - ours.ndim
+    return np.broadcast_to(ours, theirs.shape) if first > 0 and ours.shape == theirs.shape[first:] else ours
 
 
 def tolerances(case: Case, dtype: str | None = None) -> dict[str, float]:
     """By kind: the case's own, else those of the coarser of the case's dtype and the one computed in."""
     given = case.meta["dtype"]
-    computed = max((given, dtype or given), key=lambda name: TOLERANCES[name]["output"])
+    computed = coarsest(given, dtype or given)
     limits, own = TOLERANCES[computed], case.meta.get("tolerance", {})
     if computed == given:
         return {**limits, **own}
     return {kind: max(limit, own.get(kind, 0.0)) for kind, limit in limits.items()}
+
+
+def tolerance_of(case: Case, kind: str, array: np.ndarray, dtype: str | None = None) -> float:
+    """What an array is held to: `tolerances`, or those of its own dtype where it is less precise than the case says."""
+    limits = tolerances(case, dtype)
+    if is_coarser(case, array, dtype):
+        limits = tolerances(case, array.dtype.name)
+    return limits["gradient" if kind.startswith("grad") else "output"]
+
+
+def is_coarser(case: Case, array: np.ndarray, dtype: str | None = None) -> bool:
+    """Whether an array is less precise than its case says, and than what is computed in."""
+    computed, own = coarsest(case.meta["dtype"], dtype or case.meta["dtype"]), array.dtype.name
+    return own in TOLERANCES and own != computed and coarsest(own, computed) == own
+
+
+def _coarser(arrays: Iterable[np.ndarray], case: Case, dtype: str | None) -> list[str]:
+    """What is said where arrays are less precise than their case."""
+    counts = Counter(array.dtype.name for array in arrays if is_coarser(case, array, dtype))
+    return [
+        f"{count} of the arrays {'is' if count == 1 else 'are'} {own} in a case of {case.meta['dtype']}, and held to "
+        f"{own}'s tolerance: {TOLERANCES[own]['output']:.0e}, gradients {TOLERANCES[own]['gradient']:.0e}"
+        for own, count in counts.items()
+    ]

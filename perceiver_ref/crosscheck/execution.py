@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ from ..autograd import Tensor, ops, tree, value_and_grad
 from ..autograd import backend as backends
 from ..autograd.backend import to_backend, to_host
 from ..call import Call
-from ..errors import InputError, input_errors
+from ..errors import InputError, input_errors, listed
 from ..peers import Given, Rebuilt, peer
-from ..tracing import trace
+from ..tracing import Only, trace
 from ..vectors import Case
+from ..vectors.case import check_gradients
 
 Arrays = dict[str, np.ndarray]
 
@@ -32,7 +33,11 @@ class Run:
 
 
 def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
-    """The class of a case, and the arrays that it is run with: parameters and buffers, each tied one once."""
+    """The class of a case, and the arrays that it is run with: parameters and buffers, each tied one once.
+
+    Raises `InputError` for what the reference does not know, and for gradients of an unknown loss.
+    """
+    check_gradients(case, case.name)
     aliases = case.meta.get("tied", {})
     arrays = {name: array for name, array in (case.params | case.state).items() if name not in aliases}
     given = Given(
@@ -40,6 +45,7 @@ def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
         inputs={name: array.shape for name, array in case.inputs.items()},
         params={name: array.shape for name, array in arrays.items()},
         call=case.meta["call"],
+        outputs={name: array.shape for name, array in case.outputs.items()},
     )
     return peer(case.meta["peer"]).rebuild(case.meta["class"], given), arrays
 
@@ -51,7 +57,7 @@ def run(
     options: Mapping[str, Any],
     *,
     cotangents: Mapping[str, np.ndarray] | None = None,
-    points: Callable[[str], bool] | None = None,
+    points: Only = None,
     backend: str = "numpy",
     dtype: Any = np.float64,
     where: object = "the weights",
@@ -78,7 +84,10 @@ def run(
     call = Call(training=bool(options.get("is_training", False)), state=state)
 
     def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
-        with trace(points or (lambda name: False)) as traced, input_errors("the inputs do not fit the model"):
+        with (
+            trace(frozenset() if points is None else points) as traced,
+            input_errors("the inputs do not fit the model"),
+        ):
             outputs = rebuilt.run(variables["params"], {**arguments, **variables["inputs"]}, options, call)
         # what depends on no array, such as a grid of positions, was made on the host, in a dtype of its own
         outputs = tree.map(lambda o: o if type(o) is Tensor else prepared(o), outputs)
@@ -100,6 +109,22 @@ def run(
         made.grad_params = rebuilt.store(tree.map(to_host, gradients["params"]), shapes)
         made.grad_inputs = tree.map(to_host, gradients["inputs"])
     return made
+
+
+def named_points(rebuilt: Rebuilt, names: Iterable[str]) -> dict[str, list[str]]:
+    """For each of a peer's trace points our names, the first that exists being meant; none for an unknown one.
+
+    What an implementation calls more often than the peer has calls by number: the first is meant.
+    """
+    return {name: rebuilt.points_of(name) or rebuilt.points_of(name.removesuffix("@0")) for name in names}
+
+
+def unknown_points(names: Sequence[str]) -> list[str]:
+    """What is to be said of traced values whose names the reference does not know, or that its run does not have."""
+    if not names:
+        return []
+    count = "1 traced value is" if len(names) == 1 else f"{len(names)} traced values are"
+    return [f"{count} not compared, as the reference knows no such point: {listed(sorted(names), 4)}"]
 
 
 def sum_of_products(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -> Any:

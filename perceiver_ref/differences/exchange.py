@@ -25,7 +25,7 @@ _FOLDERS = (PACKAGED, Path(__file__).resolve().parents[2] / "tests/vectors")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an exchange does: the largest error of an output, as `check` prints it, and the tolerance.
+    """What an exchange does: the largest error of an output, or of a gradient, as `check` prints it; the tolerance.
 
     `refused`: the model takes other weights, or cannot be made; why, in one line.
     """
@@ -59,8 +59,8 @@ def rebuilt(name: str) -> tuple[Case, Rebuilt]:
     return case, rebuild(case)[0]
 
 
-def outcome(name: str, change: Change | None = None) -> Outcome:
-    """Run a case with an exchange and compare its outputs."""
+def outcome(name: str, change: Change | None = None, *, gradients: bool = False) -> Outcome:
+    """Run a case with an exchange and compare its outputs, or its outputs and `gradients`."""
     case = _case(name)
     made, arrays = rebuild(case)
     own, limit = _shapes(made.model), TOLERANCES[case.meta["dtype"]] | case.meta.get("tolerance", {})
@@ -68,13 +68,19 @@ def outcome(name: str, change: Change | None = None) -> Outcome:
         with exchanged(made.model, {} if change is None else change):
             if (others := _shapes(made.model)) != own:
                 return Outcome(refused=_weights(own, others))
-            outputs = run(made, arrays, case.inputs, case.meta["call"], dtype=case.dtype, where=name).outputs
+            weights = case.cotangents if gradients else None
+            options = {"cotangents": weights, "dtype": case.dtype, "where": name}
+            ours = run(made, arrays, case.inputs, case.meta["call"], **options)
     except InputError as error:
         if change is None:
             raise
         return Outcome(refused=str(error))
-    errors = [difference(outputs[output], array) for output, array in case.outputs.items()]
-    return Outcome(max(errors), limit["output"])
+    error = max(difference(ours.outputs[output], array) for output, array in case.outputs.items())
+    if not gradients or error > limit["output"]:
+        return Outcome(error, limit["output"])
+    pairs = [(ours.grad_params[key], array) for key, array in case.grad_params.items()]
+    pairs += [(ours.grad_inputs[key], array) for key, array in case.grad_inputs.items()]
+    return Outcome(max(difference(a, b) for a, b in pairs), limit["gradient"])
 
 
 def _shapes(model: Module) -> dict[str, tuple[int, ...]]:

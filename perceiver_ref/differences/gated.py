@@ -112,10 +112,19 @@ GATED = Family(
             "masked_rows",
             "Text that matches no medium",
             "What text after more tags than media attends to, or text before the first medium where all media before "
-            "it count: nothing, or the average of all media, later ones included.",
+            "it count: nothing, or the average of all media, later ones included. A mask that is added, idefics' and "
+            "mllama's, leaves queries and keys of that text their gradients, one that is filled in does not.",
             _COLUMNS,
             ("lucidrains-flamingo/gated_more_locations", "lucidrains-flamingo/gated_all", "open-flamingo/gated_all"),
-            values={"idefics": "zeroed by `cross_attention_gate`", "mllama": "attends to everything"},
+            values={
+                "idefics": "added, then zeroed by `cross_attention_gate`",
+                "mllama": "attends to everything; added where a mask is given",
+            },
+            evidence=(
+                Evidence("idefics/gated_xattn_empty_row", "added"),
+                Evidence("mllama/cross_attention_layer_empty_row", "added"),
+            ),
+            gradients=True,
         ),
         Row(
             "Text before the first medium",

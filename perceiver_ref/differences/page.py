@@ -23,8 +23,9 @@ are in [tests/vectors](../tests/vectors) and in [the package](../perceiver_ref/v
 
 "Instead" says what becomes of a case when only that choice is exchanged for another's: the largest error of an output,
 as `check` prints it (cases have random weights: what counts is whether it is 1e-6 or 1), or the weights that no longer
-fit. "As before" means that the choices give one result in that case. Where nothing stands there, the choice belongs to
-an implementation's own file and cannot be exchanged.
+fit. Where two choices can give the same outputs, it is the largest error of a gradient then. "As before" means that the
+choices give one result in that case. Where nothing stands there, the choice belongs to an implementation's own file and
+cannot be exchanged.
 
 This page is made of the table in [perceiver_ref/differences](../perceiver_ref/differences), whose tests run every case:
 `python -m perceiver_ref.differences.page > docs/CONVENTIONS.md`.
@@ -52,7 +53,8 @@ def _row(row: Row) -> list[str]:
     lines = [f"### {row.name}", "", text, "", "| case | does | instead |", "| --- | --- | --- |"]
     for evidence in row.evidence:
         instead = [
-            f"{other}: {described(outcome(evidence.case, change))}" for other, change in row.changes(evidence).items()
+            f"{other}: {described(outcome(evidence.case, change, gradients=row.gradients))}"
+            for other, change in row.changes(evidence).items()
         ]
         lines.append(f"| `{evidence.case}` | {worded(evidence.value)} | {'; '.join(instead)} |")
     return [*lines, ""]

@@ -75,9 +75,12 @@ CONVENTIONS = (
         "masked_rows",
         "Rows without any key",
         "What attention gives a query that may attend to nothing: zero (then the output's bias is what is left), or "
-        "the average of all values, padding included.",
+        "the average of all values, padding included. Queries and keys of that row get no gradient where masked scores "
+        "are filled in (uniform); where the dtype's lowest number is added to them, which rounds to that number, they "
+        "get that of a softmax whose weights are all alike (added).",
         _COLUMNS,
         ("deepmind/mlm_fully_masked_row", "hf/model_mask_allmasked_row", "krasserm/encoder_pad_mask"),
+        gradients=True,
     ),
     convention(
         "grid",

@@ -60,6 +60,7 @@ class Row:
 
     `values` are in words, by column; a column that is left out has no such part. `kept`: an `Option`, or in words.
     `paper`: what the paper says, for rows in which the implementations that have cases may all depart from it alike.
+    `gradients`: two choices may give the same outputs, so that gradients are compared, too.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Row:
     kept: Option | str
     evidence: tuple[Evidence, ...]
     paper: Any = None
+    gradients: bool = False
 
     @property
     def option(self) -> Option | None:
@@ -108,7 +110,8 @@ def convention(
 ) -> Row:
     """A row of a field of `Conventions`: its values are those of the columns' conventions.
 
-    `others`: `values` that differ in words, `evidence` besides the cases, and cases that are the `same` either way.
+    `others`: `values` that differ in words, `evidence` besides the cases, cases that are the `same` either way, and
+    whether `gradients` count.
     """
     values = {column: worded(getattr(made, field)) for column, made in columns.items()} | others.get("values", {})
     same = others.get("same", ())
@@ -116,7 +119,8 @@ def convention(
         Evidence(case, getattr(columns[case.partition("/")[0]], field), same=case in same) for case in (*cases, *same)
     )
     paper = getattr(columns["paper"], field) if "paper" in columns else None
-    return Row(name, about, values, Option("Conventions", field), evidence + others.get("evidence", ()), paper)
+    every, gradients = evidence + others.get("evidence", ()), others.get("gradients", False)
+    return Row(name, about, values, Option("Conventions", field), every, paper, gradients)
 
 
 def worded(value: Any) -> str:

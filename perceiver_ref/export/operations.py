@@ -106,6 +106,15 @@ OPERATIONS: tuple[Operation, ...] = (
         _set(mask=_rows_without_keys),
     ),
     Operation(
+        "attention-masked-row-added",
+        "attention",
+        {**_QKV, "mask": _KEPT},
+        "a row without keys whose average gives no gradient to queries and keys, as if scores were filled in",
+        {"masked_rows": "added"},
+        ("mask", "numerics"),
+        _set(mask=_rows_without_keys),
+    ),
+    Operation(
         "attention-bias",
         "attention",
         {**_QKV, "bias": Argument((2, 1, 4, 5))},

@@ -42,8 +42,7 @@ class Layout:
 
     `resized` gives sizes of another kind, None where the class has none. `elements` is the number of elements that a
     mask is of. `traits` are further words on what the class has, which rows ask for. `outputs` says which outputs of
-    the reference the class itself returns. `adds_masks`: it masks by adding a large negative number, so that a row
-    without keys has gradients that are not those of what it computes; such cases have none.
+    the reference the class itself returns.
     """
 
     sizes: Sizes
@@ -53,7 +52,6 @@ class Layout:
     elements: Callable[[Arrays], int] = lambda inputs: 0
     traits: frozenset[str] = frozenset()
     outputs: Callable[[str], bool] = lambda name: True
-    adds_masks: bool = False
     call: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -55,7 +55,6 @@ def _hf(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> Lay
         mask,
         lambda inputs: inputs["inputs"].shape[1],
         ours.traits & {"latents", "tokens"},
-        adds_masks=True,
     )
 
 
@@ -162,7 +161,6 @@ def _resampler(name: str, axes: int, mask: Masking | None = None) -> Recipe:
             mask,
             lambda inputs: inputs[name][0, ..., 0].size,
             frozenset({"latents", "vectors"}),
-            adds_masks=mask is not None,
         )
 
     return recipe

@@ -15,7 +15,7 @@ from ..conventions import FLAMINGO, Conventions
 from ..errors import InputError, one_of
 from ..layers import MLP, norm
 from ..parameters import Module, Parameter, explains_parameters, zeros
-from ..tracing import point, scope
+from ..tracing import asked_point, point, scope
 from .media import MediaMask
 
 Gate = Literal["scalar", "vector"]
@@ -117,7 +117,9 @@ class GatedCrossAttention(Module):
         gate, wanted = p[name], (1,) if self.gate == "scalar" else (self.channels,)
         if tuple(gate.shape) != wanted:
             raise InputError(f"{name} must have the shape {wanted} of a {self.gate} gate, got {tuple(gate.shape)}")
-        return point(name.replace("_gate", "_gated"), ops.multiply(ops.tanh(gate), x))
+        gate = ops.tanh(gate)
+        asked_point(name, lambda: gate)
+        return point(name.replace("_gate", "_gated"), ops.multiply(gate, x))
 
     def _check(self, x: Any, kept: KeysValues, mask: MediaMask | None) -> None:
         batch, tokens = kept.keys.shape[0], kept.keys.shape[-2]

@@ -19,7 +19,7 @@ from ..call import Call
 from ..errors import InputError
 from ..layers import BatchNorm, Linear
 from ..parameters import Module, Parameter, fan_in_normal
-from ..tracing import point
+from ..tracing import asked_image, asked_point, image_point, point
 
 _BYTES = 32.0  # standardised pixels stay below 3, samples of any normal distribution far below this
 
@@ -142,6 +142,7 @@ class Patches(Module):
         x = space_to_depth(x, space=self.space, time=self.time)
         if len(x.shape) == 5 and x.shape[1] == 1:
             x = ops.reshape(x, shape=(x.shape[0], *x.shape[2:]))
+        asked_point("patches", lambda: x)
         return x if self.linear is None else point("linear", Linear(self._depth, self.linear).apply(p["linear"], x))
 
 
@@ -162,7 +163,9 @@ class Conv1x1(Module):
         lead = (slice(None),) * (len(x.shape) - 3)
         if self.stride > 1:
             x = ops.getitem(x, index=(*lead, slice(None, None, self.stride), slice(None, None, self.stride)))
-        return Linear(self.image_channels, self.channels).apply(p["convolution"], x)
+        x = Linear(self.image_channels, self.channels).apply(p["convolution"], x)
+        asked_image("convolution", x)
+        return x
 
 
 @dataclass(frozen=True)
@@ -207,17 +210,17 @@ class ConvStem(Module):
         frames = x.shape[:-3]
         x = ops.reshape(x, shape=(math.prod(frames), *x.shape[-3:]))
         for i in range(self.layers):
-            layer = p[str(i)]
-            x = ops.convolution(
-                x, layer["convolution"], strides=(2, 2), padding=self.convolution_padding or _same(x, 7)
-            )
-            point(f"{i}.convolution", x)
+            layer, padding, given = p[str(i)], self.convolution_padding or _same(x, 7), x
+            asked_image(f"{i}.padded", lambda: ops.pad(given, widths=((0, 0), *padding, (0, 0))))
+            x = ops.convolution(x, layer["convolution"], strides=(2, 2), padding=padding)
+            image_point(f"{i}.convolution", x)
             if self.batch_norm:
                 x = self._norm().apply(layer["norm"], x, call.at(str(i)), batch_statistics=batch_statistics)
-                point(f"{i}.norm", x)
+                image_point(f"{i}.norm", x)
             x = ops.relu(x)
+            asked_image(f"{i}.activation", x)
             x = ops.max_pool(x, window=(3, 3), strides=(2, 2), padding=self.pool_padding or _same(x, 3))
-        return ops.reshape(point("stem", x), shape=(*frames, *x.shape[1:]))
+        return ops.reshape(image_point("stem", x), shape=(*frames, *x.shape[1:]))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from ..autograd.engine import Event
-from ..autograd.kernels.attention import TILE
+from ..autograd.kernels.cpu.attention import scores_held
 
 RULE = (
     "2 x multiply-accumulates of linear maps, QK^T and AV, plus 3 x heads x queries x keys for the softmax; "
@@ -47,12 +47,13 @@ def weights_shape(event: Event) -> tuple[int, ...]:
 
 
 def scores_bytes(event: Event, *, tiled: bool) -> int:
-    """The scores that attention holds at once: all of them, or one tile of those that are too many."""
+    """The scores that attention holds at once: all of them, or one tile of those that are too many for the definition.
+
+    The kernel itself says how large its tiles are; each further thread holds one more.
+    """
     queries, keys, _, heads = _sizes(event)
-    rows, columns = TILE["numpy"]
-    if tiled:
-        queries, keys = min(queries, rows), min(keys, columns)
-    return heads * queries * keys * int(event.outputs[0].itemsize)
+    held = scores_held(*event.arguments[:3]) if tiled else heads * queries * keys
+    return held * int(event.outputs[0].itemsize)
 
 
 def _lead(event: Event) -> tuple[int, ...]:

@@ -8,8 +8,8 @@ scores are computed again on the way back and not kept.
 Inference: an array is alive from the op that makes it (a position table, anew for each use: from the op that first
 reads it) to the last op that reads it; the outputs stay. The result is the largest sum of bytes alive during one op,
 again without parameters, inputs and running statistics. Attention adds the scores that it holds while it runs: batch x
-heads x queries x keys of them when computed as defined, at most 512 x 2,048 for each batch element and head when
-computed in tiles. Other temporaries inside an op do not count.
+heads x queries x keys of them when computed as defined; when computed in tiles, those of one tile, as many as the CPU's
+kernel says (each further thread holds a tile more). Other temporaries inside an op do not count.
 """
 
 from __future__ import annotations

@@ -26,13 +26,14 @@ class Given:
     """What a class is rebuilt from: its configuration, in the peer's own keys, and the shapes that it is used with.
 
     `inputs` are the arguments' shapes, `params` those of parameters and buffers: frameworks that infer a width from the
-    first input leave it out of the configuration.
+    first input leave it out of the configuration. `outputs` are the shapes that were recorded, where there are any.
     """
 
     config: Mapping[str, Any]
     inputs: Mapping[str, Shape] = field(default_factory=dict)
     params: Mapping[str, Shape] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Shape] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,17 @@ class Rebuilt:
         ours = tree.flatten(state)
         return store([b for b in self.state if b.path in ours], state, shapes)
 
-    def point(self, name: str) -> list[str]:
-        """Our names for a peer's trace point, the first that exists being meant; `InputError` when no row has it."""
+    def points_of(self, name: str) -> list[str]:
+        """Our names for a peer's trace point, the first that exists being meant; none when no row has it."""
         for pattern, ours in self.points:
             if match := re.fullmatch(pattern, name):
                 return match.expand(ours).split("|")
+        return []
+
+    def point(self, name: str) -> list[str]:
+        """`points_of`; `InputError` when no row has it."""
+        if found := self.points_of(name):
+            return found
         raise InputError(f"trace point {name!r} has no counterpart in the reference")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ..attention import Attention, joined
@@ -24,11 +25,11 @@ from ..errors import InputError
 from ..flamingo.resampler import ResamplerLayer
 from ..layers import MLP, LayerNorm, Linear, RMSNorm
 from ..parameters import Module, Parameter, truncated_normal, zeros
-from ..tracing import point, scope
+from ..tracing import asked_point, point, scope, trace
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
 from .hf.config import PRETRAINED
-from .lucidrains_flamingo import ATTENTION
-from .names import LINEAR, NORM, Table, bind, same, transposed
+from .lucidrains_flamingo import ATTENTION, ATTENTION_POINTS
+from .names import LINEAR, NORM, Rows, Table, bind, inside, same, transposed
 
 _DIALECT = FLAMINGO_DIALECTS["lucidrains-flamingo"]
 _ENCODERS = ("protein", "structure", "msa")
@@ -128,7 +129,12 @@ class Aligner(Module):
 
     def apply(self, p: Tree, x: Any, states: Mapping[str, Any], *, mask: Array) -> Any:
         """x (B, L, D), states: (B, S, C) by encoder; mask (B, L, sum of S), True = attend -> (B, L, D)."""
-        made = [self._attention(c).keys_values(p["encoders"][name], states[name]) for name, c in self.encoders]
+        made = []
+        for name, width in self.encoders:
+            with trace({"attention.key", "attention.value"}.__contains__, tensors=True) as inner:
+                made.append(self._attention(width).keys_values(p["encoders"][name], states[name]))
+            for projected, value in inner.items():  # by the encoder's name, where that is asked for
+                asked_point(f"encoders.{name}.{projected}", partial(array_of, value))
         normed = point("norm", RMSNorm(self.channels).apply(p["norm"], x))
         attended = self._attention().apply(p["attention"], normed, joined(*made), mask=mask)
         x = ops.add(x, ops.multiply(ops.tanh(p["attention_gate"]), attended))
@@ -152,9 +158,16 @@ _RESAMPLER_NAMES: Table = {
     "projection": ("protein_projector", LINEAR),
     "norm": ("norm", NORM),
 }
-_RESAMPLER_POINTS = [
-    (r"layers\.(\d+)\.0", r"layers.\1.attention"),
-    (r"layers\.(\d+)\.1", r"layers.\1.mlp"),
+_MLP_POINTS: Rows = [
+    ("", "mlp"),
+    ("norm", "mlp_norm"),
+    ("fc1", "mlp.hidden"),
+    ("activation", "mlp.activation"),
+    ("fc2", "mlp"),
+]
+_RESAMPLER_POINTS: Rows = [
+    *inside(r"layers\.(\d+)\.0", r"layers.\1", [("", "attention"), *ATTENTION_POINTS]),
+    *inside(r"layers\.(\d+)\.1", r"layers.\1", _MLP_POINTS),
     ("protein_projector", "projection"),
     ("norm", "norm"),
 ]
@@ -168,7 +181,13 @@ _ALIGNER_NAMES: Table = {
     "mlp": ("ff", _MLP),
     "mlp_gate": ("gate_ffw", same),
 }
-_ALIGNER_POINTS = [("attention_norm", "norm"), ("out_proj", "attention"), ("ff", "mlp")]
+_ALIGNER_POINTS: Rows = [
+    ("attention_norm", "norm"),
+    ("query", "attention.query"),
+    (r"(key|value)_(\w+)", r"encoders.\2.attention.\1"),
+    ("out_proj", "attention"),
+    *inside("ff", "", _MLP_POINTS),
+]
 
 # Fields of EvollaConfig, and arguments, by the class that they shape.
 _RESAMPLER_CONFIG = {

@@ -23,10 +23,10 @@ from ..flamingo import GatedCrossAttention, PerceiverResampler, media_mask, prec
 from ..layers import LayerNorm, Linear
 from ..parameters import Module, Parameter, ones, truncated_normal
 from ..rotary import rotate
-from ..tracing import point, scope
+from ..tracing import asked_point, point, scope
 from .base import Arguments, Given, Option, Outputs, Rebuilt, check_axes, options, positive, read_call
-from .lucidrains_flamingo import GATED_NAMES, RESAMPLER_NAMES, SIZE, one_for_all
-from .names import Table, View, bind, same, transposed
+from .lucidrains_flamingo import GATED_NAMES, GATED_POINTS, RESAMPLER_NAMES, RESAMPLER_POINTS, SIZE, one_for_all
+from .names import Table, View, below, bind, inside, same, transposed
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,21 @@ class ParallelBlock(Module):
         """x (B, L, D) -> (B, L, D)."""
         (b, n, _), h, d = x.shape, self.heads, self.head_channels
         normed = point("norm", LayerNorm(self.channels).apply(p["norm"], x))
-        q, k, v, hidden, gate = (ops.linear(normed, p[name]["weight"], None) for name in self._widths())
+        parts = [ops.linear(normed, p[name]["weight"], None) for name in self._widths()]
+        asked_point("projections", lambda: ops.concatenate(parts, axis=-1))
+        q, k, v, hidden, gate = parts
         frequencies = array_of(p["frequencies"])
         library = xp(frequencies)
-        angles = library.arange(n, dtype=frequencies.dtype)[:, None] * library.tile(frequencies, 2)
+        angles = point("angles", library.arange(n, dtype=frequencies.dtype)[:, None] * library.tile(frequencies, 2))
         q = ops.transpose(ops.reshape(q, shape=(b, n, h, d)), axes=(0, 2, 1, 3))
         k, v = (ops.reshape(y, shape=(b, 1, n, d)) for y in (k, v))
         q, k = (rotate(y, library.cos(angles), library.sin(angles), "half_split") for y in (q, k))
         mixed = ops.attention(q, k, v, mask=library.tri(n, dtype=bool))
         mixed = ops.reshape(ops.transpose(mixed, axes=(0, 2, 1, 3)), shape=(b, n, h * d))
-        out = ops.linear(ops.multiply(ops.silu(gate), hidden), p["output"]["weight"], None)
-        return point("", ops.add(x, ops.add(ops.linear(mixed, p["attended"]["weight"], None), out)))
+        active = point("mlp.activation", ops.multiply(ops.silu(gate), hidden))
+        out = point("mlp", ops.linear(active, p["output"]["weight"], None))
+        attended = point("attention", ops.linear(mixed, p["attended"]["weight"], None))
+        return point("", ops.add(x, point("branches", ops.add(attended, out))))
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class FlamingoPaLM(Module):
     def apply(self, p: Tree, text: Any, media: Any = None) -> Any:
         """text (B, L) of whole numbers, media (B, M, S, D) or None for text alone -> (B, L, tokens)."""
         x, ids, mask = ops.take(p["token_embedding"], array_of(text), axis=0), array_of(text), None
+        point("embedding", x)
         if media is not None:
             media = self.resampler.apply(p["resampler"], media)
             which: Any = "immediate" if self.immediate else "all"
@@ -149,9 +154,20 @@ def _names(block: ParallelBlock) -> Table:
 
 
 _POINTS = [
+    ("token_emb", "embedding"),
     ("perceiver_resampler", "resampler"),
+    *below("perceiver_resampler", "", RESAMPLER_POINTS),
     (r"layers\.(\d+)\.0", r"blocks.\1"),
+    (r"layers\.(\d+)\.0\.fn", r"blocks.\1.branches"),
+    (r"layers\.(\d+)\.0\.fn\.norm", r"blocks.\1.norm"),
+    (r"layers\.(\d+)\.0\.fn\.rotary_emb", r"blocks.\1.angles"),
+    (r"layers\.(\d+)\.0\.fn\.fused_attn_ff_proj", r"blocks.\1.projections"),
+    (r"layers\.(\d+)\.0\.fn\.attn_out", r"blocks.\1.attention"),
+    (r"layers\.(\d+)\.0\.fn\.ff_out\.0", r"blocks.\1.mlp.activation"),
+    (r"layers\.(\d+)\.0\.fn\.ff_out", r"blocks.\1.mlp"),
+    (r"layers\.(\d+)\.0\.fn\.ff_out\.1", r"blocks.\1.mlp"),
     (r"layers\.(\d+)\.1", r"gated.\1"),
+    *inside(r"layers\.(\d+)\.1", r"gated.\1", GATED_POINTS),
     (r"to_logits\.0", "norm"),
     (r"to_logits|to_logits\.1", "logits"),
 ]

@@ -23,7 +23,7 @@ from ..errors import InputError, one_of
 from ..flamingo import GatedCrossAttention, MediaMask, PerceiverResampler
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
 from .hf.config import PRETRAINED, activation
-from .names import NORM, Table, bind, flat, same, transposed
+from .names import NORM, Rows, Table, bind, flat, inside, same, transposed
 
 _DIALECT = FLAMINGO_DIALECTS["idefics"]
 _PROJECTIONS: Table = {
@@ -43,9 +43,27 @@ _RESAMPLER: Table = {
     "layers/{i}/mlp/output/weight": ("blocks.{i}.1.c_proj.weight", transposed),
     "norm": ("layer_norm", NORM),
 }
-_RESAMPLER_POINTS = [
+PROJECTION_POINTS: Rows = [
+    ("q_proj", "attention.query"),
+    ("k_proj", "attention.key"),
+    ("v_proj", "attention.value"),
+    ("o_proj", "attention"),
+    ("output_proj", "attention"),
+    ("q_layer_norm", "attention.query_norm"),
+    ("k_layer_norm", "attention.key_norm"),
+    ("q_norm", "attention.query_norm"),
+    ("k_norm", "attention.key_norm"),
+]
+_RESAMPLER_POINTS: Rows = [
     (r"blocks\.(\d+)\.0", r"resampler.layers.\1.attention"),
+    *inside(r"blocks\.(\d+)\.0", r"resampler.layers.\1", PROJECTION_POINTS),
+    (r"blocks\.(\d+)\.0\.context_layer_norm", r"resampler.layers.\1.features_norm"),
+    (r"blocks\.(\d+)\.0\.latents_layer_norm", r"resampler.layers.\1.latents_norm"),
+    (r"blocks\.(\d+)\.1\.ln", r"resampler.layers.\1.mlp_norm"),
+    (r"blocks\.(\d+)\.1\.fc", r"resampler.layers.\1.mlp.hidden"),
+    (r"blocks\.(\d+)\.1\.act", r"resampler.layers.\1.mlp.activation"),
     (r"blocks\.(\d+)\.1", r"resampler.layers.\1.mlp"),
+    (r"blocks\.(\d+)\.1\.c_proj", r"resampler.layers.\1.mlp"),
     ("layer_norm", "resampler"),
 ]
 SWIGLU: Table = {
@@ -53,6 +71,13 @@ SWIGLU: Table = {
     "hidden/weight": ("up_proj.weight", transposed),
     "output/weight": ("down_proj.weight", transposed),
 }
+SWIGLU_POINTS: Rows = [
+    ("mlp\\.gate_proj", "mlp.gate"),
+    ("mlp\\.up_proj", "mlp.hidden"),
+    ("mlp\\.act_fn", "mlp.gate_activation"),
+    ("mlp", "mlp"),
+    ("mlp\\.down_proj", "mlp"),
+]
 _GATED: Table = {
     "norm": ("input_layernorm", NORM),
     "attention": ("cross_attn", {**_PROJECTIONS, "output/weight": ("o_proj.weight", transposed)}),
@@ -61,11 +86,14 @@ _GATED: Table = {
     "mlp": ("mlp", SWIGLU),
     "mlp_gate": ("alpha_dense", flat),
 }
-GATED_POINTS = [
+GATED_POINTS: Rows = [
     ("input_layernorm", "norm"),
     ("cross_attn", "attention"),
+    *inside("cross_attn", "", PROJECTION_POINTS),
     ("post_attention_layernorm", "mlp_norm"),
-    ("mlp", "mlp"),
+    *SWIGLU_POINTS,
+    ("act_cross_attn", "attention_gate"),
+    ("act_dense", "mlp_gate"),
 ]
 _GATED_CONFIG = {
     "hidden_size": 4096,
@@ -199,7 +227,8 @@ def one_medium(states: Any, name: str) -> Any:
 def added_mask(mask: Any, x: Any, media: Any, name: str, implementation: str | None) -> tuple[Array, Any]:
     """(attend (B, L, S), bias (B, 1, L, S)) of a mask (B, 1, L, S) that is added to the logits.
 
-    What is at half the dtype's lowest number or below counts as masked, whatever the logits; the rest is added.
+    What is at half the dtype's lowest number or below counts as masked, whatever the logits; the rest is added. In a
+    row that is masked as a whole the numbers themselves are kept, since there they have gradients, as all else added.
     Without a mask, text attends to everything; but under the attention `implementation` "sdpa", which then takes the
     layer for causal self-attention, text longer than 1 attends from token i to tokens 0 to i of the media.
     """
@@ -218,7 +247,8 @@ def added_mask(mask: Any, x: Any, media: Any, name: str, implementation: str | N
     mask = ops.broadcast_to(mask, shape=full)
     given = array_of(mask)
     attend = given > np.finfo(given.dtype).min / 2
-    bias = ops.where(attend, mask, xp(given).zeros((), given.dtype))
+    kept = attend | ~attend.any(-1, keepdims=True)
+    bias = ops.where(kept, mask, xp(given).zeros((), given.dtype))
     return attend[:, 0], bias
 
 

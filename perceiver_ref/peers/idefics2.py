@@ -18,8 +18,8 @@ from ..errors import InputError
 from ..flamingo import PerceiverResampler
 from .base import Arguments, Given, Outputs, Peer, Rebuilt, check_axes, options, read_call
 from .hf.config import PRETRAINED, activation
-from .idefics import SWIGLU, alone
-from .names import NORM, Table, bind, same, transposed
+from .idefics import PROJECTION_POINTS, SWIGLU, SWIGLU_POINTS, alone
+from .names import NORM, Rows, Table, bind, inside, same, transposed
 
 _CONFIG = {
     "hidden_size": 4096,
@@ -45,9 +45,13 @@ _LAYER: Table = {
     "mlp": ("mlp", SWIGLU),
 }
 _NAMES: Table = {"latents": ("latents", same), "layers/{i}": ("layers.{i}", _LAYER), "norm": ("norm", NORM)}
-_POINTS = [
+_POINTS: Rows = [
     (r"layers\.(\d+)\.self_attn", r"resampler.layers.\1.attention"),
-    (r"layers\.(\d+)\.mlp", r"resampler.layers.\1.mlp"),
+    *inside(r"layers\.(\d+)\.self_attn", r"resampler.layers.\1", PROJECTION_POINTS),
+    *inside(r"layers\.(\d+)", r"resampler.layers.\1", SWIGLU_POINTS),
+    (r"layers\.(\d+)\.input_context_norm", r"resampler.layers.\1.features_norm"),
+    (r"layers\.(\d+)\.input_latents_norm", r"resampler.layers.\1.latents_norm"),
+    (r"layers\.(\d+)\.post_attention_layernorm", r"resampler.layers.\1.mlp_norm"),
     (r"layers\.(\d+)", r"resampler.layers.\1"),
     ("norm", "resampler"),
 ]

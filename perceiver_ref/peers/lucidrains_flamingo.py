@@ -20,7 +20,7 @@ from ..conventions import FLAMINGO_DIALECTS
 from ..errors import InputError
 from ..flamingo import GatedCrossAttention, PerceiverResampler, media_mask, preceding
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
-from .names import NORM, Table, bind, fused, same, transposed
+from .names import NORM, Rows, Table, bind, fused, inside, same, transposed
 
 SIZE = Option(int, required=True)
 _MEDIA = {"dim": SIZE, "dim_head": 64, "heads": 8, "ff_mult": 4.0}
@@ -54,9 +54,18 @@ RESAMPLER_NAMES: Table = {
     "layers/{i}": ("layers.{i}", _LAYER),
     "norm": ("norm", NORM),
 }
-RESAMPLER_POINTS = [
-    (r"layers\.(\d+)\.0", r"resampler.layers.\1.attention"),
-    (r"layers\.(\d+)\.1", r"resampler.layers.\1.mlp"),
+ATTENTION_POINTS: Rows = [
+    ("norm_media", "features_norm"),
+    ("norm_latents", "latents_norm"),
+    ("to_q", "attention.query"),
+    ("to_kv", "attention.key_value"),
+    ("to_out", "attention"),
+]
+MLP_POINTS: Rows = [("", "mlp"), ("0", "mlp_norm"), ("1", "mlp.hidden"), ("2", "mlp.activation"), ("3", "mlp")]
+"""Of a feed-forward that is a Sequential: norm, linear map, activation, linear map."""
+RESAMPLER_POINTS: Rows = [
+    *inside(r"layers\.(\d+)\.0", r"resampler.layers.\1", [("", "attention"), *ATTENTION_POINTS]),
+    *inside(r"layers\.(\d+)\.1", r"resampler.layers.\1", MLP_POINTS),
     ("norm", "resampler"),
 ]
 GATED_NAMES: Table = {
@@ -67,7 +76,13 @@ GATED_NAMES: Table = {
     "mlp": ("ff", _MLP),
     "mlp_gate": ("ff_gate", same),
 }
-GATED_POINTS = [("attn", "attention_seen|attention"), ("ff", "mlp")]
+GATED_POINTS: Rows = [
+    ("attn", "attention_seen|attention"),
+    ("attn\\.to_out", "attention_seen|attention"),
+    ("attn\\.norm", "norm"),
+    *inside("attn", "", ATTENTION_POINTS),
+    *inside("ff", "", MLP_POINTS),
+]
 
 
 def hidden(chosen: Mapping[str, Any]) -> int:

@@ -73,12 +73,26 @@ def bind(spec: Tree, table: Table, separator: str = ".") -> list[Binding]:
 
 
 def below(theirs: str, ours: str, rows: Iterable[tuple[str, str]]) -> Rows:
-    """The rows of a part inside a larger one, where it is called `theirs` and `ours`."""
-    escaped = theirs.replace(".", r"\.")
+    """The rows of a part inside a larger one, where it is called `theirs` and `ours`; `theirs` is no expression."""
+    return inside(theirs.replace(".", r"\."), ours, rows)
+
+
+def inside(theirs: str, ours: str, rows: Iterable[tuple[str, str]], calls: str = "") -> Rows:
+    """The rows of a part whose module path is the expression `theirs`, with the expression `calls` at the ends.
+
+    `theirs` and `calls` may have groups, which `ours` then names; the rows have none but those after them.
+    """
     return [
-        (r"\.".join(part for part in (escaped, a) if part), ".".join(part for part in (ours, b) if part))
+        (
+            r"\.".join(part for part in (theirs, a) if part) + calls,
+            "|".join(_joined(ours, name) for name in b.split("|")),
+        )
         for a, b in rows
     ]
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
 
 
 def renamed(prefix: str, table: Table) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, one_of
+from ..errors import InputError, listed, one_of
 from ..files import AnyPath
 from ..formats.dtypes import finite
 from .npz import read_npz, write_npz
@@ -115,6 +115,16 @@ def groups(case: Case) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         yield group, getattr(case, attribute)
 
 
+def check_gradients(case: Case, where: object) -> None:
+    """Raise `InputError` for gradients without a cotangent: nothing says of which loss they are."""
+    given = [f"grad_param/{name}" for name in case.grad_params] + [f"grad_input/{name}" for name in case.grad_inputs]
+    if given and not case.cotangents:
+        raise InputError(
+            f"{where} has {listed(given)}, but no cotangent/<output>: add the array that each output was multiplied by "
+            f"to make the loss, or leave the gradients out"
+        )
+
+
 def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
     if array is None:
         raise InputError(f"{path} has no 'meta'; expected a case of the vector format, with meta as JSON text")
@@ -156,3 +166,4 @@ def _validate(path: object, case: Case) -> None:
                 raise InputError(f"{path}: {group}/{name} has no {of_group}/{name} beside it")
     if not case.outputs:
         raise InputError(f"{path} has no output/<name>: there is nothing to compare")
+    check_gradients(case, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,16 @@ the order of summation, and a hundred (ten, three) times as much for gradients, 
 
 
 class Agreement(NamedTuple):
-    """One compared array: its error in units of max(largest reference value, 1), and the tolerance it was held to."""
+    """One compared array: its error as `difference` has it, the tolerance it was held to, and what else is to be said.
+
+    `note` says why an error is infinite: both shapes, or where there is a NaN or an infinity that one side alone has.
+    """
 
     kind: str
     name: str
     error: float
     tolerance: float
+    note: str = ""
 
     @property
     def passed(self) -> bool:
@@ -29,33 +34,73 @@ class Agreement(NamedTuple):
         return self.error <= self.tolerance
 
 
-def agreement(kind: str, name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Agreement:
-    """Compare an array of ours with a peer's.
+def agreement(kind: str, name: str, case: np.ndarray, reference: np.ndarray, tolerance: float) -> Agreement:
+    """Compare an array of a case with the reference's, as `difference` does."""
+    error = difference(case, reference)
+    note = ""
+    if case.shape != reference.shape:
+        note = f"shape {shape_text(case)} in the case, {shape_text(reference)} in the reference"
+    elif error == math.inf:
+        note = "; ".join(not_finite(reference, case, ("reference", "case")))
+    return Agreement(kind, name, error, tolerance, note)
 
-    error = max |ours - theirs| / max(max |theirs|, 1). NaN and infinities agree with themselves; anything else that is
-    not finite, or another shape, is an infinite error.
-    """
-    return Agreement(kind, name, difference(ours, theirs), tolerance)
 
+def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray | None = None) -> float:
+    """The error of an array: the one definition of it that every command and every test uses.
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The error that `agreement` reports, of two arrays of any one shape; infinity for other shapes.
+        max |candidate - reference| / max(max |reference|, 1)
+
+    The reference is what perceiver-ref computes, in `check` and in `diagnose`; the case, for a port in its own tests
+    (`perceiver_ref.testing`); REFERENCE.npz, in `compare`. NaN and infinities agree with themselves alone: anything
+    else that is not finite, or another shape, is an infinite error. `scale`: divide by this array's largest value, so
+    that several errors have one unit.
 
     >>> import numpy as np
     >>> difference(np.array([2.0, 100.0]), np.array([1.0, 100.0]))
     0.01
     """
-    if ours.shape != theirs.shape:
-        return float("inf")
-    if not ours.size:
+    if candidate.shape != reference.shape:
+        return math.inf
+    if not candidate.size:
         return 0.0
-    a, b = (_wide(x) for x in (ours, theirs))
+    a, b = (_wide(x) for x in (candidate, reference))
     finite = np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
-        return float("inf")
+        return math.inf
     if not finite.any():
         return 0.0
-    return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(b[finite]).max()), 1.0))
+    with np.errstate(over="ignore"):
+        return float(np.abs(a[finite] - b[finite]).max() / _largest(b if scale is None else _wide(scale)))
+
+
+def coarsest(*dtypes: str) -> str:
+    """The least precise of these dtypes, by its tolerance; float64 where there is none that has one."""
+    known = [name for name in dtypes if name in TOLERANCES]
+    return max(known, key=lambda name: TOLERANCES[name]["output"], default="float64")
+
+
+def not_finite(reference: np.ndarray, candidate: np.ndarray, sides: tuple[str, str]) -> list[str]:
+    """What there is of NaN and infinities, in words: in both at the same places, or in one of the `sides` alone."""
+    if np.isfinite(reference).all() and np.isfinite(candidate).all():
+        return []
+    notes = []
+    kinds = {"NaN": np.isnan, "infinite": lambda x: x == np.inf, "negatively infinite": lambda x: x == -np.inf}
+    for what, test in kinds.items():
+        in_a, in_b = test(reference), test(candidate)
+        if np.array_equal(in_a, in_b):
+            if count := int(in_a.sum()):
+                notes.append(f"{count} {what} in both")
+            continue
+        for side, alone in ((sides[0], in_a & ~in_b), (sides[1], in_b & ~in_a)):
+            if count := int(alone.sum()):
+                place = [int(i) for i in np.argwhere(alone)[0]]
+                notes.append(f"{count} {what} in the {side} alone, first at {place}")
+    return notes
+
+
+def shape_text(array: np.ndarray) -> str:
+    """A shape as messages have it."""
+    return str(list(array.shape))
 
 
 def distances(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
@@ -70,6 +115,12 @@ def largest_difference(reference: np.ndarray, candidate: np.ndarray) -> tuple[in
     """Where two arrays of one shape differ most; a NaN or infinity that only one of them has comes first."""
     apart = distances(reference, candidate)
     return tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))
+
+
+def _largest(array: Any) -> float:
+    """What errors are divided by: the largest finite value, but at least 1."""
+    finite = array[np.isfinite(array)]
+    return max(float(np.abs(finite).max()), 1.0) if finite.size else 1.0
 
 
 def _wide(array: np.ndarray) -> Any:

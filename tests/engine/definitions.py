@@ -178,7 +178,7 @@ def attention_weights(
         if allowed.size:
             scores = np.array([scale * float(q[row] @ k[(*batch, m)]) + bias[(*row, m)] for m in allowed])
             out[(*row, allowed)] = scipy.special.softmax(scores)
-        elif masked_rows == "uniform" and shape[1]:
+        elif masked_rows != "zero" and shape[1]:
             out[row] = 1 / shape[1]
     return out
 

@@ -48,6 +48,11 @@ def unary(draw: Draw, rng: Any, values: Values = anywhere) -> Any:
 
 
 @a_call
+def casts(draw: Draw, rng: Any) -> Any:
+    return (anywhere(rng, draw(shapes)),), {"dtype": "float64"}
+
+
+@a_call
 def binary(draw: Draw, rng: Any, left: Values = anywhere, right: Values = anywhere) -> Any:
     x_shape, y_shape = draw(hnp.mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=3, max_dims=3))[0]
     x, y = left(rng, x_shape), right(rng, y_shape)
@@ -288,6 +293,7 @@ CASES: dict[str, OpCase] = {
     "attention_weights": OpCase(attentions(values=False), define.attention_weights),
     "binary_cross_entropy": OpCase(compared(anywhere, fractions), define.binary_cross_entropy),
     "broadcast_to": OpCase(broadcasts(), lambda x, shape: x + np.zeros(shape)),
+    "cast": OpCase(casts(), lambda x, dtype: x.astype(dtype)),
     "concatenate": OpCase(joins(new_axis=False), define.concatenate),
     "convolution": OpCase(windows(), define.convolution),
     "cos": OpCase(unary(), define.each(math.cos)),

@@ -60,7 +60,27 @@ def test_fully_masked_rows_are_uniform(xp: ModuleType) -> None:
     check_grads(lambda *a: ops.attention(*a, mask=mask, masked_rows="uniform"), *arrays)
 
 
-@pytest.mark.parametrize("rows", ["zero", "uniform"])
+@pytest.mark.parametrize("keys", [1, 4, 23])
+def test_fully_masked_rows_of_added_numbers_pass_gradients_on(keys: int, xp: ModuleType) -> None:
+    """What autograd makes of softmax(scores + lowest) in such a row: weights 1 / M, whose slope the scores have."""
+    arrays = drawn(xp, (3, 2), (keys, 2), (keys, 5), (3, keys))
+    q, k, v, _ = (to_host(x) for x in arrays)
+    mask = np.array([[True] * keys, [False] * keys, [m % 2 == 0 for m in range(keys)]])
+    given = xp.asarray(mask)
+    out, (dq, dk, dv, dbias) = pulled(xp, arrays, mask=given, masked_rows="added")
+    filled, (_, dk_filled, dv_filled, dbias_filled) = pulled(xp, arrays, mask=given, masked_rows="uniform")
+    np.testing.assert_array_equal(out, filled)
+    g = np.random.default_rng(1).standard_normal(out.shape)[1]
+    ds = (v @ g - (v @ g).mean()) / keys
+    # sums of at most 23 products of numbers near 1
+    np.testing.assert_allclose(dbias[1], ds, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(dq[1], ds @ k / np.sqrt(2), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(dk - dk_filled, np.outer(ds, q[1]) / np.sqrt(2), rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(dbias[[0, 2]], dbias_filled[[0, 2]])
+    np.testing.assert_array_equal(dv, dv_filled)
+
+
+@pytest.mark.parametrize("rows", ["zero", "uniform", "added"])
 @pytest.mark.parametrize("mask_shape", ["keys", "batch and keys", "full"])
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_padding_does_not_leak(bad: float, mask_shape: str, rows: str, xp: ModuleType) -> None:
@@ -129,7 +149,7 @@ def test_query_heads_share_keys(xp: ModuleType) -> None:
     np.testing.assert_allclose(dv, wide_dv.sum(1, keepdims=True), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("rows", ["zero", "uniform"])
+@pytest.mark.parametrize("rows", ["zero", "uniform", "added"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_keys_give_zeros(rows: str, masked: bool, xp: ModuleType) -> None:
     mask = xp.ones((3, 0), bool) if masked else None

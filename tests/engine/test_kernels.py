@@ -95,7 +95,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("rows", ["zero", "uniform"])
+@pytest.mark.parametrize("rows", ["zero", "uniform", "added"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bias", [None, (7,), (1, 5, 7), (2, 3, 5, 7), (5, 1)])
 def test_tiles_under_masks_and_biases(

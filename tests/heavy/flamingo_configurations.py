@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from flamingo_pytorch import FlamingoPaLM, GatedCrossAttentionBlock, PerceiverResampler
+from heavy.hooks import hooked
 from transformers import EvollaConfig, Idefics2Config, IdeficsConfig, MllamaTextConfig
 from transformers.models.evolla import modeling_evolla as evolla
 from transformers.models.idefics import modeling_idefics as idefics
@@ -139,8 +140,7 @@ def idefics_gated(draw: Draw) -> Made:
         "attn_implementation": draw.of("eager", "sdpa"),
     }
     attend = draw.bits(batch, 1, length, images)
-    gate = attend.any(-1)[:, 0] & draw.bits(batch, length)
-    attend |= ~attend.any(-1, keepdims=True) & gate[:, None, :, None]  # an open gate has something to attend to
+    gate = attend.any(-1)[:, 0] if draw.of(True, False) else draw.bits(batch, length)
     inputs = {
         "hidden_states": draw.array(batch, length, config["hidden_size"]),
         "image_hidden_states": draw.array(batch, images, vision),
@@ -238,9 +238,14 @@ def mllama_layer(draw: Draw) -> Made:
         "cross_attention_states": draw.array(batch, images * tiles * tokens, config["hidden_size"]),
     }
     call = {}
-    if draw.of(True, True, False):
+    mask = draw.of("raw", "added", None)
+    if mask == "raw":
         inputs["raw_cross_attention_mask"] = draw.bits(batch, length, images, tiles).astype("int64")
         call = {"num_vision_tokens": tokens}
+    elif mask == "added":
+        attend = draw.bits(batch, 1, length, images * tiles * tokens)
+        finite = draw.array(*attend.shape) if draw.of(True, False) else np.zeros(attend.shape)
+        inputs["cross_attention_mask"] = np.where(attend, finite, np.finfo(np.float64).min)
     layer = mllama.MllamaCrossAttentionDecoderLayer(MllamaTextConfig(**config), layer_idx=0)
     return "mllama", "MllamaCrossAttentionDecoderLayer", config, layer, inputs, call
 
@@ -279,19 +284,14 @@ def case(made: Made, seed: int) -> Case:
     randomise(module, seed)
     params = dict(module.named_parameters())
     arrays = params | {key: b for key, b in module.named_buffers() if key in module.state_dict()}
-    shapes = {key: tuple(p.shape) for key, p in arrays.items()}
-    rebuilt = peer(name).rebuild(cls, Given(config, params=shapes))
-    traced: dict[str, np.ndarray] = {}
-    for path, part in module.named_modules():
-        if path and _known(rebuilt.point, path):
-            part.register_forward_hook(lambda m, i, o, path=path: traced.update({path: _array(o)}))
     arguments = {key: torch.from_numpy(array.copy()) for key, array in inputs.items()}
     floats = {key: t.requires_grad_() for key, t in arguments.items() if t.is_floating_point()}
     extra: dict[str, Any] = {}
     if name == "mllama":
         arguments, extra = _prepared(arguments, call.get("num_vision_tokens"))
     options = {key: value for key, value in call.items() if key != "num_vision_tokens"}
-    out = module(**arguments, **options)
+    with hooked(module) as traced:
+        out = module(**arguments, **options)
     cotangent = np.random.default_rng(seed).standard_normal(tuple(out.shape))
     (out * torch.from_numpy(cotangent)).sum().backward()
     return Case(
@@ -314,17 +314,13 @@ def _prepared(arguments: Mapping[str, Any], tokens: int | None) -> tuple[dict[st
     if tokens is not None:
         pair = mllama._prepare_cross_attention_mask(arguments["raw_cross_attention_mask"], tokens, torch.float64)
         made = dict(zip(made, pair))
-    masks = {"cross_attention_mask": made["prepared_mask"], "attention_mask": None}
-    rest |= {**masks, "full_text_row_masked_out_mask": made["full_text_row_masked_out_mask"]}
+    mask = made["prepared_mask"] if tokens is not None else arguments.get("cross_attention_mask")
+    rest |= {
+        "cross_attention_mask": mask,
+        "attention_mask": None,
+        "full_text_row_masked_out_mask": made["full_text_row_masked_out_mask"],
+    }
     return rest, {} if tokens is None else made
-
-
-def _known(point: Callable[[str], Any], path: str) -> bool:
-    try:
-        point(path)
-    except InputError:
-        return False
-    return True
 
 
 def _array(value: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from heavy.hooks import hooked
 from heavy.precision import promoted
 from transformers import PerceiverConfig
 from transformers.models.perceiver import modeling_perceiver as peer
@@ -16,8 +17,6 @@ from transformers.models.perceiver import modeling_perceiver as peer
 from perceiver_ref.vectors import Case
 
 torch.set_num_threads(1)  # for arrays this small
-
-TRACED = ("input_preprocessor", "embeddings", "encoder", "self_attends", "decoder", "cross_attention", "position_enc")
 
 
 @cache
@@ -76,14 +75,11 @@ def case(
             scale = 0.2 if "bias" in key else 0.5
             drawn = rng.standard_normal(tuple(array.shape)) * scale + ("norm" in key and "weight" in key)
             array.copy_(torch.tensor(np.abs(drawn) + 0.5 if "running_var" in key else drawn).to(array.dtype))
-        traces: dict[str, list[np.ndarray]] = {}
-        for path, part in module.named_modules():
-            if path and any(word in path.split(".")[-1] or path.endswith(word) for word in TRACED):
-                part.register_forward_hook(lambda _, __, out, path=path: _record(traces, path, out))
         tensors = {key: torch.tensor(array, requires_grad=array.dtype.kind == "f") for key, array in inputs.items()}
         arguments = _nested({**tensors, **(call or {})})
         first = [arguments.pop("inputs")] if positional else []
-        outputs = _flat(module(*first, **arguments))
+        with hooked(module) as traces:
+            outputs = _flat(module(*first, **arguments))
         cotangents = {key: rng.standard_normal(tuple(out.shape)) for key, out in outputs.items() if out.requires_grad}
         loss = sum((outputs[key] * torch.tensor(weights)).sum() for key, weights in cotangents.items())
         if cotangents:
@@ -98,23 +94,12 @@ def case(
         cotangents=cotangents,
         grad_params=grads,
         grad_inputs={key: _gradient(tensor) for key, tensor in tensors.items() if tensor.requires_grad},
-        trace={
-            path if len(found) == 1 else f"{path}@{i}": array
-            for path, found in traces.items()
-            for i, array in enumerate(found)
-        },
+        trace=traces,
     )
 
 
 def _gradient(tensor: torch.Tensor) -> np.ndarray:
     return np.zeros(tensor.shape) if tensor.grad is None else tensor.grad.numpy()
-
-
-def _record(traces: dict[str, list[np.ndarray]], path: str, out: Any) -> None:
-    if not torch.is_tensor(out):
-        out = out[0] if isinstance(out, tuple) else out.get("logits", out.get("last_hidden_state"))
-    if torch.is_tensor(out):
-        traces.setdefault(path, []).append(out.detach().numpy().copy())
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

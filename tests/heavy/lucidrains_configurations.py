@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heavy.hooks import hooked
 from hypothesis import strategies as st
 
 from perceiver_ref.vectors import Case
@@ -32,12 +33,6 @@ MODULES = {
     "mixed_latents.Perceiver": "mixed_latents",
     "experimental.Perceiver": "experimental",
 }
-_PART = r"\.(cross_attn|cross_ff|self_attns\.\d+\.[01]|[0-6])"
-TRACED = re.compile(
-    rf"(perceiver_io\.)?((layers\.\d+|cross_attend_block)({_PART})?|attn_residuals\.\d+|decoder_cross_attn|decoder_ff"
-    r"|to_logits)|token_emb|pos_emb|data_proj|cross_attn|cross_ff|self_attns\.\d+\.[01]|net\.[12]|to_q|to_out"
-)
-"""The modules whose outputs are compared; only those of the whole class's own are called by these names."""
 
 
 @contextmanager
@@ -84,12 +79,9 @@ def case(
         target = getattr(importlib.import_module(path.rpartition(".")[0]), path.rpartition(".")[2])
         module = target(**config).eval() if isinstance(target, type) else Function(partial(target, **config))
         randomise(module, rng)
-        traces: dict[str, list[np.ndarray]] = {}
-        for part, submodule in module.named_modules():
-            if TRACED.fullmatch(part):
-                submodule.register_forward_hook(lambda _, __, out, part=part: _record(traces, part, out))
         tensors = {key: torch.tensor(array, requires_grad=array.dtype.kind == "f") for key, array in inputs.items()}
-        outputs = _named(module(**_listed(tensors), **call))
+        with hooked(module) as traces:
+            outputs = _named(module(**_listed(tensors), **call))
         cotangents = {key: rng.standard_normal(tuple(out.shape)) for key, out in outputs.items()}
         sum((outputs[key] * torch.from_numpy(weights)).sum() for key, weights in cotangents.items()).backward()
     own = dict(module.named_parameters())
@@ -111,20 +103,12 @@ def case(
         cotangents=cotangents,
         grad_params={key: _gradient(p) for key, p in every.items()},
         grad_inputs={key: _gradient(t) for key, t in tensors.items() if t.requires_grad},
-        trace={
-            part if len(found) == 1 else f"{part}@{i}": array
-            for part, found in traces.items()
-            for i, array in enumerate(found)
-        },
+        trace=traces,
     )
 
 
 def _gradient(tensor: Any) -> np.ndarray:
     return np.zeros(tuple(tensor.shape)) if tensor.grad is None else tensor.grad.numpy()
-
-
-def _record(traces: dict[str, list[np.ndarray]], part: str, out: Any) -> None:
-    traces.setdefault(part, []).append(out.detach().numpy().copy())
 
 
 def _listed(tensors: Mapping[str, Any]) -> dict[str, Any]:

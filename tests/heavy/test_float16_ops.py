@@ -211,3 +211,23 @@ def test_every_op_that_computes_is_here() -> None:
 
     known = {name.partition(",")[0] for name in ROWS}
     assert {name for name, op in registry.items() if op.differentiable} <= known
+
+
+@pytest.mark.parametrize("given", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_casts_are_pytorchs(given: str, dtype: str) -> None:
+    """Numbers of all sizes, values and gradients, bit for bit; PyTorch rounds float64 to float32 first on the way down."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(20_000) * np.exp(rng.standard_normal(20_000) * 20)).astype(np.float32).astype(given)
+    tensor = torch.from_numpy(x).requires_grad_()
+    out = tensor.to(getattr(torch, dtype))
+    out = out.float() if dtype == "bfloat16" else out
+    y, pull = vjp(lambda x: ops.cast(x, dtype), x)
+    np.testing.assert_array_equal(y, out.detach().numpy(), strict=True)
+    g = rng.standard_normal(20_000).astype(y.dtype)
+    out.backward(torch.from_numpy(g))
+    gradient = pull(g)[0]
+    if (dtype, given) == ("float64", "float16"):  # rounded twice there
+        np.testing.assert_allclose(gradient, tensor.grad.numpy(), rtol=2.0**-10)
+    else:
+        np.testing.assert_array_equal(gradient, tensor.grad.numpy(), strict=True)

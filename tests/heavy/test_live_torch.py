@@ -126,14 +126,55 @@ def interpolations(draw: Draw, rng: Any, name: str) -> Call:
         o |= {} if mode == "area" else some(draw, recompute_scale_factor=st.booleans())
     if mode.endswith(("linear", "cubic")):
         o |= some(draw, align_corners=st.booleans())
-    if mode in ("bilinear", "bicubic") and not o.get("align_corners"):
+    if mode in ("bilinear", "bicubic"):
         o |= some(draw, antialias=st.booleans())
         width = o["size"][-1] if "size" in o else int(x.shape[-1] * o["scale_factor"][-1])
         assume(width > 1 or not o.get("antialias"))  # PyTorch 2.13 then resizes the height wrongly
-    if "scale_factor" in o and (o.get("antialias") or not mode.endswith("linear")):
-        # where an axis keeps its size, only one of PyTorch's output and gradient copies it
-        assume(all(int(n * f) != n for n, f in zip(x.shape[2:], o["scale_factor"])))
     return {"input": x}, o
+
+
+SIDES = {1: 600, 2: 260, 3: 24}
+"""The largest axis of a grid of so many axes: places near it are rounded to 1e-5 in float32."""
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear", "bicubic"])
+@settings(max_examples=80)
+@given(data=st.data())
+def test_interpolation_of_large_grids_in_float32(mode: str, data: st.DataObject) -> None:
+    """Outputs and gradients to 1e-6 of the largest value, a few roundings of what is summed."""
+    draw = data.draw
+    axes = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}.get(mode) or draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    x = rng.standard_normal([1, draw(st.integers(1, 5)), *grid(draw, axes, 1, SIDES[axes])]).astype(np.float32)
+    o: dict[str, Any] = {"mode": mode}
+    if draw(st.booleans()):
+        o["size"] = grid(draw, axes, 1, SIDES[axes])
+    else:
+        factors = st.sampled_from([0.3, 0.5, 1.0, 1.01, 2.0, 2.003]) | st.floats(0.2, 2.2)
+        o["scale_factor"] = draw(factors | st.lists(factors, min_size=axes, max_size=axes))
+        o |= {} if mode == "area" else some(draw, recompute_scale_factor=st.booleans())
+    o |= some(draw, align_corners=st.booleans()) if mode.endswith(("linear", "cubic")) else {}
+    o |= some(draw, antialias=st.booleans()) if mode in ("bilinear", "bicubic") else {}
+    tensor = torch.tensor(x, requires_grad=True)
+    try:
+        out = F.interpolate(tensor, **o)
+    except RuntimeError as error:  # nothing is left of an axis
+        assume(not error)
+    assume(out.numel() and (out.shape[-1] > 1 or not o.get("antialias")))
+    cotangent = rng.standard_normal(out.shape).astype(np.float32)
+    (out * torch.tensor(cotangent)).sum().backward()
+    meta = {"peer": "torch", "class": "torch.nn.functional.interpolate", "config": {}, "call": o, "dtype": "float32"}
+    many = float(np.prod(out.shape) / np.prod(x.shape))  # an input's gradient is a sum of so many, rounded one by one
+    meta["tolerance"] = {"output": 1e-6, "gradient": 1e-6 + many * 2.0**-24}
+    case = Case(
+        meta,
+        inputs={"input": x},
+        outputs={"out": out.detach().numpy()},
+        cotangents={"out": cotangent},
+        grad_inputs={"input": tensor.grad.numpy()},
+    )
+    result = check_case(case)
+    assert result.status == "pass", (result.worst, o, x.shape)
 
 
 @drawn("layer_norm", "rms_norm")
@@ -161,10 +202,14 @@ def batch_norms(draw: Draw, rng: Any, name: str) -> Call:
 
 @drawn("normalize")
 def lengths(draw: Draw, rng: Any, name: str) -> Call:
-    p = st.sampled_from([1.0, 2.0, 3.0, 1.5, float("inf")])
+    p = st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, -1.0, -2.5, float("inf"), float("-inf")])
     x = rng.standard_normal(grid(draw, 3))
     x[0] = 0
-    return {"input": x}, some(draw, p=p, dim=st.integers(-3, 2), eps=st.sampled_from([1e-8, 2.0]))
+    x *= rng.random(x.shape) < draw(st.sampled_from([0.6, 1.0]))
+    axes = st.integers(-3, 2) | st.sampled_from([[0, 2], [1, 0], [-1, 1]])
+    return {"input": np.round(x) if draw(st.booleans()) else x}, some(
+        draw, p=p, dim=axes, eps=st.sampled_from([1e-8, 1.9])
+    )
 
 
 @drawn("cross_entropy")

@@ -168,7 +168,7 @@ def heads(rng: np.random.Generator, batch: int, n: int, count: int, depth: int) 
 @settings(max_examples=20)
 @given(
     sizes=st.tuples(*(st.integers(1, top) for top in (3, 4, 40, 40, 5, 5))),
-    masked=st.sampled_from(["zero", "uniform", None]),
+    masked=st.sampled_from(["zero", "uniform", "added", None]),
     seed=st.integers(0, 1000),
 )
 def test_attention_over_threads(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from ledger.models import MODELS, filled
 
-from perceiver_ref.autograd import tree
+from perceiver_ref.autograd import kernels, ops, threads, tree
+from perceiver_ref.autograd.engine import observe
+from perceiver_ref.autograd.kernels.cpu import attention as cpu_attention
 from perceiver_ref.autograd.tensor import Tape, Tensor, leaf
 from perceiver_ref.call import Call
 from perceiver_ref.ledger import example, ledger
+from perceiver_ref.ledger.costs import scores_bytes
 from perceiver_ref.ledger.memory import peak
 from perceiver_ref.ledger.record import record
 from perceiver_ref.parameters import Module
@@ -73,10 +78,37 @@ def test_attention_in_tiles_holds_less_at_published_sizes():
 
     model = pr.preset("perceiver-io/imagenet-fourier")
     counted = ledger(model, example(model, (224, 224, 3)))
-    # scores of 512 queries, and of one tile: 50,176 or 2,048 keys, 4 bytes each
-    assert counted.inference_plain - counted.inference <= 512 * (50176 - 2048) * 4
+    # scores of 512 queries and 50,176 keys, or of one tile of 512 keys, 4 bytes each; then others are the most
+    assert counted.inference_plain - counted.inference <= 512 * (50176 - 512) * 4
     assert counted.inference_plain > counted.inference
     assert counted.training > counted.inference
+
+
+@pytest.mark.parametrize("tile", [None, (8, 24)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("sizes", [((1, 1), 700, 900), ((2, 3), 150, 300), ((4,), 64, 64), ((8, 1), 1, 20_000)])
+def test_attention_is_priced_at_the_tiles_that_its_kernel_makes_room_for(monkeypatch, sizes, dtype, tile):
+    """The kernel's own room is watched while it runs, so that no second account of its tiles can differ from it."""
+    lead, n, m = sizes
+    if tile is not None:
+        monkeypatch.setattr(cpu_attention, "TILE", tile)
+    rooms = []
+
+    def room(self, dtype):
+        rooms.append(made := make(self, dtype))
+        return made
+
+    make = cpu_attention.Tiles.room
+    monkeypatch.setattr(cpu_attention.Tiles, "room", room)
+    q, k, v = (np.ones((*lead, length, 2), dtype) for length in (n, m, m))
+    events = []
+    with kernels("fast"), threads(1), observe(events.append):
+        ops.attention(q, k, v)
+    whole = math.prod(lead) * n * m * np.dtype(dtype).itemsize
+    serves = dtype != "float16" and math.prod(lead) * n * m > cpu_attention.SMALL
+    assert bool(rooms) == serves  # else the definition runs, which holds all scores
+    assert scores_bytes(events[0], tiled=True) == (max(made.nbytes for made in rooms) if serves else whole)
+    assert scores_bytes(events[0], tiled=False) == whole
 
 
 def test_a_small_attention_by_hand():

@@ -69,7 +69,7 @@ def attention(
         values = v[b, :, h * e : (h + 1) * e]
         allowed = [m for m in range(keys) if mask is None or mask[b, n, m]]
         if not allowed:
-            average = values.mean(0) if masked_rows == "uniform" else 0.0
+            average = values.mean(0) if masked_rows != "zero" else 0.0
             mixed[b, n, h * e : (h + 1) * e] = average
             continue
         query = q[b, n, h * d : (h + 1) * d]

@@ -13,13 +13,15 @@ import pytest
 import perceiver_ref as pr
 from perceiver_ref.call import Call
 from perceiver_ref.conventions import DIALECTS
-from perceiver_ref.crosscheck import check_file, run
+from perceiver_ref.crosscheck import check_case, check_file, run
 from perceiver_ref.decoder import Decoder
+from perceiver_ref.differences.exchange import case_path
 from perceiver_ref.inputs import ConvStem, Pixels, Preprocessed
 from perceiver_ref.peers import Given, Rebuilt, peer
 from perceiver_ref.peers.hf.quirks import FirstItemFourier, FlattenedGridQueries
 from perceiver_ref.position import FourierPositions, TrainablePositions
 from perceiver_ref.queries import PositionQueries
+from perceiver_ref.vectors import read_case
 
 RNG = np.random.default_rng(5)
 TINY = {
@@ -131,7 +133,16 @@ def test_trainable_queries_are_all_used_whatever_points_are_asked_for() -> None:
 
 def test_a_fully_masked_row_averages_all_values_and_is_zero_in_deepmind_conventions() -> None:
     theirs, ours = (DIALECTS[name].masked_rows for name in ("hf", "deepmind"))
-    assert (theirs, ours) == ("uniform", "zero")
+    assert (theirs, ours) == ("added", "zero")
+
+
+def test_a_fully_masked_row_has_the_gradients_of_an_added_number() -> None:
+    """Which the peer recorded with the case, beside the request not to compare them."""
+    case = read_case(case_path("hf/model_mask_allmasked_row"))
+    case.meta["compare_gradients"] = True
+    result = check_case(case)
+    assert result.status == "pass", result.worst
+    assert any("key.weight" in a.name for a in result.agreements)
 
 
 def test_query_mask_is_ignored() -> None:
@@ -172,7 +183,7 @@ PIXELS_POSITIONS = PIXELS["fourier_position_encoding_kwargs"]
         ("PerceiverModel", {"output_postprocessor": {"class": "X"}}, "PerceiverMultimodalPostprocessor"),
         ("PerceiverLayer", {"kwargs": {"is_cross_attention": True, "q_dim": 3}}, "PerceiverLayer needs kv_dim"),
         ("PerceiverModel", {"config": {"latents": 3}}, "unknown option of PerceiverConfig 'latents'"),
-        ("PerceiverModel", {"config": {"hidden_act": "mish"}}, "unknown hidden_act 'mish'"),
+        ("PerceiverModel", {"config": {"hidden_act": "prelu"}}, "unknown hidden_act 'prelu'"),
     ],
 )
 def test_what_is_unknown_gives_one_error_naming_the_known(cls: str, config: dict[str, Any], message: str) -> None:

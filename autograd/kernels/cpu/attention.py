@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
-from ...ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, without_empty_rows
+from ...ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, slopes, without_empty_rows
 from . import rows, threads
 
 TILE = (512, 512)
@@ -139,6 +139,33 @@ class Tiles:
         return [(*i, h) for i in np.ndindex(*lead[:-1]) for h in _ranges(0, lead[-1], self.group)]
 
 
+def tiles(lead: tuple[int, ...], n: int, m: int, workers: int) -> Tiles:
+    """Full tiles where there is enough work, with at least one for each thread: of leading axes, queries and keys."""
+    size = TILE[0] * TILE[1]
+    columns = min(m, max(TILE[1], size // min(n, TILE[0])))
+    queries = min(n, max(TILE[0], size // columns))
+    outer, heads = math.prod(lead[:-1]), lead[-1] if lead else 1
+    group = min(heads, max(1, size // (queries * columns)))
+    while group > 1 and outer * -(-heads // group) < workers:
+        group -= 1
+    pieces = -(-workers // (outer * -(-heads // group)))
+    return Tiles(group, min(queries, -(-n // pieces)), columns)
+
+
+def scores_held(q: Array, k: Array, v: Array) -> int:
+    """How many scores a thread holds at a time, going forward: those of one tile, or all where the definition serves.
+
+    q (..., N, d), k (..., M, d), v (..., M, e), of which shapes and dtypes count; on a single thread, so that the
+    number is the same on every machine.
+    """
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    n, m = q.shape[-2], k.shape[-2]
+    if not _serves(q, k, v):
+        return math.prod(lead) * n * m
+    tile = tiles(lead, n, m, workers=1)
+    return tile.group * tile.rows * tile.columns
+
+
 @dataclass(frozen=True)
 class Problem:
     """The arguments, broadcast to the same leading axes without copies; keys and values cleared where none attends."""
@@ -150,6 +177,8 @@ class Problem:
     mask: Array | None
     some: Array | None
     """Which queries have a key, where those that have none are averages of all values."""
+    added: bool
+    """Whether masked scores have a slope in such averages."""
     factor: float
     lead: tuple[int, ...]
 
@@ -159,12 +188,12 @@ class Problem:
         n, m = q.shape[-2], k.shape[-2]
         both = [x.shape[:-2] for x in (q, k, v, bias, mask) if x is not None]
         lead = np.broadcast_shapes(*both)
-        some = mask.any(-1, keepdims=True) if mask is not None and rows == "uniform" else None
-        cleared = (q, keep_used(k, mask, "zero"), keep_used(v, mask, rows))
+        some = mask.any(-1, keepdims=True) if mask is not None and rows != "zero" else None
+        cleared = (q, keep_used(k, mask, slopes(rows)), keep_used(v, mask, rows))
         q, k, v = (x if x.shape[:-2] == lead else np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in cleared)
         bias, mask = (None if x is None else np.broadcast_to(x, (*lead, n, m)) for x in (bias, mask))
         some = None if some is None else np.broadcast_to(some, (*lead, n, 1))
-        return cls(q, k, v, bias, mask, some, scale_factor(q, scale), lead)
+        return cls(q, k, v, bias, mask, some, rows == "added", scale_factor(q, scale), lead)
 
     @property
     def n(self) -> int:
@@ -177,21 +206,8 @@ class Problem:
         return int(self.k.shape[-2])
 
     def tiles(self) -> Tiles:
-        """Full tiles where there is enough work, with at least one for each thread."""
-        size = TILE[0] * TILE[1]
-        columns = min(self.m, max(TILE[1], size // min(self.n, TILE[0])))
-        queries = min(self.n, max(TILE[0], size // columns))
-        heads = self.lead[-1] if self.lead else 1
-        group = min(heads, max(1, size // (queries * columns)))
-        while group > 1 and self.count(group) < threads.count():
-            group -= 1
-        pieces = -(-threads.count() // self.count(group))
-        return Tiles(group, min(queries, -(-self.n // pieces)), columns)
-
-    def count(self, group: int) -> int:
-        """The number of groups of so many heads."""
-        outer = int(np.prod(self.lead[:-1], dtype=int)) if self.lead else 1
-        return outer * -(-(self.lead[-1] if self.lead else 1) // group)
+        """The tiles of this call."""
+        return tiles(self.lead, self.n, self.m, threads.count())
 
     def scores(self, index: Index, q: Array, a: slice, b: slice, room: Array) -> Array:
         """scale q k^T + bias of one tile, -inf where masked, in `room`; `q` are the queries a, times the scale."""
@@ -278,7 +294,9 @@ class Way:
                 here = slice(b.start - keys.start, b.stop - keys.start)
                 _add(dv[..., here, :], weights.swapaxes(-1, -2), g, first=a.start == queries.start)
                 if p.mask is not None:
-                    np.copyto(ds, 0, where=~p.mask[(*index, a, b)])
+                    closed = ~p.mask[(*index, a, b)]
+                    closed = closed & p.some[(*index, a)] if p.added and p.some is not None else closed
+                    np.copyto(ds, 0, where=closed)
                 if self.dbias is not None:
                     self.dbias[(*index, a, b)] = ds
                 _add(dq_a, ds, p.k[(*index, b)], first=b.start == keys.start)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...backend import Array
-from ...ops.attention import MaskedRows, check_shapes, keep_used, without_empty_rows
+from ...ops.attention import MaskedRows, check_shapes, keep_used, slopes, without_empty_rows
 from ..attention import backward as tiled_backward
 from ..attention import forward as tiled_forward
 from .attention_plan import Plan, memory, planned
@@ -40,7 +40,7 @@ struct Row {
         if (bias) s += bias[j * bias_step];
         return open(j) ? s : -INFINITE;
     }
-    // whether "uniform" replaces this row: it may attend to nothing
+    // whether an average of all replaces this row: it may attend to nothing
     __device__ bool closed(Int keys) const {
         bool any = false;
         for (Int j = threadIdx.x; j < keys && !any; j += blockDim.x) any = open(j);
@@ -132,7 +132,7 @@ ROW_KERNEL weights_back(
             int j = threadIdx.x + i * blockDim.x;
             if (j < keys) {
                 s[j] = p[i];
-                g[j] = row.open(j) ? p[i] * (of_p[i] - inner) : (T)0;
+                g[j] = row.open(j) || (replaced && uniform == 2) ? p[i] * (of_p[i] - inner) : (T)0;
             }
         }
     } else {
@@ -145,10 +145,14 @@ ROW_KERNEL weights_back(
         inner = block_sum(inner);
         #pragma unroll 4
         for (Int j = threadIdx.x; j < keys; j += blockDim.x)
-            g[j] = row.open(j) ? s[j] * (g[j] - inner) : (T)0;
+            g[j] = row.open(j) || (replaced && uniform == 2) ? s[j] * (g[j] - inner) : (T)0;
     }
 }
 """
+
+
+_UNIFORM = {"zero": 0, "uniform": 1, "added": 2}
+"""What the kernels are told of rows without any key."""
 
 
 def forward(
@@ -179,7 +183,7 @@ def forward(
     launch, threads = function(_SOURCE, "weights", q.dtype.char), (threads_of_row(m),)
     extra = [x.data.ptr for x in (mask, bias) if x is not None]
     addresses = (*(x.data.ptr for x in (*arrays, out)), *extra, scores.data.ptr)
-    uniform = int(masked_rows == "uniform")
+    uniform = _UNIFORM[masked_rows]
     for start, moves, groups in plan.tiles:
         origins, table = plan.batch.origins([a + move for a, move in zip(addresses, moves)] if start else addresses)
         told = _told(plan, origins)
@@ -210,7 +214,7 @@ def backward(
     """As the backward rule of `ops.attention.attention`."""
     keys, values = k, v
     if mask is not None:
-        keys, values = keep_used(k, mask, "zero"), keep_used(v, mask, masked_rows)
+        keys, values = keep_used(k, mask, slopes(masked_rows)), keep_used(v, mask, masked_rows)
     g = without_empty_rows(g, log_sum, bias, mask)
     arrays = [q, keys, values, g]
     plan = planned(arrays, bias, mask, scale, backwards=True)
@@ -229,7 +233,7 @@ def backward(
     launch, threads = function(_SOURCE, "weights_back", q.dtype.char), (threads_of_row(m),)
     extra = [x.data.ptr for x in (mask, bias) if x is not None]
     addresses = (*(x.data.ptr for x in (*arrays, dq, dk, dv)), *extra, scores.data.ptr, gradients.data.ptr)
-    uniform = int(masked_rows == "uniform")
+    uniform = _UNIFORM[masked_rows]
     for start, moves, groups in plan.tiles:
         origins, table = plan.batch.origins([a + move for a, move in zip(addresses, moves)] if start else addresses)
         told = _told(plan, origins)

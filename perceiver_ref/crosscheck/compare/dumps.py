@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,10 +18,10 @@ from ...formats.opcodes import shown
 from ...peers import peer
 from ...peers.base import Given, Rebuilt
 from ...vectors import TOLERANCES
-from ...vectors.compare import difference, largest_difference
+from ...vectors.compare import coarsest, difference, largest_difference, not_finite, shape_text
 from ...vectors.npz import read_npz
 from .layouts import in_layout_of, same_shape_transposed
-from .matching import Entry, Match, match
+from .matching import Entry, Match, agreeing, match, parted
 
 COMPARED = ("trace", "output", "grad_param", "grad_input")
 """The groups of keys of the vector format that are compared, in the order of the table."""
@@ -88,8 +88,21 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether all pairs agree and nothing that should be there is missing."""
-        return not self.missing and all(pair.passed for pair in self.pairs)
+        """Whether all pairs agree, nothing that should be there is missing, and most of the arrays are in a pair."""
+        return not self.missing and not self.alone and all(pair.passed for pair in self.pairs)
+
+    @property
+    def alone(self) -> str:
+        """The dump with fewer points, where most of those are in no pair: "reference" or "candidate", else ""."""
+        sides = []
+        for name, dump, alone in (
+            ("candidate", self.candidate, self.unmatched_candidate),
+            ("reference", self.reference, self.unmatched_reference),
+        ):
+            points = [entry.label for entry in dump.entries if entry.group == "point"]
+            sides.append((len(points), name, len(set(points) & set(alone))))
+        least, name, unmatched = min(sides, key=lambda side: side[0])
+        return name if 2 * unmatched > least else ""
 
     @property
     def first(self) -> Compared | None:
@@ -158,6 +171,9 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
     own `meta`; integers must be equal. The order is the reference's, unless only the candidate has our names, whose
     order is that of computation. Raises `InputError` when nothing can be matched.
     """
+    near = agreeing(reference.entries, candidate.entries)
+    candidate = replace(candidate, entries=parted(reference.entries, candidate.entries, {j for _, j in near}))
+    reference = replace(reference, entries=parted(candidate.entries, reference.entries, {i for i, _ in near}))
     matches = match(
         reference.entries,
         candidate.entries,
@@ -234,7 +250,7 @@ def _tolerance(a: Entry, b: Entry, reference: Dump, candidate: Dump) -> float:
     names = [entry.array.dtype.name for entry in (a, b) if entry.array.dtype.kind == "f"]
     if not names:
         return 0.0
-    default = max(TOLERANCES.get(name, TOLERANCES["float64"])[kind] for name in names)
+    default = TOLERANCES[coarsest(*names)][kind]
     own = [dump.meta.get("tolerance") for dump in (reference, candidate)]
     stated = [t.get(kind) for t in own if isinstance(t, dict)]
     return max((float(t) for t in stated if isinstance(t, (int, float)) and t > 0), default=default)
@@ -244,12 +260,12 @@ def _compared(a: Entry, b: Entry, how: str, tolerance: float, previous: float) -
     layout = in_layout_of(b.array, a.array)
     dtypes = (a.array.dtype.name, b.array.dtype.name)
     if layout is None:
-        note = f"shape {list(a.array.shape)} in the reference, {list(b.array.shape)} in the candidate"
+        note = f"shape {shape_text(a.array)} in the reference, {shape_text(b.array)} in the candidate"
         return Compared(a.label, b.label, how, a.array, None, dtypes, np.inf, np.inf, tolerance, None, None, note)
     error = _error(layout.array, a.array)
     notes = [layout.said] if layout.said else []
     index, largest = _largest(layout.array, a.array)
-    notes += _not_finite(a.array, layout.array)
+    notes += not_finite(a.array, layout.array, ("reference", "candidate"))
     if error > tolerance and not layout.said and (said := same_shape_transposed(layout.array, a.array, tolerance)):
         notes.append(f"agrees with {said}")
     ratio = error / previous if np.isfinite([error, previous]).all() and previous > 0 else None
@@ -284,24 +300,6 @@ def _largest(candidate: np.ndarray, reference: np.ndarray) -> tuple[tuple[int, .
     place = largest_difference(reference, candidate)
     a, b = float(reference[place]), float(candidate[place])
     return place, 0.0 if a == b else abs(a - b) if np.isfinite([a, b]).all() else 0.0 if a != a and b != b else np.inf
-
-
-def _not_finite(reference: np.ndarray, candidate: np.ndarray) -> list[str]:
-    """What there is of NaN and infinities: in both at the same places, or in one alone, where first."""
-    if np.isfinite(reference).all() and np.isfinite(candidate).all():
-        return []
-    notes = []
-    for what, test in (("NaN", np.isnan), ("infinite", np.isinf)):
-        in_a, in_b = test(reference), test(candidate)
-        if np.array_equal(in_a, in_b):
-            if count := int(in_a.sum()):
-                notes.append(f"{count} {what} in both")
-            continue
-        for side, alone in (("reference", in_a & ~in_b), ("candidate", in_b & ~in_a)):
-            if count := int(alone.sum()):
-                place = [int(i) for i in np.argwhere(alone)[0]]
-                notes.append(f"{count} {what} in the {side} alone, first at {place}")
-    return notes
 
 
 def _alone(entries: Sequence[Entry], matched: set[int]) -> list[Entry]:

@@ -1,24 +1,23 @@
-"""Which array of one dump belongs to which of another: by name, by a peer's name for it, or by shape and order."""
+"""Which array of one dump belongs to which of another: by values, by name, by a peer's name, by shape and order."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from operator import attrgetter
 
 import numpy as np
 
-from .layouts import orders
+from ...vectors.compare import TOLERANCES, coarsest, difference
+from .layouts import in_layout_of, orders
 
 Translate = Callable[[str], Sequence[str]]
 """A peer's name for a point -> our names for it, the best first."""
 
 _Pairs = list[tuple[int, int]]
-_Round = tuple[str, Callable[[Sequence["Match"]], _Pairs]]
 
 _SAMPLE = 4096
 """Elements of an array that matching by shape and order looks at."""
@@ -67,28 +66,212 @@ def match(
     translate_reference: Translate | None = None,
     translate_candidate: Translate | None = None,
 ) -> list[Match]:
-    """Pairs of arrays, sorted by the reference's order; an array is in several only where a peer has several of ours.
+    """Pairs of arrays, sorted by the reference's order.
 
-    Names are compared first: as they are, with a peer's translated to ours (whichever gives more), and spelled alike up
-    to separators and wrappers' prefixes. What is left is aligned in order, equal shapes with equal shapes, so that as
-    many as possible, and close values rather than others, come together. Between two pairs that are known, only what
-    lies between them in both dumps is aligned, as long as the dumps have those pairs in the same order. An output that
-    has no output beside it may be any point of the other dump, also one that is in a pair already.
+    Arrays that agree come together first, wherever they are: by the same name, a peer's translated to ours, or one
+    spelled alike where there is such a pair, else by values alone, in order where several are equal. An array that
+    several of the other dump repeat, such as a module and its last part, is in a pair with each.
+
+    What agrees with nothing is then paired by names; and so are arrays of one name that agree with others, where most
+    names mean the same in both dumps. What is still left is aligned in order, equal shapes with equal shapes, so that
+    as many as possible, and close values rather than others, come together: between the pairs that are known, as long
+    as the dumps have those in the same order, then anywhere. An output that has no output beside it may be any point
+    of the other dump that is close to it, also one that is in a pair already.
     """
-    found: list[Match] = []
-    rounds: list[_Round] = [("name", lambda done: _by_names(reference, candidate, done, _own))]
+    near = agreeing(reference, candidate)
+    named: list[tuple[str, _Pairs]] = [("name", _by_names(reference, candidate, [], _own))]
     if translate_reference or translate_candidate:
         translate = (translate_reference or _as_it_is, translate_candidate or _as_it_is)
-        rounds.append(("translated", lambda done: _by_translation(reference, candidate, done, *translate)))
-        rounds.sort(key=lambda one: -len(one[1]([])))
-    rounds.append(("spelling", lambda done: _by_names(reference, candidate, done, _loose)))
+        named.append(("translated", _by_translation(reference, candidate, [], *translate)))
+        named.sort(key=lambda one: -len(one[1]))
+    trusted = [(how, pairs) for how, pairs in named if 2 * sum(pair in near for pair in pairs) >= len(pairs)]
+    named.append(("spelling", _by_names(reference, candidate, [], _loose)))
+    found: list[Match] = []
+
+    def add(how: str, pairs: Iterable[tuple[int, int]]) -> None:
+        known = {(m.reference, m.candidate) for m in found}
+        found.extend(Match(i, j, how) for i, j in dict.fromkeys(pairs) if (i, j) not in known)
+
+    for how, pairs in named:
+        used, taken = _done(found)
+        add(how, [(i, j) for i, j in pairs if (i, j) in near and not (i in used and j in taken)])
+    add("values", _by_values(reference, candidate, found, near))
+    for how, pairs in trusted:
+        add(how, pairs)
+    for how, pairs in named:
+        used, taken = _done(found)
+        add(how, [(i, j) for i, j in pairs if i not in used and j not in taken])
     for kind in dict.fromkeys(entry.kind for entry in reference):
-        rounds.append(("order", partial(_by_order, reference, candidate, among=kind)))
-    rounds.append(("values", lambda done: _outputs(reference, candidate, done)))
-    rounds.append(("order", partial(_by_order, reference, candidate, among="point")))
-    for how, pairs_of in rounds:
-        found += [Match(i, j, how) for i, j in pairs_of(found)]
+        add("order", _by_order(reference, candidate, found, among=kind))
+    add("values", _outputs(reference, candidate, found, near))
+    add("order", _by_order(reference, candidate, found, among="point"))
+    add("order", _anywhere(reference, candidate, found))
     return sorted(found, key=lambda m: m.reference)
+
+
+def agreeing(reference: Sequence[Entry], candidate: Sequence[Entry]) -> dict[tuple[int, int], float]:
+    """The pairs (i, j) whose values agree in some layout, with their errors.
+
+    Errors are in units of an array's own largest value, so that small values do not agree with each other for being
+    small; the limit is the tolerance of the coarser dtype, integers must be equal.
+    """
+    made: dict[tuple[int, int], float] = {}
+    left, right = _summaries(reference), _summaries(candidate)
+    groups = np.array([entry.group for entry in reference])
+    for j, b in enumerate(candidate):
+        limits = np.array([_limit(a, b) for a in reference]) if len(reference) else np.zeros(0)
+        scale = np.maximum(left[:, 0], right[j, 0])[:, None]
+        alike = (np.abs(left - right[j]) <= 4 * (limits[:, None] + 1e-12) * scale).all(1) & (groups == b.group)
+        for i in np.flatnonzero(alike):
+            a = reference[i]
+            if not a.array.size or not b.array.size:
+                error = 0.0 if a.array.shape == b.array.shape else math.inf
+            else:
+                error = _own_error(b.array, a.array)
+            if error <= limits[i]:
+                made[int(i), j] = error
+    return made
+
+
+def _own_error(candidate: np.ndarray, reference: np.ndarray) -> float:
+    """`difference` in the reference's layout, in units of the reference's largest value."""
+    layout = in_layout_of(candidate, reference)
+    if layout is None:
+        return math.inf
+    error = difference(layout.array, reference)
+    if not 0 < error < math.inf:
+        if error == 0 and reference.dtype.kind in "biu" and candidate.dtype.kind in "biu":
+            return 0.0 if np.array_equal(layout.array, reference) else math.inf
+        return error
+    finite = np.abs(reference[np.isfinite(reference)].astype(np.float64))
+    largest = float(finite.max(initial=0.0))
+    return error * max(largest, 1.0) / largest if largest else math.inf
+
+
+def _summaries(entries: Sequence[Entry]) -> np.ndarray:
+    """(largest magnitude, smallest, largest value) of each array: what no order of its elements changes."""
+    rows = np.zeros((len(entries), 3))
+    for row, entry in zip(rows, entries):
+        values = np.asarray(entry.array, np.float64)
+        values = values[np.isfinite(values)]
+        if values.size:
+            row[:] = np.abs(values).max(), values.min(), values.max()
+    return np.minimum(np.maximum(rows, -_HUGE), _HUGE)
+
+
+def _limit(a: Entry, b: Entry) -> float:
+    names = [entry.array.dtype.name for entry in (a, b) if entry.array.dtype.kind == "f"]
+    return TOLERANCES[coarsest(*names)]["gradient" if a.kind.startswith("grad") else "output"] if names else 0.0
+
+
+def _done(found: Iterable[Match]) -> tuple[set[int], set[int]]:
+    """The places of both dumps that are in pairs."""
+    found = list(found)
+    return {m.reference for m in found}, {m.candidate for m in found}
+
+
+def _by_values(
+    reference: Sequence[Entry],
+    candidate: Sequence[Entry],
+    found: Sequence[Match],
+    near: Mapping[tuple[int, int], float],
+) -> _Pairs:
+    """Pairs of what agrees, each array with one that is free before one that is not, and in order.
+
+    Arrays of one shape come first; what is constant is in several pairs only with such.
+    """
+    used, taken = _done(found)
+    pairs: _Pairs = []
+    places = {m.candidate: m.reference for m in found}
+    of: dict[int, list[int]] = {}
+    for i, j in sorted(near):
+        of.setdefault(j, []).append(i)
+    for same_shape in (True, False):
+        for j in sorted(of):
+            if j in taken:
+                continue
+            options = [i for i in of[j] if (reference[i].array.shape == candidate[j].array.shape) == same_shape]
+            if not options:
+                continue
+            least = min(near[i, j] for i in options)
+            options = [i for i in options if near[i, j] <= 10 * least + 1e-15]
+            free = [i for i in options if i not in used] or (options if same_shape or _varies(candidate[j]) else [])
+            if not free:
+                continue
+            before = max((places[k] for k in places if k < j), default=-1)
+            i = min(free, key=lambda i: (reference[i].kind != candidate[j].kind, i < before, i))
+            pairs.append((i, j))
+            used.add(i)
+            taken.add(j)
+            places[j] = i
+    for i in sorted({i for i, _ in near} - used):
+        options = [
+            j
+            for k, j in near
+            if k == i and (_varies(candidate[j]) or reference[i].array.shape == candidate[j].array.shape)
+        ]
+        if options:
+            j = min(options, key=lambda j: (reference[i].kind != candidate[j].kind, near[i, j], -j))
+            pairs.append((i, j))
+            used.add(i)
+    return pairs
+
+
+def _varies(entry: Entry) -> bool:
+    """Whether the values of an array tell it from others."""
+    return bool(entry.array.size) and bool((entry.array != entry.array.flat[0]).any())
+
+
+def parted(reference: Sequence[Entry], candidate: Sequence[Entry], whole: Set[int]) -> list[Entry]:
+    """The candidate with each array that is several of the reference's side by side along the last axis cut into
+    those: keys and values that are one linear map, or an MLP's channels and gates. `whole` are places of the rest."""
+    made: list[Entry] = []
+    for j, entry in enumerate(candidate):
+        cuts = [] if j in whole or entry.kind != "trace" else _cuts(reference, entry)
+        made += [_part(entry, a, b) for a, b in pairwise(cuts)] if len(cuts) > 2 else [entry]
+    return made
+
+
+def _part(entry: Entry, first: int, last: int) -> Entry:
+    return Entry(entry.kind, f"{entry.name}[..., {first}:{last}]", entry.array[..., first:last])
+
+
+def _cuts(reference: Sequence[Entry], entry: Entry) -> list[int]:
+    """Where an array's last axis is cut into arrays of the reference; none where it is not made of them."""
+    cuts, x = [0], entry.array
+    while x.ndim and cuts[-1] < x.shape[-1]:
+        start = cuts[-1]
+        fits = [
+            a.array.shape[-1]
+            for a in reference
+            if a.kind == "trace"
+            and a.array.shape[:-1] == x.shape[:-1]
+            and a.array.ndim
+            and 0 < a.array.shape[-1] <= x.shape[-1] - start
+            and _varies(a)
+            and _own_error(x[..., start : start + a.array.shape[-1]], a.array) <= _limit(a, entry)
+        ]
+        if not fits:
+            return []
+        cuts.append(start + max(fits))
+    return cuts
+
+
+def _anywhere(reference: Sequence[Entry], candidate: Sequence[Entry], found: Sequence[Match]) -> _Pairs:
+    """What is left, the closest first, whatever the order."""
+    pairs: _Pairs = []
+    for group in dict.fromkeys(entry.group for entry in reference):
+        used, taken = _done(found)
+        left = [i for i, e in enumerate(reference) if i not in used and e.group == group]
+        right = [j for j, e in enumerate(candidate) if j not in taken and e.group == group]
+        if not left or not right:
+            continue
+        scores = _scores([reference[i].array for i in left], [candidate[j].array for j in right])
+        while scores.max() > -math.inf:
+            row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+            pairs.append((left[row], right[column]))
+            scores[row, :] = scores[:, column] = -math.inf
+    return pairs
 
 
 def align(scores: np.ndarray) -> _Pairs:
@@ -183,19 +366,28 @@ def _first_named(asking: Mapping[int, Sequence[str]], having: Mapping[int, Seque
     return [(place, places[name]) for place, name in chosen if name is not None]
 
 
-def _outputs(reference: Sequence[Entry], candidate: Sequence[Entry], found: Iterable[Match]) -> _Pairs:
-    """Outputs of one side with the point of the other that has their values, in another pair already or not."""
-    used, taken = {m.reference for m in found}, {m.candidate for m in found}
-    pairs = _outputs_among(reference, candidate, used)
-    return [*pairs, *((i, j) for j, i in _outputs_among(candidate, reference, taken | {j for _, j in pairs}))]
+def _outputs(
+    reference: Sequence[Entry], candidate: Sequence[Entry], found: Iterable[Match], near: Iterable[tuple[int, int]]
+) -> _Pairs:
+    """Outputs of one side with the point of the other that is close to them, in another pair already or not, but for
+    what agrees with another point."""
+    used, taken = _done(found)
+    agreed = [{pair[side] for pair in near} for side in (0, 1)]
+    pairs = _outputs_among(reference, candidate, used, agreed[1])
+    more = _outputs_among(candidate, reference, taken | {j for _, j in pairs}, agreed[0])
+    return [*pairs, *((i, j) for j, i in more)]
 
 
-def _outputs_among(asking: Sequence[Entry], having: Sequence[Entry], done: set[int]) -> _Pairs:
+def _outputs_among(asking: Sequence[Entry], having: Sequence[Entry], done: set[int], agreed: Set[int]) -> _Pairs:
     pairs = []
     for place, output in enumerate(asking):
         if place in done or output.kind != "output" or not output.array.size:
             continue
-        others = [j for j, e in enumerate(having) if e.kind == "trace" and e.array.shape == output.array.shape]
+        others = [
+            j
+            for j, e in enumerate(having)
+            if j not in agreed and e.kind == "trace" and e.array.shape == output.array.shape
+        ]
         if others:
             close = _closeness(_samples([output.array]), _samples([having[j].array for j in others]))[0]
             if close.max() >= _SAME:

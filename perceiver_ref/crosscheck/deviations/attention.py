@@ -129,7 +129,7 @@ def _exchanged_keys(op: Op, arguments: Any, static: Any) -> Any:
     if mask is None or op.name != "attention":
         return op(*arguments, **static)
     out = op(*arguments, **{**static, "mask": ~mask, "masked_rows": "uniform"})
-    if static.get("masked_rows", "zero") == "uniform":
+    if static.get("masked_rows", "zero") != "zero":
         return out
     return ops.where(mask.any(-1, keepdims=True), out, xp(array_of(out)).zeros((), out.dtype))
 
@@ -159,7 +159,7 @@ def fully_masked_row(found: Survey) -> Iterator[Candidate]:
     """What a query without any key gets: zero where it is the average, the average where it is zero."""
 
     def flipped(op: Op, arguments: Any, static: Any) -> Any:
-        other = {"zero": "uniform", "uniform": "zero"}[static.get("masked_rows", "zero")]
+        other = "uniform" if static.get("masked_rows", "zero") == "zero" else "zero"
         return op(*arguments, **{**static, "masked_rows": other})
 
     if found.masked:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ...activations import activations
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.tree import Tree
@@ -13,18 +14,9 @@ from ...tracing import where
 from ...variation import Replacement
 from .base import Candidate, Change, Match, OpReplacement, Survey, at, edits, exchanged, groups, replaced, role_of
 
-
-def _quick_gelu(x: Any) -> Any:
-    return ops.multiply(x, ops.sigmoid(ops.multiply(x, 1.702)))
-
-
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     **ops.activations,
-    "quick_gelu": _quick_gelu,
-    "tanh": ops.tanh,
-    "sigmoid": ops.sigmoid,
-    "identity": lambda x: x,
-    "leaky_relu": lambda x: ops.maximum(x, ops.multiply(x, 0.01)),
+    **{name: activations[name] for name in ("quick_gelu", "tanh", "sigmoid", "identity", "leaky_relu")},
     "elu": lambda x: ops.where(ops.greater(x, 0.0), x, ops.subtract(ops.exp(ops.minimum(x, 0.0)), 1.0)),
 }
 

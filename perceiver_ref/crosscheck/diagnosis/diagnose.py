@@ -57,6 +57,8 @@ class Diagnosis:
     that begins it is given ("operation/<number>.<op>", `Subject.inputs_of`)."""
     gradients: GradientDiagnosis | None = None
     """What was found of the gradients, where the case has any; it decides where the outputs are right."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said beside the verdict, such as traced values that were not compared."""
 
     @property
     def causes(self) -> list[str]:
@@ -74,6 +76,7 @@ def diagnose(case: Case, path: str = "") -> Diagnosis:
     with input_errors("the inputs do not fit the model"):
         subject = Subject(case)
     made, explanations = _outputs(subject, path)
+    made.notes = subject.notes
     if has_gradients(subject):
         made.gradients = _gradients(made, subject, explanations)
         if made.verdict in ("match", "rounding") and made.gradients.verdict not in ("match", "not checked"):

@@ -13,7 +13,6 @@ from ...autograd.engine import Event, observe
 from ...autograd.tensor import array_of
 from ...call import Call
 from ...errors import InputError
-from ...peers import Rebuilt
 from ...tracing import trace, where
 from ...variation import varied
 from ...vectors import Case
@@ -21,7 +20,7 @@ from ...vectors.compare import difference
 from ..check import spread
 from ..deviations import Candidate, deviating, survey
 from ..deviations.base import paths_of
-from ..execution import rebuild
+from ..execution import named_points, rebuild, unknown_points
 from .memo import Memo
 
 Arrays = dict[str, np.ndarray]
@@ -50,13 +49,13 @@ class Subject:
         self.rebuilt, self.arrays = rebuild(case)
         self.params, self.state = self.load(self.arrays)
         self.inputs = {name: _wide(array) for name, array in case.inputs.items()}
-        named = {name: _points(self.rebuilt, name) for name in case.trace}
+        named = named_points(self.rebuilt, case.trace)
         self.kept = {ours for names in named.values() for ours in names}
         self.memo = Memo()
         for _, array in [*tree.leaves(self.params), *tree.leaves(self.inputs)]:
             self.memo.distinct(array)
         outputs: dict[str, Any] = {}
-        with trace(self.kept.__contains__) as traced, self.memo.recording(), np.errstate(all="ignore"):
+        with trace(self.kept) as traced, self.memo.recording(), np.errstate(all="ignore"):
             self.survey = survey(
                 self.params, lambda: outputs.update(self.run(self.params, self.inputs)), traced.__len__
             )
@@ -66,6 +65,8 @@ class Subject:
         self.points = {
             n: next(o for o in names if o in traced) for n, names in named.items() if set(names) & set(order)
         }
+        self.notes = unknown_points([name for name in case.trace if name not in self.points])
+        """What is to be said of the case beside the verdict."""
         self.expected: Arrays = {}
         for name in sorted(self.points, key=lambda n: order.index(self.points[n])):
             self.expected[f"trace/{name}"] = case.trace[name]
@@ -79,7 +80,7 @@ class Subject:
         for name, wanted in self.expected.items():
             if name in self.ours and self.ours[name].shape != wanted.shape:
                 raise InputError(f"{name} has shape {wanted.shape}, but the reference's has {self.ours[name].shape}")
-        self.base = {ours: difference(self.ours[f"trace/{n}"], case.trace[n]) for n, ours in self.points.items()}
+        self.base = {ours: self._error(f"trace/{n}", self.ours[f"trace/{n}"]) for n, ours in self.points.items()}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
         """(parameters, running statistics) in float64 from the peer's arrays."""
@@ -89,7 +90,7 @@ class Subject:
     def compute(self, params: Any = None, inputs: Any = None) -> Arrays:
         """Traced points and outputs by the peer's names, as `expected` has them, in float64."""
         params, inputs = self.params if params is None else params, self.inputs if inputs is None else inputs
-        with trace(self.kept.__contains__) as traced, np.errstate(all="ignore"):
+        with trace(self.kept) as traced, np.errstate(all="ignore"):
             outputs = self.run(params, inputs)
         return self._named(traced, outputs)
 
@@ -142,13 +143,17 @@ class Subject:
             if len(traced) == before:
                 known.update((id(array), array) for array in event.outputs)
 
-        with trace(self.kept.__contains__) as traced, observe(watch), np.errstate(all="ignore"):
+        with trace(self.kept) as traced, observe(watch), np.errstate(all="ignore"):
             self.run(self.params, self.inputs)
         return made
 
     def errors(self, ours: Arrays) -> dict[str, float]:
         """The error of every compared array, in the order of `expected`."""
-        return {n: difference(ours[n], wanted) if n in ours else float("inf") for n, wanted in self.expected.items()}
+        return {name: self._error(name, ours[name]) if name in ours else float("inf") for name in self.expected}
+
+    def _error(self, name: str, made: np.ndarray) -> float:
+        """How far the array under test is from one that was made, in units of the reference's without deviations."""
+        return difference(self.expected[name], made, self.ours.get(name))
 
     def run(self, params: Any, inputs: Any) -> dict[str, Any]:
         """Outputs by the peer's names, on arrays or `Tensor`s."""
@@ -158,7 +163,7 @@ class Subject:
     def _gated(self, gate: Mapping[str, float], *, stop: bool = False) -> Any:
         """Give up at the first point whose error is above its limit; `stop` after all of them, if right."""
         limits = {
-            self.points[name.removeprefix("trace/")]: (self.expected[name], limit)
+            self.points[name.removeprefix("trace/")]: (name, limit)
             for name, limit in gate.items()
             if name.startswith("trace/")
         }
@@ -168,11 +173,11 @@ class Subject:
             place = where()
             full = f"{place}.{name}" if place and name else place or name
             if full in limits:
-                expected, limit = limits.pop(full)
+                known, limit = limits.pop(full)
                 if self.memo.number(array_of(value)) == self.numbers[full]:
                     error = self.base[full]
                 else:
-                    error = difference(spread(to_host(value), expected), expected)
+                    error = self._error(known, spread(to_host(value), self.expected[known]))
                 if not error <= limit:
                     raise _GivenUpError
                 if stop and not limits:
@@ -180,19 +185,6 @@ class Subject:
             return value
 
         return varied({"point": point})
-
-
-def _points(rebuilt: Rebuilt, name: str) -> list[str]:
-    """Our names for a peer's trace point; none for one that an implementation under test alone has.
-
-    A layer that it calls more often than it should has calls by number: the first is meant.
-    """
-    for candidate in (name, name.removesuffix("@0")):
-        try:
-            return rebuilt.point(candidate)
-        except InputError:
-            continue
-    return []
 
 
 def _tamed(array: np.ndarray) -> np.ndarray:

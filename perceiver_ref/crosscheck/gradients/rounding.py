@@ -14,7 +14,7 @@ import numpy as np
 
 from ...autograd.backend import is_array
 from ...autograd.engine import Op, handle
-from ...autograd.ops.attention import keep_used, scale_factor, scores
+from ...autograd.ops.attention import keep_used, scale_factor, scores, slopes
 from ...autograd.tensor import Tensor, array_of
 from ...variation import varied
 from ...vectors.compare import difference
@@ -115,7 +115,7 @@ def _pulls(near: _Round, products: int | None) -> dict[str, Pull]:
             ds = np.where(mask, ds, 0.0)
         scaled = short(near(ds * scale_factor(q, static["scale"])))
         return (
-            scaled @ keep_used(short(k), mask, "zero"),
+            scaled @ keep_used(short(k), mask, slopes(rows)),
             scaled.swapaxes(-1, -2) @ short(q),
             short(p).swapaxes(-1, -2) @ short(g),
             ds,

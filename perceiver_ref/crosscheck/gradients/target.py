@@ -69,7 +69,7 @@ class Target:
         """By the peer's names, the error of every gradient; of the right ones where `made` has none."""
         made = {**self.named, **(made or {})}
         return {
-            name: difference(made[name], wanted) if name in made else float("inf")
+            name: difference(wanted, made[name], self.named.get(name)) if name in made else float("inf")
             for name, wanted in self.expected.items()
         }
 
@@ -95,7 +95,7 @@ class Target:
             for name in names:
                 view = views.get((path, name), _same)
                 wanted, ours = view(self.expected[name]), view(self.named[name])
-                if difference(ours, wanted) > limits[name]:
+                if difference(wanted, ours) > limits[name]:
                     key = (name, np.asarray(ours).tobytes() if len(names) > 1 else path.encode())
                     pieces[key] = pieces.get(key, 0) | self.graph.leaves.get(path, 0)
                     if name not in self.affected:

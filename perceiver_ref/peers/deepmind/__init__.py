@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..base import Given, Peer, Rebuilt
+from ..base import Given, Rebuilt
 from . import models
 from .functions import FUNCTIONS
+from .names import HaikuPeer
 from .parts import PARTS
 
 CLASSES: dict[str, Callable[[Given], Rebuilt]] = {
@@ -24,4 +25,4 @@ CLASSES: dict[str, Callable[[Given], Rebuilt]] = {
     **FUNCTIONS,
 }
 
-PEER = Peer("deepmind", CLASSES)
+PEER = HaikuPeer("deepmind", CLASSES)

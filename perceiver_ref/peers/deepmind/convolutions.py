@@ -24,12 +24,25 @@ Sizes = tuple[int, ...]
 
 
 def padding(rule: Any, grid: Sizes, window: Sizes, strides: Sizes, rates: Sizes | None = None) -> Any:
-    """Explicit padding of a convolution or pooling, from "SAME" or "VALID"."""
-    if rule == "SAME":
+    """Explicit padding of a convolution or pooling, from "SAME", "VALID", or (before, after) for all axes or each."""
+    if not isinstance(rule, str):
+        return explicit(rule, len(grid))
+    if rule.upper() == "SAME":
         return ops.same_padding(grid, window, strides, rates)
-    if rule != "VALID":
-        raise one_of("padding", str(rule), ("SAME", "VALID"))
+    if rule.upper() != "VALID":
+        raise one_of("padding", rule, ("SAME", "VALID"))
     return ((0, 0),) * len(grid)
+
+
+def explicit(pairs: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """A pair (before, after) for each axis, from one for all or a sequence of them."""
+    given = list(pairs) if isinstance(pairs, (list, tuple)) else []
+    given = [given] if len(given) == 2 and all(isinstance(n, int) for n in given) else given
+    given = given * axes if len(given) == 1 else given
+    made = tuple(tuple(pair) for pair in given if isinstance(pair, (list, tuple)) and len(pair) == 2)
+    if len(made) != axes or not all(isinstance(n, int) for pair in made for n in pair):
+        raise InputError(f"padding must be SAME, VALID, or {axes} pairs (before, after), got {pairs!r}")
+    return made  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Convolution(Module):
     window: Sizes
     strides: Sizes
     rates: Sizes
-    rule: str
+    rule: Any
     bias: bool
     transposed: bool
 
@@ -59,26 +72,32 @@ class Convolution(Module):
         return ops.add(y, p["bias"]) if self.bias else y
 
     def _transposed(self, weight: Any, x: Any) -> Any:
-        """`lax.conv_transpose`: SAME gives n stride outputs, VALID at least as many; a short window leaves zeros."""
-        if self.rule == "SAME":
+        """`lax.conv_transpose`: SAME gives n stride outputs, VALID at least as many; a short window leaves zeros.
+
+        Explicit padding is that of the spread input.
+        """
+        if not isinstance(self.rule, str):
+            pads = explicit(self.rule, len(self.window))
+            cut = tuple((k - 1 - before, k - 1 - after) for k, (before, after) in zip(self.window, pads))
+        elif self.rule.upper() == "SAME":
             cut = transposed_same_padding(self.window, self.strides)
-        elif self.rule == "VALID":
+        elif self.rule.upper() == "VALID":
             cut = tuple((0, min(k - s, 0)) for k, s in zip(self.window, self.strides))
         else:
             raise one_of("padding", self.rule, ("SAME", "VALID"))
-        kept = tuple((before, max(after, 0)) for before, after in cut)
+        kept = tuple((max(before, 0), max(after, 0)) for before, after in cut)
         y = ops.transposed_convolution(x, weight, strides=self.strides, padding=kept)
         if kept == cut:
             return y
-        return ops.pad(y, widths=((0, 0), *((0, max(-after, 0)) for _, after in cut), (0, 0)))
+        return ops.pad(y, widths=((0, 0), *((max(-before, 0), max(-after, 0)) for before, after in cut), (0, 0)))
 
 
 _CONV = {
     "output_channels": REQUIRED,
     "kernel_shape": REQUIRED,
-    "stride": 1,
-    "rate": 1,
-    "padding": "SAME",
+    "stride": None,  # 1
+    "rate": None,  # 1
+    "padding": None,  # "SAME"
     "with_bias": True,
 }
 
@@ -89,20 +108,26 @@ def _convolution(axes: int, transposed: bool) -> Callable[[Given], Rebuilt]:
 
     def build(given: Given) -> Rebuilt:
         known = {key: value for key, value in _CONV.items() if key != "rate"} if transposed else _CONV
-        chosen = {"rate": 1, **options(what, given.config, known)}
-        window, strides, rates = (
-            (value,) * axes if isinstance(value := chosen[key], int) else tuple(value)
-            for key in ("kernel_shape", "stride", "rate")
-        )
+        chosen = options(what, given.config, known)
+        window, strides, rates = (_each(what, key, chosen.get(key), axes) for key in ("kernel_shape", "stride", "rate"))
+        rule = "SAME" if chosen["padding"] is None else chosen["padding"]
         bias = bool(chosen["with_bias"])
         inputs = _channels(given)
-        model = Convolution(
-            inputs, chosen["output_channels"], window, strides, rates, chosen["padding"], bias, transposed
-        )
+        model = Convolution(inputs, chosen["output_channels"], window, strides, rates, rule, bias, transposed)
         table = names.below(given.config.get("name") or name, names.TRANSPOSED if transposed else names.CONVOLUTION)
         return rebuilt(model, table, _run(what, model.apply), Part(model))
 
     return build
+
+
+def _each(what: str, name: str, value: Any, axes: int) -> Sizes:
+    """A number above 0 for each axis, from one for all or a sequence; 1 for None."""
+    value = 1 if value is None else value
+    whole = (value,) * axes if isinstance(value, int) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    whole = whole * axes if len(whole) == 1 else whole
+    if len(whole) != axes or not all(type(n) is int and n > 0 for n in whole):
+        raise InputError(f"{name} of {what} must be a whole number above 0, or {axes} of them, got {value!r}")
+    return whole
 
 
 def _channels(given: Given) -> int:

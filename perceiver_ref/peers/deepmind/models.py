@@ -188,11 +188,12 @@ def language_model(given: Given) -> Rebuilt:
 
 def optical_flow(given: Given) -> Rebuilt:
     """The optical flow notebook: patches of two frames in, flow times `flow_scale_factor` out."""
-    chosen = options("the optical flow model", given.config, {"flow_scale_factor": 20, "perceiver": REQUIRED})
+    chosen = options("the optical flow model", given.config, {"flow_scale_factor": 20.0, "perceiver": REQUIRED})
     images = given.inputs.get("images")
     shape = None if images is None else (*images[:-1], 9 * images[-1])
     made = _Model(chosen["perceiver"], shape, given.params, {"inputs"})
-    return rebuilt(made.model, made.table, partial(_flow, made, chosen["flow_scale_factor"]), made.part)
+    factor = 20.0 if chosen["flow_scale_factor"] is None else chosen["flow_scale_factor"]
+    return rebuilt(made.model, made.table, partial(_flow, made, factor), made.part)
 
 
 def _flow(

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..base import Given, Peer, Rebuilt
 from ..names import Binding, Table, bind, flat, same
 
 SEPARATOR = "/"
@@ -22,6 +24,24 @@ def pointwise(array: Any) -> Any:
 def flipped(array: Any) -> Any:
     """A transposed convolution's (*window, E, C), whose window Haiku reads backwards, as ours (*window, C, E)."""
     return array[(slice(None, None, -1),) * (array.ndim - 2)].swapaxes(-1, -2)
+
+
+class HaikuPeer(Peer):
+    """Parameters and trace points may be named with or without "~/", which some versions of Haiku leave out."""
+
+    def rebuild(self, cls: str, given: Given) -> Rebuilt:
+        """As any peer's; parameters have the names that were given."""
+        made = super().rebuild(cls, given)
+        short = {name.replace("/~/", "/"): name for name in given.params}
+
+        def named(bindings: Iterable[Binding]) -> list[Binding]:
+            return [
+                b if b.name in given.params else b._replace(name=short.get(b.name.replace("/~/", "/"), b.name))
+                for b in bindings
+            ]
+
+        points = [(theirs.replace(re.escape("/~/"), "/(?:~/)?"), ours) for theirs, ours in made.points]
+        return replace(made, bindings=named(made.bindings), state=named(made.state), points=points)
 
 
 LINEAR: Table = {"weight": ("w", same), "bias": ("b", same)}

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import InputError
-from ...outputs import TiedEmbedding
+from ...outputs import MultimodalOutput, TiedEmbedding
 from ...perceiver_io import PerceiverIO
 from ..base import Given, Peer, Rebuilt
 from ..names import Rows, Table, below, bind, renamed, same
@@ -34,6 +34,8 @@ _LOSSES: dict[str, Any] = {
     "PerceiverForOpticalFlow": None,
     "PerceiverForMultimodalAutoencoding": None,
 }
+_SQUARE = ("PerceiverForImageClassificationLearned", "PerceiverForMultimodalAutoencoding")
+"""Classes that compute with `image_size`, which they take for one number."""
 _PARTS = (
     ("input", "input_preprocessor", PREPROCESSORS),
     ("decoder", "decoder", DECODERS),
@@ -48,6 +50,8 @@ def _perceiver_model(given: Given) -> Rebuilt:
 def _task(name: str, given: Given) -> Rebuilt:
     """A task class: a PerceiverModel below `perceiver`, and for language the tied output embedding beside it."""
     config = read_config(given.config)
+    if name in _SQUARE and not isinstance(config["image_size"], int):
+        raise InputError(f"{name} needs one number as image_size, got {config['image_size']}")
 
     def width(part: Any) -> int:
         channels: int = component("input_preprocessor", PREPROCESSORS, config, part).module.channels
@@ -83,6 +87,9 @@ def _rebuilt(
             points += below(theirs, ours, made[ours].points)
     bindings: Table = renamed(prefix, table) if prefix else table
     rows = below(prefix, "", points)
+    if prefix:  # the PerceiverModel inside gives what its last part does
+        rows += [(prefix, "output" if "output" in made else "decoder")]
+        rows += [(rf"{prefix}\.(\w+)", r"output.\1")] if isinstance(modules.get("output"), MultimodalOutput) else []
     if tied:
         modules["output"] = TiedEmbedding(config["vocab_size"])
         bindings = {**bindings, "output/bias": ("embedding_decoder.bias", same)}
@@ -92,7 +99,7 @@ def _rebuilt(
     return Rebuilt(
         model,
         bind(model.parameters(), bindings),
-        partial(call, model, config, loss),
+        partial(call, model, config, loss, not prefix),
         rows,
         bind(model.state(), renamed(prefix, state) if prefix else state),
         IGNORED,

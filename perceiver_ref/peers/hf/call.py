@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,40 +17,44 @@ from ...inputs import AudioPatches, GridInput, MultimodalInput
 from ...perceiver_io import PerceiverIO
 from ...position import ProjectedPositions, TrainablePositions
 from ...tracing import point, trace
-from ..base import Arguments, Outputs, read_call
+from ..base import Arguments, Option, Outputs, read_call
 
 _INPUTS = ("inputs", "input_ids", "pixel_values")
 _ARGUMENTS = {*_INPUTS, "attention_mask", "labels", "subsampled_output_points"}
 _OPTIONS = {
-    "output_attentions": False,
-    "output_hidden_states": False,
-    "return_dict": True,
+    "output_attentions": Option(bool),
+    "output_hidden_states": Option(bool),
+    "return_dict": Option(bool),
     "interpolate_pos_encoding": False,
 }
+_FROM_CONFIG = ("output_attentions", "output_hidden_states", "return_dict")
+"""Options that the configuration has where a call does not give them."""
 
 
 def call(
     model: PerceiverIO,
     config: Mapping[str, Any],
     loss: Any,
+    is_model: bool,
     params: Tree,
     arguments: Arguments,
     given: Mapping[str, Any],
     ours: Call,
 ) -> Outputs:
-    """The peer's forward: outputs by the names of its output classes."""
+    """The peer's forward: outputs by the names of its output classes, without `return_dict` also by their places."""
     values, wanted = read_call("forward", arguments, given, _ARGUMENTS, _OPTIONS)
+    chosen = {name: config[name] if wanted[name] is None else wanted[name] for name in _FROM_CONFIG}
     inputs = values[single(values, _INPUTS)]
     if wanted["interpolate_pos_encoding"]:
         model = replace(model, preprocessor=interpolating(model.preprocessor))
     mask, bias = _masks(values.get("attention_mask"))
-    wants_maps = wanted["output_attentions"] or config["output_attentions"]
+    wants_maps = chosen["output_attentions"]
     layers = [f"encoder.blocks.{b}.{i}" for b in range(model.encoder.blocks) for i in range(model.encoder.layers)]
     crosses = ["encoder.cross_attention", *(["decoder.cross_attention"] if model.decoder else [])]
     keep = {"encoder", "encoder.cross_attention", *layers}
     if wants_maps:
         keep |= {f"{layer}.attention.weights" for layer in (*layers, *crosses)}
-    with trace(lambda name: name in keep or is_stem(name), tensors=True) as traced:
+    with trace(keep.__contains__, tensors=True) as traced:
         out = model.apply(
             params,
             channels_last(model.preprocessor, inputs),
@@ -58,7 +63,6 @@ def call(
             points=values.get("subsampled_output_points"),
             call=ours,
         )
-    channels_first_stems(traced)
     results: Outputs = {"last_hidden_state": traced["encoder"]}
     if model.decoder is not None:
         results |= by_name("logits", out)
@@ -66,14 +70,14 @@ def call(
         if loss is None:
             raise InputError("this class computes no loss: leave out labels")
         results["loss"] = loss(config, out, values["labels"])
-    if wanted["output_hidden_states"] or config["output_hidden_states"]:
+    if chosen["output_hidden_states"]:
         states = _hidden_states(model, traced)
         results |= {f"hidden_states.{i}": state for i, state in enumerate(states)}
     if wants_maps:
         for kind, layer_names in (("attentions", layers), ("cross_attentions", crosses)):
             maps = [traced[f"{layer}.attention.weights"] for layer in layer_names]
             results |= {f"{kind}.{i}": weights for i, weights in enumerate(maps)}
-    return results
+    return results if chosen["return_dict"] else results | by_place(results, whole=is_model)
 
 
 def single(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
@@ -82,6 +86,20 @@ def single(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
     if len(found) != 1:
         raise InputError(f"give exactly one of the arguments {', '.join(names)}")
     return found[0]
+
+
+def by_place(results: Outputs, *, whole: bool) -> Outputs:
+    """The outputs as the peer's tuple has them, out0, out1, ...; only the `whole` PerceiverModel has the latents.
+
+    The decoder's attention map follows the tuple of the encoder's as an element of its own.
+    """
+    order = ["logits", *(["last_hidden_state"] if whole else []), "hidden_states", "attentions", "cross_attentions"]
+    groups: list[Outputs] = []
+    for name in ("loss", *order):
+        own = {key[len(name) :]: value for key, value in results.items() if re.fullmatch(rf"{name}(\..*)?", key)}
+        late = own.pop(".1", None) if name == "cross_attentions" else None
+        groups += [group for group in (own, {"": late} if late is not None else {}) if group]
+    return {f"out{i}{rest}": value for i, group in enumerate(groups) for rest, value in group.items()}
 
 
 def by_name(name: str, value: Any) -> Outputs:
@@ -125,18 +143,6 @@ def square(positions: TrainablePositions) -> TrainablePositions:
     """The same table to be resized; the peer takes every table to be that of a square grid."""
     side = int(positions.size**0.5)
     return replace(positions, resize=(side, side))
-
-
-def is_stem(name: str) -> bool:
-    """Whether this trace point is the output of a convolutional stem."""
-    return name.rpartition(".")[2] == "stem"
-
-
-def channels_first_stems(traced: Mapping[str, Any]) -> None:
-    """Trace those once more as the peer lays them out, under the peer's name."""
-    for name, value in traced.items():
-        if is_stem(name):
-            point(name.removesuffix("stem") + "convnet", ops.transpose(value, axes=(0, 3, 1, 2)))
 
 
 def _hidden_states(model: PerceiverIO, traced: Mapping[str, Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...conventions import DIALECTS, Activation, Conventions
 from ...encoder import Encoder
-from ...errors import one_of
+from ...errors import InputError, one_of
 from ..base import options
 
 # The configuration: PerceiverConfig's fields and defaults that shape a model.
@@ -42,6 +42,7 @@ _CONFIG: dict[str, Any] = {
     "_label_trainable_num_channels": 1024,
     "output_attentions": False,
     "output_hidden_states": False,
+    "return_dict": True,
 }
 PRETRAINED = frozenset(
     [
@@ -75,20 +76,42 @@ PRETRAINED = frozenset(
 _IGNORED = PRETRAINED | {"attention_probs_dropout_prob", "layer_norm_eps"}
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_erf",
-    "gelu_python": "gelu_erf",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_10": "gelu_10",
+    "gelu_accurate": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_python": "gelu_erf",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "hardswish": "hardswish",
+    "laplace": "laplace",
+    "leaky_relu": "leaky_relu",
+    "linear": "identity",
+    "mish": "mish",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "relu2": "squared_relu",
+    "relu6": "relu6",
+    "sigmoid": "sigmoid",
     "silu": "silu",
+    "sqrtsoftplus": "sqrt_softplus",
     "swish": "silu",
+    "tanh": "tanh",
 }
+"""transformers' names of activations without parameters."""
 
 
 def read_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A PerceiverConfig, from a case's {"config": ...} or from a config.json."""
-    config = options("PerceiverConfig", given.get("config", given), _CONFIG, _IGNORED)
+    """A PerceiverConfig, from a case's {"config": ...} or from a config.json. `image_size` may be a pair."""
+    fields = given.get("config", given)
+    size = fields.get("image_size") if isinstance(fields, Mapping) else None
+    pair = tuple(size) if isinstance(size, (list, tuple)) else None
+    if pair is not None:
+        if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
+            raise InputError(f"option 'image_size' of PerceiverConfig must be a whole number or a pair, got {size!r}")
+        fields = {name: value for name, value in fields.items() if name != "image_size"}
+    config = options("PerceiverConfig", fields, _CONFIG, _IGNORED)
+    config["image_size"] = config["image_size"] if pair is None else pair
     if config["num_labels"] is None:
         config["num_labels"] = len(config["id2label"]) if config["id2label"] else 2
     return config

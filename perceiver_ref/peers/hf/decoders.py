@@ -161,7 +161,9 @@ def multimodal(config: Config, kwargs: Mapping[str, Any], shape: Shapes = None) 
 def projection(config: Config, kwargs: Mapping[str, Any], shape: Shapes = None) -> Component:
     """A PerceiverProjectionDecoder."""
     options("PerceiverProjectionDecoder", kwargs, {})
-    return Component(ProjectionDecoder(config["d_latents"], config["num_labels"]), PROJECTION, [("", "")])
+    return Component(
+        ProjectionDecoder(config["d_latents"], config["num_labels"]), PROJECTION, [("", ""), ("classifier", "")]
+    )
 
 
 _OF_A_MODALITY: dict[str, Any] = {
@@ -188,7 +190,7 @@ def _linear(cls: Any, what: str, outputs: str) -> Any:
         if cls is AudioOutput:
             choose(what, chosen, "postproc_type", ("patches",))
         module = cls(chosen["in_channels"], chosen[outputs] if outputs in chosen else config[outputs])
-        return Component(module, CLASSIFIER, [("", "")])
+        return Component(module, CLASSIFIER, [("", ""), ("classifier", "linear|")])
 
     return build
 
@@ -202,6 +204,7 @@ def multimodal_output(config: Config, kwargs: Mapping[str, Any], shape: Shapes =
         name: component("postprocessor", POSTPROCESSORS, config, given) for name, given in chosen["modalities"].items()
     }
     table, points, _ = by_modality(parts, parts)
+    points += [(name, name) for name in parts]  # what it returns, by modality
     return Component(MultimodalOutput({name: part.module for name, part in parts.items()}), table, points)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..names import LINEAR, NORM, Rows, Table, below, same
+from ..names import LINEAR, NORM, Rows, Table, below, inside, same
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,49 @@ ENCODER: Table = {
     "block/{i}": ("encoder.self_attends.{i}", LAYER),
 }
 
+LAYER_POINTS: Rows = [
+    ("", ""),
+    ("attention", "attention_residual|attention"),
+    (r"attention\.output", "attention"),
+    (r"attention\.output\.dense", "attention"),
+    (r"attention\.self", "attention.mixed"),
+    (r"attention\.self\.layernorm1", "query_norm|norm"),
+    (r"attention\.self\.layernorm2", "key_value_norm"),
+    (r"attention\.self\.query", "attention.query"),
+    (r"attention\.self\.key", "attention.key"),
+    (r"attention\.self\.value", "attention.value"),
+    (r"attention\.self\.dropout", "attention.weights"),
+    ("layernorm", "mlp_norm"),
+    ("mlp", "mlp"),
+    (r"mlp\.dense2", "mlp"),
+    (r"mlp\.dense1", "mlp.hidden"),
+    (r"mlp\.intermediate_act_fn", "mlp.activation"),
+]
 TEXT_POINTS: Rows = [("", ""), ("embeddings", "embedding"), ("position_embeddings", "positions")]
-QUERIES_POINTS: Rows = [("output_position_encodings", "positions"), ("positions_projection", "projected_positions")]
-DECODER_POINTS: Rows = [("decoding_cross_attention", "cross_attention"), ("final_layer", "output")]
+STEM_POINTS: Rows = [
+    ("convnet", "stem.channels_first"),
+    (r"convnet\.max_pool", "stem.channels_first"),
+    (r"convnet\.conv\.zero_pad_2d", "0.padded.channels_first"),
+    (r"convnet\.conv", "0.convolution.channels_first"),
+    (r"convnet\.batchnorm", "0.norm.channels_first|0.convolution.channels_first"),
+    (r"convnet\.relu", "0.activation.channels_first"),
+    ("convnet_1x1", "convolution.channels_first"),
+    ("conv_after_patches", "linear|patches"),
+]
+QUERIES_POINTS: Rows = [
+    ("output_position_encodings", "positions"),
+    ("positions_projection", "projected_positions|positions"),
+]
+DECODER_POINTS: Rows = [
+    *below("decoding_cross_attention", "cross_attention", LAYER_POINTS),
+    ("final_layer", "output"),
+]
 ENCODER_POINTS: Rows = [
     ("embeddings", "latents"),
     ("encoder", ""),
-    (r"encoder\.cross_attention", "cross_attention"),
-    (r"encoder\.self_attends\.(\d+)", r"blocks.0.\1"),
-    (r"encoder\.self_attends\.(\d+)@(\d+)", r"blocks.\2.\1"),
+    *inside(r"encoder\.cross_attention", "cross_attention", LAYER_POINTS),
+    *inside(r"encoder\.self_attends\.(\d+)", r"blocks.0.\1", LAYER_POINTS),
+    *inside(r"encoder\.self_attends\.(\d+)", r"blocks.\2.\1", LAYER_POINTS, r"@(\d+)"),
 ]
 
 

@@ -21,10 +21,10 @@ from ...position import TrainablePositions, linear_positions
 from ...tracing import scope, trace
 from ..base import Arguments, Function, Given, Outputs, Rebuilt, options, read_call
 from ..names import below, bind, same
-from .call import by_name, channels_first_stems, channels_last, interpolating, is_stem, square
+from .call import by_name, channels_last, interpolating, square
 from .config import attend_in, conventions, read_config
 from .decoders import DECODERS, POSTPROCESSORS
-from .names import IGNORED, LAYER, Component
+from .names import IGNORED, LAYER, LAYER_POINTS, Component
 from .preprocessors import PREPROCESSORS, fourier, require, trainable
 from .quirks import first_item_features
 
@@ -101,8 +101,7 @@ def _layer(given: Given) -> Rebuilt:
                 out = module.apply(params, values["hidden_states"], bias=values.get("attention_mask"))
         return {"out0": out, **({"out1": traced["attention.weights"]} if wanted["output_attentions"] else {})}
 
-    points = [("mlp", "mlp"), ("attention", "attention_residual"), ("layernorm", "mlp_norm")]
-    return _built(Component(module, LAYER, points), forward)
+    return _built(Component(module, LAYER, LAYER_POINTS), forward)
 
 
 def _preprocessor(name: str, given: Given) -> Rebuilt:
@@ -116,9 +115,8 @@ def _preprocessor(name: str, given: Given) -> Rebuilt:
         module = interpolating(part.module) if wanted["interpolate_pos_encoding"] else part.module
         if isinstance(module, GridInput) and not wanted["network_input_is_1d"]:
             module = replace(module, flatten=False)
-        with scope("input"), trace(is_stem, tensors=True) as traced:
+        with scope("input"):
             made = module.apply(params, channels_last(module, values["inputs"]), call)
-        channels_first_stems(traced)
         return {"out0": made.inputs, **by_name("out2", made.features)}
 
     return _built(part, forward, "input")

@@ -22,7 +22,7 @@ from ...position import Positions, ProjectedPositions, TrainablePositions
 from ..base import options
 from ..names import same
 from .config import conventions
-from .names import GRID, GRID_STATE, TEXT, TEXT_POINTS, Component, by_modality
+from .names import GRID, GRID_STATE, STEM_POINTS, TEXT, TEXT_POINTS, Component, by_modality
 from .quirks import STEM_PADDING, FirstItemFourier, SlicedPixels
 
 Config = Mapping[str, Any]
@@ -143,9 +143,9 @@ def audio(config: Config, kwargs: Mapping[str, Any], shape: Shapes = None) -> Co
 
 
 def _grid(module: GridInput) -> Component:
-    projected = "projected_positions" if isinstance(module.positions, ProjectedPositions) else "positions"
-    points = [("", ""), ("position_embeddings", "positions"), ("positions_projection", projected)]
-    return Component(module, GRID, [*points, ("convnet", "convnet")], GRID_STATE)
+    points = [("", ""), ("position_embeddings", "positions")]
+    points.append(("positions_projection", "projected_positions|positions"))
+    return Component(module, GRID, [*points, *STEM_POINTS], GRID_STATE)
 
 
 def text(config: Config, kwargs: Mapping[str, Any], shape: Shapes = None) -> Component:

@@ -14,9 +14,9 @@ from ...errors import InputError, one_of
 from ...rotary import Rotary
 from ...tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
-from ..names import NORM, Rows, Table, bind, same
+from ..names import NORM, Rows, Table, below, bind, inside, same
 from .config import TRAINING
-from .names import LAYER
+from .names import LAYER, LAYER_POINTS
 from .parts import attend
 from .quirks import BufferedPerceiverAR, inverse_frequencies
 
@@ -44,8 +44,11 @@ _NAMES: Table = {
 }
 _POINTS: Rows = [
     ("input_adapter", "input"),
-    ("cross_attention", "cross_attention.0"),
-    (r"self_attention\.(\d+)", r"layers.\1"),
+    (r"input_adapter\.txt_embedding", "embedding"),
+    (r"input_adapter\.pos_embedding", "positions"),
+    *below("cross_attention", "cross_attention.0", LAYER_POINTS),
+    *inside(r"self_attention\.(\d+)", r"layers.\1", LAYER_POINTS),
+    ("out_norm", "final"),
     ("output_adapter", "logits"),
 ]
 _BUFFER: Table = {"frequencies": ("input_adapter.frq_pos_encoding.inv_freq", same)}

@@ -18,7 +18,7 @@ from ...queries import InputQueries
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..names import Rows, Table, below, bind, same
 from .config import DECODER, ENCODER, TRAINING, decoder, encoder
-from .names import BUFFER, DECODER_POINTS, GRID, TEXT, encoder_points
+from .names import ADAPTER_POINTS, BUFFER, GRID, TEXT, decoder_points, encoder_points
 from .names import ENCODER as ENCODER_NAMES
 from .names import decoder as decoder_names
 from .parts import attend, fourier
@@ -49,8 +49,10 @@ def _rebuilt(
         "decoder": ("1", decoder_names(model.decoder.query_residual)),
         **(extra or {}),
     }
-    rows: Rows = [(r"0\.input_adapter", "input"), (r"1\.output_adapter", adapted)]
-    rows += below("0", "encoder", encoder_points(model.encoder)) + below("1", "decoder", DECODER_POINTS)
+    rows: Rows = [("0", "encoder"), ("1", adapted), (r"1\.output_adapter", adapted)]
+    rows += below("0.input_adapter", "input", ADAPTER_POINTS)
+    rows += below("0", "encoder", encoder_points(model.encoder))
+    rows += below("1", "decoder", decoder_points(model.decoder.query_residual))
     state = bind(model.state(), {"input": ("0.input_adapter", BUFFER)})
     return Rebuilt(model, bind(model.parameters(), table), run, rows, state)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...encoder import Encoder
-from ..names import LINEAR, NORM, Rows, Table, renamed, same
+from ..names import LINEAR, NORM, Rows, Table, below, inside, renamed, same
 
 ATTENTION: Table = {
     "query": ("q_proj", LINEAR),
@@ -45,12 +45,63 @@ def decoder(residual: bool) -> Table:
     }
 
 
-DECODER_POINTS: Rows = [("cross_attn", "cross_attention"), ("output_adapter", "")]
+ATTENTION_POINTS: Rows = [
+    ("q_proj", "attention.query"),
+    ("k_proj", "attention.keys|attention.key"),
+    ("v_proj", "attention.values|attention.value"),
+    ("o_proj", "attention"),
+    ("dropout", "attention.weights"),
+]
+_ATTENDING_POINTS: Rows = [
+    ("", "attention"),
+    ("q_norm", "query_norm"),
+    ("kv_norm", "key_value_norm"),
+    ("norm", "norm"),
+    ("attention", "attention"),
+    *below("attention", "", ATTENTION_POINTS),
+]
+_MLP_POINTS: Rows = [
+    ("", ""),
+    ("dropout", "mlp"),
+    ("module", "mlp"),
+    (r"module\.0", "mlp_norm"),
+    (r"module\.1", "mlp.hidden"),
+    (r"module\.2", "mlp.activation"),
+    (r"module\.3", "mlp"),
+]
+ADAPTER_POINTS: Rows = [
+    ("", ""),
+    ("txt_embedding", "embedding"),
+    ("pos_embedding", "positions"),
+    ("position_encoding", "positions"),
+    ("linear", "linear"),
+]
+"""Of an input adapter: tokens, images or frames."""
+LAYER_POINTS: Rows = [
+    ("", ""),
+    ("0", "attention_residual"),
+    (r"0\.dropout", "attention"),
+    *below("0.module", "", _ATTENDING_POINTS),
+    *below("1", "", _MLP_POINTS),
+]
+"""Of a cross- or self-attention layer."""
+_LAYER_POINTS_WITHOUT_RESIDUAL: Rows = [("", ""), *below("0", "", _ATTENDING_POINTS), *below("1", "", _MLP_POINTS)]
+
+
+def decoder_points(residual: bool) -> Rows:
+    """Trace points of a decoder; what its output adapter gives may go through a reshape or a division."""
+    layer = LAYER_POINTS if residual else _LAYER_POINTS_WITHOUT_RESIDUAL
+    return [
+        ("output_query_provider", "queries"),
+        *below("cross_attn", "cross_attention", layer),
+        ("output_adapter", ""),
+        (r"output_adapter\.linear", "output"),
+    ]
 
 
 def encoder_points(encoder: Encoder) -> Rows:
     """Trace points: a module that is called several times has "@0", "@1", ... after its name."""
-    rows: Rows = []
+    rows: Rows = [("latent_provider", "latents")]
     last = encoder.layers - 1
     for kind, count, shared in (
         ("cross", encoder.cross_attends, encoder.shared_cross == "all"),
@@ -60,8 +111,10 @@ def encoder_points(encoder: Encoder) -> Rows:
         for b, module in enumerate(modules):
             time = "" if modules.count(module) == 1 else f"@{modules[:b].count(module)}"
             if kind == "cross":
-                rows.append((module + time, "cross_attention" if count == 1 else f"cross_attention.{b}"))
+                ours = "cross_attention" if count == 1 else f"cross_attention.{b}"
+                rows += inside(module, ours, LAYER_POINTS, time)
             else:
-                rows += [(rf"{module}\.{i}{time}", f"blocks.{b}.{i}") for i in range(encoder.layers)]
+                for i in range(encoder.layers):
+                    rows += inside(rf"{module}\.{i}", f"blocks.{b}.{i}", LAYER_POINTS, time)
                 rows.append((module + time, f"blocks.{b}.{last}"))
     return rows

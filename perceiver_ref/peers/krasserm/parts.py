@@ -22,7 +22,7 @@ from ...tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..names import below, bind, same
 from .config import CONVENTIONS, DECODER, ENCODER, TRAINING, decoder, encoder
-from .names import ATTENTION, DECODER_POINTS, encoder_points
+from .names import ATTENTION, ATTENTION_POINTS, decoder_points, encoder_points
 from .names import ENCODER as ENCODER_NAMES
 from .names import decoder as decoder_names
 from .quirks import BufferedTable, GivenAngles
@@ -89,13 +89,7 @@ def multi_head_attention(given: Given) -> Rebuilt:
         out = turning.apply(params, x, z, mask=mask, positions=angles["frq_q"], key_positions=angles["frq_k"])
         return {"last_hidden_state": out}
 
-    points = [
-        ("q_proj", "attention.query"),
-        ("k_proj", "attention.key"),
-        ("v_proj", "attention.value"),
-        ("o_proj", "attention"),
-    ]
-    return Rebuilt(model, bind(model.parameters(), ATTENTION), run, points)
+    return Rebuilt(model, bind(model.parameters(), ATTENTION), run, ATTENTION_POINTS)
 
 
 def fourier(grid: tuple[int, ...], bands: int) -> FourierPositions:
@@ -153,7 +147,10 @@ def perceiver_decoder(given: Given) -> Rebuilt:
     model = decoder(chosen, chosen["num_latent_channels"], width, queries=trainable_queries(count, width))
     names = decoder_names(model.query_residual)
     return Rebuilt(
-        model, bind(model.parameters(), names), partial(_decode, model), below("", "decoder", DECODER_POINTS)
+        model,
+        bind(model.parameters(), names),
+        partial(_decode, model),
+        below("", "decoder", decoder_points(model.query_residual)),
     )
 
 

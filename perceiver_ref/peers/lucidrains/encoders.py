@@ -85,8 +85,8 @@ class BlockEncoder(Encoder):
                 outputs.append(x)
                 if self.residual_rank is not None:
                     weights = p["attention_residuals"][weights_of(b, self.shared_blocks)]
-                    x = self._residual(self.residual_rank).apply(weights, outputs)
-                    x = point(f"attention_residuals.{b}", x)
+                    with scope(f"attention_residuals.{b}"):
+                        x = point("", self._residual(self.residual_rank).apply(weights, outputs))
             return point("", x), outputs
 
 

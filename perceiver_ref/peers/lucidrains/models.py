@@ -184,12 +184,14 @@ def _io(what: str, chosen: Mapping[str, Any], given: Given, text: TextInput | No
         *layout.rows(encoder),
         ("decoder_cross_attn", "decoder.cross_attention.attention"),
         ("decoder_ff", "decoder.cross_attention.mlp"),
+        *names.exactly("", "decoder.cross_attention", names.layer_points("decoder_cross_attn", "decoder_ff")),
         ("to_logits", "decoder"),
     ]
     if text:
         embeddings: Table = {"embedding": ("token_emb.weight", same), "positions/table": ("pos_emb.weight", same)}
         table = {**renamed("perceiver_io", table), "input": ("", embeddings)}
         rows = [("token_emb", "input.embedding"), ("pos_emb", "input.positions"), *below("perceiver_io", "", rows)]
+        rows.append(("perceiver_io", "decoder"))
     return Rebuilt(model, bind(model.parameters(), table), run, rows)
 
 

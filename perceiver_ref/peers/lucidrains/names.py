@@ -61,6 +61,64 @@ def layer(attention: str, mlp: str, inside: str = "fn", gate: str = "") -> Table
     }
 
 
+ATTENTION_POINTS: Rows = [
+    ("", "attention"),
+    ("to_q", "attention.query"),
+    ("to_kv", "attention.key_value"),
+    ("dropout", "attention.weights.flat"),
+    ("to_out", "attention"),
+]
+MLP_POINTS: Rows = [
+    ("", "mlp"),
+    ("net", "mlp"),
+    ("net.0", "mlp.hidden_gate"),
+    ("net.1", "mlp.activation"),
+    ("net.2", "mlp"),
+    ("net.3", "mlp"),
+]
+_MIXER_POINTS: Rows = [
+    ("", "mixing"),
+    ("0", "mixing.hidden"),
+    ("1", "mixing.activation"),
+    ("2", "mixing.activation"),
+    ("3", "mixing"),
+]
+RESIDUAL_POINTS: Rows = [
+    ("to_attn_logits", "logits"),
+    ("to_attn_logits.0", "norm"),
+    ("to_attn_logits.1", "down"),
+    ("to_attn_logits.2", "logits"),
+]
+"""Below a module, by its name as it is, and our names below the layer's."""
+
+
+def layer_points(attention: str, mlp: str, inside: str = "fn", mixes: bool = False) -> Rows:
+    """Those of a layer: `attention` and `mlp` norm their inputs around `inside`; `mixes`: an MLP along the latents."""
+    outer = inside.removesuffix("fn").strip(".")
+    rows = []
+    for module, norm, points in (
+        (attention, "query_norm|norm", _MIXER_POINTS if mixes else ATTENTION_POINTS),
+        (mlp, "mlp_norm", MLP_POINTS),
+    ):
+        if outer:  # what norms its inputs is itself inside a gate or a residual
+            rows.append((_dotted(module, outer), points[0][1]))
+        rows.append((_dotted(module, outer, "norm"), norm))
+        rows += [(_dotted(module, inside, name), ours) for name, ours in points]
+    return [*rows, (_dotted(attention, outer, "norm_context"), "key_value_norm")]
+
+
+def exactly(prefix: str, ours: str, rows: Iterable[tuple[str, str]], use: str = "") -> Rows:
+    """Rows by names as they are, below a module and a point; `use` says which call of the module is meant."""
+    return [
+        (re.escape(_dotted(prefix, name) + use), "|".join(_dotted(ours, end) for end in ends.split("|")))
+        for name, ends in rows
+    ]
+
+
+def _dotted(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the modules of an encoder's blocks are, below `layers.<n>`.
@@ -95,38 +153,31 @@ class Layout:
     def rows(self, encoder: Encoder) -> Rows:
         """The trace points of an encoder's modules."""
         rows: Rows = []
+        crosses, own = self._layer(self.cross, self.cross_gives), self._layer(self.own, self.own_gives)
         if self.first is not None:
-            ours = _joined(self.cross, self.cross_gives, f"{self.first}.", "encoder.cross_attention")
-            rows += [(re.escape(name), point) for name, point in (*ours, (self.first, "encoder.cross_attention"))]
+            rows += exactly(self.first, "encoder.cross_attention", [("", ""), *crosses])
         for b, number, use in uses(encoder, encoder.blocks):
-            rows += [(re.escape(name + use), point) for name, point in self._modules(encoder, b, number)]
+            module, block = f"layers.{number}", f"encoder.blocks.{b}"
+            rows += exactly(module, block, [("", "")], use)
+            residual = [("", ""), *RESIDUAL_POINTS]
+            rows += exactly(f"attn_residuals.{number}", f"encoder.attention_residuals.{b}", residual, use)
+            if self.first is None:
+                name = "encoder.cross_attention" + (f".{b}" if encoder.cross_attends > 1 else "")
+                rows += exactly(module, name, crosses, use)
+            for i in range(encoder.layers):
+                rows += exactly(_dotted(module, self.block.replace("{i}", str(i))), f"{block}.{i}", own, use)
         return rows
 
-    def _modules(self, encoder: Encoder, b: int, number: int) -> Rows:
-        """Those of the repetition b, whose weights are those of this number."""
-        below = f"layers.{number}."
-        rows = [
-            (f"layers.{number}", f"encoder.blocks.{b}"),
-            (f"attn_residuals.{number}", f"encoder.attention_residuals.{b}"),
-        ]
-        if self.first is None:
-            name = "encoder.cross_attention" + (f".{b}" if encoder.cross_attends > 1 else "")
-            rows += _joined(self.cross, self.cross_gives, below, name)
-        for i in range(encoder.layers):
-            block = self.block.replace("{i}", str(i))
-            prefix = below + (f"{block}." if block else "")
-            rows += _joined(self.own, self.own_gives, prefix, f"encoder.blocks.{b}.{i}")
-        return rows
+    def _layer(self, theirs: tuple[str, str], gives: tuple[str, str]) -> Rows:
+        """The points of a layer's modules; what the two of them give themselves comes first."""
+        gates = [(f"{theirs[0]}.{self.gate}", "attention_residual.flat")] if self.gate else []
+        return [*zip(theirs, gives), *gates, *layer_points(*theirs, self.inside, gives[0] == "mixing")]
 
 
 def uses(encoder: Encoder, repetitions: int) -> list[tuple[int, int, str]]:
     """For each of so many repetitions its number, that of its weights, and what a trace adds to its modules' names."""
     which = [weights_of(b, encoder.shared_blocks) for b in range(repetitions)]
     return [(b, i, f"@{which[:b].count(i)}" if which.count(i) > 1 else "") for b, i in enumerate(which)]
-
-
-def _joined(theirs: tuple[str, str], gives: tuple[str, str], prefix: str, ours: str) -> Rows:
-    return [(prefix + name, f"{ours}.{end}".strip(".")) for name, end in zip(theirs, gives)]
 
 
 PERCEIVER = Layout()
@@ -154,16 +205,25 @@ _INPUTS: Table = {
 TWO_WAY_INPUTS: Table = {"projection": ("data_proj", LINEAR), "inputs/{i}": ("layers.{i}", _INPUTS)}
 
 
+_LINEAR_ATTENTION_POINTS: Rows = [
+    ("", "attention"),
+    ("norm", "norm"),
+    ("fn", "attention"),
+    ("fn.to_qkv", "attention.projections"),
+    ("fn.to_out", "attention"),
+    ("fn.to_out.0", "attention"),
+    ("fn.to_out.1", "attention"),
+]
+
+
 def input_rows(encoder: Encoder) -> Rows:
     """The trace points of the modules that change the inputs of `experimental.Perceiver`, after every block but one."""
     rows = [("data_proj", "encoder.projection")]
     for b, number, use in uses(encoder, encoder.blocks - 1):
-        ours = f"encoder.inputs.{b}"
-        rows += [
-            (re.escape(f"layers.{number}.4{use}"), f"{ours}.attention"),
-            (re.escape(f"layers.{number}.2{use}"), f"{ours}.cross_attention.attention"),
-            (re.escape(f"layers.{number}.3{use}"), f"{ours}.cross_attention.mlp"),
-        ]
+        module, ours = f"layers.{number}", f"encoder.inputs.{b}"
+        rows += exactly(f"{module}.4", ours, _LINEAR_ATTENTION_POINTS, use)
+        crosses = [("2", "attention"), ("3", "mlp"), *layer_points("2", "3")]
+        rows += exactly(module, f"{ours}.cross_attention", crosses, use)
     return rows
 
 

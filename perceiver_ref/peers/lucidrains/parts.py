@@ -62,7 +62,7 @@ def attention(given: Given) -> Rebuilt:
         return {"out": out}
 
     module = made(False)
-    rows = [("to_q", "attention.query"), ("to_out", "attention")]
+    rows = names.exactly("", "", names.ATTENTION_POINTS)
     return Rebuilt(module, bind(module.parameters(), names.ATTENTION), run, rows)
 
 
@@ -75,7 +75,7 @@ def feed_forward(given: Given) -> Rebuilt:
         values, _ = read_call("FeedForward", arguments, called, {"x"}, {}, ["x"])
         return {"out": module.apply(params, values["x"])}
 
-    rows = [(r"net\.1", "mlp.activation"), (r"net\.2", "mlp")]
+    rows = names.exactly("", "", names.MLP_POINTS)
     return Rebuilt(module, bind(module.parameters(), names.MLP), run, rows)
 
 
@@ -132,12 +132,11 @@ def perceiver_block(given: Given) -> Rebuilt:
 
     block = {"{i}": ("self_attns.{i}", names.layer("0", "1"))}
     table = {"cross_attention": ("", names.layer("cross_attn", "cross_ff")), "block": ("", block)}
-    rows = [
-        ("cross_attn", "cross_attention.attention"),
-        ("cross_ff", "cross_attention.mlp"),
-        (r"self_attns\.(\d+)\.0", r"layers.\1.attention"),
-        (r"self_attns\.(\d+)\.1", r"layers.\1.mlp"),
-    ]
+    crosses = [("cross_attn", "attention"), ("cross_ff", "mlp"), *names.layer_points("cross_attn", "cross_ff")]
+    rows = names.exactly("", "cross_attention", crosses)
+    for i in range(chosen["self_per_cross_attn"]):
+        own = [("0", "attention"), ("1", "mlp"), *names.layer_points("0", "1")]
+        rows += names.exactly(f"self_attns.{i}", f"layers.{i}", own)
     return Rebuilt(module, bind(module.parameters(), table), run, rows)
 
 
@@ -151,7 +150,8 @@ def attention_residual(given: Given) -> Rebuilt:
         values, _ = read_call("EnformerAttentionResidual", arguments, called, {name}, {}, [name])
         return {"out": module.apply(params, array_list(values[name]))}
 
-    return Rebuilt(module, bind(module.parameters(), renamed("to_attn_logits", names.RESIDUAL)), run)
+    table, rows = renamed("to_attn_logits", names.RESIDUAL), names.exactly("", "", names.RESIDUAL_POINTS)
+    return Rebuilt(module, bind(module.parameters(), table), run, rows)
 
 
 def fourier_encode(given: Given) -> Rebuilt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from ...inputs import Pixels
 from ...layers import MLP, LayerNorm, Linear, norm
 from ...parameters import Module, Parameter, ones
 from ...position import FourierPositions
-from ...tracing import point, scope
+from ...tracing import asked_point, point, scope, trace
 from ...variation import variable
 from ..gru import gru_cell
 
@@ -103,6 +104,7 @@ class VariedAttention(Attention):
             weights = ops.where(mask, weights, xp(mask).zeros((), array_of(weights).dtype))
         total = ops.sum(weights, axis=-1, keepdims=True)
         weights = point("weights", ops.divide(weights, ops.maximum(total, _SMALLEST_SUM)))
+        asked_point("weights.flat", lambda: ops.reshape(weights, shape=(-1, *weights.shape[-2:])))
         return ops.matmul(weights, v)
 
 
@@ -154,7 +156,9 @@ class _Gated(Layer):
         raise NotImplementedError
 
     def _joined(self, p: Tree, x: Any, attended: Any) -> Any:
-        return point("attention_residual", self._gru().apply(p["gru"], attended, x))
+        joined = self._gru().apply(p["gru"], attended, x)
+        asked_point("attention_residual.flat", lambda: ops.reshape(joined, shape=(-1, joined.shape[-1])))
+        return point("attention_residual", joined)
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,10 @@ class LatentMixing(Layer):
         parts, swapped = self._parts(), (0, 2, 1)
         normed = point("norm", parts["norm"].apply(p["norm"], x))
         with scope("mixing"):
-            mixed = parts["mixer"].apply(p["mixer"], ops.transpose(normed, axes=swapped))
+            with trace({"mlp.hidden", "mlp.activation"}.__contains__, tensors=True) as inner:
+                mixed = parts["mixer"].apply(p["mixer"], ops.transpose(normed, axes=swapped))
+            for name, value in inner.items():  # by latents and channels, as the peer has them
+                asked_point(name.removeprefix("mlp."), partial(ops.transpose, value, axes=swapped))
             mixed = point("", ops.transpose(mixed, axes=swapped))
         return self._finished(p, self._joined(p, x, mixed))
 
@@ -233,7 +240,9 @@ class LinearAttention(Module):
     def apply(self, p: Tree, x: Any) -> Any:
         """x (B, M, channels) -> the same shape."""
         parts = self._parts()
-        q, k, v = (split_heads(parts[n].apply(p[n], x), self.heads) for n in ("query", "key", "value"))  # (B, H, M, d)
+        projections = [parts[n].apply(p[n], x) for n in ("query", "key", "value")]
+        asked_point("attention.projections", lambda: ops.concatenate(projections, axis=-1))
+        q, k, v = (split_heads(projection, self.heads) for projection in projections)  # (B, H, M, d)
         q = ops.softmax(ops.multiply(q, scale_factor(array_of(q), None)), axis=-1)
         products = ops.matmul(ops.transpose(q, axes=(0, 1, 3, 2)), ops.softmax(k, axis=-2))  # (B, H, d, d)
         return parts["output"].apply(p["output"], join_heads(ops.matmul(v, products)))
@@ -262,9 +271,9 @@ class AttentionResidual(Module):
         """outputs: arrays (B, N, channels), the oldest first -> (B, N, channels)."""
         parts, x = self._parts(), ops.stack(list(outputs), axis=2)  # (B, N, blocks, channels)
         eps = float(np.finfo(array_of(x).dtype).eps)
-        normed = ops.rms_norm(x, p["norm"]["scale"], eps=eps)
-        logits = parts["up"].apply(p["up"], parts["down"].apply(p["down"], normed))
-        return ops.sum(ops.multiply(x, ops.softmax(logits, axis=2)), axis=2)
+        normed = point("norm", ops.rms_norm(x, p["norm"]["scale"], eps=eps))
+        logits = parts["up"].apply(p["up"], point("down", parts["down"].apply(p["down"], normed)))
+        return ops.sum(ops.multiply(x, ops.softmax(point("logits", logits), axis=2)), axis=2)
 
 
 @dataclass(frozen=True)

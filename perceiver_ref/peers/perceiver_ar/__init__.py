@@ -8,8 +8,8 @@ ReLU. What only this code does is in `model`.
 
 from __future__ import annotations
 
-from ..base import Peer
+from ..deepmind.names import HaikuPeer
 from .config import perceiver_ar
 from .functions import FUNCTIONS
 
-PEER = Peer("perceiver-ar", {"PerceiverAR": perceiver_ar, **FUNCTIONS})
+PEER = HaikuPeer("perceiver-ar", {"PerceiverAR": perceiver_ar, **FUNCTIONS})

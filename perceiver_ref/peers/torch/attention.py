@@ -11,7 +11,7 @@ from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...call import Call
 from ...errors import InputError
-from ..base import Arguments, Given, Outputs, Rebuilt, options, read_call
+from ..base import Arguments, Given, Option, Outputs, Rebuilt, options, read_call
 from ..names import Binding, same
 from ..replay import Named
 from .function import function
@@ -55,8 +55,13 @@ def _repeated(x: Any, heads: int) -> Any:
 
 
 def _multihead(given: Given) -> Rebuilt:
-    """`torch.nn.MultiheadAttention`; a mask's True means "do not attend". The attention map is that of each head."""
-    known: dict[str, Any] = {"embed_dim": 0, "num_heads": 1, "dropout": 0.0, "bias": True, "add_bias_kv": False}
+    """`torch.nn.MultiheadAttention`; a mask's True means "do not attend".
+
+    The attention map is the mean of the heads', unless `average_attn_weights` is false, or is not given and the map
+    that was recorded has the heads' axis.
+    """
+    known: dict[str, Any] = {"embed_dim": Option(int, required=True), "num_heads": Option(int, required=True)}
+    known |= {"dropout": 0.0, "bias": True, "add_bias_kv": False}
     known |= {"add_zero_attn": False, "kdim": None, "vdim": None, "batch_first": False}
     o = options("MultiheadAttention", given.config, known)
     width, heads = o["embed_dim"], o["num_heads"]
@@ -75,10 +80,12 @@ def _multihead(given: Given) -> Rebuilt:
 
     def run(p: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         masks = {"key_padding_mask", "attn_mask"}
-        defaults = {"need_weights": True, "average_attn_weights": False, "is_causal": False}
+        defaults = {"need_weights": True, "average_attn_weights": True, "is_causal": False}
         values, wanted = read_call("MultiheadAttention", arguments, called, {*_TRIPLE, *masks}, defaults, _TRIPLE)
         sources = [values[name] for name in _TRIPLE]
         single = len(sources[0].shape) == 2
+        if "average_attn_weights" not in called and len(given.outputs.get("attn", ())) == (3 if single else 4):
+            wanted["average_attn_weights"] = False
         if single:
             sources = [x[None] for x in sources]
         elif not o["batch_first"]:

@@ -74,19 +74,36 @@ def _batch_norm(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
 
 @ops.in_float32
 def _normalize(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
-    """x / max(|x|_p, eps) along `dim`; a norm below eps gets no gradient."""
-    x, p = given["input"], float(o["p"])
-    along: dict[str, Any] = {"axis": 1 if o["dim"] is None else o["dim"], "keepdims": True}
-    size = ops.absolute(x)
-    if p == math.inf:
-        norm = ops.max(size, **along)
-        small = array_of(norm) < o["eps"]
-    else:
-        total = ops.sum(size if p == 1 else ops.power(size, p), **along)
-        empty = array_of(total) == 0
-        norm = ops.power(ops.where(empty, 1.0, total), 1 / p)  # a root has no slope at 0
-        small = empty | (array_of(norm) < o["eps"])
+    """x / max(|x|_p, eps) along `dim`, one axis or several; a norm below eps gets no gradient."""
+    x, dim = given["input"], 1 if o["dim"] is None else o["dim"]
+    along: dict[str, Any] = {"axis": tuple(dim) if isinstance(dim, list) else dim, "keepdims": True}
+    norm, flat = length(x, float(o["p"]), along)
+    small = array_of(norm) < o["eps"]
+    norm = ops.where(flat, array_of(norm), norm)
     return {"out": ops.divide(x, ops.where(small, o["eps"], norm))}
+
+
+def length(x: Any, p: float, along: dict[str, Any]) -> tuple[Any, Any]:
+    """(|x|_p, where it has no slope): the number of elements that are not 0 for p = 0, their largest or smallest size
+    for infinite ones, else the sum of |x|^p to 1 / p. An element that is 0 has no slope."""
+    data, library = array_of(x), xp(array_of(x))
+    size, zero = ops.absolute(x), data == 0
+    if p == 0:
+        count = (~zero).sum(along["axis"], keepdims=True).astype(data.dtype)
+        return count, library.ones(count.shape, bool)
+    if math.isinf(p):
+        norm = ops.max(size, **along) if p > 0 else ops.negative(ops.max(ops.negative(size), **along))
+        return norm, library.zeros(norm.shape, bool)
+    if p == 1:
+        norm = ops.sum(size, **along)
+        return norm, library.zeros(norm.shape, bool)
+    nothing = library.asarray(0.0 if p > 0 else math.inf, data.dtype)
+    powers = ops.where(zero, nothing, ops.power(ops.where(zero, library.ones((), data.dtype), size), p))
+    total = ops.sum(powers, **along)
+    flat = (array_of(total) == 0) | library.isinf(array_of(total))  # a root has no slope at 0
+    ends = library.asarray(0.0, data.dtype) if p < 0 else array_of(total)
+    root = ops.power(ops.where(flat, library.ones((), data.dtype), total), 1 / p)
+    return ops.where(flat, ends, root), flat
 
 
 NORMS = {

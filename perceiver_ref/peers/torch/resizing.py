@@ -1,4 +1,8 @@
-"""PyTorch's `interpolate`: every mode is a product with one matrix an axis, (outputs, inputs)."""
+"""PyTorch's `interpolate`: every mode is a product with one matrix an axis, (outputs, inputs).
+
+Places and weights are computed as PyTorch's code for the CPU does with fused multiply-adds, in float32 for all arrays
+but float64 ones: rounding of a place near 300 moves the result by 1e-5, far beyond what the products round.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,15 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.tensor import array_of
+from ...autograd.tensor import Tensor, array_of
 from ...errors import InputError, one_of
-from ...resize import keys_kernel
-from ..base import Outputs
+from ...resize import arithmetic, cubic_weights, keys_kernel, places
+from ..base import Option, Outputs
 from .function import function
 
 _AXES = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
+_SMALL_IMAGE = 128
+"""Height and width of outputs up to which PyTorch takes other code for images, the gradient's."""
 _MODES = ("nearest", "nearest-exact", "area", *_AXES)
 
 
@@ -28,10 +34,19 @@ def _interpolate(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
     if _AXES.get(mode, len(grid)) != len(grid):
         raise InputError(f"mode {mode} needs {_AXES[mode]} axes after the channels, got the input {tuple(x.shape)}")
     targets, scales = _targets(grid, o)
+    kind, backwards = arithmetic(array_of(x).dtype), type(x) is Tensor
     for axis, (source, target, scale) in enumerate(zip(grid, targets, scales), 2):
-        ratio = source / target if scale is None or o["recompute_scale_factor"] else 1 / scale
-        matrix = _matrix(mode, source, target, ratio, bool(o["align_corners"]), o["antialias"])
-        x = _along(x, matrix, axis)
+        factor = None if o["recompute_scale_factor"] else scale
+        corners = bool(o["align_corners"])
+        matrix = _matrix(mode, source, target, factor, corners, o["antialias"], kind)
+        back = matrix
+        if mode.startswith("nearest"):
+            back = _picked(_nearest_back(mode, source, target, factor), source)
+            matrix = back if len(grid) == 2 and sum(targets) <= _SMALL_IMAGE else matrix
+        elif backwards and mode == "bicubic" and not o["antialias"]:
+            same = grid == tuple(targets)
+            back = np.eye(source) if same else _cubic(source, target, factor, corners, kind, fused=False)
+        x = _along(x, matrix, back, axis)
     return {"out": x}
 
 
@@ -46,42 +61,74 @@ def _targets(grid: tuple[int, ...], o: dict[str, Any]) -> tuple[Sequence[int], S
     return [int(n * f) for n, f in zip(grid, factors)], factors
 
 
-def _along(x: Any, matrix: np.ndarray, axis: int) -> Any:
-    """The product with `matrix` along an axis."""
+def _along(x: Any, matrix: np.ndarray, back: np.ndarray, axis: int) -> Any:
+    """The product with `matrix` along an axis, whose gradient is that of the product with `back`."""
     data = array_of(x)
     order = (*(a for a in range(data.ndim) if a != axis), axis)
-    back = tuple(order.index(a) for a in range(data.ndim))
-    weights = xp(data).asarray(np.ascontiguousarray(matrix.T), data.dtype)
-    return ops.transpose(ops.matmul(ops.transpose(x, axes=order), weights), axes=back)
+    home = tuple(order.index(a) for a in range(data.ndim))
+    moved, library = ops.transpose(x, axes=order), xp(data)
+    weights = library.asarray(np.ascontiguousarray(back.T), data.dtype)
+    out = ops.matmul(moved, weights)
+    if not np.array_equal(matrix, back):
+        change = library.asarray(np.ascontiguousarray((matrix - back).T), data.dtype)
+        out = ops.add(out, array_of(moved) @ change)
+    return ops.transpose(out, axes=home)
 
 
-def _matrix(mode: str, source: int, target: int, ratio: float, corners: bool, antialias: bool) -> np.ndarray:
-    """Row i holds the weights of the inputs that output i is made of; `ratio` inputs go to one output."""
-    i = np.arange(target)
+def _matrix(
+    mode: str, source: int, target: int, factor: float | None, corners: bool, antialias: bool, kind: Any
+) -> np.ndarray:
+    """Row i holds the weights of the inputs that output i is made of."""
     if mode.startswith("nearest"):
-        place = np.float32(i if mode == "nearest" else i + 0.5) * np.float32(ratio)  # float32, as PyTorch's
-        return _picked(np.floor(place), source)
+        return _picked(_nearest(mode, source, target, factor, kind), source)
     if mode == "area":
+        i = np.arange(target)
         first, last = np.floor(i * source / target), np.ceil((i + 1) * source / target)
         inside = (np.arange(source) >= first[:, None]) & (np.arange(source) < last[:, None])
         return _averaging(inside)
     cubic = mode == "bicubic"
-    if corners:
-        ratio = (source - 1) / (target - 1) if target > 1 else 0.0
     if source == target and (antialias or not cubic):
         return np.eye(source)  # whatever scale_factor says, unlike in the other modes
     if antialias:
-        return _smoothed(cubic, source, target, ratio)
-    centre = i * ratio if corners else (i + 0.5) * ratio - 0.5
-    if not cubic:
-        centre = np.maximum(centre, 0)
-    base = np.floor(centre)
-    matrix = np.zeros((target, source))
-    for offset in (-1, 0, 1, 2) if cubic else (0, 1):
-        distance = np.abs(centre - base - offset)
-        weights = keys_kernel(distance) if cubic else 1 - distance
-        np.add.at(matrix, (i, np.clip(base + offset, 0, source - 1).astype(int)), weights)
-    return matrix
+        return _smoothed(cubic, source, target, _ratio(source, target, factor, corners, kind))
+    if cubic:
+        return _cubic(source, target, factor, corners, kind)
+    place = places(target, _ratio(source, target, factor, corners, kind), corners=corners)
+    return _linear_weights(np.maximum(place, 0), source)
+
+
+def _ratio(source: int, target: int, factor: float | None, corners: bool, kind: Any) -> Any:
+    """How many inputs go to one output, a number of type `kind`."""
+    if corners:
+        return kind(source - 1) / kind(target - 1) if target > 1 else kind(0)
+    return kind(source) / kind(target) if factor is None else kind(1 / factor)
+
+
+def _cubic(
+    source: int, target: int, factor: float | None, corners: bool, kind: Any, *, fused: bool = True
+) -> np.ndarray:
+    """The bicubic weights, in the gradient's code without fused multiply-adds."""
+    place = places(target, _ratio(source, target, factor, corners, kind), corners=corners, fused=fused)
+    return cubic_weights(place, source, fused=fused)
+
+
+def _nearest(mode: str, source: int, target: int, factor: float | None, kind: Any) -> np.ndarray:
+    """Which input each output is; it is floored in float32, in whatever type it was computed."""
+    ratio = _ratio(source, target, factor, False, kind)
+    place = places(target, ratio, corners=mode == "nearest")
+    if mode == "nearest-exact":
+        place = np.maximum(place, 0) + place.dtype.type(0.5)
+    return np.floor(place.astype(np.float32))
+
+
+def _nearest_back(mode: str, source: int, target: int, factor: float | None) -> np.ndarray:
+    """Which input the gradient of each output goes to: by code of its own, always with a ratio in float32."""
+    i = np.arange(target)
+    if mode == "nearest" and target in (source, 2 * source):
+        return i * source // target
+    ratio = _ratio(source, target, factor, False, np.float32)
+    place = i.astype(np.float32) * ratio if mode == "nearest" else ((i + 0.5) * float(ratio)).astype(np.float32)
+    return np.floor(place)
 
 
 def _picked(index: np.ndarray, source: int) -> np.ndarray:
@@ -89,17 +136,31 @@ def _picked(index: np.ndarray, source: int) -> np.ndarray:
     return rows
 
 
-def _smoothed(cubic: bool, source: int, target: int, ratio: float) -> np.ndarray:
+def _linear_weights(place: np.ndarray, source: int) -> np.ndarray:
+    """(outputs, source): the weights of the two neighbours of each place; the last input is its own neighbour."""
+    base = np.minimum(np.floor(place), source - 1)
+    after = np.clip(place - base, 0, place.dtype.type(1))
+    rows, first = np.arange(len(place)), base.astype(int)
+    matrix = np.zeros((len(place), source))
+    np.add.at(matrix, (rows, first), place.dtype.type(1) - after)
+    np.add.at(matrix, (rows, np.minimum(first + 1, source - 1)), after)
+    return matrix
+
+
+def _smoothed(cubic: bool, source: int, target: int, ratio: Any) -> np.ndarray:
     """The kernel stretched over the inputs of one output when shrinking, as Pillow does; its cubic has a = -0.5."""
-    stretch = max(ratio, 1.0)
-    centre, reach = ratio * (np.arange(target) + 0.5), (2 if cubic else 1) * stretch
-    first = np.maximum(np.trunc(centre - reach + 0.5), 0)
-    last = np.minimum(np.trunc(centre + reach + 0.5), source)
-    j = np.arange(source)
+    kind = type(ratio)
+    half, stretch = kind(0.5), max(ratio, kind(1))
+    centre = ratio * (np.arange(target).astype(kind) + half)
+    reach = kind(2 if cubic else 1) * stretch
+    first = np.maximum(np.trunc(centre - reach + half), 0)
+    last = np.minimum(np.trunc(centre + reach + half), source)
+    j = np.arange(source).astype(kind)
     inside = (j >= first[:, None]) & (j < last[:, None])
-    distance = np.abs((j + 0.5 - centre[:, None]) / stretch)
-    kernel = keys_kernel(np.minimum(distance, 2), -0.5) if cubic else np.maximum(1 - distance, 0)
-    return _averaging(np.where(inside, kernel, 0))
+    distance = np.abs((j - centre[:, None] + half) * (kind(1) / stretch))
+    near = np.minimum(distance, kind(2))
+    kernel = keys_kernel(near, -0.5) if cubic else np.maximum(kind(1) - distance, kind(0))
+    return _averaging(np.where(inside, kernel, kind(0)))
 
 
 def _averaging(weights: np.ndarray) -> np.ndarray:
@@ -115,8 +176,8 @@ RESIZING = {
         size=None,
         scale_factor=None,
         mode="nearest",
-        align_corners=False,
-        recompute_scale_factor=False,
+        align_corners=Option(bool),
+        recompute_scale_factor=Option(bool),
         antialias=False,
     )
 }

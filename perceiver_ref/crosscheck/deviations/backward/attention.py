@@ -92,6 +92,12 @@ def _leaking(step: Step, gradient: Any) -> dict[int, Any]:
     return _of_scores(step, p * (p_g - (p * p_g).sum(-1, keepdims=True)), leaking=True)
 
 
+def _filled(step: Step, gradient: Any) -> dict[int, Any]:
+    """Rows without any key: masked scores were filled in, not added to, so that nothing passes through them."""
+    p, p_g = _weights(step), _of_weights(step, gradient)
+    return _of_scores(step, p * (p_g - (p * p_g).sum(-1, keepdims=True)))
+
+
 def _wiped(step: Step, gradient: Any) -> dict[int, Any]:
     """Values of rows without any key get the gradient that their zeros stop."""
     return {2: _weights(step, masked_rows="uniform").swapaxes(-1, -2) @ gradient}
@@ -104,6 +110,14 @@ def _narrow_scores(cast: Callable[[Any], Any], p: Any, g: Any, s: Any) -> Any:
 def _empty_rows(step: Step) -> bool:
     mask = _options(step)["mask"]
     return mask is not None and not mask.any(-1).all()
+
+
+def _filling(step: Step) -> bool:
+    return _empty_rows(step) and _options(step)["masked_rows"] != "added"
+
+
+def _adding(step: Step) -> bool:
+    return _empty_rows(step) and _options(step)["masked_rows"] == "added"
 
 
 def _biased(step: Step) -> bool:
@@ -153,7 +167,8 @@ ATTENTION: tuple[Row, ...] = (
     _row("gradient-recomputed", "attention weights again without the mask", _again(mask=None), 0, 1, 2, when=_masked),
     _row("gradient-recomputed", "attention weights again without the scale", _again(scale=1.0), 0, 1, 2),
     _row("gradient-recomputed", "attention weights again without the bias", _again(bias=None), 0, 1, 2, when=_biased),
-    _row("mask-backward", "rows without any key give gradient to queries and keys", _leaking, 0, 1, when=_empty_rows),
+    _row("mask-backward", "rows without any key give gradient to queries and keys", _leaking, 0, 1, when=_filling),
+    _row("mask-backward", "rows without any key give none to queries and keys", _filled, 0, 1, when=_adding),
     _row("mask-backward", "rows without any key give gradient to values", _wiped, 2, when=_empty_rows),
 )
 """Rows about the op `attention`."""
