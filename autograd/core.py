@@ -164,12 +164,18 @@ class Rule:
     `forward(*arrays, **options) -> output, residuals`, where a tuple of outputs makes an op with several. A third
     value, a function of no arguments, says that the output can be had again for little: ops that need it on the way
     back then do not keep it. `backward(gradient, *residuals, **options) -> gradients`, one for each array, None where
-    there is none. Either is told which arrays need a gradient, as a tuple of bools, if it has a parameter `needs`. A residual
-    that is an argument itself has that argument's name in `backward`.
+    there is none. Either is told which arrays need a gradient, as a tuple of bools, if it has a parameter `needs`. A
+    residual that is an argument itself has that argument's name in `backward`. `held(*arrays)`: how many elements a
+    kernel holds at a time where the definition holds more than its output.
     """
 
-    def __init__(self, forward: Callable[..., Any], backward: Callable[..., Any] | None = None) -> None:
-        self.forward, self.backward = forward, backward
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        backward: Callable[..., Any] | None = None,
+        held: Callable[..., int] | None = None,
+    ) -> None:
+        self.forward, self.backward, self.held = forward, backward, held
 
     @cached_property
     def names(self) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -225,7 +231,8 @@ class Op(Step):
     """A differentiable function of arrays: its positional parameters are arrays, its keyword parameters options.
 
     `definition` is the rule of `ops/`; `kernels` holds faster ones by backend, tried in order: each may return
-    `NotImplemented` for what it is not made for. An op that is not `differentiable` returns plain arrays, its function the output alone.
+    `NotImplemented` for what it is not made for. An op that is not `differentiable` returns plain arrays, its function
+    the output alone.
     """
 
     def __init__(self, forward: Callable[..., Any], *, differentiable: bool = True, **traits: Any) -> None:
@@ -249,7 +256,7 @@ class Op(Step):
     @cached_property
     def plain(self) -> Op:
         """The same op by its definition, whatever kernels there are."""
-        made = Op.__new__(Op)
+        made = type(self).__new__(type(self))
         made.__dict__.update(self.__dict__, kernels={})
         made.__dict__["plain"] = made.__dict__["fast"] = made
         return made
@@ -257,7 +264,7 @@ class Op(Step):
     @cached_property
     def fast(self) -> Op:
         """The same op by its kernels, whatever handlers around say."""
-        made = Op.__new__(Op)
+        made = type(self).__new__(type(self))
         made.__dict__.update(self.__dict__)
         made.__dict__["plain"] = made.__dict__["fast"] = made
         return made

@@ -7,7 +7,7 @@ op by its definition, or by its kernels, and the innermost mode holds.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +41,17 @@ def mode() -> str:
     """The mode that holds here."""
     known = {function: name for name, function in MODES.items()}
     return next((known[h.function] for h in reversed(handlers()) if h.function in known), "fast")
+
+
+def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where there are no kernels: the function itself, since CUDA graphs are theirs."""
+    return function
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Where there are no kernels: nothing, since only they divide work over threads."""
+    yield
 
 
 if (_chosen := os.environ.get(VARIABLE) or "fast") not in MODES:  # the variable may hold anything

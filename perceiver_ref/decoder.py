@@ -9,7 +9,7 @@ from typing import Any, Literal
 from .attention import CrossAttention
 from .autograd import ops
 from .autograd.backend import Array
-from .autograd.tensor import array_of
+from .autograd.core import array_of
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions
 from .errors import InputError

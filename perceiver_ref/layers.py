@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from .activations import activations
 from .autograd import ops, tree
-from .autograd.tensor import array_of
+from .autograd.core import array_of
 from .autograd.tree import Tree
 from .call import Call
 from .conventions import DEEPMIND, Conventions

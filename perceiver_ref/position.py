@@ -15,7 +15,7 @@ import numpy as np
 from .autograd import backend as backends
 from .autograd import ops
 from .autograd.backend import Array
-from .autograd.tensor import array_of
+from .autograd.core import array_of
 from .autograd.tree import Tree
 from .conventions import DEEPMIND, Conventions, Grid, Subsampling
 from .errors import InputError

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from .autograd import ops
-from .autograd.tensor import array_of
+from .autograd.core import array_of
 from .variation import variable
 
 _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name

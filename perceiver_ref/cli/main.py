@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from ..autograd.backend import BACKENDS, BackendError
-from ..autograd.kernels import MODES, kernels
+from ..autograd.modes import MODES, kernels
 from ..errors import InputError, one_of
 from ..files import check_writable
 from ..version import __version__

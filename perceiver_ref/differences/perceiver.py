@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..autograd.backend import xp
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..conventions import DIALECTS
 from ..decoder import ProjectionDecoder
 from ..peers.lucidrains.quirks import NormedProjection

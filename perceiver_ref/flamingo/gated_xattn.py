@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..attention import Attention, KeysValues
 from ..autograd import ops
 from ..autograd.backend import xp
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..autograd.tree import Tree
 from ..conventions import FLAMINGO, Conventions
 from ..errors import InputError, one_of

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from ..attention import Attention, KeysValues, Layer, joined
 from ..autograd import ops
 from ..autograd.backend import Array, to_host, xp
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..autograd.tree import Tree
 from ..conventions import DIALECTS, Conventions
 from ..errors import InputError, one_of

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import ops
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..autograd.tree import Tree
 from ..call import Call
 from ..errors import InputError

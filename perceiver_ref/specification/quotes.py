@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..autograd import registry
-from ..autograd.engine import Op
+from ..autograd.core import Op
 from ..errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

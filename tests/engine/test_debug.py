@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from perceiver_ref.autograd import NonFiniteError, Op, checkpoint, detect_nonfinite, ops, value_and_grad, vjp
-from perceiver_ref.autograd.debug import describe
+from perceiver_ref.autograd.checks import describe
 
 HERE = Path(__file__).resolve()
 
@@ -70,7 +70,7 @@ def test_backward_accuses_the_first_rule_only(xp: ModuleType) -> None:
     def forward(x: Any) -> Any:
         return x + 1, ()
 
-    culprit = Op(forward, variadic=False, differentiable=True)
+    culprit = Op(forward)
     culprit.name = "culprit"
     culprit.backward(lambda g: g * np.nan)
     with detect_nonfinite(), pytest.raises(NonFiniteError, match=r"^backward of culprit produced NaN"):

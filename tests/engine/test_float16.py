@@ -22,7 +22,7 @@ from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.call import Call
 from perceiver_ref.layers import BatchNorm
 
-COMPUTED = sorted(name for name in CASES if registry[name].numbers == "computed")
+COMPUTED = sorted(name for name in CASES if registry[name].traits.numbers == "computed")
 both_modes = pytest.mark.parametrize("mode", ["plain", "fast"])
 
 

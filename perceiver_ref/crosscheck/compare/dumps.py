@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backend import to_host
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...errors import InputError
 from ...files import AnyPath
 from ...formats.opcodes import shown

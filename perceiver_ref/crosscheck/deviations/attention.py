@@ -12,9 +12,8 @@ import numpy as np
 from ...attention import KeysValues, join_heads, split_heads
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.engine import Op
+from ...autograd.core import Op, array_of
 from ...autograd.ops.attention import scale_factor
-from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...tracing import where
 from ...variation import Replacement

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backend import is_array
-from ...autograd.engine import Op, handle
+from ...autograd.core import Op, Tensor, array_of, handle
 from ...autograd.ops.attention import keep_used, scale_factor, scores, slopes
-from ...autograd.tensor import Tensor, array_of
 from ...variation import varied
 from ...vectors.compare import difference
 from ..rounding.arithmetic import DIGITS, MOVING, kept_digits, rounded, rounded_tree
@@ -104,9 +103,11 @@ def _pulls(near: _Round, products: int | None) -> dict[str, Pull]:
         return value if products is None or value is None else rounded(value, products)
 
     def attention(step: Step, g: Any) -> Any:
-        q, k, v, bias, _, log_sum = step.residuals
-        static = {**step.op.static, **step.static}
+        q, k, v, weights = step.residuals
+        static, bias = {**step.op.defaults, **step.static}, step.arguments[3] if len(step.arguments) > 3 else None
         mask, rows = static["mask"], static["masked_rows"]
+        exact = scores(q, k, bias, mask, static["scale"], rows).max(-1, keepdims=True)
+        log_sum = np.where(weights.any(-1, keepdims=True), exact - np.log(weights.max(-1, keepdims=True)), np.inf)
         s = near(scores(short(q), short(k), bias, mask, static["scale"], rows))
         p = near(np.exp(s - log_sum))
         p_g = near(short(g) @ keep_used(short(v), mask, rows).swapaxes(-1, -2))

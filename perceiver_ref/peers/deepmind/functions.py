@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import ops
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...call import Call
 from ...classification import soft_cross_entropy, soft_labels, top_k_correct

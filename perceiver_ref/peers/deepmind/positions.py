@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...conventions import DEEPMIND
 from ...errors import InputError, one_of
 from ...position import FourierPositions, Positions, ProjectedPositions, TrainablePositions

@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from ...autograd import ops
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...call import Call
 from ...errors import InputError
 from ...inputs import AudioPatches, GridInput, MultimodalInput
 from ...perceiver_io import PerceiverIO
 from ...position import ProjectedPositions, TrainablePositions
-from ...tracing import point, trace
+from ...tracing import trace
 from ..base import Arguments, Option, Outputs, read_call
 
 _INPUTS = ("inputs", "input_ids", "pixel_values")

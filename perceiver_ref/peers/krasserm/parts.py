@@ -10,7 +10,7 @@ from typing import Any
 from ...attention import Attention
 from ...autograd import ops
 from ...autograd.backend import Array, xp
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...call import Call
 from ...decoder import trainable_queries

@@ -12,8 +12,8 @@ import numpy as np
 from ...attention import Attention, CrossAttention, Layer, SelfAttention, join_heads, split_heads
 from ...autograd import ops
 from ...autograd.backend import Array, xp
+from ...autograd.core import array_of
 from ...autograd.ops.attention import scale_factor
-from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...call import Call
 from ...conventions import DIALECTS, Conventions

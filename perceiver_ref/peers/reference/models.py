@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...attention import Attention, CrossAttention, SelfAttention
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...autoregressive import PerceiverAR
 from ...call import Call
