@@ -4,15 +4,31 @@
 
 `ops` holds the operations; models built from them compute on plain arrays, and record only while they are being
 differentiated. The backend (NumPy or CuPy) follows from the arrays.
+
+core, gradients   the engine in one sitting: what is recorded, and the walk back
+ops/              the operations, each its equation, forward and backward
+optim/            optimizers, learning rates, clipping
+kernels/          faster rules for single operations; all works without them
+checks, half, sums, tree, backend    what the core leaves to others: arguments, float16, summing, trees, array libraries
+modes, observing, checkpointing, testing    contexts and functions on top of it
 """
+
+from importlib.util import find_spec
 
 from . import backend, ops, optim, tree
 from .backend import BackendError
-from .debug import NonFiniteError, detect_nonfinite
-from .engine import Op, op
-from .kernels import keep_memory, kernels, recorded, threads
-from .tensor import Tensor, registry
-from .transforms import checkpoint, value_and_grad, vjp
+from .checkpointing import checkpoint
+from .core import Op, Tensor, op, registry
+from .gradients import value_and_grad, vjp
+from .memory import keep_memory
+from .observing import NonFiniteError, detect_nonfinite
+
+if find_spec(f"{__name__}.kernels"):
+    from .kernels import recorded, threads
+else:  # the folder was taken away
+    from .modes import recorded, threads
+
+from .modes import kernels  # after the folder of that name
 
 __all__ = [
     "BackendError",

@@ -64,6 +64,11 @@ def _named(dtype: Any) -> str:
     return "of a structured dtype" if dtype.names else f"of the dtype {dtype.name}"
 
 
+def as_array(value: Any) -> Any:
+    """NumPy arithmetic on 0-d arrays and full reductions return scalars: make them arrays again."""
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
 def xp(array: Array) -> ModuleType:
     """The library of an array: the module `numpy` or `cupy`.
 

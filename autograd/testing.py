@@ -9,7 +9,7 @@ import numpy as np
 
 from . import tree
 from .backend import is_array, to_host, xp
-from .transforms import vjp
+from .gradients import vjp
 from .tree import Tree
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import perceiver_ref as pr
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import keep_memory, kernels, ops, optim, recorded, tree, value_and_grad
-from perceiver_ref.autograd.engine import Event, observe
+from perceiver_ref.autograd.observing import Event, observe
 from perceiver_ref.models.call import Call
 from perceiver_ref.models.ledger.costs import linear_flops, mixed_flops, weights_flops
 from perceiver_ref.peers.transformers.perceiver.call import channels_last

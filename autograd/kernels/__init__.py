@@ -1,55 +1,42 @@
-"""Faster pairs of rules for single ops on one backend: same signature and residuals as the definition in `ops/`.
+"""Faster rules for single ops on one backend, on top of everything: nothing below imports this folder.
 
-`table` lists them. They are used by default; `with kernels("plain"):`, `--kernels plain` on the command line or the
-environment variable PERCEIVER_REF_KERNELS=plain runs the definitions instead. Because residuals agree, forward and
-backward can be exchanged one by one, and the tests run all four combinations.
+`table` lists them, and importing the folder puts them into the ops. With the folder taken away all works, more slowly.
+`with kernels("plain"):`, `--kernels plain` on the command line or the environment variable PERCEIVER_REF_KERNELS=plain
+runs the definitions instead. A rule is a pair: what its forward keeps is for its own backward, whatever the definition
+keeps; one that returns `NotImplemented` leaves a call to the next rule, at last to the definition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from ..engine import Rule, kernel_mode
-from ..tensor import registry
+from .. import sums
+from ..core import Rule, registry
+from ..optim import optimizers
+from . import attention as tiled
 from . import cuda
 from .cpu import attention, gelu, linear, normalise
-from .cpu.memory import keep_memory
 from .cpu.threads import threads
+from .cuda.fused import fused_step
 from .cuda.graphs import recorded
+from .cuda.launch import column_sums
 
-__all__ = ["MODES", "keep_memory", "kernels", "recorded", "table", "threads"]
+__all__ = ["recorded", "table", "threads"]
 
-MODES = ("fast", "plain")
+_TILED = Rule(tiled.forward, tiled.backward)
 
-table: dict[tuple[str, str], Rule] = {
-    ("attention", "numpy"): Rule(attention.forward, attention.backward),
-    ("gelu_erf", "numpy"): Rule(gelu.erf_forward, gelu.erf_backward),
-    ("gelu_tanh", "numpy"): Rule(gelu.tanh_forward, gelu.tanh_backward),
-    ("layer_norm", "numpy"): Rule(normalise.layer_norm_forward, normalise.layer_norm_backward),
-    ("linear", "numpy"): Rule(linear.forward, linear.backward),
-    ("rms_norm", "numpy"): Rule(normalise.rms_norm_forward, normalise.rms_norm_backward),
-    ("softmax", "numpy"): Rule(normalise.softmax_forward, normalise.softmax_backward),
-    **{(op, "cupy"): rule for op, rule in cuda.rules.items()},
+table: dict[tuple[str, str], tuple[Rule, ...]] = {
+    ("attention", "numpy"): (Rule(attention.forward, attention.backward, held=attention.scores_held),),
+    ("gelu_erf", "numpy"): (Rule(gelu.erf_forward, gelu.erf_backward),),
+    ("gelu_tanh", "numpy"): (Rule(gelu.tanh_forward, gelu.tanh_backward),),
+    ("layer_norm", "numpy"): (Rule(normalise.layer_norm_forward, normalise.layer_norm_backward),),
+    ("linear", "numpy"): (Rule(linear.forward, linear.backward),),
+    ("rms_norm", "numpy"): (Rule(normalise.rms_norm_forward, normalise.rms_norm_backward),),
+    ("softmax", "numpy"): (Rule(normalise.softmax_forward, normalise.softmax_backward),),
+    **{(op, "cupy"): (rule,) for op, rule in cuda.rules.items()},
+    ("attention", "cupy"): (cuda.rules["attention"], _TILED),
 }
-"""(op, backend) -> its kernel."""
+"""(op, backend) -> its kernels, in the order in which they are tried."""
 
-for (_op, _backend), _rule in table.items():
-    registry[_op].rules[_backend] = _rule
-
-
-@contextmanager
-def kernels(mode: str) -> Iterator[None]:
-    """Within this context use `"fast"` kernels where there are any, or only the `"plain"` definitions."""
-    with kernel_mode.entered(_known(mode)):
-        yield
-
-
-def _known(mode: str) -> str:
-    if mode not in MODES:
-        raise ValueError(f"unknown kernels mode {mode!r}; known: {', '.join(MODES)}")
-    return mode
-
-
-if kernel_mode.get() not in MODES:  # the environment variable may hold anything
-    raise ValueError(f"PERCEIVER_REF_KERNELS must be {' or '.join(MODES)}, got {kernel_mode.get()[:40]!r}")
+for (_op, _backend), _rules in table.items():
+    registry[_op].kernels[_backend] = _rules
+sums.of_rows["cupy"] = column_sums
+optimizers.fused["cupy"] = fused_step

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..backend import Array, peak, xp
-from ..engine import op
+from ..core import op
 from ..sums import total
 
 MaskedRows = Literal["zero", "uniform", "added"]
@@ -42,7 +42,7 @@ def attention_weights(
     q (..., N, d), k (..., M, d), bias and mask broadcastable to (..., N, M) -> (..., N, M); scale defaults to
     1 / sqrt(d).
     """
-    p, _ = probabilities(q, k, bias, mask, scale, masked_rows)
+    p = probabilities(q, k, bias, mask, scale, masked_rows)
     return p, (p, q, k)
 
 
@@ -67,12 +67,10 @@ def attention(
     """softmax over keys of (scale q k^T + bias), times v (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
 
     q (..., N, d), k (..., M, d), v (..., M, e), bias and mask broadcastable to (..., N, M) -> (..., N, e).
-    Leading axes broadcast. The residuals hold no (N, M) array: the way back computes the weights again from the
-    log of each row's sum (Dao et al. 2022, arXiv 2205.14135, section 3.1).
+    Leading axes broadcast.
     """
-    p, log_sum = probabilities(q, k, bias, mask, scale, masked_rows)
-    out = p @ keep_used(v, mask, masked_rows)
-    return out, (q, k, v, bias, out, log_sum)
+    p = probabilities(q, k, bias, mask, scale, masked_rows)  # (..., N, M)
+    return p @ keep_used(v, mask, masked_rows), (q, k, v, p)
 
 
 @attention.backward
@@ -81,20 +79,15 @@ def _(
     q: Array,
     k: Array,
     v: Array,
-    bias: Array | None,
-    out: Array,
-    log_sum: Array,
+    p: Array,
     *,
     mask: Array | None,
     scale: float | None,
     masked_rows: MaskedRows,
 ) -> Any:
-    g = without_empty_rows(g, log_sum, bias, mask)
-    p = xp(q).exp(scores(q, k, bias, mask, scale, masked_rows) - log_sum)
-    sums = total(p, -1, keepdims=True)  # beside large scores, the log of their sum has lost digits
-    p /= xp(q).where(sums == 0, xp(q).ones((), q.dtype), sums)
-    p_g = g @ keep_used(v, mask, masked_rows).swapaxes(-1, -2)
-    ds = p * (p_g - total(p * p_g, -1, keepdims=True))  # exactly 0 where one weight is 1; tiles take the sum of g out
+    g = xp(g).where(p.any(-1, keepdims=True), g, xp(g).zeros((), g.dtype))  # a query without any key has a constant
+    dp = g @ keep_used(v, mask, masked_rows).swapaxes(-1, -2)
+    ds = p * (dp - total(p * dp, -1, keepdims=True))  # exactly 0 where one weight is 1
     dq, dk, dbias = _score_gradients(ds, q, k, mask, scale, masked_rows)
     return dq, dk, p.swapaxes(-1, -2) @ g, dbias
 
@@ -118,19 +111,16 @@ def scores(
 
 def probabilities(
     q: Array, k: Array, bias: Array | None, mask: Array | None, scale: float | None, masked_rows: MaskedRows
-) -> tuple[Array, Array]:
-    """The attention weights (..., N, M) and the log of each row's sum (..., N, 1); +inf where a row has no key."""
+) -> Array:
+    """The attention weights (..., N, M); 0 in rows that have no key."""
     library = xp(q)
     check_shapes(q, k, bias, mask)
     s = scores(q, k, bias, mask, scale, masked_rows)
     top = peak(s, -1)
-    top = library.where(top == -library.inf, library.zeros((), s.dtype), top)
-    p = library.exp(s - top)
+    p = library.exp(s - library.where(top == -library.inf, library.zeros((), s.dtype), top))
     sums = total(p, -1, keepdims=True)
-    empty = sums == 0
-    p /= library.where(empty, library.ones((), s.dtype), sums)
-    infinite = library.asarray(library.inf, s.dtype)
-    return p, library.where(empty, infinite, top + library.log(library.where(empty, 1, sums)))
+    p /= library.where(sums == 0, library.ones((), s.dtype), sums)
+    return p
 
 
 def keep_used(x: Array, mask: Array | None, masked_rows: MaskedRows) -> Array:
@@ -141,13 +131,6 @@ def keep_used(x: Array, mask: Array | None, masked_rows: MaskedRows) -> Array:
         mask = mask | ~mask.any(-1, keepdims=True)
     used = mask.any(-2)[..., None] if mask.ndim > 1 else mask[:, None]  # (..., M, 1)
     return xp(x).where(used, x, xp(x).zeros((), x.dtype))
-
-
-def without_empty_rows(g: Array, log_sum: Array, bias: Array | None, mask: Array | None) -> Array:
-    """The gradient of the output, 0 for queries without any key, whose output is a constant."""
-    if bias is None and mask is None:
-        return g
-    return xp(g).where(log_sum == xp(g).inf, xp(g).zeros((), g.dtype), g)
 
 
 def _score_gradients(
@@ -199,5 +182,4 @@ __all__ = [
     "scores",
     "sloped",
     "slopes",
-    "without_empty_rows",
 ]

@@ -10,8 +10,7 @@ import numpy as np
 
 from .. import tree
 from ..backend import Array, rounded_to, xp
-from ..engine import Op
-from ..tensor import registry
+from ..core import Op, registry
 
 DTYPES = ("float16", "float32", "float64", "bfloat16")
 """What numbers can be cast to. NumPy has no bfloat16: its numbers are held in float32."""

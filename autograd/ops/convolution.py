@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, xp
-from ..engine import op
+from ..core import op
 
 Sizes = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]

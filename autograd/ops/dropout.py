@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, xp
-from ..engine import op
+from ..core import op
 
 Key = int | tuple[int, ...]
 """Non-negative integers that name one stream of random numbers; append to a tuple to derive another stream."""

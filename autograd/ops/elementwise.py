@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend import Array, special, xp
-from ..engine import op
+from ..core import op
 
 
 @op(scalars=True)

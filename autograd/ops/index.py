@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, is_array, scatter_add, to_host, wide, xp
-from ..engine import op
+from ..core import op
 
 _BASIC = (int, np.integer, slice)
 

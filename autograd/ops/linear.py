@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend import Array
-from ..engine import op
+from ..core import op
 
 
 @op

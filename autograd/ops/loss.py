@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..backend import Array, peak, to_host, xp
-from ..engine import op
+from ..core import op
 from ..sums import average, total, wide_total
 
 Reduction = Literal["mean", "sum", "none"]

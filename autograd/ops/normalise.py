@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend import Array, peak, xp
-from ..engine import op
+from ..core import op
 from ..sums import average, total
 
 

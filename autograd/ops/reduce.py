@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..backend import Array, xp
-from ..engine import op
+from ..core import op
 from ..sums import Axis, average, total
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from ..backend import Array, rounded_to, wide, xp
+from ..backend import Array, as_array, rounded_to, wide, xp
 from ..sums import sum_of_squares
-from ..tensor import as_array
 from ..tree import Tree
 
 

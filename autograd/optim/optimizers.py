@@ -9,21 +9,25 @@ The state saved and loaded continues bit for bit. Each optimizer is a list of pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import tree
-from ..backend import Array, refusal, rounded_to, to_host, wide, xp
-from ..tensor import as_array
+from ..backend import Array, as_array, refusal, rounded_to, to_host, wide, xp
+from ..backend import name as library
+from ..modes import mode
 from ..tree import Tree
 from . import parts
 from .clipping import clip_by_global_norm
-from .fused import fused_step
 from .parts import Chosen, Part, every
 from .schedules import Schedule
+
+fused: dict[str, Callable[..., tuple[Tree, Tree] | None]] = {}
+"""Backend -> a function that computes a whole `step`, or gives None for one that it is not made for; kernels put theirs
+here, and the parts remain the definition."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,10 @@ class Optimizer:
         `gradients` has the structure of `params`, where leaves may be missing or None. Raises `ValueError`, naming the
         path, for a gradient that belongs to no parameter, has another shape or dtype, or has no place in the state.
         """
-        if (fused := fused_step(self, params, gradients, state)) is not None:
-            return fused
+        libraries = {library(p) for _, p in tree.leaves(params)}
+        if len(libraries) == 1 and (whole := fused.get(*libraries)) and mode() == "fast":
+            if (made := whole(self, params, gradients, state)) is not None:
+                return made
         updates, state = self.updates(params, gradients, state)
         flat = [_added(p, updates[path]) if path in updates else p for path, p in tree.leaves(params)]
         return tree.unflatten_like(params, flat), state

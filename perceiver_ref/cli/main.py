@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from ..autograd.backend import BACKENDS, BackendError
-from ..autograd.kernels import MODES, kernels
+from ..autograd.modes import MODES, kernels
 from ..errors import LINE, InputError, one_line, one_of
 from ..host.files import remove_temporaries
 from ..host.signals import exit_code, settle, stopping

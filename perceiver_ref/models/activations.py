@@ -10,7 +10,7 @@ from typing import Any
 
 from ..autograd import ops
 from ..autograd.backend import xp
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 
 _SOFTPLUS_LINEAR = 20.0
 _LAPLACE = 0.707107, 0.282095

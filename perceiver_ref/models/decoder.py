@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..autograd import ops
 from ..autograd.backend import Array
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..autograd.tree import Tree
 from ..errors import InputError
 from .attention import CrossAttention

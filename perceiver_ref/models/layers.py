@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ..autograd import ops, tree
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..autograd.tree import Tree
 from ..errors import InputError
 from .activations import activations

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..autograd import ops
 from ..autograd.backend import Array, xp
+from ..autograd.core import array_of
 from ..autograd.ops.attention import MaskedRows
-from ..autograd.tensor import array_of
 from ..errors import InputError
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..autograd import backend as backends
 from ..autograd import ops
 from ..autograd.backend import Array
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..autograd.tree import Tree
 from ..errors import InputError
 from ..host.memory import require

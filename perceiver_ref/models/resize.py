@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import backend as backends
 from ..autograd import ops
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 
 _A = -0.75
 

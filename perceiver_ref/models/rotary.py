@@ -14,7 +14,7 @@ import numpy as np
 
 from ..autograd import ops
 from ..autograd.backend import Array, to_host, xp
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..errors import InputError
 from .constraints import check_fields
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..autograd import ops
 from ..autograd.backend import xp
-from ..autograd.tensor import array_of
+from ..autograd.core import array_of
 from ..errors import InputError
 
 Size = tuple[int, int]

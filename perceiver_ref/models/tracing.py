@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..autograd import ops
+from ..autograd.core import array_of
 from ..autograd.scoped import Scoped
-from ..autograd.tensor import array_of
 from .variation import variable
 
 _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name

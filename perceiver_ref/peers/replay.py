@@ -14,8 +14,8 @@ from typing import Any
 
 from ..autograd import tree
 from ..autograd.backend import xp
+from ..autograd.core import array_of
 from ..autograd.optim import Optimizer, clip_by_global_norm, global_norm
-from ..autograd.tensor import array_of
 from ..autograd.tree import Tree
 from ..errors import InputError
 from ..models.constraints import Count

@@ -18,7 +18,7 @@ import pytest
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import registry
-from perceiver_ref.autograd.engine import Op
+from perceiver_ref.autograd.core import Op
 from perceiver_ref.models.module import Module
 
 

@@ -29,7 +29,7 @@ def product_rule(g: Any, x: Any, y: Any) -> Any:
 
 def planted(rule: Callable[..., Any], forward: Callable[..., Any] = product) -> Op:
     """An op with this backward rule."""
-    op = Op(forward, variadic=False, differentiable=True)
+    op = Op(forward)
     op.backward(rule)
     return op
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from perceiver_ref.autograd import NonFiniteError, Op, checkpoint, detect_nonfinite, ops, value_and_grad, vjp
-from perceiver_ref.autograd.debug import describe
+from perceiver_ref.autograd.checks import describe
 
 HERE = Path(__file__).resolve()
 
@@ -70,7 +70,7 @@ def test_backward_accuses_the_first_rule_only(xp: ModuleType) -> None:
     def forward(x: Any) -> Any:
         return x + 1, ()
 
-    culprit = Op(forward, variadic=False, differentiable=True)
+    culprit = Op(forward)
     culprit.name = "culprit"
     culprit.backward(lambda g: g * np.nan)
     with detect_nonfinite(), pytest.raises(NonFiniteError, match=r"^backward of culprit produced NaN"):
@@ -84,11 +84,12 @@ def test_backward_does_not_accuse_a_rule_of_what_came_in(xp: ModuleType) -> None
     assert np.isnan(float(gradient[0]))
 
 
-def test_backward_of_a_graph_recorded_before(xp: ModuleType) -> None:
+def test_a_graph_recorded_before_is_not_looked_at(xp: ModuleType) -> None:
+    """What is looked at is put into a node when its op runs."""
     _, pull = vjp(ops.sqrt, xp.zeros(1))
-    named = pytest.raises(NonFiniteError, match=r"an unrecorded place \(debug mode was off\)")
-    with np.errstate(divide="ignore"), detect_nonfinite(), named:
-        pull(xp.ones(1))
+    with np.errstate(divide="ignore"), detect_nonfinite():
+        (gradient,) = pull(xp.ones(1))
+    assert np.isinf(float(gradient[0]))
 
 
 def test_an_op_inside_a_checkpoint_is_named(xp: ModuleType) -> None:

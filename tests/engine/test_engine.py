@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from perceiver_ref.autograd import Op, Tensor, ops, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.autograd.tensor import Edge, Node, Slot, Tape, leaf
-from perceiver_ref.autograd.walk import backward, unbroadcast
+from perceiver_ref.autograd.core import Edge, Node, Slot, Tape, leaf
+from perceiver_ref.autograd.gradients import backward, unbroadcast
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def chain(tensor: Tensor, length: int) -> Tensor:
 
 def made_op(forward: Any, rule: Any) -> Op:
     """An op that is not in the registry."""
-    op = Op(forward, variadic=False, differentiable=True)
+    op = Op(forward)
     op.backward(rule)
     return op
 

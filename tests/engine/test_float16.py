@@ -22,7 +22,7 @@ from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.models.call import Call
 from perceiver_ref.models.layers import BatchNorm
 
-COMPUTED = sorted(name for name in CASES if registry[name].numbers == "computed")
+COMPUTED = sorted(name for name in CASES if registry[name].traits.numbers == "computed")
 both_modes = pytest.mark.parametrize("mode", ["plain", "fast"])
 
 

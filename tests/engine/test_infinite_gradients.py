@@ -15,7 +15,7 @@ import pytest
 
 from perceiver_ref.autograd import kernels, ops, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.autograd.tensor import array_of
+from perceiver_ref.autograd.core import array_of
 
 INF, NAN = np.inf, np.nan
 

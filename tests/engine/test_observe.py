@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from perceiver_ref.autograd import ops, value_and_grad
-from perceiver_ref.autograd.engine import observe
+from perceiver_ref.autograd.observing import observe
 
 
 def test_every_op_is_seen_with_its_arrays_and_its_node():

@@ -28,7 +28,7 @@ every_differentiable_op = pytest.mark.parametrize("name", DIFFERENTIABLE)
 
 def call(name: str, arguments: Sequence[Any], static: dict[str, Any]) -> Any:
     op = registry[name]
-    return op(list(arguments), **static) if op.variadic else op(*arguments, **static)
+    return op(list(arguments), **static) if op.traits.variadic else op(*arguments, **static)
 
 
 def outputs(result: Any) -> list[Any]:
@@ -120,7 +120,7 @@ def test_float32_gradients_agree_with_float64(name: str, data: st.DataObject, xp
         np.testing.assert_allclose(to_host(single), to_host(double), rtol=0, atol=1e-5 * size)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in CASES if registry[name].numbers != "cast"))
+@pytest.mark.parametrize("name", sorted(name for name in CASES if registry[name].traits.numbers != "cast"))
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @few_examples
 @given(data=st.data())

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import perceiver_ref as pr
-from perceiver_ref.autograd import detect_nonfinite, kernels, ops, threads
-from perceiver_ref.autograd.debug import enabled
-from perceiver_ref.autograd.engine import handle, kernel_mode, observe
+from perceiver_ref.autograd import NonFiniteError, detect_nonfinite, kernels, ops, threads
+from perceiver_ref.autograd.core import handle
+from perceiver_ref.autograd.observing import observe
 from perceiver_ref.models.tracing import point, scope
 from perceiver_ref.models.variation import is_varied, variable, varied
 from perceiver_ref.porting.rounding.arithmetic import arithmetic, exempt
@@ -70,6 +70,15 @@ def tracing() -> list[str]:
     return [name for name, made in traces.items() if made]
 
 
+def looking() -> bool:
+    """Whether an op may not make an infinity."""
+    try:
+        ops.divide(np.array([1.0]), np.array([0.0]))
+    except NonFiniteError:
+        return True
+    return False
+
+
 def exempted() -> bool:
     """Whether float16 arithmetic leaves a float64 result alone."""
     with arithmetic("float16"):
@@ -78,9 +87,9 @@ def exempted() -> bool:
 
 Make, See, Expected = Callable[[str], AbstractContextManager[Any]], Callable[[], Any], Callable[[list[str]], Any]
 CONTEXTS: dict[str, tuple[Make, See, Expected]] = {
-    "kernels": (lambda name: kernels({"a": "plain", "b": "fast", "c": "plain"}[name]), kernel_mode.get,
-                lambda open_: {"a": "plain", "b": "fast", "c": "plain"}[open_[-1]] if open_ else kernel_mode.default),
-    "debug": (lambda name: detect_nonfinite(), enabled, lambda open_: bool(open_)),
+    "kernels": (lambda name: kernels({"a": "plain", "b": "fast", "c": "plain"}[name]), mode,
+                lambda open_: {"a": "plain", "b": "fast", "c": "plain"}[open_[-1]] if open_ else DEFAULT),
+    "debug": (lambda name: detect_nonfinite(), looking, lambda open_: bool(open_)),
     "exempt": (lambda name: exempt(), exempted, lambda open_: bool(open_)),
     "handle": (lambda name: handle(fixed(name)), lambda: ops.sum(X), lambda open_: open_[-1] if open_ else 0.1 + 0.2),
     "observe": (lambda name: observe(watching(name)), observed, lambda open_: open_),
@@ -100,6 +109,7 @@ def count() -> int:
 
 
 BEFORE = count()
+DEFAULT = mode()
 
 
 def generator(context: AbstractContextManager[Any]) -> Iterator[None]:

@@ -24,7 +24,7 @@ every_op = pytest.mark.parametrize("name", sorted(CALLS))
 
 def call(name: str, arguments: Any, static: dict[str, Any]) -> list[Any]:
     op = registry[name]
-    result = op(list(arguments), **static) if op.variadic else op(*arguments, **static)
+    result = op(list(arguments), **static) if op.traits.variadic else op(*arguments, **static)
     return list(result) if isinstance(result, tuple) else [result]
 
 
@@ -45,7 +45,7 @@ def with_dtype(name: str, arguments: Any, dtypes: list[Any]) -> list[np.ndarray]
 
 def test_every_op_has_a_call() -> None:
     assert set(CALLS) == set(registry)
-    assert {name: tuple(op.labels) for name, op in registry.items() if op.labels} == LABELS
+    assert {name: op.traits.labels for name, op in registry.items() if op.traits.labels} == LABELS
 
 
 @every_op

@@ -12,7 +12,7 @@ import pytest
 
 from perceiver_ref.autograd import Op, Tensor, kernels, ops, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.autograd.tensor import Again, Tape, leaf
+from perceiver_ref.autograd.core import Again, Tape, leaf
 
 OPS = {"gelu_erf": 0, "gelu_tanh": 0, "layer_norm": 2, "rms_norm": 1}
 """With the number of their parameters."""

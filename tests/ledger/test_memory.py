@@ -9,9 +9,9 @@ import pytest
 from ledger.models import MODELS, filled
 
 from perceiver_ref.autograd import kernels, ops, threads, tree
-from perceiver_ref.autograd.engine import observe
+from perceiver_ref.autograd.core import Tape, Tensor, leaf
 from perceiver_ref.autograd.kernels.cpu import attention as cpu_attention
-from perceiver_ref.autograd.tensor import Tape, Tensor, leaf
+from perceiver_ref.autograd.observing import observe
 from perceiver_ref.models.call import Call
 from perceiver_ref.models.ledger import example, ledger
 from perceiver_ref.models.ledger.costs import scores_bytes

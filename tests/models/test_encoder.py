@@ -16,7 +16,7 @@ from support import assert_close, host, normal, on, random_parameters
 from perceiver_ref import InputError
 from perceiver_ref.autograd import ops, tree, vjp
 from perceiver_ref.autograd.backend import xp
-from perceiver_ref.autograd.engine import observe
+from perceiver_ref.autograd.observing import observe
 from perceiver_ref.autograd.tree import Tree
 from perceiver_ref.models.conventions import DEEPMIND
 from perceiver_ref.models.encoder import Encoder

@@ -14,7 +14,7 @@ from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import kernels, ops, tree, value_and_grad, vjp
-from perceiver_ref.autograd.tensor import array_of
+from perceiver_ref.autograd.core import array_of
 from perceiver_ref.autograd.testing import check_grads
 from perceiver_ref.models.conventions import DIALECTS, Conventions
 from perceiver_ref.models.decoder import Decoder

@@ -15,7 +15,7 @@ from support import normal, on, random_parameters
 
 from perceiver_ref import trace
 from perceiver_ref.autograd.backend import to_host
-from perceiver_ref.autograd.tensor import array_of
+from perceiver_ref.autograd.core import array_of
 from perceiver_ref.errors import InputError
 from perceiver_ref.models.call import Call
 from perceiver_ref.peers import Given, peer

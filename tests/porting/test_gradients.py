@@ -19,9 +19,9 @@ import pytest
 from porting.cases import case_of
 
 from perceiver_ref.autograd import tree, value_and_grad
-from perceiver_ref.autograd.engine import handle
-from perceiver_ref.autograd.kernels import kernels
-from perceiver_ref.autograd.tensor import array_of, registry
+from perceiver_ref.autograd.core import Rule as OpRule
+from perceiver_ref.autograd.core import array_of, handle, registry
+from perceiver_ref.autograd.modes import kernels
 from perceiver_ref.cli import main
 from perceiver_ref.models.tracing import trace, where
 from perceiver_ref.porting import run
@@ -57,20 +57,23 @@ def computed(case: Case, dtype: Any = np.float64) -> Case:
 @contextmanager
 def other_rule(op: str, rule: Rule) -> Iterator[None]:
     """An op goes back by `rule(right, gradient, residuals, static)`, right being what its own rule gives."""
-    own = registry[op].rules["plain"]
+    own = registry[op].definition
 
     def backward(gradient: Any, *residuals: Any, **static: Any) -> Any:
-        options = {name: value for name, value in static.items() if name in own.pull.__code__.co_varnames}
-        right = own.pull(gradient, *residuals, **options)
+        options = {name: value for name, value in static.items() if name in own.names[1]}
+        assert own.backward is not None
+        right = own.backward(gradient, *residuals, **options)
         return rule(list(right) if isinstance(right, tuple) else [right], gradient, residuals, static)
 
-    named = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in [*registry[op].static, "needs"]]
+    named = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in [*registry[op].defaults, "needs"]]
     backward.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]  # what the engine hands it
-    registry[op].rules["plain"] = own._replace(backward=backward)
+    registry[op].definition = OpRule(own.forward, backward)
+    registry[op].__dict__.pop("plain", None)  # made of the definition when first asked for
     try:
         yield
     finally:
-        registry[op].rules["plain"] = own
+        registry[op].definition = own
+        registry[op].__dict__.pop("plain", None)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from support import normal, random_parameters
 
 from perceiver_ref import trace
 from perceiver_ref.autograd import ops, tree
-from perceiver_ref.autograd.engine import observe
+from perceiver_ref.autograd.observing import observe
 from perceiver_ref.models import tracing
 from perceiver_ref.models.call import Call
 from perceiver_ref.models.conventions import DIALECTS

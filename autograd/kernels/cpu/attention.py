@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
-from ...ops.attention import MaskedRows, attention, check_shapes, keep_used, scale_factor, slopes, without_empty_rows
+from ...ops.attention import MaskedRows, check_shapes, keep_used, scale_factor, slopes
+from ..attention import without_empty_rows
 from . import rows, threads
 
 TILE = (512, 512)
@@ -48,7 +49,7 @@ def forward(
 ) -> Any:
     """As `ops.attention.attention`."""
     if not _serves(q, k, v):
-        return attention.rules["plain"].forward(q, k, v, bias, mask=mask, scale=scale, masked_rows=masked_rows)
+        return NotImplemented
     check_shapes(q, k, bias, mask)
     p = Problem.of(q, k, v, bias, mask, scale, masked_rows)
     out = _like(q, (*p.lead, p.n, v.shape[-1]))
@@ -82,9 +83,6 @@ def backward(
     needs: tuple[bool, ...],
 ) -> Any:
     """As the backward rule of `ops.attention.attention`."""
-    options: dict[str, Any] = {"mask": mask, "scale": scale, "masked_rows": masked_rows}
-    if not _serves(q, k, v):
-        return attention.rules["plain"].pull(g, q, k, v, bias, out, log_sum, **options)
     p = Problem.of(q, k, v, bias, mask, scale, masked_rows)
     g = without_empty_rows(g, log_sum, bias, mask)
     dq, dk, dv = (_like(x, (*p.lead, *x.shape[-2:])) for x in (q, k, v))

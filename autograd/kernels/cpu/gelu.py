@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
-from ...ops.activation import _1_OVER_SQRT_2PI, _SQRT_2_OVER_PI, gelu_erf, gelu_tanh
+from ...ops.activation import _1_OVER_SQRT_2PI, _SQRT_2_OVER_PI
 from . import rows
 from .erf import normal
 
@@ -22,7 +22,7 @@ _CUBIC = 0.044715
 def erf_forward(x: Array) -> Any:
     """As `ops.activation.gelu_erf`; of the residuals x alone."""
     if not rows.fits(x):
-        return gelu_erf.rules["plain"].forward(x)
+        return NotImplemented
     (xs,), out, made = _lines(x)
 
     def work(blocks: rows.Blocks) -> None:
@@ -33,13 +33,11 @@ def erf_forward(x: Array) -> Any:
             np.multiply(xs[a], phi, out=out[a])
 
     rows.each(work, out)
-    return made, (x, None), lambda: erf_forward(x)[0]
+    return made, (x,), lambda: erf_forward(x)[0]
 
 
-def erf_backward(g: Array, x: Array, phi: Array | None) -> Any:
+def erf_backward(g: Array, x: Array) -> Any:
     """As the backward rule of `ops.activation.gelu_erf`."""
-    if not rows.fits(x):
-        return gelu_erf.rules["plain"].pull(g, x, phi)
     (xs, gs), out, dx = _lines(x, g)
 
     def work(blocks: rows.Blocks) -> None:
@@ -63,7 +61,7 @@ def erf_backward(g: Array, x: Array, phi: Array | None) -> Any:
 def tanh_forward(x: Array) -> Any:
     """As `ops.activation.gelu_tanh`; of the residuals x alone."""
     if not rows.fits(x):
-        return gelu_tanh.rules["plain"].forward(x)
+        return NotImplemented
     (xs,), out, made = _lines(x)
 
     def work(blocks: rows.Blocks) -> None:
@@ -75,13 +73,11 @@ def tanh_forward(x: Array) -> Any:
             y_a *= 0.5
 
     rows.each(work, out)
-    return made, (x, None), lambda: tanh_forward(x)[0]
+    return made, (x,), lambda: tanh_forward(x)[0]
 
 
-def tanh_backward(g: Array, x: Array, t: Array | None) -> Any:
+def tanh_backward(g: Array, x: Array) -> Any:
     """As the backward rule of `ops.activation.gelu_tanh`."""
-    if not rows.fits(x):
-        return gelu_tanh.rules["plain"].pull(g, x, t)
     (xs, gs), out, dx = _lines(x, g)
 
     def work(blocks: rows.Blocks) -> None:

@@ -23,7 +23,7 @@ def layer_norm_forward(
 ) -> Any:
     """As `ops.normalise.layer_norm`."""
     if not rows.fits(x, scale, offset):
-        return layer_norm.rules["plain"].forward(x, scale, offset, eps=eps)
+        return NotImplemented
     xs, width = rows.flat(x), x.shape[-1]
     y, units, inverses = np.empty_like(xs), _kept(xs, needs), np.empty((len(xs), 1), x.dtype)
 
@@ -45,14 +45,14 @@ def layer_norm_forward(
 def layer_norm_backward(g: Array, unit: Array, inverse_std: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
     """As the backward rule of `ops.normalise.layer_norm`; the gradients of scale and offset are summed over rows."""
     if not rows.fits(g, scale):
-        return layer_norm.rules["plain"].pull(g, unit, inverse_std, scale, needs=needs)
+        return layer_norm.definition.backward(g, unit, inverse_std, scale, needs=needs)
     return _pull(g, unit, inverse_std, scale, needs, centred=True)
 
 
 def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[bool, ...] = (False,)) -> Any:
     """As `ops.normalise.rms_norm`."""
     if not rows.fits(x, scale):
-        return rms_norm.rules["plain"].forward(x, scale, eps=eps)
+        return NotImplemented
     xs, width = rows.flat(x), x.shape[-1]
     y, units, inverses = np.empty_like(xs), _kept(xs, needs), np.empty((len(xs), 1), x.dtype)
 
@@ -71,14 +71,14 @@ def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[
 def rms_norm_backward(g: Array, unit: Array, inverse: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
     """As the backward rule of `ops.normalise.rms_norm`; the gradient of scale is summed over rows."""
     if not rows.fits(g, scale):
-        return rms_norm.rules["plain"].pull(g, unit, inverse, scale, needs=needs)
+        return rms_norm.definition.backward(g, unit, inverse, scale, needs=needs)
     return _pull(g, unit, inverse, scale, (*needs, False), centred=False)[:2]
 
 
 def softmax_forward(x: Array, *, axis: int = -1) -> Any:
     """As `ops.normalise.softmax`."""
     if not _last(x, axis):
-        return softmax.rules["plain"].forward(x, axis=axis)
+        return NotImplemented
     xs = rows.flat(x)
     y = np.empty_like(xs)
 
@@ -97,7 +97,7 @@ def softmax_forward(x: Array, *, axis: int = -1) -> Any:
 def softmax_backward(g: Array, y: Array, axis: int) -> Any:
     """As the backward rule of `ops.normalise.softmax`."""
     if not _last(y, axis):
-        return softmax.rules["plain"].pull(g, y, axis=axis)
+        return softmax.definition.backward(g, y, axis=axis)
     gs, ys = rows.flat(g), rows.flat(y)
     dx = np.empty_like(ys)
 

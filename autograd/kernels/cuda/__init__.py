@@ -38,7 +38,7 @@ longer than 4096) go to the definition; float16 comes as float32, in which it is
 
 from __future__ import annotations
 
-from ...engine import Rule
+from ...core import Rule
 from . import activation, attention, index, linear, loss, norms, softmax
 
 rules: dict[str, Rule] = {

@@ -10,8 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from ...backend import Array
-from ...engine import Op
-from ...ops.activation import gelu_erf, gelu_tanh
 from .launch import WORTH, contiguous, fits, function
 
 _PER_THREAD = 4
@@ -40,7 +38,7 @@ extern "C" __global__ void forward(const T* x, T* y, Int size, Int kind) {
         }
     }
 }
-extern "C" __global__ void backward(const T* g, const T* x, const T* kept, T* dx, Int size, Int kind) {
+extern "C" __global__ void backward(const T* g, const T* x, T* dx, Int size, Int kind) {
     Int start = (Int)blockIdx.x * (blockDim.x * 4) + threadIdx.x;
     #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -48,11 +46,11 @@ extern "C" __global__ void backward(const T* g, const T* x, const T* kept, T* dx
         if (j < size) {
             T a = x[j], r, slope;
             if (kind) {
-                r = kept ? kept[j] : tanh(SQRT_2_OVER_PI * (a + CUBE * a * a * a));
+                r = tanh(SQRT_2_OVER_PI * (a + CUBE * a * a * a));
                 T inner = SQRT_2_OVER_PI * ((T)1 + (T)3 * CUBE * a * a);
                 slope = (T)0.5 * ((T)1 + r) + (T)0.5 * a * ((T)1 - r * r) * inner;
             } else {
-                r = kept ? kept[j] : (T)0.5 * ((T)1 + erf(a * SQRT_HALF));
+                r = (T)0.5 * ((T)1 + erf(a * SQRT_HALF));
                 slope = r + a * (ONE_OVER_SQRT_2PI * exp((T)-0.5 * a * a));
             }
             dx[j] = g[j] * slope;
@@ -64,42 +62,40 @@ extern "C" __global__ void backward(const T* g, const T* x, const T* kept, T* dx
 
 def gelu_erf_forward(x: Array) -> Any:
     """As `ops.activation.gelu_erf`, without the second residual."""
-    return _forward(gelu_erf, x, 0)
+    return _forward(x, 0)
 
 
-def gelu_erf_backward(g: Array, x: Array, phi: Array | None) -> Any:
+def gelu_erf_backward(g: Array, x: Array) -> Any:
     """As the backward rule of `ops.activation.gelu_erf`."""
-    return _backward(gelu_erf, g, x, phi, 0)
+    return _backward(g, x, 0)
 
 
 def gelu_tanh_forward(x: Array) -> Any:
     """As `ops.activation.gelu_tanh`, without the second residual."""
-    return _forward(gelu_tanh, x, 1)
+    return _forward(x, 1)
 
 
-def gelu_tanh_backward(g: Array, x: Array, t: Array | None) -> Any:
+def gelu_tanh_backward(g: Array, x: Array) -> Any:
     """As the backward rule of `ops.activation.gelu_tanh`."""
-    return _backward(gelu_tanh, g, x, t, 1)
+    return _backward(g, x, 1)
 
 
-def _forward(op: Op, x: Array, kind: int) -> Any:
+def _forward(x: Array, kind: int) -> Any:
     if not fits(x):
-        return op.rules["plain"].forward(x)
+        return NotImplemented
     import cupy
 
     x = contiguous(x)
     y = cupy.empty(x.shape, x.dtype)
     _launch("forward", x, (x, y), kind)
-    return y, (x, None), (lambda: _forward(op, x, kind)[0]) if x.nbytes >= WORTH else None
+    return y, (x,), (lambda: _forward(x, kind)[0]) if x.nbytes >= WORTH else None
 
 
-def _backward(op: Op, g: Array, x: Array, kept: Array | None, kind: int) -> Any:
-    if not fits(g, x, kept):
-        return op.rules["plain"].pull(g, x, kept)
+def _backward(g: Array, x: Array, kind: int) -> Any:
     import cupy
 
     dx = cupy.empty(x.shape, x.dtype)
-    _launch("backward", x, (contiguous(g), contiguous(x), 0 if kept is None else contiguous(kept), dx), kind)
+    _launch("backward", x, (contiguous(g), contiguous(x), dx), kind)
     return dx
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...backend import Array
-from ...ops.attention import MaskedRows, check_shapes, keep_used, slopes, without_empty_rows
+from ...ops.attention import MaskedRows, check_shapes, keep_used, slopes
 from ..attention import backward as tiled_backward
-from ..attention import forward as tiled_forward
+from ..attention import without_empty_rows
 from .attention_plan import Plan, memory, planned
 from .launch import function, threads_of_row
 
@@ -173,7 +173,7 @@ def forward(
     arrays = [q, keys, values]
     plan = planned(arrays, bias, mask, scale, backwards=False)
     if plan is None:
-        return tiled_forward(q, k, v, bias, mask=mask, scale=scale, masked_rows=masked_rows)
+        return NotImplemented
     import cupy
 
     n, (m, e) = q.shape[-2], v.shape[-2:]

@@ -15,8 +15,8 @@ import numpy as np
 
 from ... import tree
 from ...backend import name
-from ...engine import kernel_mode
-from ...tensor import Tensor
+from ...core import Tensor
+from ...modes import mode
 from ...tree import Tree
 from . import blas
 from .launch import function as kernel
@@ -58,7 +58,7 @@ def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
         if not arrays or any(type(x) is Tensor for x in arrays):
             return function(*arguments)
         kind = (
-            *(kernel_mode.get(), blas.precision("f"), arrays[0].device.id),
+            *(mode(), blas.precision("f"), arrays[0].device.id),
             tuple((path, x.shape, x.dtype.char) if _there(x) else (path, x) for path, x in named),
         )
         if kind not in kept:

@@ -29,13 +29,7 @@ def forward(
     """As `ops.loss.cross_entropy`, with the range of labels on the device left to the result."""
     weights = class_weights
     if not _suits(logits, weights) or targets.shape != logits.shape[:-1] or targets.dtype.kind not in "iu":
-        return cross_entropy.rules["plain"].forward(
-            *(logits, targets),
-            class_weights=weights,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-        )
+        return NotImplemented
     import cupy
 
     classes = logits.shape[-1]
@@ -77,7 +71,7 @@ def backward(
 ) -> Any:
     """As the backward rule of `ops.loss.cross_entropy`."""
     if not _suits(log_p, weights):
-        return cross_entropy.rules["plain"].pull(
+        return cross_entropy.definition.backward(
             g, log_p, safe, valid, weights, label_smoothing=label_smoothing, reduction=reduction
         )
     import cupy

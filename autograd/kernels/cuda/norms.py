@@ -109,7 +109,7 @@ def layer_norm_forward(
 ) -> Any:
     """As `ops.normalise.layer_norm`; no residuals where no gradient is needed."""
     if not _suits(x, scale, offset, parameters=2):
-        return layer_norm.rules["plain"].forward(x, scale, offset, eps=eps)
+        return NotImplemented
     return _forward(x, scale, offset, eps, any(needs[:2]))
 
 
@@ -118,21 +118,21 @@ def layer_norm_backward(g: Array, unit: Array, inverse_std: Array, scale: Array,
     if unit is None:  # only the offset's was needed
         return None, None, g
     if not _suits(g, unit, scale, parameters=1):
-        return layer_norm.rules["plain"].pull(g, unit, inverse_std, scale, needs=needs)
+        return layer_norm.definition.backward(g, unit, inverse_std, scale, needs=needs)
     return _backward(g, unit, inverse_std, scale, needs[0], any(needs[1:]), centred=True)
 
 
 def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[bool, ...] = (True, True)) -> Any:
     """As `ops.normalise.rms_norm`; no residuals where no gradient is needed."""
     if not _suits(x, scale, parameters=1):
-        return rms_norm.rules["plain"].forward(x, scale, eps=eps)
+        return NotImplemented
     return _forward(x, scale, None, eps, any(needs))
 
 
 def rms_norm_backward(g: Array, unit: Array, inverse: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
     """As the backward rule of `ops.normalise.rms_norm`, with the gradient of scale summed."""
     if not _suits(g, unit, scale, parameters=1):
-        return rms_norm.rules["plain"].pull(g, unit, inverse, scale, needs=needs)
+        return rms_norm.definition.backward(g, unit, inverse, scale, needs=needs)
     return _backward(g, unit, inverse, scale, needs[0], needs[1], centred=False)[:2]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...backend import Array
-from ...engine import Op
+from ...core import Op
 from ...ops.normalise import log_softmax, softmax
 from .launch import LONGEST, contiguous, fits, function, threads_of_row
 
@@ -60,7 +60,7 @@ ROW_KERNEL backward(const T* g, const T* y, T* dx, Int width, Int logarithm) {
 
 def softmax_forward(x: Array, *, axis: int = -1) -> Any:
     """As `ops.normalise.softmax`."""
-    return _forward(softmax, x, axis, logarithm=False)
+    return _forward(x, axis, logarithm=False)
 
 
 def softmax_backward(g: Array, y: Array, axis: int) -> Any:
@@ -70,7 +70,7 @@ def softmax_backward(g: Array, y: Array, axis: int) -> Any:
 
 def log_softmax_forward(x: Array, *, axis: int = -1) -> Any:
     """As `ops.normalise.log_softmax`."""
-    return _forward(log_softmax, x, axis, logarithm=True)
+    return _forward(x, axis, logarithm=True)
 
 
 def log_softmax_backward(g: Array, y: Array, axis: int) -> Any:
@@ -82,9 +82,9 @@ def _suits(x: Array, axis: int) -> bool:
     return x.ndim > 0 and axis in (-1, x.ndim - 1) and fits(x) and x.shape[-1] <= LONGEST
 
 
-def _forward(op: Op, x: Array, axis: int, *, logarithm: bool) -> Any:
+def _forward(x: Array, axis: int, *, logarithm: bool) -> Any:
     if not _suits(x, axis):
-        return op.rules["plain"].forward(x, axis=axis)
+        return NotImplemented
     import cupy
 
     x, width = contiguous(x), x.shape[-1]
@@ -96,7 +96,7 @@ def _forward(op: Op, x: Array, axis: int, *, logarithm: bool) -> Any:
 
 def _backward(op: Op, g: Array, y: Array, axis: int, *, logarithm: bool) -> Any:
     if not _suits(y, axis):
-        return op.rules["plain"].pull(g, y, axis=axis)
+        return op.definition.backward(g, y, axis=axis)
     import cupy
 
     g, y, width = contiguous(g), contiguous(y), y.shape[-1]

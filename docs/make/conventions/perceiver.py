@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from perceiver_ref.autograd.backend import xp
-from perceiver_ref.autograd.tensor import array_of
+from perceiver_ref.autograd.core import array_of
 from perceiver_ref.models.conventions import DIALECTS
 from perceiver_ref.models.decoder import ProjectionDecoder
 from perceiver_ref.peers.lucidrains.perceiver.quirks import NormedProjection

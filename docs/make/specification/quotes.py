@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perceiver_ref.autograd import registry
-from perceiver_ref.autograd.engine import Op
+from perceiver_ref.autograd.core import Op
 from perceiver_ref.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[3]

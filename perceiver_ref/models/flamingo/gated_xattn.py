@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...errors import InputError, one_of
 from ..attention import Attention, KeysValues

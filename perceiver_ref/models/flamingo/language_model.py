@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from ...autograd import ops
 from ...autograd.backend import Array, to_host, xp
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...errors import InputError, one_of
 from ..attention import Attention, KeysValues, Layer, joined

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import ops
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ..call import Call

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ..call import Call

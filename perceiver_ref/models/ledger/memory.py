@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from .costs import scores_bytes
 from .record import Run, residuals
 from .sketch import buffer

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.engine import Event, observe
-from ...autograd.kernels import kernels
-from ...autograd.tensor import Node, Tape, Tensor, leaf
+from ...autograd.core import Node, Tape, Tensor, leaf
+from ...autograd.modes import kernels
+from ...autograd.observing import Event, observe
 from ...autograd.tree import Tree
 from ..call import Call
 from ..module import Module
@@ -71,16 +71,28 @@ def sketched(model: Module, inputs: Tree, dtype: Any, *, training: bool) -> Run:
 
 
 def residuals(run: Run) -> dict[Node, list[Any]]:
-    """What the way back needs: the arrays that the recorded nodes behind the outputs hold."""
+    """What the way back needs: the arrays that the recorded nodes behind the outputs hold.
+
+    Of attention it is what kernels keep: its arguments and output, and the sum of each row of scores.
+    """
+    events = {step.event.node: step.event for step in run.steps if step.event.node is not None}
     found: dict[Node, list[Any]] = {}
     pending = [out.node for out in run.outputs if type(out) is Tensor]
     while pending:
         node = pending.pop()
         if node in found:
             continue
-        found[node] = [r for r in node.residuals or () if isinstance(r, np.ndarray)]
+        held = node.residuals or ()
+        if node.op is not None and node.op.name == "attention":  # the definition keeps its weights, kernels do not
+            *operands, weights = held
+            held = (*operands, *events[node].arguments[3:], *events[node].outputs, _row_sums(weights))
+        found[node] = [r for r in held if isinstance(r, np.ndarray)]
         pending += [edge.node for edge in node.edges or ()]
     return found
+
+
+def _row_sums(weights: np.ndarray) -> np.ndarray:
+    return np.zeros_like(weights[..., :1])
 
 
 def _named(events: list[Event], marks: list[tuple[int, str]]) -> Iterable[Step]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd.engine import Event
+from ...autograd.observing import Event
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ..module import Module

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...errors import InputError
 from ...models.module import Module
 from ..base import Rebuilt

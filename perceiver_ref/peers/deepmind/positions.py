@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...errors import InputError, one_of
 from ...models.conventions import DEEPMIND
 from ...models.positions import FourierPositions, Positions, ProjectedPositions, TrainablePositions

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.backend import Array, xp
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ...models.attention import Attention

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...models.attention import Attention, CrossAttention, SelfAttention
 from ...models.call import Call

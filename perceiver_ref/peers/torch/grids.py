@@ -11,8 +11,8 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import xp
+from ...autograd.core import array_of
 from ...autograd.ops.convolution import largest_of_windows
-from ...autograd.tensor import array_of
 from ...errors import InputError
 from ..base import REQUIRED, Outputs
 from .function import Sizes, function, sizes

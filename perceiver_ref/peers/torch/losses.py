@@ -7,7 +7,7 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...errors import InputError
 from ..base import Option, Outputs
 from .function import function

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...errors import InputError
 from ..base import REQUIRED, Outputs
 from .function import function, sizes

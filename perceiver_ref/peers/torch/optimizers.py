@@ -8,8 +8,8 @@ from typing import Any
 
 from ...autograd import optim
 from ...autograd.backend import to_host
+from ...autograd.core import array_of
 from ...autograd.optim import Optimizer
-from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ...models.call import Call

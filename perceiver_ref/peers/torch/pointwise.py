@@ -7,7 +7,7 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...errors import one_of
 from ...models.call import Call

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.tensor import Tensor, array_of
+from ...autograd.core import Tensor, array_of
 from ...errors import InputError, one_of
 from ...host.memory import require
 from ...models.resize import arithmetic, cubic_weights, keys_kernel, places

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ...models.call import Call

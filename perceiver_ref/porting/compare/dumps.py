@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backend import to_host
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...errors import InputError
 from ...host import json_text
 from ...host.files import AnyPath

@@ -11,9 +11,8 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.engine import Op
+from ...autograd.core import Op, array_of
 from ...autograd.ops.attention import scale_factor
-from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from ...models.attention import KeysValues, join_heads, split_heads
 from ...models.tracing import where

@@ -12,8 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ...autograd.backend import is_array
-from ...autograd.engine import Op
-from ...autograd.tensor import array_of
+from ...autograd.core import Op, array_of
 from ..rounding.arithmetic import MOVING
 from .base import Candidate, Change, OpReplacement, Survey
 from .narrow import Cast, Manner, cast_to, narrowed

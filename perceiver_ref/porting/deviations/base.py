@@ -9,8 +9,8 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from ...autograd import tree
-from ...autograd.engine import Op, handle, observe
-from ...autograd.tensor import array_of
+from ...autograd.core import Op, array_of, handle
+from ...autograd.observing import observe
 from ...autograd.tree import Tree
 from ...models.tracing import trace, where
 from ...models.variation import Replacement, varied
@@ -158,7 +158,7 @@ def survey(params: Tree, run: Callable[[], Any], passed: Callable[[], int] = lam
 
     def watch(event: Any) -> None:
         paths = tuple(name for argument in event.arguments if (name := path(argument)))
-        made.events.append(Used(event.op.name, where(), paths, event.static.get("mask") is not None, passed()))
+        made.events.append(Used(event.op.name, where(), paths, event.options.get("mask") is not None, passed()))
 
     with trace(lambda name: False), observe(watch):
         run()

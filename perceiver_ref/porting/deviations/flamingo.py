@@ -9,7 +9,7 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.engine import Op
+from ...autograd.core import Op
 from ...autograd.tree import Tree
 from ...models.tracing import where
 from ...models.variation import Replacement

@@ -14,9 +14,8 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import is_array, xp
-from ...autograd.engine import Op
+from ...autograd.core import Op, array_of
 from ...autograd.ops.attention import scale_factor
-from ...autograd.tensor import array_of
 from ..rounding.arithmetic import DIGITS, MOVING, rounded
 from .base import OpReplacement
 

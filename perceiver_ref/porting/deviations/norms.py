@@ -8,8 +8,7 @@ from typing import Any
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.engine import Op
-from ...autograd.tensor import array_of
+from ...autograd.core import Op, array_of
 from ...autograd.tree import Tree
 from ...models.tracing import point, where
 from ...models.variation import Replacement

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backend import xp
-from ...autograd.engine import Op
-from ...autograd.tensor import array_of
+from ...autograd.core import Op, array_of
 from ...models.tracing import where
 from ...models.variation import Replacement
 from .base import Candidate, Change, OpReplacement, Survey, exchanged

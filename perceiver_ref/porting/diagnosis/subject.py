@@ -9,8 +9,8 @@ import numpy as np
 
 from ...autograd import tree
 from ...autograd.backend import is_array, to_host
-from ...autograd.engine import Event, observe
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
+from ...autograd.observing import Event, observe
 from ...errors import InputError
 from ...models.call import Call
 from ...models.tracing import trace, where

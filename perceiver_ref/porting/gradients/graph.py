@@ -16,10 +16,11 @@ import numpy as np
 
 from ...autograd import tree
 from ...autograd.backend import is_array
-from ...autograd.engine import Event, Op, accepted, observe
-from ...autograd.tensor import Node, Tape, Tensor, leaf
+from ...autograd.core import Node, Op, Tape, Tensor, leaf
+from ...autograd.gradients import unbroadcast
+from ...autograd.modes import kernels
+from ...autograd.observing import Event, observe
 from ...autograd.tree import Tree
-from ...autograd.walk import unbroadcast
 from ...errors import InputError
 from ...models.tracing import trace, where
 
@@ -55,9 +56,7 @@ class Step:
 
     def pull(self, gradient: Any) -> Sequence[Any]:
         """The gradients that the op's own rule gives, before they are summed over broadcast axes."""
-        rule = self.op.rule("numpy").pull
-        made = rule(gradient, *self.residuals, **accepted(rule, {**self.op.static, **self.static}, self.needs))
-        return made if isinstance(made, (tuple, list)) else (made,)
+        return self.op.definition.pull(gradient, self.residuals, {**self.op.defaults, **self.static}, self.needs)
 
     def fit(self, position: int, gradient: Any) -> Any:
         """A gradient summed over the axes along which the argument was broadcast; None stands for zeros."""
@@ -73,7 +72,7 @@ class Step:
     def argument(self, position: int) -> str:
         """The name of an argument."""
         names = self.op.arrays
-        return names[position] if position < len(names) and not self.op.variadic else f"part {position + 1}"
+        return names[position] if position < len(names) and not self.op.traits.variadic else f"part {position + 1}"
 
 
 @dataclass
@@ -200,6 +199,7 @@ def record(
     }
     events: list[tuple[Event, str]] = []
     with (
+        kernels("plain"),  # whose rules keep what their equations say
         trace(lambda name: not name.endswith(("weights", "softmax")), tensors=True) as traced,
         observe(lambda event: events.append((event, where())) if event.node is not None else None),
         np.errstate(all="ignore"),
@@ -234,13 +234,12 @@ def _graph(
     for event, place in events:
         if event.node not in numbers or event.node is None:
             continue
-        static = {key: value for key, value in event.node.static.items() if key != "needs"}
         step = Step(
             event.op,
             place,
             event.arguments,
-            static,
-            event.node.static["needs"],
+            event.node.options,
+            event.node.needs,
             event.node.arrays(),
             event.outputs,
             tuple(Edge(e.position, numbers[e.node], e.output) for e in event.node.edges or ()),

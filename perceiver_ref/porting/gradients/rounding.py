@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backend import is_array
-from ...autograd.engine import Op, handle
+from ...autograd.core import Op, Tensor, array_of, handle
 from ...autograd.ops.attention import keep_used, scale_factor, scores, slopes
-from ...autograd.tensor import Tensor, array_of
 from ...models.variation import varied
 from ..cases.compare import difference
 from ..rounding.arithmetic import DIGITS, MOVING, kept_digits, rounded, rounded_tree

@@ -15,9 +15,8 @@ import numpy as np
 
 from ...autograd import tree
 from ...autograd.backend import is_array, xp
-from ...autograd.engine import Op, handle
+from ...autograd.core import Op, array_of, handle
 from ...autograd.scoped import Setting
-from ...autograd.tensor import array_of
 from ...autograd.tree import Tree
 from .steps import IN_ONE, IN_STEPS, Result, attention
 

@@ -17,7 +17,7 @@ import numpy as np
 from ...autograd import backend as backends
 from ...autograd import optim, tree
 from ...autograd.backend import Array
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...models.call import Call
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import to_host
-from ...autograd.tensor import array_of
+from ...autograd.core import array_of
 from ...autograd.tree import Tree
 from ...host.files import write_text
 from ...models.call import Call

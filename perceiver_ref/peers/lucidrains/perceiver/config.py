@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ....autograd.tensor import array_of
+from ....autograd.core import array_of
 from ....errors import InputError
 from ....models.masks import check_mask
 from ...base import Option, options

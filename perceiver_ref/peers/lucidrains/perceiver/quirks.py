@@ -11,8 +11,8 @@ import numpy as np
 
 from ....autograd import ops
 from ....autograd.backend import Array, xp
+from ....autograd.core import array_of
 from ....autograd.ops.attention import scale_factor
-from ....autograd.tensor import array_of
 from ....autograd.tree import Tree
 from ....errors import InputError
 from ....models.attention import Attention, CrossAttention, Layer, SelfAttention, join_heads, split_heads

@@ -17,20 +17,20 @@ _Scores = Callable[[Any, Any, Any], Any]
 
 
 def _options(step: Step) -> dict[str, Any]:
-    static = {**step.op.static, **step.static}
+    static = {**step.op.defaults, **step.static}
     return {name: static[name] for name in ("mask", "scale", "masked_rows")}
 
 
 def _weights(step: Step, **changed: Any) -> Any:
     """p, (..., N, M); with other options computed anew."""
-    q, k, _, bias, _, log_sum = step.residuals
+    q, k, _, p = step.residuals
+    if not changed:
+        return p
+    bias = step.arguments[3] if len(step.arguments) > 3 else None
     options = {**_options(step), **changed}
     if "bias" in options:
         bias = options.pop("bias")
     s = scores(q, k, bias, **options)
-    if not changed:
-        made: Any = np.exp(s - log_sum)
-        return made
     top = s.max(-1, keepdims=True)
     p = np.exp(s - np.where(np.isfinite(top), top, 0.0))
     total = p.sum(-1, keepdims=True)

@@ -5,17 +5,13 @@ The parts remain the definition: the same numbers up to rounding, from a few lau
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from .. import tree
-from ..backend import name, to_host
-from ..engine import kernel_mode
-from ..tree import Tree
-
-if TYPE_CHECKING:
-    from .optimizers import Optimizer
+from ... import tree
+from ...backend import to_host
+from ...optim.optimizers import Optimizer
+from ...tree import Tree
+from . import optimizer as kernel
 
 SLOTS = ("mean", "square")
 
@@ -23,10 +19,6 @@ SLOTS = ("mean", "square")
 def fused_step(optimizer: Optimizer, params: Tree, gradients: Tree, state: Tree) -> tuple[Tree, Tree] | None:
     """What `optimizer.step` returns, or None where no kernel computes it, or something does not fit together."""
     flat = tree.flatten(params)
-    if kernel_mode.get() != "fast" or any(name(p) != "cupy" for p in flat.values()):
-        return None
-    from ..kernels.cuda import optimizer as kernel
-
     chain = kernel.chain([part.kind for part in optimizer.parts])
     every = optimizer.fitting(params, gradients)
     given = {path: g for path, g in every.items() if g.size}

@@ -1,0 +1,226 @@
+"""The engine, second half: the walk back, and gradients of functions of trees. `core` is the first.
+
+    backward              from the newest node to the oldest: each rule is run once, on the sum of what arrived
+    fit                   what every rule would repeat: sums over broadcast axes; shape and dtype insisted on
+    value_and_grad, vjp   the way in
+
+Gradients are added without aliasing, and residuals are freed as the walk passes them. The walk is a loop, not a
+recursion: a chain of 100,000 ops works.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from . import checks, half, sums, tree
+from .backend import Array, as_array, is_array, refusal, xp
+from .checks import FIRST_ORDER
+from .core import Edge, Node, Slot, Tape, Tensor, array_of, leaf
+from .tree import Tree
+
+
+def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
+    """`(params, ...) -> (loss, gradients)` for a function `(params, ...) -> loss`.
+
+    `params` is a tree of floating-point arrays (NumPy scalars count as such) and `loss` a 0-d value; `gradients` has
+    the structure, shapes and dtypes of `params`, zeros where the loss does not depend on a leaf. With `has_aux` the
+    function returns `(loss, aux)` and the result is `((loss, aux), gradients)`, aux as plain arrays.
+
+    Raises `TypeError` for leaves that are not floating-point arrays, and when calls nest (first order only);
+    `ValueError` when the loss is not 0-d.
+
+    >>> import numpy as np
+    >>> from perceiver_ref.autograd import ops
+    >>> params = {"w": np.array([1.0, 2.0, 3.0])}
+    >>> loss, gradients = value_and_grad(lambda p: ops.sum(ops.multiply(p["w"], p["w"])))(params)
+    >>> float(loss), gradients["w"].tolist()
+    (14.0, [2.0, 4.0, 6.0])
+    """
+
+    @wraps(function)
+    def wrapped(params: Tree, *arguments: Any, **keywords: Any) -> tuple[Any, Tree]:
+        tape = Tape()
+        traced = tree.unflatten_like(params, [_parameter(path, array, tape) for path, array in tree.leaves(params)])
+        result = function(traced, *arguments, **keywords)
+        loss, aux = result if has_aux else (result, None)
+        if getattr(loss, "shape", None) != ():
+            got = getattr(loss, "shape", type(loss).__name__)
+            raise ValueError(f"the function must return a 0-d loss to differentiate, got {got}; sum or average it")
+        value, aux = _finished(loss, tape), _finished(aux, tape)
+        wrt = [tensor for _, tensor in tree.leaves(traced)]
+        outputs = [loss] if type(loss) is Tensor else []
+        ones = [xp(o.data).ones((), o.dtype) for o in outputs]
+        gradients = tree.unflatten_like(params, backward(outputs, ones, wrt))
+        return ((value, aux), gradients) if has_aux else (value, gradients)
+
+    return wrapped
+
+
+def vjp(function: Callable[..., Any], *arguments: Tree) -> tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]:
+    """`(output, pull)`, where `pull(cotangents)` is the vector-Jacobian product for every argument.
+
+    Arguments and output are trees. `cotangents` has the output's structure, shapes and dtypes; `pull` returns one
+    tree for each argument, with None for leaves that are not floating-point arrays. It can be called once: the
+    recorded graph is freed by the walk. Raises `ValueError` for cotangents of another structure, shape or dtype, and
+    `TypeError` for arguments that cannot be computed with.
+
+    >>> import numpy as np
+    >>> from perceiver_ref.autograd import ops
+    >>> out, pull = vjp(ops.tanh, np.zeros(2))
+    >>> pull(np.array([1.0, -1.0]))[0].tolist()
+    [1.0, -1.0]
+    """
+    tape = Tape()
+
+    def differentiable(value: Any) -> bool:
+        if type(value) is Tensor:
+            raise TypeError(f"vjp of values that are being differentiated: {FIRST_ORDER}")
+        if not (is_array(value) or isinstance(value, np.generic)) or value.dtype.kind != "f":
+            return False
+        if reason := refusal(value):
+            raise TypeError(f"an argument of vjp {reason}")
+        return True
+
+    traced = tree.map(lambda value: leaf(value, tape) if differentiable(value) else value, list(arguments))
+    out = function(*traced)
+    wrt = [value for _, value in tree.leaves(traced) if type(value) is Tensor]
+
+    def pull(cotangents: Tree) -> tuple[Tree, ...]:
+        pairs: list[tuple[Any, Any]] = []
+        tree.map(lambda o, c: pairs.append((o, c)), out, cotangents)
+        for output, cotangent in pairs:
+            if is_array(output) and output.dtype.kind == "f":  # constant, but of one shape all the same
+                checks.cotangent(cotangent, output)
+        pairs = [pair for pair in pairs if type(pair[0]) is Tensor]
+        gradients = iter(backward([o for o, _ in pairs], [c for _, c in pairs], wrt))
+        return tuple(tree.map(lambda value: next(gradients) if type(value) is Tensor else None, traced))
+
+    return _finished(out, tape), pull
+
+
+def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequence[Tensor]) -> list[Array]:
+    """Gradients of sum(output * cotangent) over all outputs, with respect to each leaf of `wrt`.
+
+    The graph is used up: its residuals are freed as the walk passes, so a second walk raises `RuntimeError`.
+    Returned arrays share no memory with each other, with the cotangents or with any input; a leaf that the outputs do
+    not depend on gets zeros.
+    """
+    pending: dict[Node, list[Any]] = {}  # per output of a node: None, or [sum so far, whether it may be added to]
+    queue: list[tuple[int, Node]] = []
+    found: dict[Node, Array] = {}
+
+    def send(node: Node, output: int, gradient: Array) -> None:
+        slots = pending.get(node)
+        if slots is None:
+            slots = pending[node] = [None] * len(node.outputs)
+            heapq.heappush(queue, (-node.serial, node))
+        if slots[output] is None:
+            slots[output] = [gradient, False]  # borrowed: the rule may have returned one array twice
+        elif slots[output][1]:
+            slots[output][0] += gradient
+        else:
+            slots[output] = [as_array(slots[output][0] + gradient), True]
+
+    cotangents = [checks.cotangent(c, tensor.data) for tensor, c in zip(outputs, cotangents, strict=True)]
+    for tensor, cotangent in zip(outputs, cotangents):
+        send(tensor.node, tensor.output, cotangent)
+    leaf_nodes = {tensor.node for tensor in wrt}
+    while queue:
+        _, node = heapq.heappop(queue)
+        slots = pending.pop(node)
+        if node.op is None:
+            if node in leaf_nodes:
+                found[node] = slots[0][0]
+            continue
+        for edge, gradient in _pulled(node, [None if slot is None else slot[0] for slot in slots]):
+            send(edge.node, edge.output, gradient)
+    return _separate([found.get(tensor.node) for tensor in wrt], wrt, cotangents)
+
+
+def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
+    """Run one node's backward rule on the gradients of its outputs, and use the node up."""
+    assert node.op is not None
+    if node.edges is None or node.residuals is None:
+        raise RuntimeError(f"the graph through {node.op.name} was already walked back; compute the output again")
+    like = next(g for g in gradients if g is not None)
+    upstream = [_zeros(like, slot) if g is None else g for g, slot in zip(gradients, node.outputs)]
+    try:
+        made = node.op.pull(node, upstream[0] if len(upstream) == 1 else tuple(upstream), node.arrays())
+    except (ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"backward of {node.op.name}: {error}") from error
+    if len(made) <= max(edge.position for edge in node.edges):
+        raise ValueError(f"backward of {node.op.name} gave argument {len(made) + 1} no gradient, not even None")
+    chosen = [(edge, made[edge.position]) for edge in node.edges]
+    sent = [(e, fit(g, e.node.outputs[e.output], node.op.name, e.position)) for e, g in chosen if g is not None]
+    node.used()
+    return sent
+
+
+def fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
+    """A gradient summed over the axes along which its argument was broadcast, of the argument's shape and dtype."""
+    fitting = gradient if gradient.shape == slot.shape else unbroadcast(gradient, slot.shape)
+    fitting = half.rounded(as_array(fitting), slot.dtype)
+    if fitting is None or fitting.shape != slot.shape or fitting.dtype != slot.dtype:
+        came = "no matching shape" if fitting is None else checks.describe(fitting)
+        want = f"{slot.dtype}{list(slot.shape)}"
+        raise ValueError(f"{where} gave argument {position + 1} a gradient of {came}; expected {want}")
+    return fitting
+
+
+def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum `gradient` over the axes that broadcasting added to `shape`; None when it is no broadcast of `shape`."""
+    extra = gradient.ndim - len(shape)
+    if extra < 0 or any(want not in (1, got) for want, got in zip(shape, gradient.shape[extra:])):
+        return None
+    stretched = (extra + i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1)
+    return sums.total(gradient, (*range(extra), *stretched)).reshape(shape)
+
+
+def _zeros(like: Array, slot: Slot) -> Array:
+    return xp(like).zeros(slot.shape, slot.dtype)
+
+
+def _separate(gradients: list[Any], wrt: Sequence[Tensor], cotangents: Sequence[Array]) -> list[Array]:
+    """Copy what is shared: each returned gradient owns its memory."""
+    taken = {_memory(array)[0] for array in (*cotangents, *(tensor.data for tensor in wrt))}
+    result = []
+    for gradient, tensor in zip(gradients, wrt):
+        if gradient is None:
+            result.append(_zeros(tensor.data, tensor.node.outputs[0]))
+            continue
+        buffer, size = _memory(gradient)
+        if buffer in taken or size != gradient.nbytes or not getattr(gradient.flags, "writeable", True):
+            gradient = gradient.copy()
+        taken.add(_memory(gradient)[0])
+        result.append(gradient)
+    return result
+
+
+def _memory(array: Array) -> tuple[int, int]:
+    """Identity and size in bytes of the buffer that an array is a view of."""
+    while (base := array.base) is not None and is_array(base):
+        array = base
+    return id(array), array.nbytes
+
+
+def _finished(out: Tree, tape: Tape) -> Tree:
+    """The plain arrays of what a function returned; `TypeError` for a value of a differentiation around this one."""
+
+    def plain(value: Any) -> Any:
+        if type(value) is Tensor and value.node.tape is not tape:
+            raise TypeError(f"the result belongs to another differentiation: {FIRST_ORDER}")
+        return array_of(value)
+
+    return tree.map(plain, out)
+
+
+def _parameter(path: str, array: Any, tape: Tape) -> Tensor:
+    if type(array) is Tensor:
+        raise TypeError(f"value_and_grad of values that are being differentiated: {FIRST_ORDER}")
+    checks.parameter(path, array)
+    return leaf(array, tape)
