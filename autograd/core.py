@@ -189,8 +189,7 @@ class Rule:
 
     def pull(self, gradient: Any, residuals: Sequence[Any], options: dict[str, Any], needs: tuple[bool, ...]) -> Any:
         """The gradients that `backward` returns, as a tuple."""
-        if self.backward is None:
-            raise TypeError(f"{self.forward.__name__} has no backward rule")
+        assert self.backward is not None
         names = self.names[1]
         chosen = {key: value for key, value in options.items() if key in names}
         if "needs" in names:

@@ -147,6 +147,8 @@ def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
     assert node.op is not None
     if node.edges is None or node.residuals is None:
         raise RuntimeError(f"the graph through {node.op.name} was already walked back; compute the output again")
+    if node.rule is None or node.rule.backward is None:
+        raise TypeError(f"{node.op.name} has no backward rule")
     like = next(g for g in gradients if g is not None)
     upstream = [_zeros(like, slot) if g is None else g for g, slot in zip(gradients, node.outputs)]
     try:

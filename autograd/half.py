@@ -25,7 +25,7 @@ _HALF = np.dtype(np.float16)
 
 def among(values: Sequence[Any]) -> bool:
     """Whether a float16 array is among these."""
-    return any([getattr(value, "dtype", None) == _HALF for value in values])
+    return any(getattr(value, "dtype", None) == _HALF for value in values)
 
 
 def wide(value: Any) -> Any:

@@ -73,9 +73,9 @@ class Optimizer:
         path, for a gradient that belongs to no parameter, has another shape or dtype, or has no place in the state.
         """
         libraries = {library(p) for _, p in tree.leaves(params)}
-        if len(libraries) == 1 and (whole := fused.get(*libraries)) and mode() == "fast":
-            if (made := whole(self, params, gradients, state)) is not None:
-                return made
+        whole = fused.get(*libraries) if len(libraries) == 1 and mode() == "fast" else None
+        if whole is not None and (made := whole(self, params, gradients, state)) is not None:
+            return made
         updates, state = self.updates(params, gradients, state)
         flat = [_added(p, updates[path]) if path in updates else p for path, p in tree.leaves(params)]
         return tree.unflatten_like(params, flat), state
