@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine.op_cases import CASES
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perceiver_ref.autograd import Op, Tensor, kernels, ops, registry, value_and_grad, vjp
-from perceiver_ref.autograd.backend import to_host
+from perceiver_ref.autograd.backend import is_array, to_host
 from perceiver_ref.autograd.core import Again, Tape, leaf
 
 OPS = {"gelu_erf": 0, "gelu_tanh": 0, "layer_norm": 2, "rms_norm": 1}
@@ -99,3 +102,26 @@ def test_it_is_made_once_for_all_who_need_it_and_then_freed(xp: ModuleType) -> N
     np.testing.assert_array_equal(to_host(gradient), [12, 12 * 2.0**11])
     assert alive == [2, 1]  # of x^4 (for three products) and x^2; each is gone once its own op has been passed
     assert [ref() for ref in made] == [None, None]
+
+
+@pytest.mark.parametrize("mode", ["plain", "fast"])
+@pytest.mark.parametrize("name", sorted(CASES))
+@given(data=st.data())
+def test_residuals_that_are_arguments_have_their_names(
+    name: str, mode: str, data: st.DataObject, xp: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a backward rule names as an argument of its op is that argument, or None: the engine may make it again."""
+    op, (arrays, options) = registry[name], data.draw(CASES[name].examples).on(xp, np.float64)
+    if not op.differentiable:
+        return
+    tape = Tape()
+    tensors = [leaf(a, tape) if is_array(a) and a.dtype.kind == "f" else a for a in arrays]
+    if not any(type(tensor) is Tensor for tensor in tensors):
+        return
+    with kernels(mode):
+        made = op(tensors, **options) if op.traits.variadic else op(*tensors, **options)
+    node = (made[0] if isinstance(made, tuple) else made).node
+    for residual, called in zip(node.residuals, node.rule.names[1][1:]):
+        given = tensors[op.arrays.index(called)] if called in op.arrays and not op.traits.variadic else None
+        if type(given) is Tensor and residual is not None:
+            assert residual is given.data, called
