@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import half
 from .backend import Array, BackendError, as_array, is_array, name, of_base_class, refusal, xp
 from .half import Numbers
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 FIRST_ORDER = "only first-order gradients are supported, so value_and_grad and vjp do not nest"
 _NUMBERS = (bool, int, float)
-_FLOATS = tuple(np.dtype(code) for code in "fde")
+_FLOATS = _SINGLE, _DOUBLE, _ = tuple(np.dtype(code) for code in "fde")
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,14 @@ def bound(op: Op, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[
     return arguments, made
 
 
-def arrays(op: Op, given: list[Any]) -> tuple[list[Any], str]:
-    """The arguments as arrays (and None or Python numbers) of one library, and that library's name."""
-    if given and all(type(value) is np.ndarray and value.dtype in _FLOATS for value in given):
-        return given, "numpy"
+def arrays(op: Op, given: list[Any]) -> tuple[list[Any], str, bool]:
+    """The arguments as arrays (and None or Python numbers) of one library, its name, and whether one is float16."""
+    for value in given:
+        if type(value) is not np.ndarray or (value.dtype is not _SINGLE and value.dtype is not _DOUBLE):
+            break
+    else:
+        if given:
+            return given, "numpy", False
     backend, others = None, bool(op.traits.labels)
     for i, value in enumerate(given):
         if value is None or type(value) in _NUMBERS:
@@ -101,7 +106,7 @@ def arrays(op: Op, given: list[Any]) -> tuple[list[Any], str]:
         if first is None:
             raise TypeError(f"{op.name} needs at least one array")
         given[first] = np.asarray(given[first], float)
-    return given, backend or "numpy"
+    return given, backend or "numpy", half.among(given)
 
 
 def _usable(op: Op, value: Array, what: str) -> Array:

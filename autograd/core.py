@@ -188,10 +188,10 @@ class Rule:
         return self.forward(*arrays, **options)
 
     def pull(self, gradient: Any, residuals: Sequence[Any], options: dict[str, Any], needs: tuple[bool, ...]) -> Any:
-        """The gradients that `backward` returns, as a tuple."""
+        """The gradients that `backward` returns, as a tuple; of the options it gets those that it names."""
         assert self.backward is not None
         names = self.names[1]
-        chosen = {key: value for key, value in options.items() if key in names}
+        chosen = {key: value for key, value in options.items() if key in names} if options else {}
         if "needs" in names:
             chosen["needs"] = needs
         made = self.backward(gradient, *residuals, **chosen)
@@ -208,11 +208,12 @@ class Step:
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """What the innermost handler makes of it, or below them all the function itself."""
-        entries, left = _stack.get() or (tuple(always), len(always))
+        state = _stack.get()
+        if not (always if state is None else state[0]):
+            return self.run(arguments, options)
+        entries, left = state or (tuple(always), len(always))
         while left and not entries[left - 1].asked(self):
             left -= 1
-        if not entries:
-            return self.run(arguments, options)
         token = _stack.set((entries, left - 1 if left else len(entries)))  # what the function calls begins anew
         try:
             return entries[left - 1].function(self, arguments, options) if left else self.run(arguments, options)
@@ -271,11 +272,10 @@ class Op(Step):
         if self.traits.variadic or options:
             arguments, options = checks.bound(self, arguments, options)
         needs = tuple([type(argument) is Tensor for argument in arguments])
-        arrays, backend = checks.arrays(self, [a.data if n else a for a, n in zip(arguments, needs)])
-        wide = self.traits.numbers == "computed" and half.among(arrays)
+        arrays, backend, narrow = checks.arrays(self, [a.data if n else a for a, n in zip(arguments, needs)])
         try:
             for rule in (*self.kernels.get(backend, ()), self.definition):
-                rule = half.widened(rule) if wide else rule
+                rule = half.widened(rule) if narrow and self.traits.numbers == "computed" else rule
                 made = rule.run(arrays, options, needs)
                 if made is not NotImplemented:
                     break
@@ -296,18 +296,19 @@ class Op(Step):
 
     def _kept(self, rule: Rule, residuals: tuple[Any, ...], edges: Sequence[Edge]) -> tuple[Any, ...]:
         """The residuals; arguments among them that their own nodes can make again are not kept."""
-        cheap = {
-            self.arrays[e.position]: e.node for e in edges if e.node.again is not None and not self.traits.variadic
-        }
-        if not cheap:
+        cheap = {e.position: e.node for e in edges if e.node.again is not None}
+        if not cheap or self.traits.variadic:
             return residuals
+        cheap = {self.arrays[position]: node for position, node in cheap.items()}
         named = zip(residuals, rule.names[1][1:])
         return tuple([Again(cheap[n]) if r is not None and n in cheap else r for r, n in named])
 
     def pull(self, node: Node, gradient: Any, residuals: Sequence[Any]) -> Sequence[Any]:
         """The gradients of the arguments of a node of this op, before they are summed over broadcast axes."""
         assert node.rule is not None
-        return node.rule.pull(gradient, residuals, {**self.defaults, **node.options}, node.needs)
+        return node.rule.pull(
+            gradient, residuals, {**self.defaults, **node.options} if self.defaults else {}, node.needs
+        )
 
 
 @overload

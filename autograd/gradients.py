@@ -165,6 +165,8 @@ def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
 
 def fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
     """A gradient summed over the axes along which its argument was broadcast, of the argument's shape and dtype."""
+    if type(gradient) is np.ndarray and gradient.shape == slot.shape and gradient.dtype is slot.dtype:
+        return gradient
     fitting = gradient if gradient.shape == slot.shape else unbroadcast(gradient, slot.shape)
     fitting = half.rounded(as_array(fitting), slot.dtype)
     if fitting is None or fitting.shape != slot.shape or fitting.dtype != slot.dtype:
