@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from ..deviations.backward import narrow, norm_of
+from .backward import narrow, norm_of
 from .target import Target
 
 _ROUND = 1e-6

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..deviations.backward import ROWS, Place, Wrong, described, factor_said, flows, narrowed, padding, scaled, shared
-from ..diagnosis.search import EXPLAINED, NOTHING, Cause
+from ..subject import EXPLAINED, NOTHING, Cause
+from .backward import ROWS, Place, Wrong, described, factor_said, flows, narrowed, padding, scaled, shared
 from .finishing import finishes
 from .graph import Step
 from .target import Target

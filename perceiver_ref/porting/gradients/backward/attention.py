@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....autograd.ops.attention import scale_factor, scores
-from ...gradients.graph import Step
+from ..graph import Step
 from .base import Row, Rule
 from .flow import narrow
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ...gradients.graph import Graph, Pull, Step
-from ..base import groups, layer_of
+from ...deviations.base import groups, layer_of
+from ..graph import Graph, Pull, Step
 
 Place = tuple[int, int]
 """The number of a step and the position of an argument: where a gradient is sent."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ....autograd import ops, vjp
-from ...gradients.graph import Step
-from ..layers import ACTIVATIONS
+from ...deviations.layers import ACTIVATIONS
+from ..graph import Step
 from .base import Row, Rule
 
 _Norm = Callable[[Any, Any, Any, Any], Any]

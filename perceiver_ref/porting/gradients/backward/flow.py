@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...gradients.graph import Graph, Step
 from ...rounding.arithmetic import DIGITS, rounded
+from ..graph import Graph, Step
 from .base import Place, Wrong, scaled, sets
 
 _TOGETHER = {"attention": ((0, 1), (1, 2), (0, 1, 2)), "linear": ((1, 2),), "layer_norm": ((1, 2),)}
