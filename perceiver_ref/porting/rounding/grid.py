@@ -1,11 +1,24 @@
-"""Whether numbers are those of a format: on its grid, or the nearest that it has."""
+"""The numbers of a format: casts to it, and whether numbers are on its grid, or the nearest that it has."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..cases import TOLERANCES
 from .arithmetic import DIGITS, rounded
+
+Cast = Callable[[Any], Any]
+"""Values as they are after a cast to another format and back."""
+
+
+def cast_to(name: str) -> Cast:
+    """Values as they are after a cast from float64 to a narrower format, by way of float32, and back."""
+    if name == "bfloat16":
+        return lambda a: rounded(a.astype(np.float32).astype(np.float64), DIGITS[name]).astype(a.dtype)
+    return lambda a: a.astype(np.float32).astype(name).astype(a.dtype)
 
 
 def on_grid(array: np.ndarray, digits: int) -> bool:

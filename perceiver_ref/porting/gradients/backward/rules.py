@@ -145,11 +145,11 @@ def _ignoring(token: int) -> Rule:
 
 
 def _embedding(step: Step) -> bool:
-    return bool(step.static.get("axis", 0) == 0)
+    return bool(step.options["axis"] == 0)
 
 
 def _transposed_weight(step: Step, gradient: Any) -> dict[int, Any]:
-    return {0: gradient @ step.residuals[1]}
+    return {0: gradient @ step.arguments[1]}
 
 
 def _square(step: Step) -> bool:
