@@ -5,6 +5,7 @@ everything to compare with). Every implementation runs in a process of its own, 
 their outputs and gradients are compared first, and then they take turns, so that what else the machine does hits all
 of them alike. What is not installed is a line that says so.
 
+case             what a case is
 cases            what is measured: a table of rows, each with its full and its quick sizes
 subjects         the models of the cases: another implementation's class with its configuration and inputs
 implementations  what measures a case: ours, and each other one

@@ -14,7 +14,8 @@ from perceiver_ref.errors import InputError, one_of
 from perceiver_ref.host.files import check_apart, check_writable, remove_temporaries, write_json, write_text
 from perceiver_ref.host.signals import exit_code, settle, stopping
 
-from .cases import PASSES, chosen
+from .case import PASSES
+from .cases import chosen
 from .implementations import IMPLEMENTATIONS
 from .machine import cores
 from .page import merged, page, read_result

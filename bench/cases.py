@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 from perceiver_ref.errors import one_of
 
-Sizes = Mapping[str, Any]
-FORWARD, BOTH, STEP, IMPORT = "forward", "forward + backward", "step", "import"
-PASSES = (FORWARD, BOTH, STEP, IMPORT)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One thing to measure.
-
-    `kind` names the function of `subjects` that makes the model (or "engine", "import"); `full` and `quick` are its
-    arguments. `implementations` measure it, ours first. `gib`: memory that one of them needs at full size, by
-    (implementation, pass); it is left out on a machine that has not so much.
-    """
-
-    name: str
-    what: str
-    kind: str
-    full: Sizes
-    quick: Sizes
-    implementations: Sequence[str]
-    passes: Sequence[str] = (FORWARD, BOTH)
-    gib: Mapping[tuple[str, str], float] = field(default_factory=dict)
-
-    def sizes(self, quick: bool) -> Sizes:
-        """The arguments of `kind`."""
-        return self.quick if quick else self.full
+from .case import BOTH, FORWARD, IMPORT, STEP, Case
+from .scaling import POINTS, points
 
 
 def _ours_and(peer: str, *more: str) -> tuple[str, ...]:
@@ -151,8 +125,6 @@ CASES: dict[str, Case] = {
 
 def case(name: str) -> Case:
     """A row of the table, scaling's included; `InputError` listing all for an unknown name."""
-    from .scaling import POINTS
-
     known = {**CASES, **POINTS}
     if name not in known:
         raise one_of("case", name, known)
@@ -161,8 +133,6 @@ def case(name: str) -> Case:
 
 def chosen(names: Sequence[str] | None, backend: str = "numpy") -> list[Case]:
     """The cases of these names, all for None; "scaling" and "scaling-M" stand for all points of the axes or of one."""
-    from .scaling import points
-
     along = points(backend)
     if not names:
         return [*CASES.values(), *along]

@@ -24,7 +24,8 @@ from perceiver_ref.autograd import backend as backends
 from perceiver_ref.autograd import keep_memory, ops, tree, value_and_grad
 
 from .base import ROOT, Built, MissingError, Spec, sample, with_gradients
-from .cases import BOTH, case
+from .case import BOTH
+from .cases import case
 from .memory import cupy_peak, process_peak, resident
 
 Params = dict[str, Any]

@@ -8,7 +8,8 @@ from importlib import import_module
 from perceiver_ref.errors import one_of
 
 from .base import Built, Spec
-from .cases import Case, case
+from .case import Case
+from .cases import case
 
 
 @dataclass(frozen=True)

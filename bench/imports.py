@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from .base import Built, MissingError, Spec
-from .cases import IMPORT
+from .case import IMPORT
 
 LINES: dict[str, tuple[str, str]] = {
     "ours": ("perceiver_ref", "import perceiver_ref"),

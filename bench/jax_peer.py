@@ -15,7 +15,8 @@ import numpy as np
 from perceiver_ref.autograd import tree
 
 from .base import Built, MissingError, Spec, sample, with_gradients
-from .cases import BOTH, FORWARD, case
+from .case import BOTH, FORWARD
+from .cases import case
 from .memory import process_peak, resident
 from .subjects import cotangent, subject, weights
 

@@ -18,7 +18,8 @@ from perceiver_ref.models.ledger.costs import linear_flops, mixed_flops, weights
 from perceiver_ref.peers.transformers.perceiver.call import channels_last
 
 from .base import BACKWARD_FLOPS, RATE, Built, Spec, sample, with_gradients
-from .cases import BOTH, FORWARD, STEP, case
+from .case import BOTH, FORWARD, STEP
+from .cases import case
 from .memory import cupy_peak, process_peak, resident
 from .subjects import Subject, cotangent, nested, subject, weights
 

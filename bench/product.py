@@ -7,7 +7,7 @@ import numpy as np
 from perceiver_ref.autograd import backend as backends
 
 from .base import Built, Spec
-from .cases import BOTH, FORWARD, STEP
+from .case import BOTH, FORWARD, STEP
 
 SIZE = {"numpy": 2048, "cupy": 8192}
 """Of the square matrices: large enough for the machine's full rate, small enough for a short turn."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from perceiver_ref.errors import InputError
 
-from .cases import Case
+from .case import Case
 from .figures import exponent
 
 

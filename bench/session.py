@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .base import Spec, difference
-from .cases import IMPORT, PASSES, STEP, Case
+from .case import IMPORT, PASSES, STEP, Case
 from .figures import calls, ratios, rounds, spread
 from .implementations import measured
 from .machine import describe

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .cases import BOTH, FORWARD, STEP
+from .case import BOTH, FORWARD, STEP
 from .implementations import IMPLEMENTATIONS
 
 Quantity = Literal["time", "memory", "seconds", "bytes", "share", "exponent", "memory exponent"]

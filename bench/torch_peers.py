@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .base import RATE, Built, MissingError, Spec, sample, with_gradients
-from .cases import BOTH, FORWARD, STEP, case
+from .case import BOTH, FORWARD, STEP
+from .cases import case
 from .memory import process_peak, resident, torch_peak
 from .subjects import Subject, cotangent, nested, subject, weights
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .base import Built, MissingError, Spec
-from .cases import STEP
+from .case import STEP
 from .implementations import build
 
 CHECKED_STEPS = 3

@@ -12,7 +12,7 @@ logits = model.apply(params, images)
     peers/      other implementations: their configurations, names and calls
     weights/    their weights, in the files that they come in, and our own
     porting/    cases of other implementations, checking, comparing, diagnosing; making cases of a model
-    testing.py  the same in the tests of a port
+    testing.py, pytest_plugin.py  the same in the tests of a port
     training/   the loop, and the recipes that it trains
     cli/        the command `perceiver-ref`
     host/       files, signals and memory of the machine that all of it runs on

@@ -10,6 +10,7 @@ PAGES = {
     "conventions": "conventions.page",
     "exactness": "exactness",
     "results": "results",
+    "trace": "trace_points",
     "terminal": "terminal_svg",
 }
 """Page -> the module whose `main` writes it."""

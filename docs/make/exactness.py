@@ -20,11 +20,11 @@ from perceiver_ref.models.flamingo import Flamingo, GatedCrossAttention, Perceiv
 from perceiver_ref.models.module import Module
 from perceiver_ref.models.perceiver_ar import PerceiverAR
 from perceiver_ref.models.perceiver_io import PerceiverIO
-from perceiver_ref.peers.lucidrains.palm import FlamingoPaLM
+from perceiver_ref.peers.lucidrains.flamingo.palm import FlamingoPaLM
 from perceiver_ref.peers.transformers import evolla
 from perceiver_ref.porting.cases import PACKAGED, TOLERANCES, read_case
+from perceiver_ref.porting.cases.execution import rebuild
 from perceiver_ref.porting.check import check_case
-from perceiver_ref.porting.execution import rebuild
 
 BEGIN, END = "<!-- exactness: written by docs/make -->", "<!-- end of exactness -->"
 MODELS: tuple[tuple[type[Module], str], ...] = (

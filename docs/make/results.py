@@ -19,8 +19,8 @@ from typing import Any
 
 from perceiver_ref.errors import InputError
 from perceiver_ref.host.files import check_apart, check_writable, read_json, replace_between, write_text
+from perceiver_ref.training.recipe import Recipe
 from perceiver_ref.training.recipes import MODULES, recipe
-from perceiver_ref.training.recipes.base import Recipe
 
 BEGIN, END = "<!-- results: written by docs/make -->", "<!-- end of results -->"
 _INTRO = """\
@@ -98,7 +98,8 @@ def replace_table(readme: str, table: str) -> str:
 
 def run_all(folder: Path, names: Sequence[str], seeds: int) -> list[Path]:
     """Train these recipes with seeds 0, 1, ... and return the folders; complete runs are left as they are."""
-    from perceiver_ref.training.loop import Options, train
+    from perceiver_ref.training.loop import train
+    from perceiver_ref.training.recipe import Options
 
     folders = []
     for name in names:

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..errors import InputError, listed
 from ..porting.diagnosis.diagnose import Diagnosis, diagnose_file
-from ..porting.diagnosis.search import Cause
 from ..porting.gradients.diagnose import GradientDiagnosis
 from ..porting.report import Report, ReportPoint, excerpt, write_report
+from ..porting.subject import Cause
 from ..weights.formats.npz import write_npz
 from .main import MISMATCH, OK
 from .places import excerpt_beside

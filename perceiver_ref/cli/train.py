@@ -28,8 +28,8 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def train(given: argparse.Namespace) -> int:
     """`perceiver-ref train`: 0 when the recipe's threshold is met, 1 when it is missed."""
-    from ..training.loop import Options
     from ..training.loop import train as run
+    from ..training.recipe import Options
 
     if given.recipe is None:
         return _table(given)

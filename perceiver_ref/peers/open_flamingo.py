@@ -15,7 +15,7 @@ from ..autograd.tree import Tree
 from ..errors import InputError
 from ..models.call import Call
 from .base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
-from .lucidrains.flamingo import (
+from .lucidrains.flamingo.parts import (
     GATED,
     RESAMPLER,
     RESAMPLER_NAMES,

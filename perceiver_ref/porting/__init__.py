@@ -1,25 +1,23 @@
 """Checking another implementation's outputs, gradients and intermediate values against the reference.
 
+cases/       the vector format: cases of other implementations, those that the package ships, and running one
 check        whether a case agrees
-execution    a rebuilt class run forward and backward, by the peer's names
 compare/     where two dumps of intermediate values begin to differ
 diagnosis/   why outputs differ: rounding, or which of the known deviations
-deviations/  the table of deviations, forward and backward
+deviations/  the table of deviations
+rounding/    arithmetic in narrower formats
 gradients/   why gradients differ where outputs agree
-rounding/    the errors that correct arithmetic makes
-points       the table of traced points: docs/TRACE.md
-report       a page for people, written by report_html
-cases/       the vector format: cases of other implementations, and those that the package ships
+subject/     a case under test, run with and without deviations
+report/      a page for people
 export/      making cases of a model
-pytest_plugin   tests of a port, one for each case
 """
 
 from importlib import import_module
 from typing import Any
 
+from .cases.execution import Run, run
 from .check import Result, check_case, check_file
 from .compare.dumps import Comparison, Dump, as_dump, compare_dumps, compare_files, read_dump
-from .execution import Run, run
 from .report import Report, ReportPoint, write_report
 
 _DIAGNOSIS = ("Diagnosis", "diagnose", "diagnose_file")  # imported on first use: `check` needs none of the deviations

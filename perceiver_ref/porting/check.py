@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..host.files import AnyPath
 from .cases import TOLERANCES, Agreement, Case, agreement, read_case
 from .cases.compare import coarsest, gradient_tolerance, largest_of
-from .execution import named_points, rebuild, run, unknown_points
+from .cases.execution import named_points, rebuild, run, unknown_points
 
 
 @dataclass

@@ -6,8 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,21 +21,10 @@ from .interrupts import Interrupted, Interrupts
 from .lock import alone
 from .metrics import Metrics
 from .progress import Progress
-from .recipes.base import Recipe, Task
+from .recipe import Options, Recipe, Task
 from .result import finish
 from .state import CHECKPOINT, Checkpoints, Saved, State, restore
 from .turns import TURNS
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run is given beside its recipe. Without `out` nothing is written."""
-
-    seed: int = 0
-    quick: bool = False
-    backend: str = "numpy"
-    out: Path | None = None
-    resume: bool = False
 
 
 def train(recipe: Recipe, options: Options) -> dict[str, Any]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..host.files import write_whole
-
-if TYPE_CHECKING:
-    from .recipes.base import Recipe
+from .recipe import Recipe
 
 
 def figure(width: float, height: float) -> Any:

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..autograd import tree
 from ..autograd.backend import module
@@ -15,11 +15,8 @@ from ..errors import InputError
 from ..host.files import write_json
 from ..version import __version__
 from .pictures import curves
-from .recipes.base import Recipe, Task
+from .recipe import Options, Recipe, Task
 from .state import writing
-
-if TYPE_CHECKING:
-    from .loop import Options
 
 NAME = "result.json"
 

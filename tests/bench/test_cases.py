@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bench.base import Spec, difference
-from bench.cases import BOTH, CASES, IMPORT, PASSES, STEP, Case, case, chosen
+from bench.case import BOTH, IMPORT, PASSES, STEP, Case
+from bench.cases import CASES, case, chosen
 from bench.implementations import IMPLEMENTATIONS, build, measured
 from bench.scaling import AXES, POINTS, points
 from bench.subjects import subject

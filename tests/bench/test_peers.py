@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.base import Spec
-from bench.cases import CASES, STEP
+from bench.case import STEP
+from bench.cases import CASES
 from bench.process import LostError, Worker
 
 OTHERS = [

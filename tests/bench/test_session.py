@@ -8,7 +8,8 @@ import pytest
 
 from bench import session
 from bench.base import Spec
-from bench.cases import BOTH, CASES, FORWARD
+from bench.case import BOTH, FORWARD
+from bench.cases import CASES
 from bench.process import LostError, Worker
 from bench.session import Options, measure_case
 

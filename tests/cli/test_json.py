@@ -18,7 +18,7 @@ from perceiver_ref.cli import train
 from perceiver_ref.cli.table import COMMANDS
 from perceiver_ref.porting import run as execute
 from perceiver_ref.porting.cases import write_case
-from perceiver_ref.porting.execution import rebuild
+from perceiver_ref.porting.cases.execution import rebuild
 
 PAGE = (Path(__file__).parents[2] / "docs" / "JSON.md").read_text(encoding="utf-8")
 OPTIONAL = {"cupy", "tf32", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"}

@@ -18,7 +18,7 @@ from perceiver_ref.porting.cases import Case, agreement, read_case, write_case
 from perceiver_ref.porting.cases.compare import difference
 from perceiver_ref.porting.check import spread
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
-from perceiver_ref.porting.diagnosis.subject import Subject
+from perceiver_ref.porting.subject import Subject
 
 Capture = pytest.CaptureFixture[str]
 NAME = "hf/sequence_classification"

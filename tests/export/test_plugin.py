@@ -14,7 +14,7 @@ from perceiver_ref.porting.export.make import Options, make
 from perceiver_ref.porting.export.write import write_folder
 
 pytest_plugins = ["pytester"]
-PLUGIN = ("-p", "perceiver_ref.porting.pytest_plugin", "-p", "no:cacheprovider")
+PLUGIN = ("-p", "perceiver_ref.pytest_plugin", "-p", "no:cacheprovider")
 ADAPTER = """
 import numpy as np
 
@@ -176,6 +176,6 @@ def test_without_options_pytest_is_as_ever_and_numpy_is_not_imported(
 
 def test_importing_the_plugin_imports_nothing_else_of_the_package() -> None:
     own = "[m for m in sys.modules if m.startswith('perceiver_ref')]"
-    code = f"import sys, perceiver_ref.porting.pytest_plugin; print(*sorted({own}))"
+    code = f"import sys, perceiver_ref.pytest_plugin; print(*sorted({own}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["perceiver_ref", "perceiver_ref.porting.pytest_plugin", "perceiver_ref.version"]
+    assert done.stdout.split() == ["perceiver_ref", "perceiver_ref.pytest_plugin", "perceiver_ref.version"]

@@ -27,7 +27,7 @@ def test_the_adapter_of_the_document_passes_and_a_wrong_one_fails(pytester: pyte
     config.write_text(json.dumps(CONFIG))
     assert main(["export", str(config), "--peer", "hf", "--out", str(pytester.path / "vectors")]) == 0
     count = len(json.loads((pytester.path / "vectors/index.json").read_text())["cases"])
-    options = ("-p", "perceiver_ref.porting.pytest_plugin", "-p", "no:cacheprovider", "--perceiver-vectors", "vectors")
+    options = ("-p", "perceiver_ref.pytest_plugin", "-p", "no:cacheprovider", "--perceiver-vectors", "vectors")
     right = pytester.runpytest_subprocess(*options, "--perceiver-adapter", "my_adapter:run")
     right.assert_outcomes(passed=count)
     wrong = pytester.runpytest_subprocess(*options, "--perceiver-adapter", "wrong_adapter:run", "-k", "plain")

@@ -25,9 +25,9 @@ from mutants import make
 
 from perceiver_ref.porting.cases import Case, read_case
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
-from perceiver_ref.porting.diagnosis.subject import Arrays, Subject
+from perceiver_ref.porting.diagnosis.envelope import Roundings
 from perceiver_ref.porting.rounding.arithmetic import DIGITS
-from perceiver_ref.porting.rounding.envelope import Roundings
+from perceiver_ref.porting.subject import Arrays, Subject
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 

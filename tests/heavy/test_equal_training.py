@@ -20,8 +20,8 @@ from perceiver_ref.models.encoder import Encoder
 from perceiver_ref.models.inputs.bytes import MASK
 from perceiver_ref.models.positions import FourierPositions
 from perceiver_ref.training.loop import training_step
+from perceiver_ref.training.recipe import Settings, Task
 from perceiver_ref.training.recipes import recipe
-from perceiver_ref.training.recipes.base import Settings, Task
 
 nn, F = torch.nn, torch.nn.functional
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]

@@ -19,7 +19,7 @@ from transformers import PerceiverConfig, PerceiverModel
 
 from perceiver_ref.porting import check_case
 from perceiver_ref.porting.cases import Case
-from perceiver_ref.porting.execution import rebuild, run
+from perceiver_ref.porting.cases.execution import rebuild, run
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 Arrays = dict[str, np.ndarray]

@@ -14,8 +14,8 @@ from porting.cases import FILES, label
 
 from perceiver_ref.porting import check_case
 from perceiver_ref.porting.cases import Case, read_case
+from perceiver_ref.porting.cases.execution import rebuild, run
 from perceiver_ref.porting.compare.dumps import as_dump, compare_dumps
-from perceiver_ref.porting.execution import rebuild, run
 
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
 from heavy import hf_configurations

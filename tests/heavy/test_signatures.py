@@ -16,7 +16,7 @@ import pytest
 from perceiver_ref.peers import PEERS, base
 from perceiver_ref.peers.transformers.perceiver.config import activation
 from perceiver_ref.porting.cases import PACKAGED, read_case
-from perceiver_ref.porting.execution import rebuild, run
+from perceiver_ref.porting.cases.execution import rebuild, run
 
 torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")

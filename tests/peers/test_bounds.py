@@ -32,7 +32,7 @@ from perceiver_ref.peers.reference import from_config, to_config
 from perceiver_ref.peers.reference.configuration import TYPES
 from perceiver_ref.porting import check_case
 from perceiver_ref.porting.cases import Case, read_case
-from perceiver_ref.porting.execution import rebuild
+from perceiver_ref.porting.cases.execution import rebuild
 from perceiver_ref.weights.checkpoints import rebuild as rebuild_from
 
 SECONDS = 1.0

@@ -15,7 +15,7 @@ import perceiver_ref as pr
 from perceiver_ref.models.conventions import FLAMINGO
 from perceiver_ref.models.flamingo import media_mask, preceding
 from perceiver_ref.porting.cases import Case
-from perceiver_ref.porting.execution import Arrays
+from perceiver_ref.porting.cases.execution import Arrays
 
 MASKED = ("lucidrains-flamingo", "open-flamingo")
 of_both = pytest.mark.parametrize("name", MASKED)

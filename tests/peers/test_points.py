@@ -9,7 +9,7 @@ import pytest
 from porting.cases import FILES, label
 
 from perceiver_ref.porting.cases import read_case
-from perceiver_ref.porting.execution import named_points, rebuild, run
+from perceiver_ref.porting.cases.execution import named_points, rebuild, run
 
 PEERS = ("krasserm", "open-flamingo", "idefics", "mllama")
 """Of implementations that hook their modules; the first two cannot be installed beside the others, to be run live."""

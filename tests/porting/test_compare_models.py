@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from porting.cases import case_of
 
+from perceiver_ref.porting.cases.execution import rebuild, run
 from perceiver_ref.porting.compare.dumps import Comparison, as_dump, compare_dumps
-from perceiver_ref.porting.execution import rebuild, run
 
 CASES = (
     "hf/sequence_classification",

@@ -22,8 +22,8 @@ from perceiver_ref.porting import run
 from perceiver_ref.porting.cases import Case, read_case, write_case
 from perceiver_ref.porting.deviations import CAUSES
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
-from perceiver_ref.porting.diagnosis.subject import Subject
 from perceiver_ref.porting.rounding.arithmetic import DIGITS, rounded
+from perceiver_ref.porting.subject import Subject
 
 PATHS = {label(path): path for path in FILES}
 NAMES = """

@@ -12,10 +12,10 @@ import pytest
 from porting.cases import case_of
 
 from perceiver_ref.porting.cases import Case
-from perceiver_ref.porting.diagnosis.subject import Subject
-from perceiver_ref.porting.execution import rebuild, run
+from perceiver_ref.porting.cases.execution import rebuild, run
+from perceiver_ref.porting.diagnosis.envelope import Roundings
 from perceiver_ref.porting.rounding.arithmetic import DIGITS, arithmetic, lowered, rounded
-from perceiver_ref.porting.rounding.envelope import Roundings
+from perceiver_ref.porting.subject import Subject
 
 STORED = {
     "deepmind/attend_mask_float16": "float16",

@@ -18,12 +18,12 @@ from porting.cases import FILES
 
 from perceiver_ref.porting.cases import Case, read_case
 from perceiver_ref.porting.deviations import CAUSES, Candidate, Survey, candidates
-from perceiver_ref.porting.deviations.backward import ROWS, Wrong, flows
 from perceiver_ref.porting.deviations.base import layer_of
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
-from perceiver_ref.porting.diagnosis.subject import Arrays, Subject
+from perceiver_ref.porting.gradients.backward import ROWS, Wrong, flows
 from perceiver_ref.porting.gradients.graph import Graph, record
 from perceiver_ref.porting.gradients.target import Target
+from perceiver_ref.porting.subject import Arrays, Subject
 
 VERDICTS = ("match", "rounding", "deviation", "unexplained")
 SAMPLE = 499

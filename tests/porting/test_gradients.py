@@ -26,11 +26,11 @@ from perceiver_ref.cli import main
 from perceiver_ref.models.tracing import trace, where
 from perceiver_ref.porting import run
 from perceiver_ref.porting.cases import Case, write_case
-from perceiver_ref.porting.deviations.backward import GRADIENT_CAUSES, ROWS, scaled
+from perceiver_ref.porting.cases.execution import rebuild, sum_of_products
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
-from perceiver_ref.porting.diagnosis.subject import Subject
-from perceiver_ref.porting.execution import rebuild, sum_of_products
+from perceiver_ref.porting.gradients.backward import GRADIENT_CAUSES, ROWS, scaled
 from perceiver_ref.porting.gradients.graph import Step, record
+from perceiver_ref.porting.subject import Subject
 
 RESAMPLER, GATED, TEXT = "lucidrains-flamingo/resampler_4d", "open-flamingo/gated_immediate", "hf/masked_lm"
 Rule = Callable[..., Any]

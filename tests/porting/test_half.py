@@ -11,7 +11,7 @@ from porting.cases import case_of, path_of
 
 from perceiver_ref.autograd import kernels
 from perceiver_ref.cli import main
-from perceiver_ref.porting.execution import rebuild, run
+from perceiver_ref.porting.cases.execution import rebuild, run
 
 CASE = "lucidrains-flamingo/resampler_half"
 

@@ -14,6 +14,7 @@ from flamingo import tiny
 from ledger.models import MODELS, encoder, filled, image_model
 from models import small
 from support import normal, random_parameters
+from trace_points import ARRANGEMENTS, PLACES, POINTS, markdown, rows
 
 from perceiver_ref import trace
 from perceiver_ref.autograd import ops, tree
@@ -31,7 +32,6 @@ from perceiver_ref.models.perceiver_ar import PerceiverAR
 from perceiver_ref.models.perceiver_io import PerceiverIO
 from perceiver_ref.models.positions import FourierPositions, ProjectedPositions
 from perceiver_ref.models.queries import PositionQueries
-from perceiver_ref.porting.points import ARRANGEMENTS, PLACES, POINTS, markdown, rows
 
 Trace = dict[str, Any]
 MODALITIES = ("audio", "image", "label")
@@ -159,9 +159,7 @@ def test_names_are_told_once() -> None:
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == markdown(), (
-        "write it again: python -m perceiver_ref.porting.points > docs/TRACE.md"
-    )
+    assert PAGE.read_text(encoding="utf-8") == markdown(), "write it again: python docs/make trace > docs/TRACE.md"
 
 
 # what a trace costs

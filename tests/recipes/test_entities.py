@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perceiver_ref.autograd.backend import to_backend, to_host
-from perceiver_ref.training.recipes.base import accuracy
+from perceiver_ref.training.recipe import accuracy
 from perceiver_ref.training.recipes.battles import SQUADS, UNITS, Battles, battles
 from perceiver_ref.training.recipes.entities import KEYS, LAYERS, MODELS, WIDTH, Entities, comparison, cost
 

@@ -14,8 +14,8 @@ from perceiver_ref.models.call import Call
 from perceiver_ref.models.flamingo import Flamingo, generate
 from perceiver_ref.models.flamingo.prompts import IMAGE
 from perceiver_ref.training.loop import training_step
+from perceiver_ref.training.recipe import Settings
 from perceiver_ref.training.recipes import flamingo
-from perceiver_ref.training.recipes.base import Settings
 from perceiver_ref.training.recipes.episodes import LONGEST, WORD, episodes, interleaved, known, prompts
 from perceiver_ref.training.recipes.flamingo import CaptionTask, LanguageTask, VisionTask, caption_loss, ideal, table
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from perceiver_ref.autograd import ops
 from perceiver_ref.errors import InputError
-from perceiver_ref.training.loop import Options, train
+from perceiver_ref.training.loop import train
+from perceiver_ref.training.recipe import Options
 from perceiver_ref.training.recipes import Recipe, Settings, Stage, Task
 
 TRUTH = np.random.default_rng(5).normal(size=(6, 4)).astype(np.float32)

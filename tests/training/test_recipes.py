@@ -19,7 +19,8 @@ from perceiver_ref.errors import InputError
 from perceiver_ref.models.call import Call
 from perceiver_ref.training import loop
 from perceiver_ref.training.interrupts import Interrupted, Interrupts
-from perceiver_ref.training.loop import Options, train, training_step
+from perceiver_ref.training.loop import train, training_step
+from perceiver_ref.training.recipe import Options
 from perceiver_ref.training.recipes import MODULES, recipe
 from perceiver_ref.training.result import NAME
 

@@ -17,7 +17,7 @@ from perceiver_ref.models.variation import varied
 from perceiver_ref.peers import Rebuilt
 from perceiver_ref.porting.cases import PACKAGED, TOLERANCES, Case, read_case
 from perceiver_ref.porting.cases.compare import difference
-from perceiver_ref.porting.execution import rebuild, run
+from perceiver_ref.porting.cases.execution import rebuild, run
 
 from .rows import Change, Edit, Option
 

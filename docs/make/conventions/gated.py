@@ -266,7 +266,7 @@ GATED = Family(
                 "mllama": "layers of their own, `cross_attention_layers`",
                 "evolla": "after some layers",
             },
-            "`GatedLayers`; FlamingoPaLM in peers/lucidrains/palm.py",
+            "`GatedLayers`; FlamingoPaLM in peers/lucidrains/flamingo/palm.py",
             (Evidence("lucidrains-flamingo/palm_images", "after"),),
             paper="before",
         ),

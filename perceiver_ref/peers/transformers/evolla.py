@@ -29,7 +29,7 @@ from ...models.module import Module, Parameter, truncated_normal, zeros
 from ...models.tracing import asked_point, point, scope, trace
 from ..base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
 from ..inherited import INHERITED, PRETRAINED
-from ..lucidrains.flamingo import ATTENTION, ATTENTION_POINTS
+from ..lucidrains.flamingo.parts import ATTENTION, ATTENTION_POINTS
 from ..names import LINEAR, NORM, Rows, Table, bind, inside, same, transposed
 
 _DIALECT = FLAMINGO_DIALECTS["lucidrains-flamingo"]

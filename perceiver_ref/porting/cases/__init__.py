@@ -2,10 +2,10 @@
 
 Parameters, buffers and module paths carry the peer's own names. Version 1; see `Case` for the keys.
 
-case      what a case is, and reading and writing one
-compare   when two arrays agree
-npz       `.npz` files that come from anywhere
-packaged/ the cases that the package ships
+case        what a case is, and reading and writing one
+compare     when two arrays agree
+execution   a case's class rebuilt, and run forward and backward by the peer's names
+packaged/   the cases that the package ships
 """
 
 from .case import PACKAGED, Case, read_case, write_case

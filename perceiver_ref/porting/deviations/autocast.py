@@ -13,13 +13,13 @@ from weakref import WeakValueDictionary
 
 from ...autograd.backend import is_array
 from ...autograd.core import Op, array_of
-from ..rounding.arithmetic import MOVING
+from ..rounding.arithmetic import MOVING, PRODUCTS
+from ..rounding.grid import Cast, cast_to
 from .base import Candidate, Change, OpReplacement, Survey
-from .narrow import Cast, Manner, cast_to, narrowed
+from .narrow import Manner, narrowed
 from .norms import NORMS
 
 FORMATS = ("bfloat16", "float16")
-_PRODUCTS = ("linear", "matmul", "attention", "attention_weights", "convolution", "transposed_convolution")
 _WIDE = (*NORMS, "softmax", "log_softmax", "exp", "log", "logsumexp", "sum", "cross_entropy", "squared_error")
 """What a GPU computes and gives in float32"""
 
@@ -51,7 +51,7 @@ def _table(
             if op.name == "linear" and len(arguments) > 2 and (manner.apart or path(arguments[1]) in tables):
                 # a product with a bias, which is wide, added to it: written as two operations
                 return array_of(product(op, arguments[:2], static)) + array_of(arguments[2])
-            if op.name in _PRODUCTS:
+            if op.name in PRODUCTS:
                 return noted(product(op, arguments, static))
             given = _arrays(arguments[:1] if op.name in NORMS else arguments)
             is_narrow = bool(given) and all(known.get(id(array)) is array for array in given)

@@ -7,19 +7,15 @@ middle between two numbers of the format that the order of summation decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ...autograd import ops
 from ...autograd.backend import is_array, xp
 from ...autograd.core import Op, array_of
-from ...autograd.ops.attention import scale_factor
-from ..rounding.arithmetic import DIGITS, MOVING, rounded
+from ..rounding.arithmetic import MOVING
+from ..rounding.attention import attention, logits, mixture, weights
+from ..rounding.grid import Cast
+from ..rounding.steps import EXACT, IN_STEPS, Rounding
 from .base import OpReplacement
-
-Cast = Callable[[Any], Any]
 
 
 class Manner(NamedTuple):
@@ -48,25 +44,18 @@ class Manner(NamedTuple):
 AFTER, BEFORE, STABLE = Manner(), Manner(True), Manner(True, True)
 
 
-def cast_to(name: str) -> Cast:
-    """Values as they are after a cast from float64 to a narrower format, by way of float32, and back."""
-    if name == "bfloat16":
-        return lambda a: rounded(a.astype(np.float32).astype(np.float64), DIGITS[name]).astype(a.dtype)
-    return lambda a: a.astype(np.float32).astype(name).astype(a.dtype)
-
-
 def narrowed(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     """Any op on narrowed arguments, with a narrowed result; attention in its steps."""
-    attention = in_steps(cast, manner)
+    steps = in_steps(cast, manner)
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
         if op.name in MOVING:
             return op(*arguments, **static)
         if op.name == "attention":
-            return attention(op, arguments, static)
+            return steps(op, arguments, static)
         down = tuple(narrow(cast, a) for a in arguments)
-        if op.name == "linear" and manner.apart and len(down) > 2:
-            return cast(cast(array_of(op(*down[:2], **static))) + down[2])
+        if op.name == "linear" and manner.apart:
+            return IN_STEPS[op.name](Rounding(cast), *down, **static)
         if op.name == "rms_norm":  # what is normed is rounded before it is scaled
             normed = cast(array_of(op(down[0], xp(down[1]).ones_like(down[1]), **static)))
             return cast(normed * down[1])
@@ -92,7 +81,7 @@ def in_steps(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
         down = tuple(narrow(cast, a) for a in arguments)
         if manner.fused:
             return cast(array_of(op(*down, **static)))
-        return cast(_mix(_weights(cast, _logits(cast, down, static, manner), static, manner), down, static))
+        return _attention(cast, down, static, manner)
 
     return run
 
@@ -101,50 +90,25 @@ def logits_and_softmax(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     """Queries and keys cast down, and what comes of them up to the weights."""
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
-        down = tuple(narrow(cast, a) for a in arguments)
-        return _mix(_weights(cast, _logits(cast, down, static, manner), static, manner), arguments, static)
+        q, k, v, *bias = arguments
+        q, k, *bias = (narrow(cast, a) for a in (q, k, *bias))
+        return _attention(cast, (q, k, v, *bias), static, manner, mixed=EXACT)
 
     return run
+
+
+def _attention(cast: Cast, arguments: Any, static: Any, manner: Manner, mixed: Rounding | None = None) -> Any:
+    first, lowered = manner.scaled_first, manner.lowered
+    return attention(Rounding(cast), arguments, static, mixed=mixed, scaled_first=first, lowered=lowered)
 
 
 def softmax_alone(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     """Logits cast down for the softmax; with `manner.lowered` after the largest is subtracted."""
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
-        s = _logits(lambda a: a, arguments, static, manner)
-        if manner.lowered:
-            s = s - s.max(-1, keepdims=True)
-        return _mix(cast(array_of(ops.softmax(cast(_masked(s, static))))), arguments, static)
+        q, k, v, *bias = map(array_of, arguments)
+        s = logits(EXACT, q, k, *bias, scale=static.get("scale"), scaled_first=manner.scaled_first)
+        p = weights(Rounding(cast), s if manner.lowered else cast(s), static, lowered=manner.lowered)
+        return mixture(EXACT, p, v, static)
 
     return run
-
-
-def _logits(cast: Cast, arguments: Any, static: Any, manner: Manner) -> Any:
-    q, k, _, *rest = (array_of(a) for a in arguments)
-    scale = scale_factor(q, static.get("scale"))
-    k = k.swapaxes(-1, -2)
-    s = cast(cast(q * scale) @ k) if manner.scaled_first else cast(cast(q @ k) * scale)
-    return s if not rest or rest[0] is None else cast(s + rest[0])
-
-
-def _weights(cast: Cast, s: Any, static: Any, manner: Manner) -> Any:
-    s = _masked(s, static)
-    if manner.lowered:
-        s = cast(s - s.max(-1, keepdims=True))
-    return cast(array_of(ops.softmax(s)))
-
-
-def _masked(scores: Any, static: Any) -> Any:
-    mask = static.get("mask")
-    if mask is None:
-        return scores
-    library = xp(scores)
-    scores = library.where(mask, scores, library.asarray(-np.inf, scores.dtype))
-    return library.where(mask.any(-1, keepdims=True), scores, library.zeros((), scores.dtype))
-
-
-def _mix(weights: Any, arguments: Any, static: Any) -> Any:
-    mask = static.get("mask")
-    if mask is not None and static.get("masked_rows", "zero") == "zero":
-        weights = xp(weights).where(mask.any(-1, keepdims=True), weights, 0.0)
-    return weights @ array_of(arguments[2])

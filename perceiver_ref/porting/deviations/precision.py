@@ -13,10 +13,11 @@ from ...autograd.core import Op, array_of
 from ...models.tracing import where
 from ...models.variation import Replacement
 from ..rounding.arithmetic import MOVING
+from ..rounding.grid import Cast, cast_to
 from .autocast import autocast
 from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, module_of, only, replaced
 from .layers import by_role
-from .narrow import AFTER, BEFORE, STABLE, Cast, Manner, cast_to, in_steps, logits_and_softmax, narrowed, softmax_alone
+from .narrow import AFTER, BEFORE, STABLE, Manner, in_steps, logits_and_softmax, narrowed, softmax_alone
 from .norms import NORMS
 from .weights import weights
 

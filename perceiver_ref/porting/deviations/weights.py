@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..rounding.arithmetic import DIGITS, rounded
+from ..rounding.arithmetic import rounded
+from ..rounding.grid import cast_to
 from .base import Candidate, Change, Survey
 
 Stored = Callable[[np.ndarray], np.ndarray]
@@ -104,16 +105,9 @@ def scaled(form: Float8, axis: int | None) -> Stored:
     return stored
 
 
-def floating(name: str) -> Stored:
-    """A format that libraries compute in."""
-    if name == "float16":
-        return lambda a: a.astype(np.float16)
-    return lambda a: rounded(a.astype(np.float64), DIGITS[name])
-
-
 _AXES = {"per tensor": None, "per row": 0, "per column": -1}
 FORMS: dict[str, Stored] = {
-    **{name: floating(name) for name in FLOATING},
+    **{name: cast_to(name) for name in FLOATING},
     **{f"int8, {where}": symmetric(8, axis) for where, axis in _AXES.items()},
     **{f"int8, {where}, to 127.5": symmetric(8, axis, 127.5) for where, axis in _AXES.items()},
     **{f"int8, {where}, to 128": symmetric(8, axis, 128.0) for where, axis in _AXES.items()},

@@ -18,10 +18,10 @@ from ..cases import Case, read_case
 from ..check import tolerances
 from ..deviations import Candidate
 from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_gradients
-from ..rounding.envelope import Roundings
+from ..subject import NOTHING, Arrays, Cause, Subject
+from .envelope import Roundings
 from .formats import base_of
-from .search import NOTHING, Cause, Search
-from .subject import Arrays, Subject
+from .search import Search
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cases.compare import difference
-from ..rounding.arithmetic import rounded
-from .subject import Arrays, Subject
+from ..rounding.grid import on_grid
+from ..subject import Arrays, Subject
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,3 @@ class Fit:
 def largest(array: np.ndarray) -> float:
     """The largest magnitude, above zero."""
     return max(float(np.abs(array).max(initial=0.0)), 1e-300)
-
-
-def on_grid(array: np.ndarray, digits: int) -> bool:
-    """Whether all numbers have so few binary digits."""
-    return bool((rounded(np.asarray(array, np.float64), digits) == array).all())

@@ -12,13 +12,11 @@ from functools import cached_property
 
 import numpy as np
 
-from ..cases import TOLERANCES
 from ..deviations import Candidate
 from ..deviations.precision import everything
 from ..deviations.weights import FLOATING, form_of
-from ..rounding.arithmetic import DIGITS
-from ..rounding.envelope import FEW, Roundings
-from .fit import Fit, on_grid
+from .envelope import FEW, Roundings
+from .fit import Fit
 
 REPEATS = 0.1
 """Weights in a form are found where they leave at most this: next to nothing, but for a number here and there that lies
@@ -105,29 +103,3 @@ def name_of(candidate: Candidate) -> str | None:
 def base_of(dtype: str) -> str:
     """The format that such a rounding is measured in: that of what is computed."""
     return "float32" if dtype.endswith(" weights") else dtype.split()[0]
-
-
-def is_nearest(expected: np.ndarray, ours: np.ndarray, dtype: str, floor: float | None = None) -> bool:
-    """Whether all numbers are the reference's to half a unit in the last place of a format, or to `floor`: by default
-    float64's own rounding in a deep model."""
-    if expected.shape != ours.shape:
-        return False
-    a, b = np.asarray(expected, np.float64), np.asarray(ours, np.float64)
-    with np.errstate(invalid="ignore"):
-        size = np.abs(np.where(np.isfinite(b), b, 0.0))
-        unit = 0.0 if dtype == "float64" else 2.0 ** -DIGITS[dtype]
-        tiny = 2.0**-25 if dtype == "float16" else 0.0
-        limit = 1.001 * (unit * np.maximum(size, np.abs(np.where(np.isfinite(a), a, 0.0))) + tiny)
-        if floor is None:
-            floor = TOLERANCES["float64"]["output"] * max(float(size.max(initial=0.0)), 1.0)
-        near = np.abs(a - b) <= limit + floor
-    same: bool = bool((near | (a == b) | (np.isnan(a) & np.isnan(b))).all())
-    return same
-
-
-def is_stored_in(expected: np.ndarray, ours: np.ndarray, dtype: str) -> bool:
-    """Whether numbers are the reference's in a format, and nothing more."""
-    return on_grid(expected, DIGITS[dtype]) and is_nearest(expected, ours, dtype)
-
-
-__all__ = ["Formats", "base_of", "is_autocast", "is_nearest", "is_stored_in", "name_of"]

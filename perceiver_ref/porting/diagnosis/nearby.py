@@ -12,7 +12,7 @@ from dataclasses import replace
 from ...models.tracing import where
 from ..deviations import Candidate, candidates
 from ..deviations.base import layer_of
-from .subject import Subject
+from ..subject import Subject
 
 
 def causes_near(subject: Subject, point: str, gate: Mapping[str, float], *, exact: bool = True) -> Iterator[Candidate]:

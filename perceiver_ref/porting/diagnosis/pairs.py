@@ -11,12 +11,10 @@ import numpy as np
 
 from ..cases.compare import difference
 from ..deviations import Candidate
+from ..subject import NOTHING, Arrays
 from .fit import Fit
 from .parts import SMALL, Parts
-from .subject import Arrays
 
-NOTHING = 1e-6
-"""What is left is nothing: float64 leaves less, and two deviations that both leave so little cannot be told apart."""
 _RANKED, _LEADERS = 250, 6
 _MOSTLY = 0.3  # of the difference is left at most by a deviation beside which the other is a small one
 

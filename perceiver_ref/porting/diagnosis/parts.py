@@ -13,8 +13,8 @@ import numpy as np
 
 from ..deviations import Candidate
 from ..rounding.arithmetic import DIGITS
+from ..subject import Arrays
 from .fit import Fit
-from .subject import Arrays
 
 EXACT = 0.02
 """A part is found where it leaves at most this much of the difference: its roundings are repeated bit for bit, but for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,16 +10,15 @@ import numpy as np
 from ..deviations import Candidate, candidates
 from ..deviations.precision import everything
 from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
-from ..rounding.envelope import Roundings
-from .fit import Fit, on_grid
-from .formats import Formats, is_autocast, is_nearest, is_stored_in, name_of
+from ..rounding.grid import is_nearest, is_stored_in, on_grid
+from ..subject import EXPLAINED, NOTHING, Arrays, Cause, Subject
+from .envelope import Roundings
+from .fit import Fit
+from .formats import Formats, is_autocast, name_of
 from .nearby import causes_near
-from .pairs import NOTHING, Pairs
+from .pairs import Pairs
 from .parts import SMALL, Part, Parts
-from .subject import Arrays, Subject
 
-EXPLAINED = 0.01
-"""A deviation is the cause when it leaves at most this part of the difference."""
 PARTLY = 0.6
 """As `EXPLAINED`, for a part in less precision whose roundings are not repeated exactly, as float32's hardly can be,
 where it is known to be a part: another deviation leaves it, or traced points before it agree."""
@@ -31,15 +29,6 @@ MOSTLY = 0.5
 ALIKE = 1.1
 """Explanations that leave rounding are as good as each other where they leave so nearly the same."""
 _WHOLE = {"bfloat16": ("bfloat16",), "float16": ("float16",), "float32": ("float32", "tf32")}
-
-
-@dataclass(frozen=True)
-class Cause:
-    """A deviation with the variant that fits and what its explanation leaves of the difference, 0 to 1."""
-
-    cause: str
-    variant: str
-    remaining: float
 
 
 class _Score(NamedTuple):
@@ -291,6 +280,3 @@ class Search:
     def _computed(self, name: str) -> bool:
         """Whether rounding could change a point at all: parameters passed on are exact in any case."""
         return self.roundings.at("float32").get(name, 0.0) > 1e-9
-
-
-__all__ = ["EXPLAINED", "NOTHING", "Cause", "Search"]

@@ -16,7 +16,7 @@ from ...weights.formats.dtypes import finite
 from ..cases import TOLERANCES, Case
 from ..cases.case import groups
 from ..cases.compare import difference
-from ..execution import Run, run
+from ..cases.execution import Run, run
 from . import draw
 from .adversarial import Row
 from .subject import Arrays, Draft, Subject, arrays_by_name, paths_of

@@ -3,7 +3,8 @@
 diagnose    the verdict on a case's gradients
 target      the gradients under test
 graph       the recorded backward pass, walked again with changes
-search      backward deviations that explain the difference
+backward/   the table of wrong backward rules
+search      the one of them that explains the difference
 rounding    the errors that correct arithmetic makes in gradients
 finishing   what is done to gradients after the pass: averages, clipping, factors
 """

@@ -18,9 +18,8 @@ from ..cases import TOLERANCES
 from ..cases.compare import gradient_tolerance, largest_of
 from ..check import tolerances
 from ..deviations import Candidate, deviating
-from ..diagnosis.formats import is_nearest
-from ..diagnosis.search import Cause
-from ..diagnosis.subject import CANNOT_BE_RUN, Subject
+from ..rounding.grid import is_nearest
+from ..subject import CANNOT_BE_RUN, Cause, Subject
 from .graph import Graph, record
 from .rounding import GradientRoundings
 from .search import GradientSearch, explanation

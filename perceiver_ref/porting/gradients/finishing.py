@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from ..deviations.backward import narrow, norm_of
+from ..rounding.grid import cast_to
+from .backward import norm_of
 from .target import Target
 
 _ROUND = 1e-6
@@ -45,7 +46,7 @@ def finishes(target: Target, norm: float | None = None) -> Iterator[tuple[str, s
                 _made(target, arrays, partial(np.multiply, factor)),
             )
         for dtype in ("float16", "bfloat16", "float32"):
-            yield "gradient-dtype", f"finished gradients{what} in {dtype}", _made(target, arrays, narrow(dtype))
+            yield "gradient-dtype", f"finished gradients{what} in {dtype}", _made(target, arrays, cast_to(dtype))
 
 
 def _made(

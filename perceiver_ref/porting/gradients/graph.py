@@ -2,21 +2,21 @@
 
 Gradients flow from the outputs' cotangents to the leaves, which are parameters and inputs. A changed step sends other
 gradients to its arguments; only what lies upstream of it is computed anew, from the gradients that the unchanged walk
-left everywhere else.
+left everywhere else. Nodes and edges are the engine's; a node's number is its `serial`, which grows with time.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...autograd import tree
 from ...autograd.backend import is_array
-from ...autograd.core import Node, Op, Tape, Tensor, leaf
+from ...autograd.core import Edge, Node, Op, Tape, Tensor, leaf
 from ...autograd.gradients import unbroadcast
 from ...autograd.modes import kernels
 from ...autograd.observing import Event, observe
@@ -25,38 +25,52 @@ from ...errors import InputError
 from ...models.tracing import trace, where
 
 Gradients = list[Any]
-"""One array for each positional argument of an op; None where there is none."""
+"""One array for each output of a node."""
 Pull = Callable[["Step", Any], Sequence[Any]]
 """From a step and the gradient of its output (a tuple for several) to those of its arguments."""
 
 
-@dataclass(frozen=True)
-class Edge:
-    """Argument `position` of a step is output `output` of node `source`."""
-
-    position: int
-    source: int
-    output: int
+def _same(gradient: Any) -> Any:
+    return gradient
 
 
 @dataclass
 class Step:
-    """One op as it ran. `place` are the scopes around it, `point` the traced value that it makes or goes into."""
+    """One op as it ran: its node, and what it was given. `place` are the scopes around it, `point` the traced value
+    that it makes or goes into, `role` its name in its layer."""
 
-    op: Op
-    place: str
+    node: Node
     arguments: tuple[Any, ...]
-    static: dict[str, Any]
-    needs: tuple[bool, ...]
-    residuals: tuple[Any, ...]
     outputs: tuple[Any, ...]
-    edges: tuple[Edge, ...] = ()
+    place: str
     point: str = ""
     role: str = ""
 
-    def pull(self, gradient: Any) -> Sequence[Any]:
-        """The gradients that the op's own rule gives, before they are summed over broadcast axes."""
-        return self.op.definition.pull(gradient, self.residuals, {**self.op.defaults, **self.static}, self.needs)
+    @property
+    def op(self) -> Op:
+        """What ran."""
+        assert self.node.op is not None
+        return self.node.op
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """Where the arguments came from that get a gradient."""
+        return self.node.edges or ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the op was given beside arrays, defaults included."""
+        return {**self.op.defaults, **self.node.options}
+
+    @property
+    def residuals(self) -> tuple[Any, ...]:
+        """What the op's own rule kept."""
+        return self.node.arrays()
+
+    def pull(self, gradient: Any, residuals: Sequence[Any] | None = None) -> Sequence[Any]:
+        """The gradients that the op's definition gives, before they are summed over broadcast axes."""
+        given = self.residuals if residuals is None else residuals
+        return self.op.definition.pull(gradient, given, self.options, self.node.needs)
 
     def fit(self, position: int, gradient: Any) -> Any:
         """A gradient summed over the axes along which the argument was broadcast; None stands for zeros."""
@@ -75,99 +89,93 @@ class Step:
         return names[position] if position < len(names) and not self.op.traits.variadic else f"part {position + 1}"
 
 
-@dataclass
 class Graph:
-    """Leaves and steps in the order of the run. `loss` maps node and output to the cotangents that start there."""
+    """Leaves, which are paths, and steps, by number in the order of the run.
 
-    nodes: list[Step | str]
-    """A step, or the path of a leaf"""
-    loss: dict[int, list[tuple[int, Any, str]]]
-    """node -> (output, cotangent, name) of the outputs that it makes"""
-    consumers: list[list[tuple[int, Edge]]] = field(default_factory=list)
-    upstream: list[int] = field(default_factory=list)
-    """Of each node, the leaves that it depends on, one bit each, the node itself included"""
-    shapes: list[list[tuple[int, ...]]] = field(default_factory=list)
-    arriving: list[Gradients] = field(default_factory=list)
-    sent: dict[tuple[int, int], Any] = field(default_factory=dict)
+    `loss` maps the number of a node that makes outputs to (output, cotangent, name) of each. `upstream` has of each
+    node the leaves that it depends on, one bit each, itself included; `consumers` the steps that use what it makes;
+    `arriving` and `sent` are the gradients of the unchanged walk.
+    """
 
-    def __post_init__(self) -> None:
-        self.consumers = [[] for _ in self.nodes]
-        bits = 0
-        for i, node in enumerate(self.nodes):
-            if isinstance(node, str):
-                self.upstream.append(1 << bits)
-                bits += 1
-                continue
-            mask = 0
-            for edge in node.edges:
-                self.consumers[edge.source].append((i, edge))
-                mask |= self.upstream[edge.source]
-            self.upstream.append(mask)
-        self.leaves = {node: self.upstream[i] for i, node in enumerate(self.nodes) if isinstance(node, str)}
-        self.arriving = [[] for _ in self.nodes]
+    def __init__(self, nodes: Mapping[Node, Step | str], starts: Mapping[Node, list[tuple[int, Any, str]]]) -> None:
+        self.nodes = {node.serial: nodes[node] for node in sorted(nodes, key=lambda node: node.serial)}
+        self.shapes = {node.serial: [slot.shape for slot in node.outputs] for node in nodes}
+        self.loss = {node.serial: given for node, given in starts.items() if node in nodes}
+        self.consumers: dict[int, list[tuple[int, Edge]]] = {i: [] for i in self.nodes}
+        self.upstream: dict[int, int] = {}
+        for i, node in self.nodes.items():
+            self.upstream[i] = 1 << len(self.upstream) if isinstance(node, str) else 0
+            for edge in node.edges if isinstance(node, Step) else ():
+                self.consumers[edge.node.serial].append((i, edge))
+                self.upstream[i] |= self.upstream[edge.node.serial]
+        self.leaves = {node: self.upstream[i] for i, node in self.nodes.items() if isinstance(node, str)}
+        self.arriving: dict[int, Gradients] = {}
+        self.sent: dict[tuple[int, int], Any] = {}
 
     @property
     def steps(self) -> list[tuple[int, Step]]:
         """Steps with their numbers."""
-        return [(i, node) for i, node in enumerate(self.nodes) if isinstance(node, Step)]
+        return [(i, node) for i, node in self.nodes.items() if isinstance(node, Step)]
 
-    def walk(
-        self, after: Callable[[Any], Any] = lambda g: g, pulls: Mapping[str, Pull] | None = None
-    ) -> dict[str, Any]:
+    def walk(self, after: Callable[[Any], Any] = _same, pulls: Mapping[str, Pull] | None = None) -> dict[str, Any]:
         """All the way back: gradients by leaf. `after` is applied to every gradient sent, `pulls` are other rules."""
-        self.sent, found = {}, {}
-        for i in range(len(self.nodes) - 1, -1, -1):
-            node = self.nodes[i]
-            self.arriving[i] = [after(g) for g in self._sum(i, {}, 1.0)]
-            if isinstance(node, str):
-                found[node] = self.arriving[i][0]
-                continue
-            rule = (pulls or {}).get(node.op.name, Step.pull)
-            made = rule(node, self._given(i, self.arriving[i]))
-            for edge in node.edges:
-                self.sent[i, edge.position] = after(node.fit(edge.position, made[edge.position]))
-        return found
+        self.arriving, self.sent = {}, {}
+        every = {i: (pulls or {}).get(step.op.name, Step.pull) for i, step in self.steps}
+        return self._back(every, set(self.nodes), self.arriving, self.sent, after=after)
 
     def again(self, changes: Mapping[int, Pull], loss: float | Mapping[str, float] = 1.0) -> dict[str, Any]:
         """Gradients of the leaves that these changed steps, or a changed factor on the loss, make different."""
-        changed: dict[tuple[int, int], Any] = {}
-        touched = [False] * len(self.nodes)
-        for i, given in self.loss.items():
-            touched[i] = loss != 1.0 and any(_of(loss, name) != 1.0 for _, _, name in given)
+        starts = {i for i, given in self.loss.items() if any(_of(loss, name) != 1.0 for _, _, name in given)}
+        return self._back(changes, starts, {}, {}, loss)
+
+    def _back(
+        self,
+        changes: Mapping[int, Pull],
+        touched: set[int],
+        arriving: dict[int, Gradients],
+        sent: dict[tuple[int, int], Any],
+        loss: float | Mapping[str, float] = 1.0,
+        after: Callable[[Any], Any] = _same,
+    ) -> dict[str, Any]:
+        """A walk through the steps that are changed and all that other gradients arrive at, which `touched` begins.
+
+        `arriving` and `sent` take what arrives and what is sent on it.
+        """
         found: dict[str, Any] = {}
-        start = max([*changes, *(i for i, t in enumerate(touched) if t)], default=-1)
-        for i in range(start, -1, -1):
-            if i not in changes and not touched[i]:
+        for i in reversed(self.nodes):
+            if i not in changes and i not in touched:
                 continue
             node = self.nodes[i]
-            gradients = self._sum(i, changed, loss) if touched[i] else self.arriving[i]
+            gradients = [after(g) for g in self._sum(i, sent, loss)] if i in touched else self.arriving[i]
+            arriving[i] = gradients
             if isinstance(node, str):
                 found[node] = gradients[0]
                 continue
-            made = (changes.get(i) or Step.pull)(node, self._given(i, gradients))
+            made = changes.get(i, Step.pull)(node, gradients[0] if len(gradients) == 1 else tuple(gradients))
             for edge in node.edges:
-                changed[i, edge.position] = node.fit(edge.position, made[edge.position])
-                touched[edge.source] = True
+                sent[i, edge.position] = after(node.fit(edge.position, made[edge.position]))
+                touched.add(edge.node.serial)
         return found
 
-    def _given(self, i: int, gradients: Gradients) -> Any:
-        return gradients[0] if len(gradients) == 1 else tuple(gradients)
-
-    def _sum(self, i: int, changed: Mapping[tuple[int, int], Any], loss: float | Mapping[str, float]) -> Gradients:
+    def _sum(self, i: int, sent: Mapping[tuple[int, int], Any], loss: float | Mapping[str, float]) -> Gradients:
         """What arrives at the outputs of a node."""
         total = [np.zeros(shape) for shape in self.shapes[i]]
         for output, cotangent, name in self.loss.get(i, ()):
             total[output] = total[output] + cotangent * _of(loss, name)
         for step, edge in self.consumers[i]:
             key = (step, edge.position)
-            total[edge.output] = total[edge.output] + (changed[key] if key in changed else self.sent[key])
+            total[edge.output] = total[edge.output] + (sent[key] if key in sent else self.sent[key])
         return total
 
     def reached(self, i: int, position: int) -> int:
         """The leaves that the gradient of this argument goes to."""
+        edges = self.edges(i)
+        return next((self.upstream[edge.node.serial] for edge in edges if edge.position == position), 0)
+
+    def edges(self, i: int) -> tuple[Edge, ...]:
+        """Those of a step; a leaf has none."""
         node = self.nodes[i]
-        assert isinstance(node, Step)
-        return next((self.upstream[edge.source] for edge in node.edges if edge.position == position), 0)
+        return node.edges if isinstance(node, Step) else ()
 
 
 def _of(loss: float | Mapping[str, float], name: str) -> float:
@@ -220,42 +228,25 @@ def _graph(
     starts: Mapping[Node, list[tuple[int, Any, str]]],
     traced: Mapping[str, Any],
 ) -> Graph:
-    needed: set[Node] = set(starts)
-    for event, _ in reversed(events):
-        if event.node in needed:
-            needed.update(edge.node for edge in event.node.edges or ())
-    ordered = [*leaves, *(event.node for event, _ in events if event.node in needed and event.node is not None)]
-    numbers = {node: i for i, node in enumerate(ordered)}
+    """Of all that ran, what leads to the outputs."""
     points: dict[Node, str] = {}
     for name, value in traced.items():
         if type(value) is Tensor:
             points.setdefault(value.node, name)
-    nodes: list[Step | str] = list(leaves.values())
-    for event, place in events:
-        if event.node not in numbers or event.node is None:
-            continue
-        step = Step(
-            event.op,
-            place,
-            event.arguments,
-            event.node.options,
-            event.node.needs,
-            event.node.arrays(),
-            event.outputs,
-            tuple(Edge(e.position, numbers[e.node], e.output) for e in event.node.edges or ()),
-        )
-        step.point = points.get(event.node, "")
-        nodes.append(step)
-    graph = Graph(nodes, {numbers[node]: given for node, given in starts.items() if node in numbers})
-    graph.shapes = [[slot.shape for slot in node.outputs] for node in ordered]
+    needed, nodes = set(starts), dict[Node, Step | str](leaves)
+    for event, place in reversed(events):
+        node = event.node
+        if node is not None and node in needed:
+            needed.update(edge.node for edge in node.edges or ())
+            nodes[node] = Step(node, event.arguments, event.outputs, place, points.get(node, ""))
+    graph = Graph(nodes, starts)
     _name(graph)
     return graph
 
 
 def _name(graph: Graph) -> None:
     """Steps between two points take the name of the one that they lead to, and each a role: its name in its layer."""
-    for i in range(len(graph.nodes) - 1, -1, -1):
-        step = graph.nodes[i]
+    for i, step in reversed(graph.nodes.items()):
         if isinstance(step, Step) and not step.point:
             following = (graph.nodes[n] for n, _ in graph.consumers[i])
             inside = [n.point for n in following if isinstance(n, Step) and n.point.startswith(step.place)]
@@ -263,7 +254,7 @@ def _name(graph: Graph) -> None:
             step.point = (inside or outputs or [step.place])[0] or step.place
     seen: dict[tuple[str, str, str], int] = {}
     for _, step in graph.steps:
-        paths = [n for e in step.edges if e.position and isinstance(n := graph.nodes[e.source], str)]
+        paths = [n for e in step.edges if e.position and isinstance(n := graph.nodes[e.node.serial], str)]
         parameter = next((path.rpartition("/")[0] for path in paths if not path.startswith("input/")), "")
         key = (step.place, step.op.name, step.point)
         seen[key] = seen.get(key, 0) + 1

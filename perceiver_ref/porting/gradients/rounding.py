@@ -14,10 +14,12 @@ import numpy as np
 
 from ...autograd.backend import is_array
 from ...autograd.core import Op, Tensor, array_of, handle
-from ...autograd.ops.attention import keep_used, scale_factor, scores, slopes
+from ...autograd.ops.attention import keep_used, scale_factor, slopes
 from ...models.variation import varied
 from ..cases.compare import difference
 from ..rounding.arithmetic import DIGITS, MOVING, kept_digits, rounded, rounded_tree
+from ..rounding.attention import logits, weights
+from ..rounding.steps import Rounding
 from .graph import Graph, Pull, Step
 
 FACTOR = 10.0
@@ -106,17 +108,19 @@ def _pulls(near: _Round, products: int | None) -> dict[str, Pull]:
     def short(value: Any) -> Any:
         return value if products is None or value is None else rounded(value, products)
 
+    to = Rounding(factor=short)
+
     def attention(step: Step, g: Any) -> Any:
-        q, k, v, bias, _, log_sum = step.residuals
-        static = {**step.op.static, **step.static}
-        mask, rows = static["mask"], static["masked_rows"]
-        s = near(scores(short(q), short(k), bias, mask, static["scale"], rows))
-        p = near(np.exp(s - log_sum))
+        q, k, v, *bias = step.arguments
+        options = step.options
+        mask, rows = options["mask"], options["masked_rows"]
+        s = near(logits(to, q, keep_used(k, mask, "zero"), *bias, scale=options["scale"]))
+        p = near(weights(to, s, options))
         p_g = near(short(g) @ keep_used(short(v), mask, rows).swapaxes(-1, -2))
         ds = near(p * near(p_g - near((p * p_g).sum(-1, keepdims=True))))
         if mask is not None and rows == "uniform":
             ds = np.where(mask, ds, 0.0)
-        scaled = short(near(ds * scale_factor(q, static["scale"])))
+        scaled = short(near(ds * scale_factor(q, options["scale"])))
         return (
             scaled @ keep_used(short(k), mask, slopes(rows)),
             scaled.swapaxes(-1, -2) @ short(q),
@@ -137,8 +141,7 @@ def _pulls(near: _Round, products: int | None) -> dict[str, Pull]:
         return near(inverse) * near(g_unit - near(unit * projected)), near(g * unit)
 
     def product(step: Step, g: Any) -> Any:
-        narrow = Step(**{**vars(step), "residuals": tuple(short(r) if is_array(r) else r for r in step.residuals)})
-        made = narrow.pull(short(g))
+        made = step.pull(short(g), [short(r) if is_array(r) else r for r in step.residuals])
         return (*made[:2], g) if step.op.name == "linear" else made
 
     pulls: dict[str, Pull] = {"attention": attention, "layer_norm": layer_norm, "rms_norm": rms_norm}

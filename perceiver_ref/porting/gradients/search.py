@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..deviations.backward import ROWS, Place, Wrong, described, factor_said, flows, narrowed, padding, scaled, shared
-from ..diagnosis.search import EXPLAINED, NOTHING, Cause
+from ..subject import EXPLAINED, NOTHING, Cause
+from .backward import ROWS, Place, Wrong, described, factor_said, flows, narrowed, padding, scaled, shared
 from .finishing import finishes
 from .graph import Step
 from .target import Target
@@ -124,8 +124,7 @@ class GradientSearch:
 
     def _shared(self, place: Place) -> bool:
         """Whether a gradient goes to a parameter that other steps use, too."""
-        step = self.graph.nodes[place[0]]
-        source = next(e.source for e in step.edges if e.position == place[1]) if isinstance(step, Step) else 0
+        source = next(e.node.serial for e in self.graph.edges(place[0]) if e.position == place[1])
         leaf = self.graph.nodes[source]
         own = isinstance(leaf, str) and not leaf.startswith("input/")
         return own and len(self.graph.consumers[source]) > 1
@@ -221,14 +220,13 @@ class GradientSearch:
         """The last step of the run that leads to all wrong gradients and, as far as can be, to no right one."""
         best: tuple[float, tuple[Place, ...]] = (float("inf"), ())
         for i, step in reversed(self.graph.steps):
-            own = [e for e in step.edges if self.target.strictly(self.graph.upstream[e.source])] or list(step.edges)
-            reached = 0
-            for edge in own:
-                reached |= self.graph.upstream[edge.source]
+            sent = [(i, edge.position) for edge in step.edges]
+            own = [place for place in sent if self.target.strictly(self._reached([place]))] or sent
+            reached = self._reached(own)
             missed = sum(not reached & bits for bits in self.target.wrong)
             badness = 1000.0 * missed + (reached & self.target.right).bit_count()
             if badness < best[0]:
-                best = (badness, tuple((i, edge.position) for edge in own))
+                best = (badness, tuple(own))
         return best[1]
 
 

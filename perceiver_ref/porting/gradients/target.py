@@ -10,7 +10,7 @@ import numpy as np
 from ...peers.names import Binding
 from ..cases import Case
 from ..cases.compare import difference
-from ..diagnosis.subject import Subject
+from ..subject import Subject
 from .graph import Graph
 
 _IDLE = 1e-9

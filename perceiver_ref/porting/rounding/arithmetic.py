@@ -18,12 +18,14 @@ from ...autograd.backend import is_array, xp
 from ...autograd.core import Op, array_of, handle
 from ...autograd.scoped import Setting
 from ...autograd.tree import Tree
-from .steps import IN_ONE, IN_STEPS, Result, attention
+from .attention import attention
+from .steps import IN_ONE, IN_STEPS, Rounding
 
 DIGITS = {"float32": 24, "tf32": 11, "float16": 11, "bfloat16": 8}
 """Binary digits of the significand, the leading one included. tf32 rounds only what goes into products."""
 
-_PRODUCTS = ("linear", "matmul", "attention", "attention_weights", "convolution", "transposed_convolution")
+PRODUCTS = ("linear", "matmul", "attention", "attention_weights", "convolution", "transposed_convolution")
+"""Ops that multiply matrices."""
 _EXACT = ("reshape", "transpose", "broadcast_to", "getitem", "take", "concatenate", "stack", "split", "pad")
 MOVING = (*_EXACT, "where")
 """Ops that only move numbers."""
@@ -116,17 +118,18 @@ def arithmetic(dtype: str, rng: np.random.Generator | None = None, *, steps: boo
         arguments = tuple(map(narrow, arguments))
         if op.name in _EXACT:
             return noted(op(*arguments, **static))
-        if op.name in _PRODUCTS:
+        if op.name in PRODUCTS:
             arguments = tuple(factor(a) if i < 2 else a for i, a in enumerate(arguments))
         with np.errstate(all="ignore"):
             if op.name == "attention":
-                return attention(Result(result, factor, rng, steps), arguments, static)
+                return attention(to, arguments, static, scaled_first=steps)
             if steps and op.name in IN_STEPS:
-                return IN_STEPS[op.name](Result(result, factor, rng, steps), *arguments, **static)
+                return IN_STEPS[op.name](to, *arguments, **static)
             if rng is not None and op.name in IN_ONE:
                 return result(IN_ONE[op.name](rng, op, arguments, static))
             return result(op(*arguments, **static))
 
+    to = Rounding(result, factor, rng, steps)
     with handle(run):
         yield
 
@@ -138,4 +141,4 @@ def exempt() -> Iterator[None]:
         yield
 
 
-__all__ = ["DIGITS", "MOVING", "arithmetic", "exempt", "kept_digits", "lowered", "rounded", "rounded_tree"]
+__all__ = ["DIGITS", "MOVING", "PRODUCTS", "arithmetic", "exempt", "kept_digits", "lowered", "rounded", "rounded_tree"]

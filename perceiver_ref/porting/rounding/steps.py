@@ -1,6 +1,6 @@
 """Ops in the steps that narrower arithmetic rounds, and in other orders of summation.
 
-A step's result goes through `Result.round`; what goes into a product through `Result.factor`.
+A step's result goes through `Rounding.round`; what goes into a product through `Rounding.factor`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,30 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.backend import xp
-from ...autograd.ops.attention import scale_factor
 
 
-class Result(NamedTuple):
-    """How results are rounded: `round` any, `factor` what goes into a product; `rng` draws the order of sums."""
+def _same(value: Any) -> Any:
+    return value
 
-    round: Callable[[Any], Any]
-    factor: Callable[[Any], Any]
-    rng: np.random.Generator | None
-    steps: bool
+
+class Rounding(NamedTuple):
+    """How results are rounded: `round` any, `factor` what goes into a product; `rng` draws the order of sums.
+
+    With `steps` ops are written out, and each of their steps is rounded.
+    """
+
+    round: Callable[[Any], Any] = _same
+    factor: Callable[[Any], Any] = _same
+    rng: np.random.Generator | None = None
+    steps: bool = False
 
     def product(self, x: Any, y: Any) -> Any:
         """x (..., N, K) times y (..., K, M), the K products summed in any order."""
         order = slice(None) if self.rng is None else self.rng.permutation(x.shape[-1])
         return self.round(self.factor(x)[..., order] @ self.factor(y)[..., order, :])
+
+
+EXACT = Rounding()
 
 
 # ------------------------------------------------------------------------------------------- other orders of summation
@@ -71,69 +80,48 @@ IN_ONE: Mapping[str, Callable[..., Any]] = {
 # -------------------------------------------------------------------------------------------------------------- steps
 
 
-def attention(to: Result, arguments: tuple[Any, ...], static: Mapping[str, Any]) -> Any:
-    """Attention whose scores, weights and mixtures are each rounded; the queries scaled before, or the scores after."""
-    q, k, v, *rest = arguments
-    bias = rest[0] if rest else None
-    library, scale = xp(q), np.float32(scale_factor(q, static.get("scale")))
-    keys = k.swapaxes(-1, -2)
-    s = to.product(to.round(q * scale), keys) if to.steps else to.round(to.product(q, keys) * scale)
-    if bias is not None:
-        s = to.round(s + bias)
-    mask = static.get("mask")
-    if mask is not None:
-        s = library.where(mask, s, np.float32(-np.inf))
-        empty = ~mask.any(-1, keepdims=True)
-        s = library.where(empty, np.float32(0), s)
-    weights = _softmax(to, s) if to.steps else to.round(ops.softmax(s))
-    if mask is not None:
-        v = library.where(library.isfinite(v), v, np.float32(0))
-        if static.get("masked_rows", "zero") == "zero":
-            weights = library.where(empty, np.float32(0), weights)
-    return to.product(weights, v)
-
-
-def _softmax(to: Result, x: Any, *, axis: int = -1) -> Any:
+def softmax_in_steps(to: Rounding, x: Any, *, axis: int = -1) -> Any:
+    """The softmax with its differences, powers, their sum and their shares rounded."""
     powers = to.round(xp(x).exp(to.round(x - x.max(axis, keepdims=True))))
     return to.round(powers / to.round(powers.sum(axis, keepdims=True)))
 
 
-def _biased(to: Result, x: Any, weight: Any, bias: Any = None) -> Any:
+def _biased(to: Rounding, x: Any, weight: Any, bias: Any = None) -> Any:
     y = to.product(x, weight)
     return y if bias is None else to.round(y + bias)
 
 
-def _layer_norm(to: Result, x: Any, scale: Any, offset: Any, *, eps: float = 1e-5) -> Any:
+def _layer_norm(to: Rounding, x: Any, scale: Any, offset: Any, *, eps: float = 1e-5) -> Any:
     centred = to.round(x - to.round(x.mean(-1, keepdims=True)))
     variance = to.round(to.round(centred * centred).mean(-1, keepdims=True))
     unit = to.round(centred * to.round(1 / to.round(xp(x).sqrt(to.round(variance + np.float32(eps))))))
     return to.round(to.round(unit * scale) + offset)
 
 
-def _rms_norm(to: Result, x: Any, scale: Any, *, eps: float = 1e-6) -> Any:
+def _rms_norm(to: Rounding, x: Any, scale: Any, *, eps: float = 1e-6) -> Any:
     variance = to.round(to.round(x * x).mean(-1, keepdims=True))
     unit = to.round(x * to.round(1 / to.round(xp(x).sqrt(to.round(variance + np.float32(eps))))))
     return to.round(unit * scale)
 
 
-def _gelu_tanh(to: Result, x: Any) -> Any:
+def _gelu_tanh(to: Rounding, x: Any) -> Any:
     cube = to.round(np.float32(0.044715) * to.round(x * to.round(x * x)))
     inner = to.round(np.float32(0.7978845608028654) * to.round(x + cube))
     return to.round(to.round(np.float32(0.5) * x) * to.round(1 + to.round(xp(x).tanh(inner))))
 
 
-def _gelu_erf(to: Result, x: Any) -> Any:
+def _gelu_erf(to: Rounding, x: Any) -> Any:
     inner = to.round(ops.erf(to.round(x * np.float32(0.7071067811865476))))
     return to.round(x * to.round(np.float32(0.5) * to.round(1 + inner)))
 
 
-def _silu(to: Result, x: Any) -> Any:
+def _silu(to: Rounding, x: Any) -> Any:
     return to.round(x * to.round(ops.sigmoid(x)))
 
 
 IN_STEPS: Mapping[str, Callable[..., Any]] = {
     "linear": _biased,
-    "softmax": _softmax,
+    "softmax": softmax_in_steps,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "gelu_tanh": _gelu_tanh,

@@ -1,8 +1,8 @@
 """Small models trained end to end: `perceiver-ref train NAME`.
 
-base      what a recipe is: Task, Settings, Stage, Recipe
+What a recipe is stands in `training.recipe`.
+
 data/     the data that the package ships; other data are made from a seed, by the module beside the recipe's
-results   docs/RESULTS.md and the README's table, from the result.json of many runs
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from ...errors import one_of
-from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
+from ..recipe import Batch, Recipe, Settings, Stage, Task, arrays_like
 
 MODULES = {
     "digits": "digits",

@@ -20,7 +20,7 @@ from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions
 from ...models.tracing import trace
 from ..pictures import attention_maps
-from .base import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
+from ..recipe import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
 
 TRAINED_ON = 1347
 """Images 1 to 1,347 of the file are trained on, 1,348 to 1,797 tested on, in the file's own order.

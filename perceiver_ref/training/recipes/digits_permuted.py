@@ -24,8 +24,8 @@ from ...models.inputs import GridInput
 from ...models.layers import Linear
 from ...models.module import Module, Parameter, fan_in_scaled, zeros
 from ..loop import training_step
+from ..recipe import Recipe, Settings, Stage
 from . import digits
-from .base import Recipe, Settings, Stage
 from .digits import Digits
 
 ORDER = np.random.default_rng(64).permutation(64)

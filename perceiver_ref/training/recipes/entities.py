@@ -25,7 +25,7 @@ from ...models.ledger.sketch import sketch
 from ...models.module import Module, explains_parameters
 from ...models.perceiver_io import PerceiverIO
 from ...models.queries import InputQueries
-from .base import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
+from ..recipe import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
 from .battles import CHANNELS, UNITS, battles, nearest_enemies
 
 WIDTH = 64

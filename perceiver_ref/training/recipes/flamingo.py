@@ -35,7 +35,7 @@ from ...models.flamingo.prompts import IGNORED, IMAGE, text_loss
 from ...models.layers import Linear
 from ..metrics import NAME as METRICS
 from ..pictures import figure, save
-from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
+from ..recipe import Batch, Recipe, Settings, Stage, Task, arrays_like
 from .episodes import LONGEST, WORD, WORDS, Episodes, episodes, interleaved, known, prompts, texts, words_of
 
 SHOTS = (0, 2, 4, 8)

@@ -22,7 +22,7 @@ from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions
 from ...models.queries import InputQueries
 from ..pictures import figure, save
-from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
+from ..recipe import Batch, Recipe, Settings, Stage, Task, arrays_like
 from .image_pairs import image_pairs
 
 SIZE = (24, 32)

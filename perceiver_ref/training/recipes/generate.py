@@ -18,7 +18,7 @@ from ...models.call import Call
 from ...models.inputs.bytes import VOCABULARY, decode, encode
 from ...models.perceiver_ar import PerceiverAR, generate
 from ...models.rotary import Rotary, frequencies
-from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
+from ..recipe import Batch, Recipe, Settings, Stage, Task, arrays_like
 from .nearby import look_back
 from .ngrams import Trigrams, lzma_bits
 from .prose import ALPHABET, ids_of, prose, symbols

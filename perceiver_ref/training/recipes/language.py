@@ -21,7 +21,7 @@ from ...models.inputs import TextInput
 from ...models.inputs.bytes import MASK, OFFSET, VOCABULARY, decode, encode
 from ...models.outputs import TiedEmbedding
 from ...models.perceiver_io import PerceiverIO
-from .base import Batch, Recipe, Settings, Stage, Task, accuracy, hits
+from ..recipe import Batch, Recipe, Settings, Stage, Task, accuracy, hits
 from .nearby import keep_places, look_aside, table
 from .ngrams import Trigrams
 from .prose import ALPHABET, ids_of, prose, symbols

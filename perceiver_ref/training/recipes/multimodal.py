@@ -24,7 +24,7 @@ from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions, TrainablePositions
 from ...models.queries import MultimodalQueries, PositionQueries
 from ..pictures import figure, save
-from .base import Batch, Recipe, Settings, Stage, Task, arrays_like
+from ..recipe import Batch, Recipe, Settings, Stage, Task, arrays_like
 from .moving_shapes import FRAMES, SAMPLES, SHAPES, SIDE, Clips, clips
 
 PATCH = 32

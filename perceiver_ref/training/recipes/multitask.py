@@ -20,7 +20,7 @@ from ...models.decoder import Decoder, trainable_queries
 from ...models.encoder import Encoder
 from ...models.inputs import TextInput
 from ...models.perceiver_io import PerceiverIO
-from .base import Batch, Recipe, Settings, Stage, Task
+from ..recipe import Batch, Recipe, Settings, Stage, Task
 from .questions import LENGTH, LETTERS, QUESTIONS, asked
 
 WIDTH = 64

@@ -19,7 +19,7 @@ from ...models.encoder import Encoder
 from ...models.inputs import PointInput
 from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions
-from .base import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
+from ..recipe import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
 from .surfaces import SURFACES, clouds, rotations, unit_cloud
 
 POINTS = 256

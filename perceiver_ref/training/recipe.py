@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...autograd import backend as backends
-from ...autograd import optim, tree
-from ...autograd.backend import Array
-from ...autograd.core import array_of
-from ...autograd.tree import Tree
-from ...models.call import Call
+from ..autograd import backend as backends
+from ..autograd import optim, tree
+from ..autograd.backend import Array
+from ..autograd.core import array_of
+from ..autograd.tree import Tree
+from ..models.call import Call
 
 Batch = dict[str, Array]
 
@@ -181,6 +181,17 @@ class Recipe:
         """Whether a value of the metric meets the threshold."""
         threshold = self.quick_threshold if quick else self.threshold
         return value >= threshold if self.better == "higher" else value <= threshold
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is given beside its recipe. Without `out` nothing is written."""
+
+    seed: int = 0
+    quick: bool = False
+    backend: str = "numpy"
+    out: Path | None = None
+    resume: bool = False
 
 
 def hits(logits: Any, targets: np.ndarray) -> Array:

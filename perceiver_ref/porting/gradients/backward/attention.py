@@ -8,44 +8,35 @@ from typing import Any
 
 import numpy as np
 
-from ....autograd.ops.attention import scale_factor, scores
-from ...gradients.graph import Step
+from ....autograd import ops
+from ....autograd.ops.attention import scale_factor
+from ...rounding.grid import cast_to
+from ..graph import Step
 from .base import Row, Rule
-from .flow import narrow
 
 _Scores = Callable[[Any, Any, Any], Any]
 
 
 def _options(step: Step) -> dict[str, Any]:
-    static = {**step.op.defaults, **step.static}
-    return {name: static[name] for name in ("mask", "scale", "masked_rows")}
+    return {name: step.options[name] for name in ("mask", "scale", "masked_rows")}
 
 
 def _weights(step: Step, **changed: Any) -> Any:
-    """p, (..., N, M); with other options computed anew."""
-    q, k, _, p = step.residuals
-    if not changed:
-        return p
-    bias = step.arguments[3] if len(step.arguments) > 3 else None
-    options = {**_options(step), **changed}
-    if "bias" in options:
-        bias = options.pop("bias")
-    s = scores(q, k, bias, **options)
-    top = s.max(-1, keepdims=True)
-    p = np.exp(s - np.where(np.isfinite(top), top, 0.0))
-    total = p.sum(-1, keepdims=True)
-    return p / np.where(total == 0, 1.0, total)
+    """p, (..., N, M); with other options or another bias."""
+    q, k, _, bias = (*step.arguments, None)[:4]
+    options = {"bias": bias, **_options(step), **changed}
+    return ops.attention_weights(q, k, options.pop("bias"), **options)
 
 
 def _of_weights(step: Step, gradient: Any) -> Any:
     """The gradient of the weights, (..., N, M), of masked keys as well, unless their values are not finite."""
-    v = step.residuals[2]
+    v = step.arguments[2]
     return gradient @ np.where(np.isfinite(v), v, 0.0).swapaxes(-1, -2)
 
 
 def _of_scores(step: Step, ds: Any, *, leaking: bool = False) -> dict[int, Any]:
     """Gradients of queries, keys and bias from those of the scores; zero where masked unless `leaking`."""
-    q, k, options = step.residuals[0], step.residuals[1], _options(step)
+    (q, k, *_), options = step.arguments, _options(step)
     mask = options["mask"]
     if mask is not None and not leaking:
         ds = np.where(mask, ds, 0.0)
@@ -67,7 +58,7 @@ def _scaled(power: float, *positions: int) -> Rule:
     """Gradients of queries or keys times a power of the scale."""
 
     def run(step: Step, gradient: Any) -> dict[int, Any]:
-        made, factor = step.pull(gradient), scale_factor(step.residuals[0], _options(step)["scale"])
+        made, factor = step.pull(gradient), scale_factor(step.arguments[0], _options(step)["scale"])
         return {p: made[p] * factor**power for p in positions}
 
     return run
@@ -78,7 +69,7 @@ def _again(**changed: Any) -> Rule:
 
     def run(step: Step, gradient: Any) -> dict[int, Any]:
         p = _weights(step, **changed)
-        p_g = gradient @ step.residuals[2].swapaxes(-1, -2)
+        p_g = gradient @ step.arguments[2].swapaxes(-1, -2)
         ds = p * (p_g - (p * p_g).sum(-1, keepdims=True))
         return {**_of_scores(step, ds, leaking="mask" in changed), 2: p.swapaxes(-1, -2) @ gradient}
 
@@ -156,7 +147,7 @@ ATTENTION: tuple[Row, ...] = (
         for variant in _UNWEIGHTED
     ),
     *(
-        _row("gradient-dtype", f"the scores' gradient in {dtype}", _softmax(partial(_narrow_scores, narrow(dtype))))
+        _row("gradient-dtype", f"the scores' gradient in {dtype}", _softmax(partial(_narrow_scores, cast_to(dtype))))
         for dtype in ("float16", "bfloat16", "float32")
     ),
     *(

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import Tensor, ops, tree, value_and_grad
-from ..autograd import backend as backends
-from ..autograd.backend import to_backend, to_host
-from ..errors import InputError, input_errors, listed
-from ..models.call import Call
-from ..models.tracing import Only, trace
-from ..peers import Given, Rebuilt, peer
-from .cases import Case
-from .cases.case import check_gradients
+from ...autograd import Tensor, ops, tree, value_and_grad
+from ...autograd import backend as backends
+from ...autograd.backend import to_backend, to_host
+from ...errors import InputError, input_errors, listed
+from ...models.call import Call
+from ...models.tracing import Only, trace
+from ...peers import Given, Rebuilt, peer
+from .case import Case, check_gradients
 
 Arrays = dict[str, np.ndarray]
 

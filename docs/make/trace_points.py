@@ -1,11 +1,12 @@
 """The names of all traced points, as one table: what `trace` gives for every model here, and docs/TRACE.md.
 
-Written out anew by `python -m perceiver_ref.porting.points > docs/TRACE.md`.
+Written out anew by `python docs/make trace > docs/TRACE.md`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -153,6 +154,12 @@ T frames of a medium, S tokens of a frame, F images of the whole batch; C, D, E,
 channels; `...` any axes. (1) Maps of more than 4 million elements only where `trace(only)` asks for their names."""
 
 
+def main(arguments: Sequence[str]) -> int:
+    """The command: prints the page."""
+    print(markdown(), end="")
+    return 0
+
+
 def rows(name: str) -> list[Point | Place]:
     """The rows that a traced name has: one, but for the few names that two models use; none for an unknown name.
 
@@ -194,8 +201,8 @@ def _markdown() -> list[str]:
         "again gets `@1`, `@2` and so on at its end. A layer that is run alone has the names of its kind without",
         "anything before them, and the empty name for its result.",
         "",
-        "This page is made of the table in [points.py](../perceiver_ref/porting/points.py):",
-        "`python -m perceiver_ref.porting.points > docs/TRACE.md`.",
+        "This page is made of the table in [trace_points.py](make/trace_points.py):",
+        "`python docs/make trace > docs/TRACE.md`.",
         "",
         _LETTERS,
         "",
@@ -237,7 +244,3 @@ def _line(point: Point) -> str:
 
 def _shape(shape: str) -> str:
     return " or ".join(f"({part})".replace("*", r"\*") if part != "as given" else part for part in shape.split(" or "))
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

@@ -73,8 +73,8 @@ class CaseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Compare outputs, then gradients and traced values where there are any."""
-        from ..testing import assert_matches
-        from .cases import read_case
+        from .porting.cases import read_case
+        from .testing import assert_matches
 
         assert isinstance(self.parent, Pack)
         case = read_case(self.file)
@@ -108,7 +108,7 @@ def _answered(answer: Any) -> Mapping[str, Any]:
     if answer is NotImplemented:
         pytest.skip(str(reason) or "not implemented")
     if not isinstance(answer, Mapping) or not answer:
-        from ..errors import InputError
+        from .errors import InputError
 
         raise InputError(
             f'the adapter returned {type(answer).__name__}; expected a dict of outputs by name, a dict of "outputs", '
@@ -135,7 +135,7 @@ def _cases(path: Path) -> Iterator[tuple[str, Path]]:
             raise pytest.UsageError(f"--perceiver-vectors: {path} holds neither {_INDEX} nor .npz files")
         yield from ((file.relative_to(path).with_suffix("").as_posix(), file) for file in files)
         return
-    from ..host import json_text
+    from .host import json_text
 
     try:
         rows = json_text.parse(index.read_bytes())["cases"]

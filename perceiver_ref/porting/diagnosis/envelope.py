@@ -11,8 +11,8 @@ import numpy as np
 from ...autograd import tree
 from ...models.variation import varied
 from ..cases.compare import difference
-from ..diagnosis.subject import Arrays, Subject
-from .arithmetic import arithmetic, exempt, kept_digits, lowered
+from ..rounding.arithmetic import arithmetic, exempt, kept_digits, lowered
+from ..subject import Arrays, Subject
 
 RUNS = 6
 """Two in the plain order, and four of perturbed sums: the largest of so many is seldom far below what is typical."""

@@ -1,9 +1,4 @@
-"""flamingo-pytorch 0.1.2 (Phil Wang): PerceiverResampler, GatedCrossAttentionBlock; FlamingoPaLM has its own file.
-
-Read off its source: no biases but those of norms; exact GELU; keys and values are one linear map; scores of other
-media are filled with `-finfo.max`, so that text which matches no medium averages all media, later ones included. Only
-text before the first medium gets zeros, and only when the immediate medium alone is attended to.
-"""
+"""Resampler and gated block, and what peers that are built like them share."""
 
 from __future__ import annotations
 
@@ -11,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...autograd import ops
-from ...autograd.backend import Array, xp
-from ...autograd.core import array_of
-from ...autograd.tree import Tree
-from ...errors import InputError
-from ...models.call import Call
-from ...models.conventions import FLAMINGO_DIALECTS
-from ...models.flamingo import GatedCrossAttention, PerceiverResampler, media_mask, preceding
-from ..base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, read_call
-from ..names import NORM, Rows, Table, bind, fused, inside, same, transposed
+from ....autograd import ops
+from ....autograd.backend import Array, xp
+from ....autograd.core import array_of
+from ....autograd.tree import Tree
+from ....errors import InputError
+from ....models.call import Call
+from ....models.conventions import FLAMINGO_DIALECTS
+from ....models.flamingo import GatedCrossAttention, PerceiverResampler, media_mask, preceding
+from ...base import Arguments, Given, Option, Outputs, Rebuilt, check_axes, options, read_call
+from ...names import NORM, Rows, Table, bind, fused, inside, same, transposed
 
 SIZE = Option(int, required=True)
 _MEDIA = {"dim": SIZE, "dim_head": 64, "heads": 8, "ff_mult": 4.0}
@@ -113,8 +108,8 @@ def resampler(
     )
 
 
-def _resampler(given: Given) -> Rebuilt:
-    """A medium may come without its axis; every place among the media has an embedding."""
+def perceiver_resampler(given: Given) -> Rebuilt:
+    """PerceiverResampler: a medium may come without its axis; every place among the media has an embedding."""
     chosen = options("PerceiverResampler", given.config, {**RESAMPLER, "depth": SIZE, "num_media_embeds": 4})
     model = resampler(chosen, "lucidrains-flamingo", media=chosen["num_media_embeds"])
 
@@ -130,7 +125,8 @@ def _resampler(given: Given) -> Rebuilt:
     return Rebuilt(model, bind(model.parameters(), RESAMPLER_NAMES), run, RESAMPLER_POINTS)
 
 
-def _gated(given: Given) -> Rebuilt:
+def gated_cross_attention(given: Given) -> Rebuilt:
+    """GatedCrossAttentionBlock."""
     chosen = options("GatedCrossAttentionBlock", given.config, GATED)
     return gated_block(chosen, chosen["dim"], "lucidrains-flamingo")
 
@@ -173,15 +169,3 @@ def _times(locations: Array, text: tuple[int, ...], cached: bool) -> Array:
     tags = locations != 0
     phi = tags.sum(1, dtype="int64")[:, None] if cached else preceding(tags)
     return xp(phi).broadcast_to(phi, text)
-
-
-def _palm(given: Given) -> Rebuilt:
-    from .palm import rebuild  # which is built on the tables above
-
-    return rebuild(given)
-
-
-PEER = Peer(
-    "lucidrains-flamingo",
-    {"PerceiverResampler": _resampler, "GatedCrossAttentionBlock": _gated, "FlamingoPaLM": _palm},
-)

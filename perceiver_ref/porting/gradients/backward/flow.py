@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...gradients.graph import Graph, Step
-from ...rounding.arithmetic import DIGITS, rounded
+from ...rounding.grid import cast_to
+from ..graph import Graph, Step
 from .base import Place, Wrong, scaled, sets
 
 _TOGETHER = {"attention": ((0, 1), (1, 2), (0, 1, 2)), "linear": ((1, 2),), "layer_norm": ((1, 2),)}
@@ -34,7 +34,7 @@ def _single(graph: Graph) -> Iterator[Wrong]:
 def _values(graph: Graph) -> Iterator[Wrong]:
     """A value with all its uses; and those of one role in all layers, such as the stream between two layers."""
     by_role: dict[str, list[tuple[str, list[Place]]]] = {}
-    for n, node in enumerate(graph.nodes):
+    for n, node in graph.nodes.items():
         uses = _uses(graph, n)
         if len(uses) < 2 and isinstance(node, str):
             continue
@@ -46,7 +46,7 @@ def _values(graph: Graph) -> Iterator[Wrong]:
     for alike in by_role.values():
         if len(alike) > 1:
             yield Wrong("", f"to {alike[0][0]} and its like", tuple(p for _, uses in alike for p in uses))
-    inputs = [place for n, node in enumerate(graph.nodes) for place in _uses(graph, n) if _is_input(node)]
+    inputs = [place for n, node in graph.nodes.items() for place in _uses(graph, n) if _is_input(node)]
     if inputs:
         yield Wrong("", "to the inputs", tuple(inputs))
 
@@ -64,17 +64,12 @@ def _alike(graph: Graph) -> Iterator[Wrong]:
     for i, step in graph.steps:
         by_op.setdefault(step.op.name, []).append(i)
     for op, steps in by_op.items():
-        positions = sorted({edge.position for i in steps for edge in _edges(graph, i)})
+        positions = sorted({edge.position for i in steps for edge in graph.edges(i)})
         for chosen in (*((p,) for p in positions), *_TOGETHER.get(op, ())):
-            fit = [i for i in steps if set(chosen) <= {edge.position for edge in _edges(graph, i)}]
+            fit = [i for i in steps if set(chosen) <= {edge.position for edge in graph.edges(i)}]
             for label, members in sets(graph, fit):
                 names = " and ".join(_argument(graph, members[0], p) for p in chosen)
                 yield Wrong("", f"through {names} of {op}, {label}", tuple((i, p) for i in members for p in chosen))
-
-
-def _edges(graph: Graph, i: int) -> Sequence[Any]:
-    step = graph.nodes[i]
-    return step.edges if isinstance(step, Step) else ()
 
 
 def _argument(graph: Graph, i: int, position: int) -> str:
@@ -86,14 +81,14 @@ def described(graph: Graph, i: int, position: int) -> str:
     """A place in words."""
     step = graph.nodes[i]
     assert isinstance(step, Step)
-    source = next((graph.nodes[edge.source] for edge in step.edges if edge.position == position), "")
+    source = next((graph.nodes[edge.node.serial] for edge in step.edges if edge.position == position), "")
     of = f" ({source})" if isinstance(source, str) and source else ""
     return f"through {step.argument(position)}{of} of {step.op.name}"
 
 
 def shared(graph: Graph) -> Iterator[Wrong]:
     """Of a parameter or value that is used several times, the gradient of one use alone, or their mean."""
-    leaves = [n for n, node in enumerate(graph.nodes) if isinstance(node, str) and len(graph.consumers[n]) > 1]
+    leaves = [n for n, node in graph.nodes.items() if isinstance(node, str) and len(graph.consumers[n]) > 1]
     families: dict[str, list[int]] = {}
     for n in leaves:
         parts = str(graph.nodes[n]).split("/")
@@ -105,7 +100,7 @@ def shared(graph: Graph) -> Iterator[Wrong]:
             continue
         seen.add(frozenset(members))
         yield from _once(graph, f"to {name or 'shared parameters'}", members)
-    for n, node in enumerate(graph.nodes):
+    for n, node in graph.nodes.items():
         if isinstance(node, Step) and len(graph.consumers[n]) > 1:
             yield from _once(graph, f"to {node.point}", [n])
 
@@ -132,15 +127,8 @@ def _once(graph: Graph, label: str, members: list[int]) -> Iterator[Wrong]:
 def narrowed(wrong: Wrong) -> Iterator[Wrong]:
     """The gradients of a flow rounded to a narrower format."""
     for name in ("float16", "bfloat16", "float32"):
-        changes = scaled(wrong.places, narrow(name))
+        changes = scaled(wrong.places, cast_to(name))
         yield Wrong("gradient-dtype", f"{name}, {wrong.variant}", wrong.places, changes)
-
-
-def narrow(dtype: str) -> Callable[[Any], Any]:
-    """Values as they are after a cast to a narrower format and back."""
-    if dtype == "bfloat16":  # has the range of float32
-        return lambda a: rounded(a.astype(np.float32).astype(np.float64), DIGITS[dtype])
-    return lambda a: a.astype(dtype).astype(np.float64)
 
 
 def factor_said(graph: Graph, places: Sequence[Place], factor: float, error: float) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .report import Excerpt, Report, ReportPoint
+from ...host.files import AnyPath, write_text
+from .contents import Excerpt, Report, ReportPoint
 
 _Scale = Callable[[float], float]
 _Limit = tuple[str, str, list[tuple[int, float]]]
@@ -42,9 +41,14 @@ _LOWEST = -17  # a decade below the rounding of float64; smaller errors and 0 ar
 _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 60, 150, 16, 30, 900, 320
 
 
-def page(given: Report) -> str:
-    """The whole document."""
+def report(given: Report) -> str:
+    """The report as one HTML page, which needs no network and no scripts."""
     return "\n".join(_page(given)) + "\n"
+
+
+def write_report(path: AnyPath, given: Report) -> None:
+    """Write the page, whole or not at all."""
+    write_text(path, report(given))
 
 
 def _page(given: Report) -> Iterator[str]:

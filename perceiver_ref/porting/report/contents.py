@@ -1,4 +1,4 @@
-"""A report that a person can read: a verdict, how the error grows from point to point, and where it begins."""
+"""What a report shows: a verdict, errors from point to point, and an excerpt around the largest difference."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..host.files import AnyPath, write_text
-from . import report_html
-from .cases.compare import largest_difference
+from ..cases.compare import largest_difference
 
 _ROWS, _COLUMNS = 5, 4
 """Of the two last axes, how much an excerpt shows."""
@@ -66,16 +64,6 @@ class Report:
     first: str | None = None
     """The name of the first point that differs, marked in plot and table."""
     notes: Sequence[str] = ()
-
-
-def report(given: Report) -> str:
-    """The report as one HTML page, which needs no network and no scripts."""
-    return report_html.page(given)
-
-
-def write_report(path: AnyPath, given: Report) -> None:
-    """Write the page, whole or not at all."""
-    write_text(path, report(given))
 
 
 def excerpt(name: str, reference: np.ndarray, candidate: np.ndarray) -> Excerpt | None:

@@ -17,10 +17,10 @@ from ...models.tracing import trace, where
 from ...models.variation import varied
 from ..cases import Case
 from ..cases.compare import difference
+from ..cases.execution import named_points, rebuild, unknown_points
 from ..check import spread
 from ..deviations import Candidate, deviating, survey
 from ..deviations.base import paths_of
-from ..execution import named_points, rebuild, unknown_points
 from .memo import Memo
 
 Arrays = dict[str, np.ndarray]

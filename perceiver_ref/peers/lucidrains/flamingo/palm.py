@@ -12,22 +12,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...autograd import ops
-from ...autograd.backend import xp
-from ...autograd.core import array_of
-from ...autograd.tree import Tree
-from ...errors import InputError
-from ...models.call import Call
-from ...models.constraints import Count
-from ...models.conventions import FLAMINGO_DIALECTS
-from ...models.flamingo import GatedCrossAttention, PerceiverResampler, media_mask, preceding
-from ...models.layers import LayerNorm, Linear
-from ...models.module import Module, Parameter, ones, truncated_normal
-from ...models.rotary import rotate
-from ...models.tracing import asked_point, point, scope
-from ..base import Arguments, Given, Option, Outputs, Rebuilt, check_axes, options, positive, read_call
-from ..names import Table, View, below, bind, inside, same, transposed
-from .flamingo import GATED_NAMES, GATED_POINTS, RESAMPLER_NAMES, RESAMPLER_POINTS, SIZE, one_for_all
+from ....autograd import ops
+from ....autograd.backend import xp
+from ....autograd.core import array_of
+from ....autograd.tree import Tree
+from ....errors import InputError
+from ....models.call import Call
+from ....models.constraints import Count
+from ....models.conventions import FLAMINGO_DIALECTS
+from ....models.flamingo import GatedCrossAttention, PerceiverResampler, media_mask, preceding
+from ....models.layers import LayerNorm, Linear
+from ....models.module import Module, Parameter, ones, truncated_normal
+from ....models.rotary import rotate
+from ....models.tracing import asked_point, point, scope
+from ...base import Arguments, Given, Option, Outputs, Rebuilt, check_axes, options, positive, read_call
+from ...names import Table, View, below, bind, inside, same, transposed
+from .parts import GATED_NAMES, GATED_POINTS, RESAMPLER_NAMES, RESAMPLER_POINTS, SIZE, one_for_all
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ _CONFIG = {
 }
 
 
-def rebuild(given: Given) -> Rebuilt:
-    """The model; `img_encoder` among its options is left out of account."""
+def palm(given: Given) -> Rebuilt:
+    """FlamingoPaLM; `img_encoder` among its options is left out of account."""
     chosen = options("FlamingoPaLM", given.config, _CONFIG, frozenset({"img_encoder"}))
     dim, heads, width, dialect = chosen["dim"], chosen["heads"], chosen["dim_head"], "lucidrains-flamingo"
     if width % 2:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ...gradients.graph import Graph, Pull, Step
-from ..base import groups, layer_of
+from ...deviations.base import groups, layer_of
+from ..graph import Graph, Pull, Step
 
 Place = tuple[int, int]
 """The number of a step and the position of an argument: where a gradient is sent."""
@@ -45,7 +45,8 @@ class Row:
         """This rule everywhere, in one part, layer or place."""
         chosen = [i for i, step in graph.steps if step.op.name in self.ops and self.when(step)]
         for label, steps in sets(graph, chosen):
-            places = tuple((i, p) for i in steps for p in self.positions if _sends(graph, i, p))
+            sent = ((i, edge.position) for i in steps for edge in graph.edges(i))
+            places = tuple(place for place in sent if place[1] in self.positions)
             if places:
                 yield Wrong(self.cause, f"{self.variant}, {label}", places, dict.fromkeys(steps, changed(self.rule)))
 
@@ -61,11 +62,6 @@ def changed(rule: Rule) -> Pull:
         return made
 
     return pull
-
-
-def _sends(graph: Graph, i: int, position: int) -> bool:
-    step = graph.nodes[i]
-    return isinstance(step, Step) and any(edge.position == position for edge in step.edges)
 
 
 def sets(graph: Graph, steps: Sequence[int]) -> Iterator[tuple[str, list[int]]]:

@@ -8,7 +8,7 @@ rules       norms, activations, embeddings, linear maps, broadcasting
 
 from .attention import ATTENTION
 from .base import Place, Row, Wrong, scaled
-from .flow import described, factor_said, flows, narrow, narrowed, norm_of, shared
+from .flow import described, factor_said, flows, narrowed, norm_of, shared
 from .rules import RULES, padding
 
 ROWS = (*ATTENTION, *RULES)
@@ -41,7 +41,6 @@ __all__ = [
     "described",
     "factor_said",
     "flows",
-    "narrow",
     "narrowed",
     "norm_of",
     "padding",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ....autograd import ops, vjp
-from ...gradients.graph import Step
-from ..layers import ACTIVATIONS
+from ...deviations.layers import ACTIVATIONS
+from ..graph import Step
 from .base import Row, Rule
 
 _Norm = Callable[[Any, Any, Any, Any], Any]
@@ -145,11 +145,11 @@ def _ignoring(token: int) -> Rule:
 
 
 def _embedding(step: Step) -> bool:
-    return bool(step.static.get("axis", 0) == 0)
+    return bool(step.options["axis"] == 0)
 
 
 def _transposed_weight(step: Step, gradient: Any) -> dict[int, Any]:
-    return {0: gradient @ step.residuals[1]}
+    return {0: gradient @ step.arguments[1]}
 
 
 def _square(step: Step) -> bool:
@@ -158,7 +158,7 @@ def _square(step: Step) -> bool:
 
 
 def _both(step: Step) -> bool:
-    return _square(step) and len(step.needs) > 1 and all(step.needs[:2])
+    return _square(step) and len(step.node.needs) > 1 and all(step.node.needs[:2])
 
 
 def _raw(position: int, make: Callable[[Any, tuple[int, ...]], Any]) -> Rule:

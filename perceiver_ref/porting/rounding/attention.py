@@ -1,0 +1,64 @@
+"""Attention in the steps that a narrower format rounds: logits, weights, mixture. The one arithmetic of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...autograd import ops
+from ...autograd.backend import xp
+from ...autograd.core import array_of
+from ...autograd.ops.attention import keep_used, scale_factor
+from .steps import Rounding, softmax_in_steps
+
+
+def attention(
+    to: Rounding,
+    arguments: tuple[Any, ...],
+    options: Mapping[str, Any],
+    *,
+    mixed: Rounding | None = None,
+    scaled_first: bool = False,
+    lowered: bool = False,
+) -> Any:
+    """The op `attention` with its logits, weights and mixture rounded as `to` says, the mixture as `mixed` if given.
+
+    scaled_first, lowered: as `logits` and `weights` have them.
+    """
+    q, k, v, *rest = map(array_of, arguments)
+    s = logits(to, q, k, *rest, scale=options.get("scale"), scaled_first=scaled_first)
+    return mixture(mixed or to, weights(to, s, options, lowered=lowered), v, options)
+
+
+def logits(
+    to: Rounding, q: Any, k: Any, bias: Any = None, *, scale: float | None = None, scaled_first: bool = False
+) -> Any:
+    """Scores, with a bias added: the queries scaled before their product with keys, or the scores after it."""
+    factor, keys = q.dtype.type(scale_factor(q, scale)), k.swapaxes(-1, -2)
+    s = to.product(to.round(q * factor), keys) if scaled_first else to.round(to.product(q, keys) * factor)
+    return s if bias is None else to.round(s + bias)
+
+
+def weights(to: Rounding, s: Any, options: Mapping[str, Any], *, lowered: bool = False) -> Any:
+    """The softmax of scores, in its steps where `to` has steps; 0 where masked.
+
+    Rows without any key are what `masked_rows` says. With `lowered` each row's largest is subtracted first.
+    """
+    mask, library = options.get("mask"), xp(s)
+    if mask is not None:
+        some = mask.any(-1, keepdims=True)
+        s = library.where(some, library.where(mask, s, library.asarray(-library.inf, s.dtype)), s.dtype.type(0))
+    if to.steps:
+        p = softmax_in_steps(to, s)
+    else:
+        p = to.round(array_of(ops.softmax(to.round(s - s.max(-1, keepdims=True)) if lowered else s)))
+    return library.where(some, p, p.dtype.type(0)) if mask is not None and _rows(options) == "zero" else p
+
+
+def mixture(to: Rounding, p: Any, v: Any, options: Mapping[str, Any]) -> Any:
+    """Weights times values."""
+    return to.product(p, keep_used(v, options.get("mask"), _rows(options)))
+
+
+def _rows(options: Mapping[str, Any]) -> Any:
+    return options.get("masked_rows", "zero")

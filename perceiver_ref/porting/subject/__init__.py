@@ -1,0 +1,11 @@
+"""A case under test: the reference rebuilt for it, run as it is and with deviations.
+
+subject   what it is run on, and what its results are compared with
+memo      results kept, so that a run computes only what a deviation changes
+cause     what explains a difference, and when it does
+"""
+
+from .cause import EXPLAINED, NOTHING, Cause
+from .subject import CANNOT_BE_RUN, Arrays, Subject
+
+__all__ = ["CANNOT_BE_RUN", "EXPLAINED", "NOTHING", "Arrays", "Cause", "Subject"]
