@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,6 @@ from ...models.call import Call
 from ...models.inputs import TextInput, flow_patches
 from ...models.outputs import TiedEmbedding
 from ...models.perceiver_io import PerceiverIO
-from ...models.tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from ..names import Table, same
 from . import decoders, encoder, positions, postprocessors, preprocessors
@@ -163,7 +163,8 @@ def language_model(given: Given) -> Rebuilt:
     if made.model.preprocessor is not None or made.model.postprocessor is not None:
         raise InputError("the language model's perceiver has neither preprocessor nor postprocessor")
     text = TextInput(chosen["vocab_size"], placed["index_dim"], width)
-    made.model = PerceiverIO(made.model.encoder, text, made.model.decoder, TiedEmbedding(chosen["vocab_size"]))
+    made.model = replace(made.model, preprocessor=text)
+    model = replace(made.model, postprocessor=TiedEmbedding(chosen["vocab_size"]))
     table: Table = {
         "encoder": made.table["encoder"],
         "decoder": made.table["decoder"],
@@ -178,12 +179,11 @@ def language_model(given: Given) -> Rebuilt:
     ]
 
     def run(params: Tree, arguments: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
-        with trace({"decoder"}.__contains__, tensors=True) as traced:
-            logits = made.run(params, arguments, options, call)
-        return {"logits": logits, "output_embeddings": traced["decoder"]}
+        embeddings = made.run(params, arguments, options, call)
+        return {"logits": model.postprocess(params, embeddings), "output_embeddings": embeddings}
 
     part = Part(None, {}, [*points, *made.part.points], made.part.grids, made.part.layers)
-    return rebuilt(made.model, table, run, part)
+    return rebuilt(model, table, run, part)
 
 
 def optical_flow(given: Given) -> Rebuilt:

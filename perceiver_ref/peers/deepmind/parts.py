@@ -16,7 +16,8 @@ from ...models.encoder import Encoder
 from ...models.inputs import Preprocessed
 from ...models.layers import MLP, LayerNorm
 from ...models.outputs import TiedEmbedding
-from ...models.tracing import scope, trace
+from ...models.queries import Request
+from ...models.tracing import scope
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from ..names import same
 from . import decoders, encoder, names, positions, postprocessors, preprocessors
@@ -217,17 +218,12 @@ def decoder(given: Given) -> Rebuilt:
         z, query, attend, inputs, features, points = _arguments(cls, arguments, *_DECODER_ARGUMENTS)
         if cls == "ProjectionDecoder":
             return {"out": model.apply(params, z)}
-        with trace({"decoder.queries"}.__contains__, tensors=True) as traced:
-            out = model.apply(
-                params,
-                z,
-                given=Preprocessed(z if inputs is None else inputs, features),
-                queries=query,
-                query_mask=mask(attend) if cls == "BasicDecoder" else None,
-                points=wanted_points(model, points),
-            )
-        made = traced.get("decoder.queries")
-        return {"out": out} if made is None else {"out": out, "query": made}
+        request = Request(query, mask(attend) if cls == "BasicDecoder" else None, wanted_points(model, points))
+        if query is not None:
+            return {"out": model.apply(params, z, request)}
+        with scope("decoder"):
+            query = model.output_queries(params, z, request, Preprocessed(z if inputs is None else inputs, features))
+        return {"out": model.apply(params, z, replace(request, queries=query)), "query": query}
 
     return rebuilt(model, part.table, run, part, grids="subsampled_points" not in given.inputs)
 

@@ -288,7 +288,7 @@ class NormedProjection(ProjectionDecoder):
     def parameters(self) -> Tree:
         return {"norm": self._norm().parameters(), **super().parameters()}
 
-    def apply(self, p: Tree, latents: Any, **_: Any) -> Any:
+    def apply(self, p: Tree, latents: Any, *_: Any) -> Any:
         """latents (B, N, latent_channels) -> (B, outputs)."""
         with scope("decoder"):
             mean = point("mean", ops.mean(latents, axis=1))

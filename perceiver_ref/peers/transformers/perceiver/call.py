@@ -16,6 +16,7 @@ from ....models.call import Call
 from ....models.inputs import AudioPatches, GridInput, MultimodalInput
 from ....models.perceiver_io import PerceiverIO
 from ....models.positions import ProjectedPositions, TrainablePositions
+from ....models.queries import Request
 from ....models.tracing import trace
 from ...base import Arguments, Option, Outputs, read_call
 
@@ -48,22 +49,16 @@ def call(
     if wanted["interpolate_pos_encoding"]:
         model = replace(model, preprocessor=interpolating(model.preprocessor))
     mask, bias = _masks(values.get("attention_mask"))
-    wants_maps = chosen["output_attentions"]
     layers = [f"encoder.blocks.{b}.{i}" for b in range(model.encoder.blocks) for i in range(model.encoder.layers)]
     crosses = ["encoder.cross_attention", *(["decoder.cross_attention"] if model.decoder else [])]
-    keep = {"encoder", "encoder.cross_attention", *layers}
-    if wants_maps:
+    keep = {"encoder.cross_attention", *layers} if chosen["output_hidden_states"] else set()
+    if chosen["output_attentions"]:
         keep |= {f"{layer}.attention.weights" for layer in (*layers, *crosses)}
     with trace(keep.__contains__, tensors=True) as traced:
-        out = model.apply(
-            params,
-            channels_last(model.preprocessor, inputs),
-            mask=mask,
-            bias=bias,
-            points=values.get("subsampled_output_points"),
-            call=ours,
-        )
-    results: Outputs = {"last_hidden_state": traced["encoder"]}
+        inputs = channels_last(model.preprocessor, inputs)
+        latents, elements = model.encode(params, inputs, mask=mask, bias=bias, call=ours)
+        out = model.decode(params, latents, Request(points=values.get("subsampled_output_points")), elements)
+    results: Outputs = {"last_hidden_state": latents}
     if model.decoder is not None:
         results |= by_name("logits", out)
     if "labels" in values:
@@ -73,7 +68,7 @@ def call(
     if chosen["output_hidden_states"]:
         states = _hidden_states(model, traced)
         results |= {f"hidden_states.{i}": state for i, state in enumerate(states)}
-    if wants_maps:
+    if chosen["output_attentions"]:
         for kind, layer_names in (("attentions", layers), ("cross_attentions", crosses)):
             maps = [traced[f"{layer}.attention.weights"] for layer in layer_names]
             results |= {f"{kind}.{i}": weights for i, weights in enumerate(maps)}

@@ -18,6 +18,7 @@ from ....models.decoder import ProjectionDecoder
 from ....models.inputs import GridInput, space_to_depth
 from ....models.outputs import MultimodalOutput
 from ....models.positions import TrainablePositions, linear_positions
+from ....models.queries import Request
 from ....models.tracing import scope, trace
 from ...base import Arguments, Function, Given, Outputs, Rebuilt, options, read_call
 from ...names import below, bind, same
@@ -132,7 +133,7 @@ def _decoder(name: str, given: Given) -> Rebuilt:
             return {"out": part.module.apply(params, values["z"])}
         maps = "decoder.cross_attention.attention.weights"
         with trace(maps.__eq__, tensors=True) as traced:
-            out = part.module.apply(params, values["z"], queries=values["query"])
+            out = part.module.apply(params, values["z"], Request(values["query"]))
         return {"logits": out, **({"cross_attentions.0": traced[maps]} if wanted["output_attentions"] else {})}
 
     return _built(part, forward, "decoder")
