@@ -23,7 +23,8 @@ from .decoders import DECODERS, POSTPROCESSORS
 from .names import ENCODER, ENCODER_POINTS, IGNORED, Component
 from .parts import PARTS, shapes_of
 from .preprocessors import PREPROCESSORS, component
-from .tasks import parts
+from .replacements import replaced
+from .tasks import TASKS, evaluated
 
 _LOSSES: dict[str, Any] = {
     "PerceiverForMaskedLM": token_loss,
@@ -57,7 +58,8 @@ def _task(name: str, given: Given) -> Rebuilt:
         channels: int = component("input_preprocessor", PREPROCESSORS, config, part).module.channels
         return channels
 
-    specs = parts(name, config, given.config.get("hard_coded_replacements"), width)
+    parts = replaced(name, TASKS[name], given.config.get("hard_coded_replacements"))
+    specs = evaluated(parts, config, width)
     return _rebuilt(given, config, specs, "perceiver", name == "PerceiverForMaskedLM", _LOSSES[name])
 
 
