@@ -19,7 +19,7 @@ from ..names import Table, same
 from . import decoders, encoder, positions, postprocessors, preprocessors
 from .decoders import Widths, wanted_points, width_of
 from .names import Names
-from .part import Part, component, flags, mask, no_dropout, options, rebuilt
+from .part import NamedPart, component, flags, mask, no_dropout, options, rebuilt
 
 _ARGUMENTS = ("inputs", "pos", "input_mask", "query_mask", "subsampled_output_points")
 _PERCEIVER = {
@@ -45,7 +45,7 @@ class _Model:
         names = Names()
         name = encoder_kwargs.get("name") or "perceiver_encoder"
         norm = params.get(f"{name}/~/cross_attention/layer_norm_1/scale")
-        before = Part(None)
+        before = NamedPart(None)
         width, features = _own_width(inputs, norm), None
         if chosen["input_preprocessor"] is not None:
             known = preprocessors.Known(inputs, params, norm[0] if norm else None)
@@ -56,7 +56,7 @@ class _Model:
         coded = encoder.build(encoder_kwargs, width, names)
         widths = Widths(coded.model.channels, width, features)
         decoded, self.decoder_class = decoders.build(chosen["decoder"], widths, names)
-        after = Part(None)
+        after = NamedPart(None)
         if chosen["output_postprocessor"] is not None:
             after = postprocessors.build(chosen["output_postprocessor"], width_of(decoded.model), names)
         self.dropout = encoder_kwargs.get("dropout_prob", 0.0)
@@ -72,7 +72,7 @@ class _Model:
             modality = grid.removeprefix("decoder.queries").removesuffix("grid").strip(".")
             if f"subsampled_output_points/{modality}".rstrip("/") not in called:
                 grids.append(grid)
-        self.part = Part(
+        self.part = NamedPart(
             None,
             points=[*before.points, *coded.points, *decoded.points, *after.points],
             grids=grids,
@@ -182,7 +182,7 @@ def language_model(given: Given) -> Rebuilt:
         embeddings = made.run(params, arguments, options, call)
         return {"logits": model.postprocess(params, embeddings), "output_embeddings": embeddings}
 
-    part = Part(None, {}, [*points, *made.part.points], made.part.grids, made.part.layers)
+    part = NamedPart(None, {}, [*points, *made.part.points], made.part.grids, made.part.layers)
     return rebuilt(model, table, run, part)
 
 

@@ -81,7 +81,7 @@ def _variant(
     what: str,
     chosen: Mapping[str, Any],
     encoder: Encoder,
-    layout: names.Layout,
+    layout: names.BlockNames,
     more_names: Table | None = None,
     more_rows: Rows | None = None,
 ) -> Rebuilt:
@@ -100,7 +100,7 @@ def _variant(
 def _named(
     model: PerceiverIO,
     run: Any,
-    layout: names.Layout,
+    layout: names.BlockNames,
     norm: int,
     more_names: Table | None = None,
     more_rows: Rows | None = None,

@@ -164,7 +164,7 @@ class _Gated(Layer):
 
 
 @dataclass(frozen=True)
-class GatedCrossAttention(_Gated, CrossAttention):
+class GRUCrossAttention(_Gated, CrossAttention):
     """Cross-attention gated by a GRU."""
 
     def _gru(self) -> GRUCell:
@@ -175,7 +175,7 @@ class GatedCrossAttention(_Gated, CrossAttention):
 
 
 @dataclass(frozen=True)
-class GatedSelfAttention(_Gated, SelfAttention):
+class GRUSelfAttention(_Gated, SelfAttention):
     """Self-attention gated by a GRU."""
 
     def _gru(self) -> GRUCell:

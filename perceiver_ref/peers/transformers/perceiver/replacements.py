@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ....errors import InputError
-from .tasks import Computed, Config, Part, Parts
+from .tasks import Computed, Config, PartSpec, Specs
 
 _COMMENTS = {"# decoder kwargs": "decoder", "# position_encoding_kwargs": "input_preprocessor"}
 """Comments in the source of PerceiverForOpticalFlow, by the part whose arguments they are among."""
@@ -34,7 +34,7 @@ class _Text(NamedTuple):
     values: dict[str, ast.expr]
 
 
-def replaced(cls: str, parts: Parts, replacements: Any) -> Parts:
+def replaced(cls: str, parts: Specs, replacements: Any) -> Specs:
     """The parts of a task class with all pairs replaced, one after the other; `InputError` for what cannot be."""
     for pair in replacements or ():
         if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
@@ -43,12 +43,12 @@ def replaced(cls: str, parts: Parts, replacements: Any) -> Parts:
     return parts
 
 
-def _replaced(cls: str, parts: Parts, old: str, new: str) -> Parts:
+def _replaced(cls: str, parts: Specs, old: str, new: str) -> Specs:
     try:
         put = _read(new)
         if cls == _FLOW and old in _COMMENTS:
             part = parts[_COMMENTS[old]]
-            return {**parts, _COMMENTS[old]: Part(part.cls, {**part.kwargs, **_constants(put)})}
+            return {**parts, _COMMENTS[old]: PartSpec(part.cls, {**part.kwargs, **_constants(put)})}
         sought = _read(old)
         if sought.kind is not put.kind:
             raise ValueError(f"{new!r} cannot take the place of {old!r}")
@@ -72,8 +72,8 @@ def _replaced(cls: str, parts: Parts, old: str, new: str) -> Parts:
             found = True
             return constants[""]
         match value:
-            case Part():
-                return Part(value.cls, entries(Part, value.kwargs))
+            case PartSpec():
+                return PartSpec(value.cls, entries(PartSpec, value.kwargs))
             case Mapping():
                 return entries(dict, value)
             case tuple():
@@ -93,7 +93,7 @@ def _read(text: str) -> _Text:
             return _Text(dict, {ast.literal_eval(k): v for k, v in zip(items.keys, items.values) if k is not None})
     call = ast.parse(f"_({text})", mode="eval").body
     if isinstance(call, ast.Call) and call.keywords and not call.args:
-        return _Text(Part, {keyword.arg or "": keyword.value for keyword in call.keywords})
+        return _Text(PartSpec, {keyword.arg or "": keyword.value for keyword in call.keywords})
     if isinstance(call, ast.Call) and len(call.args) == 1 and not call.keywords:
         return _Text(ast.expr, {"": call.args[0]})
     raise ValueError(f"{text!r} is neither arguments nor items nor a value")
@@ -104,7 +104,7 @@ def _text(value: Any) -> str | None:
     match value:
         case Computed():
             return value.text
-        case Part() | Mapping():
+        case PartSpec() | Mapping():
             return None
         case tuple():
             return f"({', '.join(str(_text(item)) for item in value)}{',' * (len(value) == 1)})"
@@ -130,7 +130,7 @@ def _function(node: ast.expr) -> Callable[[Config], Any]:
         case ast.Attribute(value=ast.Name(id="config"), attr=field):
             return lambda config: config[field]
         case ast.BinOp(op=op, right=exponent) if type(op) in _OPERATORS:
-            if isinstance(op, ast.Pow) and ast.unparse(exponent) not in "12345678":
+            if isinstance(op, ast.Pow) and not (isinstance(exponent, ast.Constant) and exponent.value in range(9)):
                 raise ValueError(f"{ast.unparse(node)} is too large")
             left, right, combined = _function(node.left), _function(exponent), _OPERATORS[type(op)]
             return lambda config: combined(left(config), right(config))

@@ -19,14 +19,14 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Part:
+class PartSpec:
     """A part as the source makes it: a class and its keyword arguments, which may be `Computed` or have such inside."""
 
     cls: str
     kwargs: Mapping[str, Any]
 
 
-Parts = Mapping[str, Part]
+Specs = Mapping[str, PartSpec]
 
 
 def field(name: str) -> Computed:
@@ -43,8 +43,8 @@ def _fourier(num_bands: int, max_resolution: Any) -> dict[str, Any]:
     return {"num_bands": num_bands, "max_resolution": max_resolution, "sine_only": False, "concat_pos": True}
 
 
-_TEXT = Part("PerceiverTextPreprocessor", {})
-_CLASSIFIER = Part(
+_TEXT = PartSpec("PerceiverTextPreprocessor", {})
+_CLASSIFIER = PartSpec(
     "PerceiverClassificationDecoder",
     {
         "num_channels": field("d_latents"),
@@ -66,10 +66,10 @@ _QUERIES_OF_A_MODALITY = {
 }
 _OUTPUTS = field("output_num_channels")
 
-TASKS: Mapping[str, Parts] = {
+TASKS: Mapping[str, Specs] = {
     "PerceiverForMaskedLM": {
         "input_preprocessor": _TEXT,
-        "decoder": Part(
+        "decoder": PartSpec(
             "PerceiverBasicDecoder",
             {
                 "output_num_channels": field("d_latents"),
@@ -89,7 +89,7 @@ TASKS: Mapping[str, Parts] = {
     },
     "PerceiverForSequenceClassification": {"input_preprocessor": _TEXT, "decoder": _CLASSIFIER},
     "PerceiverForImageClassificationLearned": {
-        "input_preprocessor": Part(
+        "input_preprocessor": PartSpec(
             "PerceiverImagePreprocessor",
             {
                 "prep_type": "conv1x1",
@@ -107,7 +107,7 @@ TASKS: Mapping[str, Parts] = {
         "decoder": _CLASSIFIER,
     },
     "PerceiverForImageClassificationFourier": {
-        "input_preprocessor": Part(
+        "input_preprocessor": PartSpec(
             "PerceiverImagePreprocessor",
             {
                 "prep_type": "pixels",
@@ -118,7 +118,7 @@ TASKS: Mapping[str, Parts] = {
         "decoder": _CLASSIFIER,
     },
     "PerceiverForImageClassificationConvProcessing": {
-        "input_preprocessor": Part(
+        "input_preprocessor": PartSpec(
             "PerceiverImagePreprocessor",
             {
                 "prep_type": "conv",
@@ -130,7 +130,7 @@ TASKS: Mapping[str, Parts] = {
         "decoder": _CLASSIFIER,
     },
     "PerceiverForOpticalFlow": {
-        "input_preprocessor": Part(
+        "input_preprocessor": PartSpec(
             "PerceiverImagePreprocessor",
             {
                 "prep_type": "patches",
@@ -142,7 +142,7 @@ TASKS: Mapping[str, Parts] = {
                 "fourier_position_encoding_kwargs": _fourier(64, field("train_size")),
             },
         ),
-        "decoder": Part(
+        "decoder": PartSpec(
             "PerceiverOpticalFlowDecoder",
             {
                 "num_channels": width("image_preprocessor"),
@@ -156,12 +156,12 @@ TASKS: Mapping[str, Parts] = {
         ),
     },
     "PerceiverForMultimodalAutoencoding": {
-        "input_preprocessor": Part(
+        "input_preprocessor": PartSpec(
             "PerceiverMultimodalPreprocessor",
             {
                 "min_padding_size": 4,
                 "modalities": {
-                    "audio": Part(
+                    "audio": PartSpec(
                         "PerceiverAudioPreprocessor",
                         {
                             "position_encoding_type": "fourier",
@@ -170,7 +170,7 @@ TASKS: Mapping[str, Parts] = {
                             "samples_per_patch": field("samples_per_patch"),
                         },
                     ),
-                    "image": Part(
+                    "image": PartSpec(
                         "PerceiverImagePreprocessor",
                         {
                             "position_encoding_type": "fourier",
@@ -180,17 +180,17 @@ TASKS: Mapping[str, Parts] = {
                             "temporal_downsample": 1,
                         },
                     ),
-                    "label": Part("PerceiverOneHotPreprocessor", {}),
+                    "label": PartSpec("PerceiverOneHotPreprocessor", {}),
                 },
                 "mask_probs": {"image": 0.0, "audio": 0.0, "label": 1.0},
             },
         ),
-        "decoder": Part(
+        "decoder": PartSpec(
             "PerceiverMultimodalDecoder",
             {
                 "concat_preprocessed_input": False,
                 "modalities": {
-                    "audio": Part(
+                    "audio": PartSpec(
                         "PerceiverBasicDecoder",
                         {
                             **_QUERIES_OF_A_MODALITY,
@@ -200,7 +200,7 @@ TASKS: Mapping[str, Parts] = {
                             "fourier_position_encoding_kwargs": _AUDIO_POSITIONS,
                         },
                     ),
-                    "image": Part(
+                    "image": PartSpec(
                         "PerceiverBasicVideoAutoencodingDecoder",
                         {
                             **_QUERIES_OF_A_MODALITY,
@@ -210,7 +210,7 @@ TASKS: Mapping[str, Parts] = {
                             "fourier_position_encoding_kwargs": _IMAGE_POSITIONS,
                         },
                     ),
-                    "label": Part(
+                    "label": PartSpec(
                         "PerceiverClassificationDecoder",
                         {
                             **_QUERIES_OF_A_MODALITY,
@@ -227,13 +227,13 @@ TASKS: Mapping[str, Parts] = {
                 "use_query_residual": False,
             },
         ),
-        "output_postprocessor": Part(
+        "output_postprocessor": PartSpec(
             "PerceiverMultimodalPostprocessor",
             {
                 "modalities": {
-                    "audio": Part("PerceiverAudioPostprocessor", {"in_channels": _OUTPUTS}),
-                    "image": Part("PerceiverProjectionPostprocessor", {"in_channels": _OUTPUTS, "out_channels": 3}),
-                    "label": Part("PerceiverClassificationPostprocessor", {"in_channels": _OUTPUTS}),
+                    "audio": PartSpec("PerceiverAudioPostprocessor", {"in_channels": _OUTPUTS}),
+                    "image": PartSpec("PerceiverProjectionPostprocessor", {"in_channels": _OUTPUTS, "out_channels": 3}),
+                    "label": PartSpec("PerceiverClassificationPostprocessor", {"in_channels": _OUTPUTS}),
                 }
             },
         ),
@@ -241,7 +241,7 @@ TASKS: Mapping[str, Parts] = {
 }
 
 
-def evaluated(parts: Parts, config: Config, width_of: Callable[[Any], int]) -> dict[str, Any]:
+def evaluated(parts: Specs, config: Config, width_of: Callable[[Any], int]) -> dict[str, Any]:
     """The parts for a configuration, {"input_preprocessor": {"class": ..., "kwargs": ...}, ...}.
 
     `width_of` gives the `num_channels` of an input_preprocessor.
@@ -252,7 +252,7 @@ def evaluated(parts: Parts, config: Config, width_of: Callable[[Any], int]) -> d
 
 def _evaluated(value: Any, config: Config) -> Any:
     match value:
-        case Part():
+        case PartSpec():
             return {"class": value.cls, "kwargs": _evaluated(value.kwargs, config)}
         case Computed():
             return value.value(config)
