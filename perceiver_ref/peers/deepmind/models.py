@@ -80,9 +80,9 @@ class _Model:
             state={"input": ("", before.state)} if before.state else {},
         )
 
-    def run(self, params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Any:
+    def run(self, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Any:
         """`Perceiver.__call__`: the outputs, an array or a dict of them by modality."""
-        no_dropout("PerceiverEncoder", self.dropout, bool(flags("Perceiver", given)["is_training"]))
+        no_dropout("PerceiverEncoder", self.dropout, bool(flags("Perceiver", called)["is_training"]))
         known = _collected(arguments)
         inputs, pos = known["inputs"], known["pos"]
         if inputs is None:
