@@ -15,7 +15,7 @@ from perceiver_ref.autograd import keep_memory, kernels, ops, optim, recorded, t
 from perceiver_ref.autograd.observing import Event, observe
 from perceiver_ref.models.call import Call
 from perceiver_ref.models.ledger.costs import linear_flops, mixed_flops, weights_flops
-from perceiver_ref.peers.transformers.perceiver.call import channels_last
+from perceiver_ref.peers.transformers.perceiver.forward import channels_last
 
 from .base import BACKWARD_FLOPS, RATE, Built, Spec, sample, with_gradients
 from .case import BOTH, FORWARD, STEP

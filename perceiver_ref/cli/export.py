@@ -10,7 +10,7 @@ from ..errors import InputError, listed, one_of
 from ..porting.cases import Case
 from ..porting.export.adversarial import ROWS, Row, rows
 from ..porting.export.find import Wanted, find
-from ..porting.export.make import Options, make
+from ..porting.export.make import ExportOptions, make
 from ..porting.export.pack import pack
 from ..porting.export.subject import Subject
 from ..porting.export.write import INDEX, check_folder, write_folder
@@ -76,7 +76,7 @@ def _packed(given: argparse.Namespace) -> Iterator[Case]:
     names = ("out", "peer", "cls", "weights", "sizes", "inputs", "batch", "dialect", "cases")
     if given.full or any(getattr(given, name) is not None for name in names):
         raise InputError("--pack has its own models and sizes; only --seed, --dtype, --gradients and --trace change it")
-    return pack(Options(given.seed, given.dtype, given.gradients, given.trace is not False))
+    return pack(ExportOptions(given.seed, given.dtype, given.gradients, given.trace is not False))
 
 
 def _cases(given: argparse.Namespace) -> Iterator[Case]:
@@ -86,7 +86,7 @@ def _cases(given: argparse.Namespace) -> Iterator[Case]:
     )
     chosen = _rows(subject, given)
     trace = given.trace if given.trace is not None else not given.full
-    settings = Options(given.seed, given.dtype, given.gradients, trace, given.batch)
+    settings = ExportOptions(given.seed, given.dtype, given.gradients, trace, given.batch)
     count = subject.rebuilt.model.count()
     print(f"{given.model}: {subject.peer} {subject.cls}, {count:,} parameters, {given.dtype}")
     if "reduced: " in subject.notes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,17 +17,17 @@ from .layers import Linear
 from .masks import check_mask
 from .module import Module
 from .positions import TrainablePositions
-from .queries import InputQueries, MultimodalQueries, Points, PositionQueries, Queries
+from .queries import EVERYTHING, InputQueries, MultimodalQueries, Points, PositionQueries, Queries, Request, Rows
 from .tracing import point, scope
 
-Progress = Callable[[int, int], None]
+_NO_QUERIES = "this decoder makes no queries: pass queries (batch, outputs, channels)"
 
 
 @dataclass(frozen=True)
 class Decoder(Module):
     """Queries cross-attend to the latents; an optional linear map gives the outputs.
 
-    `queries` makes the queries, `query_channels` wide; without it, `apply` is given them. Channel options are the
+    `queries` makes the queries, `query_channels` wide; without it, a request must have them. Channel options are the
     layer's.
     """
 
@@ -72,41 +71,35 @@ class Decoder(Module):
         """The number of outputs by modality, for a decoder of several."""
         return self.queries.sizes(points) if isinstance(self.queries, MultimodalQueries) else None
 
-    def apply(
+    def apply(self, p: Tree, latents: Any, request: Request = EVERYTHING, elements: Preprocessed | None = None) -> Any:
+        """latents (B, N, latent_channels) -> (B, O, outputs), or (B, O, query_channels) without a final map.
+
+        elements: the preprocessed inputs, where queries are made of them.
+        """
+        with scope("decoder"):
+            if request.chunk is not None:
+                x = self._in_chunks(p, latents, request, request.chunk, elements)
+                return self._finish(x, request.points)
+            queries = self.output_queries(p, latents, request, elements)
+            x = self._decode(p, latents, queries, request.query_mask)
+            return point("", self._finish(x, request.points))
+
+    def output_queries(
         self,
         p: Tree,
         latents: Any,
-        *,
-        given: Preprocessed | None = None,
-        queries: Any = None,
-        query_mask: Array | None = None,
-        points: Points | None = None,
-        chunk: int | None = None,
-        progress: Progress | None = None,
+        request: Request = EVERYTHING,
+        elements: Preprocessed | None = None,
+        rows: Rows | None = None,
     ) -> Any:
-        """latents (B, N, latent_channels) -> (B, O, outputs), or (B, O, query_channels) without a final map.
-
-        given: the preprocessed inputs, where queries are made of them. queries (B, O, query_channels): in place of the
-        decoder's own. query_mask (B, O): a query where it is False attends to nothing, see `Conventions.masked_rows`.
-        points: flat indices of the only grid points to decode. chunk: decode so many queries at a time, with the same
-        result and without holding all queries; progress(done, total) is called after each.
-        """
-        if query_mask is not None and chunk is not None:
-            raise InputError("query_mask and chunk cannot be combined")
-        with scope("decoder"):
-            if chunk is not None:
-                return self._finish(self._in_chunks(p, latents, given, queries, points, chunk, progress), points)
-            if queries is None:
-                queries = self._make(p, latents, given, points, None)
-            return point("", self._finish(self._decode(p, latents, queries, query_mask), points))
-
-    def _make(self, p: Tree, latents: Any, given: Preprocessed | None, points: Any, rows: Any) -> Any:
+        """The queries of a request or a range of `rows` of them, (B, O, query_channels): its own, or the decoder's."""
+        if request.queries is not None:
+            return request.queries if rows is None else request.queries[:, rows[0] : rows[1]]
         if self.queries is None:
-            raise InputError("this decoder makes no queries: pass queries (batch, outputs, channels)")
-        like = array_of(latents)
-        own = given or Preprocessed(latents, None)
+            raise InputError(_NO_QUERIES)
+        elements, like = elements or Preprocessed(latents, None), array_of(latents)
         with scope("queries"):
-            return point("", self.queries.apply(p["queries"], own, like=like, points=points, rows=rows))
+            return point("", self.queries.apply(p["queries"], elements, like=like, points=request.points, rows=rows))
 
     def _decode(self, p: Tree, latents: Any, queries: Any, query_mask: Array | None) -> Any:
         output = self._output()
@@ -118,37 +111,30 @@ class Decoder(Module):
             x = self._cross_attention().apply(p["cross_attention"], queries, latents, mask=query_mask)
         return point("output", x if output is None else output.apply(p["output"], x))
 
-    def _in_chunks(
-        self,
-        p: Tree,
-        latents: Any,
-        given: Preprocessed | None,
-        queries: Any,
-        points: Any,
-        chunk: int,
-        progress: Progress | None,
-    ) -> Any:
-        total = queries.shape[1] if queries is not None else self.size(given, points)
+    def _in_chunks(self, p: Tree, latents: Any, request: Request, chunk: int, elements: Preprocessed | None) -> Any:
+        total = self._count(request, elements)
         parts = []
         for start in range(0, total, chunk):
-            rows = (start, min(start + chunk, total))
-            part = queries[:, rows[0] : rows[1]] if queries is not None else self._make(p, latents, given, points, rows)
-            parts.append(self._decode(p, latents, part, None))
-            if progress is not None:
-                progress(rows[1], total)
+            stop = min(start + chunk, total)
+            queries = self.output_queries(p, latents, request, elements, (start, stop))
+            parts.append(self._decode(p, latents, queries, None))
+            if request.progress is not None:
+                request.progress(stop, total)
         return ops.concatenate(parts, axis=1)
 
-    def size(self, given: Preprocessed | None, points: Points | None = None) -> int:
-        """The number of queries that the decoder makes."""
+    def _count(self, request: Request, elements: Preprocessed | None) -> int:
+        """The number of queries of a request."""
+        if request.queries is not None:
+            return int(request.queries.shape[1])
         if isinstance(self.queries, MultimodalQueries):
-            return sum(self.queries.sizes(points).values())
-        if points is not None:
-            return len(points)
+            return sum(self.queries.sizes(request.points).values())
+        if request.points is not None:
+            return len(request.points)
         if isinstance(self.queries, PositionQueries):
             return self.queries.size
-        if isinstance(self.queries, InputQueries) and given is not None:
-            return int(given.inputs.shape[1])
-        raise InputError("this decoder makes no queries: pass queries (batch, outputs, channels)")
+        if isinstance(self.queries, InputQueries) and elements is not None:
+            return int(elements.inputs.shape[1])
+        raise InputError(_NO_QUERIES)
 
     def _finish(self, x: Any, points: Points | None) -> Any:
         return x
@@ -191,7 +177,7 @@ class ProjectionDecoder(Module):
         """One output: no sizes by modality."""
         return None
 
-    def apply(self, p: Tree, latents: Any, **_: Any) -> Any:
+    def apply(self, p: Tree, latents: Any, *_: Any) -> Any:
         """latents (B, N, latent_channels) -> (B, outputs)."""
         with scope("decoder"):
             mean = point("mean", ops.mean(latents, axis=1))

@@ -8,12 +8,12 @@ from typing import Any
 from ..autograd.backend import Array
 from ..autograd.tree import Tree
 from .call import Call
-from .decoder import Decoder, Progress, ProjectionDecoder
+from .decoder import Decoder, ProjectionDecoder
 from .encoder import Encoder
 from .inputs import Preprocessed, Preprocessor
 from .module import Module, explains_parameters
 from .outputs import Postprocessor
-from .queries import Points
+from .queries import EVERYTHING, Points, Progress, Request
 from .tracing import scope
 
 
@@ -44,7 +44,6 @@ class PerceiverIO(Module):
     def state(self) -> Tree:
         return {name: part.state() for name, part in self._parts().items()}
 
-    @explains_parameters
     def apply(
         self,
         params: Tree,
@@ -63,30 +62,60 @@ class PerceiverIO(Module):
     ) -> Any:
         """Outputs of the last part present; see the parts for shapes. Several modalities are dicts by name.
 
-        mask (B, M): True where an input is real. bias: added to the logits of the encoder's cross-attention.
-        latents, as in `Encoder.apply`; queries, query_mask, points, chunk, progress, as in `Decoder.apply`. pos: the
-        inputs' positions, where they are not a grid's. call: training, random key and running statistics.
+        mask, bias, latents, pos and call as in `encode`; queries, query_mask, points, chunk, progress as in `Request`.
         """
-        call = call or Call()
-        given = Preprocessed(inputs, inputs)
-        if self.preprocessor is not None:
-            with scope("input"):
-                given = self.preprocessor.apply(params["input"], inputs, call.at("input"), pos=pos)
-        x = self.encoder.apply(params["encoder"], given.inputs, mask=mask, bias=bias, latents=latents)
-        sizes = given.sizes
+        request = Request(queries, query_mask, points, chunk, progress)
+        latents, elements = self.encode(params, inputs, mask=mask, bias=bias, latents=latents, pos=pos, call=call)
+        return self.decode(params, latents, request, elements)
+
+    @explains_parameters
+    def encode(
+        self,
+        params: Tree,
+        inputs: Any,
+        *,
+        mask: Array | None = None,
+        bias: Any = None,
+        latents: Any = None,
+        pos: Any = None,
+        call: Call | None = None,
+    ) -> tuple[Any, Preprocessed]:
+        """inputs -> latents (B, N, D), and the elements (B, M, C) that they attended to.
+
+        mask (B, M): True where an input is real. bias: added to the logits of the encoder's cross-attention. latents:
+        the initial ones, as in `Encoder.apply`. pos: the inputs' positions, where they are not a grid's. call:
+        training, random key and running statistics.
+        """
+        elements = self.preprocess(params, inputs, pos=pos, call=call)
+        x = self.encoder.apply(params["encoder"], elements.inputs, mask=mask, bias=bias, latents=latents)
+        return x, elements
+
+    @explains_parameters
+    def decode(
+        self, params: Tree, latents: Any, request: Request = EVERYTHING, elements: Preprocessed | None = None
+    ) -> Any:
+        """latents (B, N, D) -> the outputs that are asked for, as `apply` gives them.
+
+        elements: as `encode` gives them, where queries are made of the inputs or the postprocessor needs their sizes.
+        """
         if self.decoder is not None:
-            x = self.decoder.apply(
-                params["decoder"],
-                x,
-                given=given,
-                queries=queries,
-                query_mask=query_mask,
-                points=points,
-                chunk=chunk,
-                progress=progress,
-            )
-            sizes = self.decoder.sizes(points) or sizes
-        if self.postprocessor is not None:
-            with scope("output"):
-                x = self.postprocessor.apply(params["output"], x, params=params, sizes=sizes)
-        return x
+            latents = self.decoder.apply(params["decoder"], latents, request, elements)
+        return self.postprocess(params, latents, request, elements)
+
+    def preprocess(self, params: Tree, inputs: Any, *, pos: Any = None, call: Call | None = None) -> Preprocessed:
+        """The elements for the encoder; pos and call as in `encode`."""
+        if self.preprocessor is None:
+            return Preprocessed(inputs, inputs)
+        with scope("input"):
+            return self.preprocessor.apply(params["input"], inputs, (call or Call()).at("input"), pos=pos)
+
+    def postprocess(
+        self, params: Tree, x: Any, request: Request = EVERYTHING, elements: Preprocessed | None = None
+    ) -> Any:
+        """What the decoder gave for a request -> the outputs."""
+        if self.postprocessor is None:
+            return x
+        sizes = None if self.decoder is None else self.decoder.sizes(request.points)
+        sizes = sizes or (None if elements is None else elements.sizes)
+        with scope("output"):
+            return self.postprocessor.apply(params["output"], x, params=params, sizes=sizes)

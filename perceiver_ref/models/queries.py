@@ -7,7 +7,7 @@ chunks without ever holding all queries.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -34,6 +34,32 @@ from .tracing import point, scope
 
 Points = Array | Mapping[str, Array]
 Rows = tuple[int, int]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a decoder: by default the outputs of all its own queries, at once.
+
+    queries (B, O, query_channels): in place of the decoder's own. query_mask (B, O): a query where it is False attends
+    to nothing, see `Conventions.masked_rows`. points: flat indices of the only grid points to decode, by modality where
+    there are several. chunk: decode so many queries at a time, with the same result and without holding all queries;
+    progress(done, total) is called after each. `InputError` for query_mask together with chunk.
+    """
+
+    queries: Any = None
+    query_mask: Array | None = None
+    points: Points | None = None
+    chunk: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.query_mask is not None and self.chunk is not None:
+            raise InputError("query_mask and chunk cannot be combined")
+
+
+EVERYTHING = Request()
+"""All outputs of the decoder's own queries."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +86,17 @@ class PositionQueries(Module):
         return math.prod(self.index_dims)
 
     def apply(
-        self, p: Tree, given: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
+        self, p: Tree, elements: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
     ) -> Any:
         """Queries (B, O, channels). points (n,): flat indices of the grid points to decode; rows: a range of them."""
         if isinstance(points, Mapping):
             raise InputError("points by modality were given to a decoder of one modality")
         encoded = self._encode(p, like, points, rows)
-        batch = given.inputs.shape[0]
+        batch = elements.inputs.shape[0]
         encoded = ops.broadcast_to(encoded, shape=(batch, *encoded.shape[-2:]))
         if not self.concat_inputs:
             return encoded
-        features = given.features if rows is None else given.features[:, rows[0] : rows[1]]
+        features = elements.features if rows is None else elements.features[:, rows[0] : rows[1]]
         if features.shape[1] != encoded.shape[1]:
             raise InputError(f"{features.shape[1]} inputs cannot be joined to {encoded.shape[1]} queries one by one")
         return ops.concatenate([features, encoded], axis=-1)
@@ -102,10 +128,10 @@ class InputQueries(Module):
         return {}
 
     def apply(
-        self, p: Tree, given: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
+        self, p: Tree, elements: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
     ) -> Any:
         """Queries (B, M, channels), or those of the inputs with the flat indices `points`, or a range of rows."""
-        queries = given.inputs if points is None else ops.take(given.inputs, points, axis=1)
+        queries = elements.inputs if points is None else ops.take(elements.inputs, points, axis=1)
         return queries if rows is None else queries[:, rows[0] : rows[1]]
 
 
@@ -118,13 +144,11 @@ class MultimodalQueries(Modalities):
 
     def sizes(self, points: Points | None = None) -> dict[str, int]:
         """The number of queries by modality."""
-        chosen = points if isinstance(points, Mapping) else {}
-        return {
-            name: self.modalities[name].size if chosen.get(name) is None else len(chosen[name]) for name in self.names
-        }
+        some = points if isinstance(points, Mapping) else {}
+        return {name: self.modalities[name].size if some.get(name) is None else len(some[name]) for name in self.names}
 
     def apply(
-        self, p: Tree, given: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
+        self, p: Tree, elements: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
     ) -> Any:
         """Queries (B, sum over modalities, channels). points: flat indices by modality, where not all are decoded."""
         if points is not None and not (isinstance(points, Mapping) and set(points) <= set(self.modalities)):
@@ -138,12 +162,16 @@ class MultimodalQueries(Modalities):
             if part_rows is not None and part_rows[0] >= part_rows[1]:
                 continue
             with scope(name):
-                features = given.features[name] if isinstance(given.features, Mapping) else None
-                own = Preprocessed(given.inputs, features)
-                chosen = points.get(name) if isinstance(points, Mapping) else None
-                made = self.modalities[name].apply(p["modalities"][name], own, like=like, points=chosen, rows=part_rows)
-                padded = self._padded(p, name, made)
-                point("own", made)
+                features = elements.features[name] if isinstance(elements.features, Mapping) else None
+                queries = self.modalities[name].apply(
+                    p["modalities"][name],
+                    Preprocessed(elements.inputs, features),
+                    like=like,
+                    points=points.get(name) if isinstance(points, Mapping) else None,
+                    rows=part_rows,
+                )
+                padded = self._padded(p, name, queries)
+                point("own", queries)
                 parts.append(point("", padded))
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
 

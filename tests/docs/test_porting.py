@@ -15,7 +15,7 @@ from docs.blocks import ROOT, blocks
 from perceiver_ref.cli import main
 from perceiver_ref.porting import check_file, diagnose_file
 from perceiver_ref.porting.cases import read_case
-from perceiver_ref.porting.export.make import Options, make
+from perceiver_ref.porting.export.make import ExportOptions, make
 from perceiver_ref.porting.export.operations import OPERATIONS
 from perceiver_ref.porting.export.write import write_folder
 
@@ -113,7 +113,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_operations(port: Path, tmp_path: Path) -> None:
     chosen = [o for o in OPERATIONS if o.operation in PORTED]
     assert {o.operation for o in chosen} == set(PORTED)
-    cases = (make(o.subject, o.row, Options(gradients=False)) for o in chosen)
+    cases = (make(o.subject, o.row, ExportOptions(gradients=False)) for o in chosen)
     write_folder(tmp_path / "operations", cases, safetensors=True)
     for path in (tmp_path / "operations").rglob("*.safetensors"):
         done = execute(port, path)

@@ -9,7 +9,7 @@ from typing import Any
 import perceiver_ref as pr
 from perceiver_ref.porting.cases import Case
 from perceiver_ref.porting.export.adversarial import ROWS
-from perceiver_ref.porting.export.make import Options, make
+from perceiver_ref.porting.export.make import ExportOptions, make
 from perceiver_ref.porting.export.pack import own_subject
 from perceiver_ref.porting.export.small import small
 from perceiver_ref.porting.export.subject import Subject
@@ -25,7 +25,7 @@ def subject_of(preset: str) -> Subject:
 def case_of(preset: str, row: str = "plain", **options: Any) -> Case:
     """A case of the small model of a preset."""
     (chosen,) = [r for r in ROWS if r.id == row]
-    return make(subject_of(preset), chosen, Options(**options))
+    return make(subject_of(preset), chosen, ExportOptions(**options))
 
 
 def files_below(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from perceiver_ref.autograd import ops
 from perceiver_ref.porting import check_case
 from perceiver_ref.porting.cases import Case, read_case, write_case
 from perceiver_ref.porting.export.adversarial import FLAGS, ROWS, rows
-from perceiver_ref.porting.export.make import Options, make
+from perceiver_ref.porting.export.make import ExportOptions, make
 from perceiver_ref.porting.export.operations import OPERATIONS
 from perceiver_ref.porting.export.pack import AUTOREGRESSIVE, own_subject
 from perceiver_ref.porting.export.small import Small, small
@@ -52,12 +52,12 @@ def test_perceiver_ar_has_cases_of_its_own() -> None:
     subject = own_subject("ar", "PerceiverAR", AUTOREGRESSIVE, (8,), "")
     assert {"padding", "no-prefix", "one-latent"} <= {row.id for row in rows(subject)}
     for row in rows(subject):
-        assert check_case(make(subject, row, Options())).status == "pass", row.id
+        assert check_case(make(subject, row, ExportOptions())).status == "pass", row.id
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 def test_every_operation_passes_check(operation) -> None:
-    case = make(operation.subject, operation.row, Options())
+    case = make(operation.subject, operation.row, ExportOptions())
     assert check_case(case).status == "pass"
     assert case.meta["catches"]
 

@@ -10,7 +10,7 @@ import pytest
 from export.exported import subject_of
 
 from perceiver_ref.porting.export.adversarial import rows
-from perceiver_ref.porting.export.make import Options, make
+from perceiver_ref.porting.export.make import ExportOptions, make
 from perceiver_ref.porting.export.write import write_folder
 
 pytest_plugins = ["pytester"]
@@ -59,7 +59,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subject = subject_of("perceiver-io/language")
     made = tmp_path_factory.mktemp("plugin") / "pack"
     chosen = rows(subject, ["plain", "batch-1", "padding"])
-    write_folder(made, (make(subject, row, Options()) for row in chosen))
+    write_folder(made, (make(subject, row, ExportOptions()) for row in chosen))
     return made
 
 

@@ -18,7 +18,7 @@ from perceiver_ref.models.conventions import DIALECTS
 from perceiver_ref.models.decoder import Decoder
 from perceiver_ref.models.inputs import Preprocessed
 from perceiver_ref.models.positions import FourierPositions, TrainablePositions
-from perceiver_ref.models.queries import InputQueries, MultimodalQueries, PositionQueries, Queries
+from perceiver_ref.models.queries import InputQueries, MultimodalQueries, PositionQueries, Queries, Request
 
 PAPER = DIALECTS["paper"]
 FOURIER = PositionQueries(FourierPositions(2, (3, 4), conventions=PAPER), (3, 4), conventions=PAPER)
@@ -44,12 +44,12 @@ def a_decoder(name: str) -> tuple[Decoder, Any, Any, Preprocessed]:
 @settings(max_examples=10)
 @given(chunk=st.integers(1, 20))
 def test_any_chunking_changes_nothing_forward_or_backward(backend: str, name: str, chunk: int) -> None:
-    decoder, p, latents, given_inputs = a_decoder(name)
-    p, latents, given_inputs = on(backend, [p, latents, given_inputs])
+    decoder, p, latents, elements = a_decoder(name)
+    p, latents, elements = on(backend, [p, latents, elements])
     done: list[tuple[int, int]] = []
 
     def loss(p: Any, **options: Any) -> Any:
-        out = decoder.apply(p, latents, given=given_inputs, **options)
+        out = decoder.apply(p, latents, Request(**options), elements)
         return ops.sum(ops.multiply(out, out)), out
 
     (_, whole), gradient = value_and_grad(loss, has_aux=True)(p)
@@ -66,11 +66,11 @@ def test_any_chunking_changes_nothing_forward_or_backward(backend: str, name: st
 @settings(max_examples=10)
 @given(data=st.data())
 def test_chosen_points_are_rows_of_the_full_grid(backend: str, name: str, data: st.DataObject) -> None:
-    decoder, p, latents, given_inputs = a_decoder(name)
-    p, latents, given_inputs = on(backend, [p, latents, given_inputs])
-    whole = host(decoder.apply(p, latents, given=given_inputs))
+    decoder, p, latents, elements = a_decoder(name)
+    p, latents, elements = on(backend, [p, latents, elements])
+    whole = host(decoder.apply(p, latents, elements=elements))
     points = np.array(data.draw(st.lists(st.integers(0, whole.shape[1] - 1), min_size=1, max_size=6)))
-    assert_close(decoder.apply(p, latents, given=given_inputs, points=points), whole[:, points])
+    assert_close(decoder.apply(p, latents, Request(points=points), elements), whole[:, points])
 
 
 def test_deepmind_puts_chosen_points_elsewhere_than_its_full_grid(backend: str) -> None:
@@ -78,7 +78,7 @@ def test_deepmind_puts_chosen_points_elsewhere_than_its_full_grid(backend: str) 
     decoder, p, latents, _ = a_decoder("fourier")
     decoder = replace(decoder, queries=released)
     whole = host(decoder.apply(*on(backend, [p, latents])))
-    chosen = host(decoder.apply(*on(backend, [p, latents]), points=np.arange(12)))
+    chosen = host(decoder.apply(*on(backend, [p, latents]), Request(points=np.arange(12))))
     assert_close(chosen[:, 0], whole[:, 0])  # -1, -1 in both
     assert np.abs(chosen[:, 1:] - whole[:, 1:]).max(axis=(0, 2)).min() > 1e-6
 
@@ -87,7 +87,7 @@ def test_deepmind_puts_chosen_points_elsewhere_than_its_full_grid(backend: str) 
 def test_points_outside_the_grid_are_refused(backend: str, points: list[Any]) -> None:
     decoder, p, latents, _ = a_decoder("fourier")
     with pytest.raises(InputError, match="points must be"):
-        decoder.apply(*on(backend, [p, latents]), points=np.array(points))
+        decoder.apply(*on(backend, [p, latents]), Request(points=np.array(points)))
 
 
 @pytest.mark.parametrize("mode", ["plain", "fast"])

@@ -15,7 +15,7 @@ from perceiver_ref import InputError
 from perceiver_ref.models.decoder import Decoder, classification_decoder, trainable_queries
 from perceiver_ref.models.inputs import Preprocessed
 from perceiver_ref.models.positions import FourierPositions
-from perceiver_ref.models.queries import PositionQueries
+from perceiver_ref.models.queries import PositionQueries, Request
 
 
 @given(decoder=small.decoders(), data=st.data())
@@ -27,8 +27,7 @@ def test_decoder_is_a_cross_attention_and_a_linear_map(backend: str, decoder: De
     for mask in (None, query_mask):
         ours = decoder.apply(
             *on(backend, [p, latents]),
-            queries=on(backend, queries),
-            query_mask=None if mask is None else on(backend, mask),
+            Request(on(backend, queries), None if mask is None else on(backend, mask)),
         )
         assert_close(ours, plain.decoder(p, latents, queries, like=decoder, query_mask=mask))
 
@@ -46,7 +45,7 @@ def test_concatenated_inputs_precede_each_query(backend: str) -> None:
     p, latents, features = random_parameters(decoder), normal(1, 2, 4, 8), normal(2, 2, 6, 3)
     table = positions.apply({}, (3, 2), like=latents)  # the formula of the table is tested in test_positions
     queries = np.concatenate([features, np.stack([table] * 2)], axis=-1)
-    ours = decoder.apply(*on(backend, [p, latents]), given=Preprocessed(*on(backend, [features, features])))
+    ours = decoder.apply(*on(backend, [p, latents]), elements=Preprocessed(*on(backend, [features, features])))
     assert_close(ours, plain.decoder(p, latents, queries, like=decoder))
 
 
@@ -75,4 +74,6 @@ def test_the_classification_decoder_gives_the_output_of_its_one_query(backend: s
 def test_wrong_arguments_are_named(backend: str, arguments: dict[str, np.ndarray], message: str) -> None:
     decoder = Decoder(8, 6)
     with pytest.raises(InputError, match=re.escape(message)):
-        decoder.apply(*on(backend, [random_parameters(decoder), np.zeros((2, 4, 8))]), **on(backend, arguments))
+        decoder.apply(
+            *on(backend, [random_parameters(decoder), np.zeros((2, 4, 8))]), Request(**on(backend, arguments))
+        )

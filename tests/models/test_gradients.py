@@ -19,6 +19,7 @@ from perceiver_ref.autograd.testing import check_grads
 from perceiver_ref.models.conventions import DIALECTS, Conventions
 from perceiver_ref.models.decoder import Decoder
 from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.queries import Request
 
 every_dialect = pytest.mark.parametrize("conventions", DIALECTS.values(), ids=DIALECTS)
 both_kernels = pytest.mark.parametrize("mode", ["plain", "fast"])
@@ -58,7 +59,7 @@ def test_encoders_of_any_shape_with_masks_and_biases(backend: str, encoder: Enco
 def test_decoders_of_any_shape(backend: str, decoder: Decoder) -> None:
     latents, queries = normal(1, 2, 3, decoder.latent_channels), normal(2, 2, 4, decoder.query_channels)
     arguments = on(backend, [random_parameters(decoder), latents, queries])
-    check_grads(lambda p, z, q: decoder.apply(p, z, queries=q), *arguments, directions=1)
+    check_grads(lambda p, z, q: decoder.apply(p, z, Request(q)), *arguments, directions=1)
 
 
 def weighted_sum(out: Any, seed: int = 5) -> Any:

@@ -12,9 +12,12 @@ from models import plain, small
 from models.test_positions import direct_fourier_features
 from support import assert_close, difference, normal, on, random_parameters
 
+from perceiver_ref import InputError
 from perceiver_ref.autograd import kernels, tree
 from perceiver_ref.models.conventions import DIALECTS, Conventions
+from perceiver_ref.models.decoder import Decoder
 from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.queries import EVERYTHING, InputQueries, Request
 
 every_dialect = pytest.mark.parametrize("conventions", DIALECTS.values(), ids=DIALECTS)
 LOGITS = 1e-4
@@ -61,6 +64,38 @@ def test_without_decoder_the_latents_come_out(backend: str) -> None:
     p, inputs = random_parameters(model), normal(1, 2, 5, 6)
     assert list(p) == ["encoder"]
     assert_close(model.apply(*on(backend, [p, inputs])), plain.encoder(p["encoder"], inputs, like=model.encoder))
+
+
+@pytest.mark.parametrize("asked", [EVERYTHING, Request(points=np.array([4, 0])), Request(chunk=4)])
+def test_what_is_encoded_once_is_decoded_as_the_whole_model_does(backend: str, asked: Request) -> None:
+    model = small.language_model()
+    p, ids = on(backend, [random_parameters(model), tokens(2, 7)])
+    latents, elements = model.encode(p, ids)
+    assert_close(latents, model.encoder.apply(p["encoder"], elements.inputs))
+    outputs = model.decode(p, latents, asked)
+    assert_close(outputs, model.apply(p, ids, **vars(asked)))
+    assert_close(outputs, model.postprocess(p, model.decoder.apply(p["decoder"], latents, asked)))
+
+
+def test_queries_made_of_inputs_are_decoded_with_what_was_encoded(backend: str) -> None:
+    model = PerceiverIO(small.encoder(), decoder=Decoder(small.encoder().channels, 6, InputQueries(6), outputs=2))
+    p, inputs = on(backend, [random_parameters(model), normal(1, 2, 5, 6)])
+    latents, elements = model.encode(p, inputs)
+    assert_close(model.decode(p, latents, elements=elements), model.apply(p, inputs))
+    assert_close(model.decode(p, latents, Request(queries=inputs)), model.apply(p, inputs))
+
+
+def test_decoding_names_parameters_that_do_not_fit(backend: str) -> None:
+    model = small.language_model()
+    p, ids = on(backend, [random_parameters(model), tokens(2, 7)])
+    latents, _ = model.encode(p, ids)
+    with pytest.raises(InputError, match="parameters do not fit PerceiverIO; missing: decoder/"):
+        model.decode({**p, "decoder": {}}, latents)
+
+
+def test_a_mask_of_queries_and_chunks_are_refused_together() -> None:
+    with pytest.raises(InputError, match="query_mask and chunk cannot be combined"):
+        Request(query_mask=np.ones((1, 2), bool), chunk=1)
 
 
 def cases() -> list[Any]:

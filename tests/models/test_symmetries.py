@@ -16,6 +16,7 @@ from perceiver_ref.models.decoder import Decoder
 from perceiver_ref.models.encoder import Encoder
 from perceiver_ref.models.perceiver_io import PerceiverIO
 from perceiver_ref.models.positions import FourierPositions
+from perceiver_ref.models.queries import Request
 
 seeds = st.integers(0, 2**32 - 2)
 few_examples = settings(max_examples=25)
@@ -81,7 +82,7 @@ def test_the_order_of_latents_does_not_matter_to_the_decoder(
     assert_close(moved, np.asarray(on("numpy", latents))[:, order])  # equivariant up to here, invariant after
     decoder = Decoder(8, decoder.query_channels, outputs=3, heads=decoder.heads, qk_channels=4)
     q, queries = on(backend, [random_parameters(decoder), normal(seed + 1, 2, 3, decoder.query_channels)])
-    assert_close(decoder.apply(q, moved, queries=queries), decoder.apply(q, latents, queries=queries))
+    assert_close(decoder.apply(q, moved, Request(queries)), decoder.apply(q, latents, Request(queries)))
 
 
 @few_examples
@@ -89,11 +90,11 @@ def test_the_order_of_latents_does_not_matter_to_the_decoder(
 def test_each_query_is_answered_on_its_own(backend: str, decoder: Decoder, n: int, o: int, seed: int) -> None:
     p, latents = on(backend, [random_parameters(decoder), normal(seed, 2, n, decoder.latent_channels)])
     queries = normal(seed + 1, 2, o, decoder.query_channels)
-    outputs = np.asarray(on("numpy", decoder.apply(p, latents, queries=on(backend, queries))))
+    outputs = np.asarray(on("numpy", decoder.apply(p, latents, Request(on(backend, queries)))))
     order = permutation(seed, o)
-    assert_close(decoder.apply(p, latents, queries=on(backend, queries[:, order])), outputs[:, order])
+    assert_close(decoder.apply(p, latents, Request(on(backend, queries[:, order]))), outputs[:, order])
     chosen = order[: o // 2]
-    assert_close(decoder.apply(p, latents, queries=on(backend, queries[:, chosen])), outputs[:, chosen])
+    assert_close(decoder.apply(p, latents, Request(on(backend, queries[:, chosen]))), outputs[:, chosen])
 
 
 @few_examples

@@ -18,7 +18,7 @@ from perceiver_ref.models.decoder import Decoder
 from perceiver_ref.models.inputs import ConvStem, Preprocessed
 from perceiver_ref.models.layers import MLP
 from perceiver_ref.models.positions import FourierPositions
-from perceiver_ref.models.queries import PositionQueries
+from perceiver_ref.models.queries import PositionQueries, Request
 from perceiver_ref.models.tiling import stitch, tile_origins
 from perceiver_ref.peers import peer
 from perceiver_ref.peers.base import Given
@@ -96,8 +96,8 @@ def test_decoding_all_points_one_by_one_is_not_decoding_the_grid(dialect, same):
     queries = PositionQueries(FourierPositions(2, (3, 4), conventions=conventions), (3, 4), conventions=conventions)
     decoder = Decoder(6, queries.channels, queries=queries, outputs=2, conventions=conventions)
     params, latents = decoder.init(dtype=np.float64), random(1, 3, 6)
-    whole = decoder.apply(params, latents, given=Preprocessed(latents, None))
-    single = decoder.apply(params, latents, given=Preprocessed(latents, None), points=np.arange(12))
+    whole = decoder.apply(params, latents, elements=Preprocessed(latents, None))
+    single = decoder.apply(params, latents, Request(points=np.arange(12)), Preprocessed(latents, None))
     assert np.allclose(whole, single, atol=1e-12) == same
 
 

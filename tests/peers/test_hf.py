@@ -212,7 +212,7 @@ def test_constants_of_a_class_are_replaced_as_text() -> None:
     [
         (["num_bands=64", "num_bands=3"], "'num_bands=64' is not among the constants of PerceiverForImage"),
         (["prep_type=", "prep_type"], "cannot be read"),
-        (["out_channels=256", "out_channels=open('x')"], "neither a constant nor a part"),
+        (["out_channels=256", "out_channels=open('x')"], "neither a constant nor computed from config"),
         (["out_channels=256", "out_channels=9**9**9"], "too large"),
         (["out_channels=256"], "pairs of texts"),
     ],

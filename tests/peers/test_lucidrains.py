@@ -21,8 +21,8 @@ from perceiver_ref.peers.lucidrains.perceiver.quirks import (
     CONVENTIONS,
     AttentionResidual,
     AxisMajorFourier,
-    GatedSelfAttention,
     GRUCell,
+    GRUSelfAttention,
     LatentMixing,
     LinearAttention,
     VariedAttention,
@@ -169,7 +169,7 @@ def test_a_gru_gate_that_stays_shut_keeps_x_and_an_open_one_forgets_it() -> None
 
 
 def test_a_gated_layer_has_the_gate_in_place_of_the_residual() -> None:
-    layer = GatedSelfAttention(4, 2, conventions=CONVENTIONS)
+    layer = GRUSelfAttention(4, 2, conventions=CONVENTIONS)
     p, x = random_parameters(layer), normal(1, 2, 3, 4)
     p["gru"]["input"]["bias"][4:8] = 1e3
     p["mlp"]["output"] = {"weight": np.zeros((4, 4)), "bias": np.zeros(4)}

@@ -25,11 +25,11 @@ _COLUMNS = {
 # Exchanges of what is no option: each takes the place of a layer or function, as `variation.varied` says.
 
 
-def _without_norm(original: Any, head: Any, p: Any, latents: Any, **options: Any) -> Any:
+def _without_norm(original: Any, head: Any, p: Any, latents: Any, *request: Any) -> Any:
     return ProjectionDecoder(head.latent_channels, head.outputs).apply({"output": p["output"]}, latents)
 
 
-def _with_norm(original: Any, head: Any, p: Any, latents: Any, **options: Any) -> Any:
+def _with_norm(original: Any, head: Any, p: Any, latents: Any, *request: Any) -> Any:
     width, like = (head.latent_channels,), array_of(latents)
     library = xp(like)
     unit = {"scale": library.ones(width, like.dtype), "offset": library.zeros(width, like.dtype)}

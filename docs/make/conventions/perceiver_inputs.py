@@ -30,12 +30,22 @@ def _padding_attended(original: Any, encoder: Any, p: Any, b: int, x: Any, input
     return original(encoder, p, b, x, inputs, None if mask is None else ~mask, bias)
 
 
-def _every_query(original: Any, decoder: Any, p: Any, latents: Any, *, query_mask: Any = None, **options: Any) -> Any:
-    return original(decoder, p, latents, **options)
+def _every_query(original: Any, decoder: Any, p: Any, latents: Any, request: Any, elements: Any) -> Any:
+    return original(decoder, p, latents, replace(request, query_mask=None), elements)
 
 
-def _same_for_queries(original: Any, model: Any, p: Any, x: Any, *, mask: Any = None, **options: Any) -> Any:
-    return original(model, p, x, mask=mask, **{**options, "query_mask": mask})
+def _same_for_queries() -> Change:
+    """The mask of the inputs, which the encoder is given, for the queries, too."""
+    masks: list[Any] = []
+
+    def encode(original: Any, encoder: Any, p: Any, inputs: Any, *, mask: Any = None, **options: Any) -> Any:
+        masks.append(mask)
+        return original(encoder, p, inputs, mask=mask, **options)
+
+    def decode(original: Any, decoder: Any, p: Any, latents: Any, request: Any, elements: Any) -> Any:
+        return original(decoder, p, latents, replace(request, query_mask=masks.pop()), elements)
+
+    return {"Encoder": encode, "Decoder": decode}
 
 
 def _stem(**padding: Any) -> Replacement:
@@ -158,10 +168,10 @@ INPUTS = (
             "lucidrains-perceiver": "none",
             "krasserm": "none",
         },
-        "`query_mask` of `Decoder.apply`",
+        "`query_mask` of `Request`",
         (
             Evidence("deepmind/mlm_different_masks", "used", {"ignored": {"Decoder": _every_query}}),
-            Evidence("hf/masked_lm", "ignored", {"used, as the inputs' mask": {"PerceiverIO": _same_for_queries}}),
+            Evidence("hf/masked_lm", "ignored", {"used, as the inputs' mask": _same_for_queries()}),
         ),
     ),
     Row(

@@ -68,7 +68,7 @@ def sizes() -> str:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSizes:
     """The sizes of an attention layer with its MLP, in the notation of an attention."""
 
     N: int
@@ -88,15 +88,15 @@ class Layer:
 
 
 RULE = "2 N D H d + 2 M C H (d + e) + H N M (2 d + 3 + 2 e) + 2 N H e D + 4 N w D D"
-"""`Layer.flops` in symbols."""
+"""`LayerSizes.flops` in symbols."""
 
 
-def layer(shapes: dict[str, Shape], at: str) -> Layer:
+def layer(shapes: dict[str, Shape], at: str) -> LayerSizes:
     """The layer at this place of a trace; of several media or examples, all of them together."""
     heads, queries, keys = shapes[f"{at}.attention.weights"][-3:]
     norms = ("key_value_norm", "features_norm", "norm")
     attended = next(f"{at}.{norm}" for norm in norms if f"{at}.{norm}" in shapes)
-    return Layer(
+    return LayerSizes(
         N=queries,
         M=keys,
         D=shapes[at][-1],
@@ -110,7 +110,7 @@ def layer(shapes: dict[str, Shape], at: str) -> Layer:
 
 def worked() -> str:
     """The FLOPs of one model layer by layer: sizes in the notation of an attention, and what the rule gives."""
-    names = [f.name for f in fields(Layer)]
+    names = [f.name for f in fields(LayerSizes)]
     rows = [f"| layer | {' | '.join(f'${name}$' for name in names)} | FLOPs of one | times | FLOPs |"]
     rows.append(f"| --- |{' ---: |' * (len(names) + 3)}")
     for title, sizes, times in layers():
@@ -122,7 +122,7 @@ def worked() -> str:
     return "\n".join(rows)
 
 
-def layers() -> list[tuple[str, Layer, int]]:
+def layers() -> list[tuple[str, LayerSizes, int]]:
     """(layer, its sizes, how many there are) of the worked example."""
     shapes = traced(WORKED)
     encoder = preset(WORKED).encoder

@@ -21,11 +21,11 @@ import numpy as np
 
 from ...autograd.core import array_of
 from .costs import scores_bytes
-from .record import Run, residuals
+from .record import Recording, residuals
 from .sketch import buffer
 
 
-def kept(run: Run) -> dict[str, int]:
+def kept(run: Recording) -> dict[str, int]:
     """Bytes kept for the way back, by the name of the step that made the array; a table by the first that read it."""
     graph = residuals(run)
     needed = {id(b): b for arrays in graph.values() for b in map(buffer, arrays)}
@@ -41,7 +41,7 @@ def kept(run: Run) -> dict[str, int]:
     return total
 
 
-def peak(run: Run, *, tiled: bool) -> int:
+def peak(run: Recording, *, tiled: bool) -> int:
     """The most bytes alive at once during an inference run."""
     uncounted = _uncounted(run)
     touched = [[buffer(a) for a in (*_arrays(step.event.arguments), *step.event.outputs)] for step in run.steps]
@@ -73,5 +73,5 @@ def _arrays(values: tuple[Any, ...]) -> Iterator[np.ndarray]:
     return (value for value in values if isinstance(value, np.ndarray))
 
 
-def _uncounted(run: Run) -> set[int]:
+def _uncounted(run: Recording) -> set[int]:
     return {id(buffer(array)) for array in (*run.params.values(), *run.given) if isinstance(array, np.ndarray)}

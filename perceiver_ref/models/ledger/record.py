@@ -28,7 +28,7 @@ class Step(NamedTuple):
     event: Event
 
 
-class Run(NamedTuple):
+class Recording(NamedTuple):
     """The steps of a run in order, its outputs, its parameters by path, and whatever else it was given."""
 
     steps: list[Step]
@@ -37,7 +37,7 @@ class Run(NamedTuple):
     given: list[Any]
 
 
-def record(model: Module, inputs: Tree, params: Tree, state: Tree, *, training: bool) -> Run:
+def record(model: Module, inputs: Tree, params: Tree, state: Tree, *, training: bool) -> Recording:
     """Run `model` on arrays or sketches; in training its parameters, and nothing else, are differentiated.
 
     `inputs` that are a tuple are several arguments.
@@ -56,10 +56,10 @@ def record(model: Module, inputs: Tree, params: Tree, state: Tree, *, training: 
         out = apply(traced, *(inputs if isinstance(inputs, tuple) else (inputs,)), **options)
     outputs = [value for _, value in tree.leaves(out)]
     given = [array for _, array in (*tree.leaves(inputs), *tree.leaves(state))]
-    return Run(list(_named(events, marks)), outputs, tree.flatten(params), given)
+    return Recording(list(_named(events, marks)), outputs, tree.flatten(params), given)
 
 
-def sketched(model: Module, inputs: Tree, dtype: Any, *, training: bool) -> Run:
+def sketched(model: Module, inputs: Tree, dtype: Any, *, training: bool) -> Recording:
     """`record` on parameters and statistics without elements. Inputs: a tree of arrays or sketches."""
 
     def drawn(spec: Tree) -> Tree:
@@ -70,7 +70,7 @@ def sketched(model: Module, inputs: Tree, dtype: Any, *, training: bool) -> Run:
     )
 
 
-def residuals(run: Run) -> dict[Node, list[Any]]:
+def residuals(run: Recording) -> dict[Node, list[Any]]:
     """What the way back needs: the arrays that the recorded nodes behind the outputs hold.
 
     Of attention it is what kernels keep: its arguments and output, and the sum of each row of scores.

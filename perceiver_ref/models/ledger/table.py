@@ -14,7 +14,7 @@ from ...errors import InputError
 from ..module import Module
 from .costs import linear_flops, mixed_flops, weights_flops, weights_shape
 from .memory import kept, peak
-from .record import Run, sketched
+from .record import Recording, sketched
 from .sketch import buffer
 
 
@@ -70,7 +70,7 @@ def ledger(model: Module, inputs: Tree, *, dtype: Any = np.float32) -> Ledger:
     )
 
 
-def _lines(run: Run) -> list[Row]:
+def _lines(run: Recording) -> list[Row]:
     """A row for every name, in order."""
     unused = {id(buffer(array)): array.size for array in run.params.values()}
     memory = kept(run)

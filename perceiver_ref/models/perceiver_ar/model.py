@@ -176,6 +176,14 @@ class PerceiverAR(Module):
         With `memory` the ids follow on the tokens that left it, and all of them are latents. In exact arithmetic the
         logits of all calls together are those of one call with all tokens.
         """
+        z, memory = self.encode(p, ids, memory, prefix=prefix, mask=mask)
+        return self.logits(p, z), memory
+
+    @explains_parameters
+    def encode(
+        self, p: Tree, ids: Array, memory: Memory | None = None, *, prefix: int = 0, mask: Array | None = None
+    ) -> tuple[Any, Memory]:
+        """As `extend`, with the latents (B, N, D) that logits are made of in place of these."""
         check_ids(ids, self.vocabulary)
         mask = self._mask(ids, memory, mask)
         total = mask.shape[1]
@@ -201,7 +209,7 @@ class PerceiverAR(Module):
             latent_mask=((causal & real) | own)[:, :, prefix:],
         )
         z, inputs, latents = self.process(p, self.queries(p, new), course, memory)
-        return self.logits(p, self.normed(p, z)), Memory(inputs, latents, mask, prefix)
+        return self.normed(p, z), Memory(inputs, latents, mask, prefix)
 
     def embed(self, p: Tree, ids: Array, positions: Array) -> Any:
         """ids (B, M) at positions (B, M) -> inputs (B, M, C)."""

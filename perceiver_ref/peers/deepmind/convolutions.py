@@ -16,7 +16,7 @@ from ...models.outputs.image import Upsample, transposed_same_padding
 from ...models.tracing import scope
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from . import names
-from .part import Part, component, flags, options, rebuilt
+from .part import NamedPart, component, flags, options, rebuilt
 from .postprocessors import upsample_points
 from .preprocessors import BATCH_NORM_OPTIONS, batch_norm, downsample_points
 
@@ -115,7 +115,7 @@ def _convolution(axes: int, transposed: bool) -> Callable[[Given], Rebuilt]:
         inputs = _channels(given)
         model = Convolution(inputs, chosen["output_channels"], window, strides, rates, rule, bias, transposed)
         table = names.below(given.config.get("name") or name, names.TRANSPOSED if transposed else names.CONVOLUTION)
-        return rebuilt(model, table, _run(what, model.apply), Part(model))
+        return rebuilt(model, table, _run(what, model.apply), NamedPart(model))
 
     return build
 
@@ -154,7 +154,7 @@ def _batch_norm(given: Given) -> Rebuilt:
         return {"out": model.apply(params, arguments["x"], call, batch_statistics=local)}
 
     name = given.config.get("name") or "batch_norm"
-    part = Part(model, state=names.below(name, names.STATISTICS))
+    part = NamedPart(model, state=names.below(name, names.STATISTICS))
     return rebuilt(model, names.below(name, names.BATCH_NORM), run, part)
 
 
@@ -175,7 +175,7 @@ def _downsample(given: Given) -> Rebuilt:
 
     below = f"{kwargs.get('name') or 'conv2_d_downsample'}/~"
     state = names.below(below, names.downsample_state(layers)) if normed else {}
-    part = Part(model, points=downsample_points(below, "input", layers), state=state)
+    part = NamedPart(model, points=downsample_points(below, "input", layers), state=state)
     return rebuilt(model, names.below(below, names.DOWNSAMPLE), run, part)
 
 
@@ -184,7 +184,7 @@ def _upsample_2d(given: Given) -> Rebuilt:
     chosen = options("Conv2DUpsample", kwargs, {"n_outputs": REQUIRED})
     model = Upsample(_channels(given), chosen["n_outputs"])
     name = kwargs.get("name") or "conv2_d_upsample"
-    part = Part(model, points=upsample_points(name, "output.upsample", video=False))
+    part = NamedPart(model, points=upsample_points(name, "output.upsample", video=False))
     table = names.below(f"{name}/~", names.UPSAMPLE_2D)
     return rebuilt(model, table, _run("Conv2DUpsample", model.apply), part)
 
@@ -195,7 +195,7 @@ def _upsample_3d(given: Given) -> Rebuilt:
     chosen = options("Conv3DUpsample", kwargs, known)
     model = Upsample(_channels(given), chosen["n_outputs"], chosen["n_space_upsamples"], chosen["n_time_upsamples"])
     name = kwargs.get("name") or "conv3_d_upsample"
-    part = Part(model, points=upsample_points(name, "output.upsample", video=True))
+    part = NamedPart(model, points=upsample_points(name, "output.upsample", video=True))
     table = names.below(name, names.UPSAMPLE_3D)
     return rebuilt(model, table, _run("Conv3DUpsample", model.apply), part)
 

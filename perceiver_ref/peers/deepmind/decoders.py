@@ -20,7 +20,7 @@ from ..names import Table, same
 from . import positions
 from .encoder import CROSS_NORMS
 from .names import CROSS_ATTENTION, LINEAR, POSITIONS, Names, layer_points
-from .part import Part, component, options
+from .part import NamedPart, component, options
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _basic(
     queries: Any = None,
     theirs: str = "",
     **fields: Any,
-) -> Part:
+) -> NamedPart:
     """A BasicDecoder of this full name, with its own queries unless others are given; `theirs` is the one around it."""
     chosen = options("BasicDecoder", kwargs, _BASIC)
     grids: list[str] = []
@@ -105,7 +105,7 @@ def _basic(
     ]
     if theirs:
         points += [(f"{theirs}/query", "decoder.queries"), (f"{theirs}/output", "decoder")]
-    return Part(model, table, points, grids, ["decoder.cross_attention.attention"])
+    return NamedPart(model, table, points, grids, ["decoder.cross_attention.attention"])
 
 
 def _position_queries(chosen: Mapping[str, Any], features: Any) -> PositionQueries:
@@ -129,11 +129,11 @@ def _inner(what: str, kwargs: Mapping[str, Any], own: Mapping[str, Any]) -> tupl
     return chosen, {key: value for key, value in kwargs.items() if key not in own and key != "name"}
 
 
-def _basic_decoder(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> Part:
+def _basic_decoder(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> NamedPart:
     return _basic(kwargs, widths, _named(kwargs, "basic_decoder", names))
 
 
-def _classification(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> Part:
+def _classification(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> NamedPart:
     name = _named(kwargs, "classification_decoder", names)
     chosen, rest = _inner("ClassificationDecoder", kwargs, {"num_classes": REQUIRED})
     inner = {**rest, "output_num_channels": chosen["num_classes"], "output_index_dims": (1,)}
@@ -148,13 +148,13 @@ def _video_kwargs(kwargs: Mapping[str, Any]) -> tuple[tuple[int, ...], dict[str,
     return shape[1:], {**rest, "output_index_dims": shape[1:]}
 
 
-def _video(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> Part:
+def _video(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> NamedPart:
     name = _named(kwargs, "basic_video_autoencoding_decoder", names)
     grid, inner = _video_kwargs(kwargs)
     return _basic(inner, widths, f"{name}/~/basic_decoder", GridDecoder, theirs=name, grid=grid)
 
 
-def _flow(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> Part:
+def _flow(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> NamedPart:
     name = _named(kwargs, "flow_decoder", names)
     own = {"output_image_shape": REQUIRED, "output_num_channels": 2, "rescale_factor": 100.0}
     chosen, rest = _inner("FlowDecoder", kwargs, own)
@@ -172,19 +172,19 @@ def _flow(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> Part:
     )
 
 
-def _projection(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> Part:
+def _projection(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> NamedPart:
     chosen = options(
         "ProjectionDecoder", kwargs, {"num_classes": REQUIRED, "final_avg_before_project": False, "name": None}
     )
     name = names(chosen["name"] or "projection_decoder")
     model = ProjectionDecoder(widths.latents, chosen["num_classes"])
-    return Part(model, {"output": (f"{name}/~/logits", LINEAR)}, [(f"{name}/output", "decoder")])
+    return NamedPart(model, {"output": (f"{name}/~/logits", LINEAR)}, [(f"{name}/output", "decoder")])
 
 
 _MULTIMODAL = {"modalities": REQUIRED, "num_outputs": None, "min_padding_size": 2, "subsampled_index_dims": None}
 
 
-def _multimodal(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> Part:
+def _multimodal(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> NamedPart:
     chosen, rest = _inner("MultimodalDecoder", kwargs, _MULTIMODAL)
     if not isinstance(widths.features, Mapping):
         raise InputError("MultimodalDecoder needs a MultimodalPreprocessor")
@@ -215,7 +215,7 @@ def _multimodal(kwargs: Mapping[str, Any], widths: Widths, names: Names) -> Part
         declared=chosen["subsampled_index_dims"],
     )
     # an output of several modalities is flat: the inner decoder's and the outer one's are the same
-    return Part(part.model, {**part.table, "queries": ("", table)}, [*points, *part.points], grids, part.layers)
+    return NamedPart(part.model, {**part.table, "queries": ("", table)}, [*points, *part.points], grids, part.layers)
 
 
 def _member(given: Any, features: Any, names: Names, modality: str) -> tuple[PositionQueries, str, str]:
@@ -247,12 +247,12 @@ DECODERS: dict[str, Any] = {
 }
 
 
-def build(given: Any, widths: Widths, names: Names) -> tuple[Part, str]:
+def build(given: Any, widths: Widths, names: Names) -> tuple[NamedPart, str]:
     """The decoder of a configuration, and its class."""
     cls, kwargs = component(given, "decoder", frozenset(["list_output_shape"]))
     if cls not in DECODERS:
         raise one_of("decoder", cls, DECODERS)
-    part: Part = DECODERS[cls](kwargs, widths, names)
+    part: NamedPart = DECODERS[cls](kwargs, widths, names)
     return part, cls
 
 

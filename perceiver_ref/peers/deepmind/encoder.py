@@ -9,7 +9,7 @@ from ...errors import one_of
 from ...models.conventions import DEEPMIND
 from ...models.encoder import Encoder
 from .names import ENCODER, Names, below, layer_points
-from .part import Part, options
+from .part import NamedPart, options
 
 OPTIONS = {
     "num_self_attends_per_block": 6,
@@ -39,7 +39,7 @@ def shape_for_attention(value: Any) -> Any:
     return value
 
 
-def build(kwargs: Mapping[str, Any], inputs: int, names: Names, cls: type[Encoder] = Encoder) -> Part:
+def build(kwargs: Mapping[str, Any], inputs: int, names: Names, cls: type[Encoder] = Encoder) -> NamedPart:
     """The encoder for inputs of this width."""
     chosen = options("PerceiverEncoder", kwargs, OPTIONS)
     name = names(chosen["name"] or "perceiver_encoder")
@@ -69,4 +69,4 @@ def build(kwargs: Mapping[str, Any], inputs: int, names: Names, cls: type[Encode
         *layer_points(f"{name}/~/cross_attention", "encoder.cross_attention", CROSS_NORMS),
     ]
     layers = [f"{layer}.attention" for layer in ("encoder.cross_attention", *repeated)]
-    return Part(model, below(f"{name}/~", ENCODER), points, layers=layers)
+    return NamedPart(model, below(f"{name}/~", ENCODER), points, layers=layers)

@@ -20,7 +20,7 @@ from ...models.tiling import stitch, tile_origins
 from ...models.tracing import lazy_point, point
 from ..base import REQUIRED, Arguments, Function, Given, Outputs, Rebuilt, read_call
 from .convolutions import CONVOLUTIONS, padding
-from .part import Part, flags, mask, no_dropout, options, rebuilt
+from .part import NamedPart, flags, mask, no_dropout, options, rebuilt
 
 Compute = Callable[[dict[str, Any], dict[str, Any], Mapping[str, Any]], Outputs]
 
@@ -42,7 +42,7 @@ def _function(
             values, _ = read_call(what, given, {}, {*arguments, *optional}, {}, arguments)
             return compute({name: values.get(name) for name in (*arguments, *optional)}, chosen, called)
 
-        return rebuilt(Function(compute), {}, run, Part(None, points=points))
+        return rebuilt(Function(compute), {}, run, NamedPart(None, points=points))
 
     return build
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,12 @@ from ...models.call import Call
 from ...models.inputs import TextInput, flow_patches
 from ...models.outputs import TiedEmbedding
 from ...models.perceiver_io import PerceiverIO
-from ...models.tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from ..names import Table, same
 from . import decoders, encoder, positions, postprocessors, preprocessors
 from .decoders import Widths, wanted_points, width_of
 from .names import Names
-from .part import Part, component, flags, mask, no_dropout, options, rebuilt
+from .part import NamedPart, component, flags, mask, no_dropout, options, rebuilt
 
 _ARGUMENTS = ("inputs", "pos", "input_mask", "query_mask", "subsampled_output_points")
 _PERCEIVER = {
@@ -45,7 +45,7 @@ class _Model:
         names = Names()
         name = encoder_kwargs.get("name") or "perceiver_encoder"
         norm = params.get(f"{name}/~/cross_attention/layer_norm_1/scale")
-        before = Part(None)
+        before = NamedPart(None)
         width, features = _own_width(inputs, norm), None
         if chosen["input_preprocessor"] is not None:
             known = preprocessors.Known(inputs, params, norm[0] if norm else None)
@@ -56,7 +56,7 @@ class _Model:
         coded = encoder.build(encoder_kwargs, width, names)
         widths = Widths(coded.model.channels, width, features)
         decoded, self.decoder_class = decoders.build(chosen["decoder"], widths, names)
-        after = Part(None)
+        after = NamedPart(None)
         if chosen["output_postprocessor"] is not None:
             after = postprocessors.build(chosen["output_postprocessor"], width_of(decoded.model), names)
         self.dropout = encoder_kwargs.get("dropout_prob", 0.0)
@@ -72,7 +72,7 @@ class _Model:
             modality = grid.removeprefix("decoder.queries").removesuffix("grid").strip(".")
             if f"subsampled_output_points/{modality}".rstrip("/") not in called:
                 grids.append(grid)
-        self.part = Part(
+        self.part = NamedPart(
             None,
             points=[*before.points, *coded.points, *decoded.points, *after.points],
             grids=grids,
@@ -80,9 +80,9 @@ class _Model:
             state={"input": ("", before.state)} if before.state else {},
         )
 
-    def run(self, params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Any:
+    def run(self, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Any:
         """`Perceiver.__call__`: the outputs, an array or a dict of them by modality."""
-        no_dropout("PerceiverEncoder", self.dropout, bool(flags("Perceiver", given)["is_training"]))
+        no_dropout("PerceiverEncoder", self.dropout, bool(flags("Perceiver", called)["is_training"]))
         known = _collected(arguments)
         inputs, pos = known["inputs"], known["pos"]
         if inputs is None:
@@ -163,7 +163,8 @@ def language_model(given: Given) -> Rebuilt:
     if made.model.preprocessor is not None or made.model.postprocessor is not None:
         raise InputError("the language model's perceiver has neither preprocessor nor postprocessor")
     text = TextInput(chosen["vocab_size"], placed["index_dim"], width)
-    made.model = PerceiverIO(made.model.encoder, text, made.model.decoder, TiedEmbedding(chosen["vocab_size"]))
+    made.model = replace(made.model, preprocessor=text)
+    model = replace(made.model, postprocessor=TiedEmbedding(chosen["vocab_size"]))
     table: Table = {
         "encoder": made.table["encoder"],
         "decoder": made.table["decoder"],
@@ -178,12 +179,11 @@ def language_model(given: Given) -> Rebuilt:
     ]
 
     def run(params: Tree, arguments: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
-        with trace({"decoder"}.__contains__, tensors=True) as traced:
-            logits = made.run(params, arguments, options, call)
-        return {"logits": logits, "output_embeddings": traced["decoder"]}
+        embeddings = made.run(params, arguments, options, call)
+        return {"logits": model.postprocess(params, embeddings), "output_embeddings": embeddings}
 
-    part = Part(None, {}, [*points, *made.part.points], made.part.grids, made.part.layers)
-    return rebuilt(made.model, table, run, part)
+    part = NamedPart(None, {}, [*points, *made.part.points], made.part.grids, made.part.layers)
+    return rebuilt(model, table, run, part)
 
 
 def optical_flow(given: Given) -> Rebuilt:

@@ -19,7 +19,7 @@ IGNORED = frozenset(["init_scale", "w_init", "b_init", "name"])
 
 
 @dataclass(frozen=True)
-class Part:
+class NamedPart:
     """A module of ours in place of one of theirs.
 
     `table` names its parameters, `state` its running statistics, `points` its trace points (theirs, ours). `grids` are
@@ -34,7 +34,7 @@ class Part:
     state: Table = field(default_factory=dict)
 
 
-def rebuilt(model: Module, table: Table, run: Any, part: Part, *, grids: bool = True) -> Rebuilt:
+def rebuilt(model: Module, table: Table, run: Any, part: NamedPart, *, grids: bool = True) -> Rebuilt:
     """Ready to run: `table` and `part` hold the names."""
     rows = list(part.points)
     rows += [(f"linear_positions/{k}", name) for k, name in enumerate(part.grids)] if grids else []

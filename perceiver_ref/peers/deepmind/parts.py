@@ -16,13 +16,14 @@ from ...models.encoder import Encoder
 from ...models.inputs import Preprocessed
 from ...models.layers import MLP, LayerNorm
 from ...models.outputs import TiedEmbedding
-from ...models.tracing import scope, trace
+from ...models.queries import Request
+from ...models.tracing import scope
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt
 from ..names import same
 from . import decoders, encoder, names, positions, postprocessors, preprocessors
 from .decoders import Widths, wanted_points
 from .names import Names
-from .part import Part, component, flags, mask, no_dropout, options, rebuilt
+from .part import NamedPart, component, flags, mask, no_dropout, options, rebuilt
 
 
 def shape(given: Given, name: str) -> tuple[int, ...]:
@@ -82,7 +83,7 @@ def attention(given: Given) -> Rebuilt:
         x, z, attend = _arguments("Attention", arguments, "inputs_q", "inputs_kv", "attention_mask")
         return {"out": model.apply(params, x, z, mask=mask(attend))}
 
-    part = Part(model, points=[*names.attention_points(name, "attention")], layers=["attention"])
+    part = NamedPart(model, points=[*names.attention_points(name, "attention")], layers=["attention"])
     return rebuilt(model, names.below(name, names.ATTENTION), run, part)
 
 
@@ -119,7 +120,7 @@ def cross_attention(given: Given) -> Rebuilt:
         return {"out": model.apply(params, x, z, mask=mask(attend))}
 
     points = [*names.layer_points(name, "", encoder.CROSS_NORMS)]
-    part = Part(model, points=points, layers=["attention"])
+    part = NamedPart(model, points=points, layers=["attention"])
     return rebuilt(model, names.below(name, names.CROSS_ATTENTION), run, part)
 
 
@@ -140,7 +141,7 @@ def self_attention(given: Given) -> Rebuilt:
         x, attend = _arguments("SelfAttention", arguments, "inputs", "attention_mask")
         return {"out": model.apply(params, x, mask=mask(attend))}
 
-    part = Part(model, points=[*names.layer_points(name, "", encoder.SELF_NORMS)], layers=["attention"])
+    part = NamedPart(model, points=[*names.layer_points(name, "", encoder.SELF_NORMS)], layers=["attention"])
     return rebuilt(model, names.below(name, names.SELF_ATTENTION), run, part)
 
 
@@ -153,7 +154,7 @@ def mlp(given: Given) -> Rebuilt:
         _undropped("MLP", chosen, called)
         return {"out": model.apply(params, *_arguments("MLP", arguments, "x"))}
 
-    part = Part(model, points=[*names.mlp_points(name, "mlp")])
+    part = NamedPart(model, points=[*names.mlp_points(name, "mlp")])
     return rebuilt(model, names.below(name, names.MLP), run, part)
 
 
@@ -171,7 +172,7 @@ def layer_norm(given: Given) -> Rebuilt:
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         return {"out": model.apply(params, *_arguments("layer_norm", arguments, "x"))}
 
-    return rebuilt(model, names.below("layer_norm", names.NORM), run, Part(model))
+    return rebuilt(model, names.below("layer_norm", names.NORM), run, NamedPart(model))
 
 
 @dataclass(frozen=True)
@@ -217,17 +218,12 @@ def decoder(given: Given) -> Rebuilt:
         z, query, attend, inputs, features, points = _arguments(cls, arguments, *_DECODER_ARGUMENTS)
         if cls == "ProjectionDecoder":
             return {"out": model.apply(params, z)}
-        with trace({"decoder.queries"}.__contains__, tensors=True) as traced:
-            out = model.apply(
-                params,
-                z,
-                given=Preprocessed(z if inputs is None else inputs, features),
-                queries=query,
-                query_mask=mask(attend) if cls == "BasicDecoder" else None,
-                points=wanted_points(model, points),
-            )
-        made = traced.get("decoder.queries")
-        return {"out": out} if made is None else {"out": out, "query": made}
+        request = Request(query, mask(attend) if cls == "BasicDecoder" else None, wanted_points(model, points))
+        if query is not None:
+            return {"out": model.apply(params, z, request)}
+        with scope("decoder"):
+            query = model.output_queries(params, z, request, Preprocessed(z if inputs is None else inputs, features))
+        return {"out": model.apply(params, z, replace(request, queries=query)), "query": query}
 
     return rebuilt(model, part.table, run, part, grids="subsampled_points" not in given.inputs)
 
@@ -288,7 +284,7 @@ def embedding_decoder(given: Given) -> Rebuilt:
         table, x = _arguments("EmbeddingDecoder", arguments, "embedding_matrix", "embeddings")
         return {"logits": model.apply(params, x, params={"input": {"embedding": table}})}
 
-    return rebuilt(model, {"bias": ("embedding_decoder/bias", same)}, run, Part(model))
+    return rebuilt(model, {"bias": ("embedding_decoder/bias", same)}, run, NamedPart(model))
 
 
 def position_encoding(given: Given) -> Rebuilt:
@@ -320,7 +316,7 @@ def position_encoding(given: Given) -> Rebuilt:
             out = ops.broadcast_to(out, shape=(batch, *out.shape))
         return {"out": out}
 
-    part = Part(model, points=points, grids=[] if positions.is_trainable(model) else ["grid"])
+    part = NamedPart(model, points=points, grids=[] if positions.is_trainable(model) else ["grid"])
     return rebuilt(model, table, run, part, grids="pos" not in given.inputs)
 
 

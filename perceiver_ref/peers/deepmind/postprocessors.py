@@ -20,7 +20,7 @@ from ...models.outputs import (
 from ..base import REQUIRED
 from ..names import Table
 from .names import LINEAR, POINTWISE, UPSAMPLE_2D, UPSAMPLE_3D, Names, below
-from .part import Part, component, options
+from .part import NamedPart, component, options
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class Strided(ImageOutput):
         return ImageOutput(self.inputs, self.outputs, "linear").apply(p, x)
 
 
-def _identity(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> Part:
+def _identity(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> NamedPart:
     options("IdentityPostprocessor", kwargs, {"name": None})
-    return Part(IdentityOutput())
+    return NamedPart(IdentityOutput())
 
 
 def _linear(cls: Any, what: str, default: str, key: str, extra: Mapping[str, Any] | None = None) -> Any:
     """A postprocessor that is one linear map, to as many channels as the option `key` says."""
 
-    def build(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> Part:
+    def build(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> NamedPart:
         chosen = options(what, kwargs, {key: REQUIRED if extra is None else 96, "name": None, **(extra or {})})
         for option, value in (extra or {}).items():
             if chosen[option] != value:
                 raise one_of(option, str(chosen[option]), (value,))
         name = names(chosen["name"] or default)
         points = [(f"{name}/linear/output", f"{ours}.linear"), (f"{name}/output", ours)]
-        return Part(cls(inputs, chosen[key]), {"linear": (f"{name}/linear", LINEAR)}, points)
+        return NamedPart(cls(inputs, chosen[key]), {"linear": (f"{name}/linear", LINEAR)}, points)
 
     return build
 
@@ -67,7 +67,7 @@ _IMAGE = {
 _KINDS = {"pixels": "pixels", "patches": "patches", "conv1x1": "linear", "conv": "conv"}
 
 
-def _image(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> Part:
+def _image(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> NamedPart:
     chosen = options("ImagePostprocessor", kwargs, _IMAGE)
     name = names(chosen["name"] or "image_postprocessor")
     kind, space, time = chosen["postproc_type"], chosen["spatial_upsample"], chosen["temporal_upsample"]
@@ -87,8 +87,8 @@ def _image(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> P
         module = f"{name}/~/conv{2 if time == 1 else 3}_d_upsample"
         points = upsample_points(module, f"{ours}.upsample", time != 1)
         table = below(f"{module}/~", UPSAMPLE_2D) if time == 1 else below(module, UPSAMPLE_3D)
-        return Part(model, table, [(f"{name}/output", ours), *points])
-    return Part(model, {"linear": (f"{name}/~/conv2_d", POINTWISE)}, [(f"{name}/output", ours)])
+        return NamedPart(model, table, [(f"{name}/output", ours), *points])
+    return NamedPart(model, {"linear": (f"{name}/~/conv2_d", POINTWISE)}, [(f"{name}/output", ours)])
 
 
 def upsample_points(theirs: str, ours: str, video: bool) -> list[tuple[str, str]]:
@@ -99,7 +99,7 @@ def upsample_points(theirs: str, ours: str, video: bool) -> list[tuple[str, str]
     return rows + [(f"{theirs}/conv3d_transpose_{i}/output", f"{ours}.{i}") for i in range(16)]
 
 
-def _multimodal(kwargs: Mapping[str, Any], inputs: Any, names: Names, ours: str) -> Part:
+def _multimodal(kwargs: Mapping[str, Any], inputs: Any, names: Names, ours: str) -> NamedPart:
     """`inputs` is one width, or a dict of them by modality."""
     known = {"modalities": REQUIRED, "input_is_dict": False, "name": None}
     chosen = options("MultimodalPostprocessor", kwargs, known)
@@ -109,7 +109,7 @@ def _multimodal(kwargs: Mapping[str, Any], inputs: Any, names: Names, ours: str)
     }
     table: Table = {m: ("", part.table) for m, part in parts.items()}
     model = MultimodalOutput({m: part.model for m, part in parts.items()})
-    return Part(model, table, [row for part in parts.values() for row in part.points])
+    return NamedPart(model, table, [row for part in parts.values() for row in part.points])
 
 
 POSTPROCESSORS: dict[str, Any] = {
@@ -128,10 +128,10 @@ POSTPROCESSORS: dict[str, Any] = {
 }
 
 
-def build(given: Any, inputs: Any, names: Names, ours: str = "output") -> Part:
+def build(given: Any, inputs: Any, names: Names, ours: str = "output") -> NamedPart:
     """The postprocessor of a configuration; its points lie below `ours`."""
     cls, kwargs = component(given, "output_postprocessor")
     if cls not in POSTPROCESSORS:
         raise one_of("output_postprocessor", cls, POSTPROCESSORS)
-    part: Part = POSTPROCESSORS[cls](kwargs, inputs, names, ours)
+    part: NamedPart = POSTPROCESSORS[cls](kwargs, inputs, names, ours)
     return part

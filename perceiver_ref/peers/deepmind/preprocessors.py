@@ -17,7 +17,7 @@ from ..base import REQUIRED, Shape
 from ..names import Table, same
 from . import positions
 from .names import DOWNSAMPLE, LINEAR, POINTWISE, POSITIONS, Names, downsample_state
-from .part import Part, component, options
+from .part import NamedPart, component, options
 
 Shapes = Mapping[str, Shape]
 
@@ -69,7 +69,7 @@ _IMAGE = {
 }
 
 
-def _image(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, flatten: bool) -> Part:
+def _image(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, flatten: bool) -> NamedPart:
     chosen = options("ImagePreprocessor", kwargs, _IMAGE)
     name = names(chosen["name"] or "image_preprocessor")
     kind = chosen["prep_type"]
@@ -94,7 +94,7 @@ def _image(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, fla
     points = [(f"{name}/patches_linear/output", f"{ours}.linear"), (f"{stem}/output", f"{ours}.stem")]
     points += downsample_points(f"{stem}/~", ours, layers)
     state: Table = {"features": (f"{stem}/~", downsample_state(layers))} if model.state()["features"] else {}
-    return Part(model, table, [*points, *_grid_points(name, ours, chosen)], _grids(encoding, ours), state=state)
+    return NamedPart(model, table, [*points, *_grid_points(name, ours, chosen)], _grids(encoding, ours), state=state)
 
 
 def downsample_points(theirs: str, ours: str, layers: int) -> list[tuple[str, str]]:
@@ -203,7 +203,7 @@ _AUDIO = {
 }
 
 
-def _audio(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, flatten: bool) -> Part:
+def _audio(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, flatten: bool) -> NamedPart:
     chosen = options("AudioPreprocessor", kwargs, _AUDIO)
     if chosen["prep_type"] != "patches":
         raise one_of("prep_type", str(chosen["prep_type"]), ("patches",))
@@ -212,23 +212,23 @@ def _audio(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, fla
     grid = None if known.inputs is None else (math.prod(known.inputs[1:]) // chosen["samples_per_patch"],)
     encoding = _encoding(name, chosen, grid, known)
     model = GridInput(features, encoding, _combine(chosen), chosen["n_extra_pos_mlp"])
-    return Part(model, _grid_table(name), _grid_points(name, ours, chosen), _grids(encoding, ours))
+    return NamedPart(model, _grid_table(name), _grid_points(name, ours, chosen), _grids(encoding, ours))
 
 
-def _one_hot(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, flatten: bool) -> Part:
+def _one_hot(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, flatten: bool) -> NamedPart:
     name = names(options("OneHotPreprocessor", kwargs, {"name": None})["name"] or "one_hot_preprocessor")
     width = known.width if known.inputs is None else known.inputs[-1]
     if width is None:
         raise InputError("the number of classes of OneHotPreprocessor follows from neither inputs nor parameters")
-    return Part(OneHotInput(width), {}, [(f"{name}/inputs", ours), (f"{name}/inputs_without_pos", ours)])
+    return NamedPart(OneHotInput(width), {}, [(f"{name}/inputs", ours), (f"{name}/inputs_without_pos", ours)])
 
 
 _MULTIMODAL = {"modalities": REQUIRED, "mask_probs": None, "min_padding_size": 2, "name": None}
 
 
-def _multimodal(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, flatten: bool) -> Part:
+def _multimodal(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str, flatten: bool) -> NamedPart:
     chosen = options("MultimodalPreprocessor", kwargs, _MULTIMODAL)
-    parts: dict[str, Part] = {}
+    parts: dict[str, NamedPart] = {}
     name = chosen["name"] or "multimodal_preprocessor"
     for modality, given in chosen["modalities"].items():
         shape = None if known.inputs is None else known.inputs.get(modality)
@@ -253,7 +253,7 @@ def _multimodal(kwargs: Mapping[str, Any], known: Known, names: Names, ours: str
         points += [(f"{name}/{m}_mask_token/output", f"{ours}.{m}.mask"), *part.points]
         if part.state:
             state[m] = ("", part.state)
-    return Part(model, table, points, [grid for part in parts.values() for grid in part.grids], state=state)
+    return NamedPart(model, table, points, [grid for part in parts.values() for grid in part.grids], state=state)
 
 
 PREPROCESSORS: dict[str, Any] = {
@@ -264,10 +264,10 @@ PREPROCESSORS: dict[str, Any] = {
 }
 
 
-def build(given: Any, known: Known, names: Names, ours: str = "input", *, flatten: bool = True) -> Part:
+def build(given: Any, known: Known, names: Names, ours: str = "input", *, flatten: bool = True) -> NamedPart:
     """The preprocessor of a configuration; its points lie below `ours`."""
     cls, kwargs = component(given, "input_preprocessor")
     if cls not in PREPROCESSORS:
         raise one_of("input_preprocessor", cls, PREPROCESSORS)
-    part: Part = PREPROCESSORS[cls](kwargs, known, names, ours, flatten)
+    part: NamedPart = PREPROCESSORS[cls](kwargs, known, names, ours, flatten)
     return part

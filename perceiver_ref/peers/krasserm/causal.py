@@ -12,7 +12,6 @@ from ...models.call import Call
 from ...models.conventions import AUTOREGRESSIVE_DIALECTS
 from ...models.perceiver_ar import Memory, PerceiverAR
 from ...models.rotary import Rotary
-from ...models.tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..names import NORM, Rows, Table, below, bind, inside, same
 from .config import TRAINING
@@ -116,9 +115,8 @@ def _predicted(
     """The outputs of one call; a padding mask of all tokens so far is cut to those of this call."""
     mask = attend(pad_mask)
     mask = None if mask is None else mask[:, -x.shape[1] :]
-    with trace({"final"}.__contains__, tensors=True) as traced:
-        logits, memory = model.extend(params, x, memory, prefix=prefix, mask=mask)
-    return {"logits": logits, "last_hidden_state": traced["final"]}, memory
+    latents, memory = model.encode(params, x, memory, prefix=prefix, mask=mask)
+    return {"logits": model.logits(params, latents), "last_hidden_state": latents}, memory
 
 
 def _continued(model: PerceiverAR, params: Tree, arguments: Arguments, prefix: int) -> Outputs:

@@ -18,7 +18,6 @@ from ...models.decoder import trainable_queries
 from ...models.inputs import VectorInput
 from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions
-from ...models.tracing import trace
 from ..base import REQUIRED, Arguments, Given, Outputs, Rebuilt, options, read_call
 from ..names import below, bind, same
 from .config import CONVENTIONS, DECODER, ENCODER, TRAINING, decoder, encoder
@@ -125,9 +124,8 @@ def perceiver_encoder(given: Given) -> Rebuilt:
         values, wanted = read_call(
             "PerceiverEncoder", arguments, called, {"x", "pad_mask"}, {"return_adapted_input": False}
         )
-        with trace({"input"}.__contains__, tensors=True) as traced:
-            out = model.apply(params, values["x"], mask=attend(values.get("pad_mask")), call=call)
-        return {"out0": out, "out1": traced["input"]} if wanted["return_adapted_input"] else {"out": out}
+        latents, adapted = model.encode(params, values["x"], mask=attend(values.get("pad_mask")), call=call)
+        return {"out0": latents, "out1": adapted.inputs} if wanted["return_adapted_input"] else {"out": latents}
 
     points = [("input_adapter", "input"), *below("", "encoder", encoder_points(coded))]
     return Rebuilt(model, bind(model.parameters(), {"encoder": ("", ENCODER_NAMES)}), run, points)

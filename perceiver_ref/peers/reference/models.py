@@ -31,6 +31,7 @@ from ...models.outputs import AudioOutput, ClassificationOutput, ImageOutput, Mu
 from ...models.perceiver_ar import PerceiverAR
 from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions, ProjectedPositions, TrainablePositions
+from ...models.queries import Request
 from ..base import Outputs
 
 Values = dict[str, Any]
@@ -80,9 +81,7 @@ def _encoder(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -
 
 
 def _decoder(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
-    return model.apply(
-        p, v["latents"], queries=v.get("queries"), query_mask=_array(v, "query_mask"), points=_array(v, "points")
-    )
+    return model.apply(p, v["latents"], Request(v.get("queries"), _array(v, "query_mask"), _array(v, "points")))
 
 
 def _layer(*names: str) -> Compute:

@@ -17,14 +17,14 @@ _CLOSE = 0.05
 """Merged or split axes are recognised by their values, which then differ by less than this of the largest."""
 
 
-class Layout(NamedTuple):
+class Arrangement(NamedTuple):
     """An array in the layout of another, and what was done to it ("" for nothing)."""
 
     array: np.ndarray
     said: str
 
 
-def in_layout_of(candidate: np.ndarray, reference: np.ndarray) -> Layout | None:
+def in_layout_of(candidate: np.ndarray, reference: np.ndarray) -> Arrangement | None:
     """`candidate` in the shape of `reference`; None when it holds something else.
 
     Equal shapes stay as they are. Otherwise its axes may have another order, axes of size 1 come and go, the batch be
@@ -32,7 +32,7 @@ def in_layout_of(candidate: np.ndarray, reference: np.ndarray) -> Layout | None:
     give the shape, the closest values decide.
     """
     if candidate.shape == reference.shape:
-        return Layout(candidate, "")
+        return Arrangement(candidate, "")
     by_shape = list(_by_shape(candidate, reference.shape))
     if by_shape:
         return min(by_shape, key=lambda layout: difference(layout.array, reference))
@@ -75,19 +75,19 @@ def describe(order: tuple[int, ...]) -> str:
     return f"the candidate's axes in the order {order}"
 
 
-def _by_shape(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
+def _by_shape(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[Arrangement]:
     """Layouts that the shapes alone give away."""
     for order in orders(array.shape, shape):
-        yield Layout(array.transpose(order), describe(order))
+        yield Arrangement(array.transpose(order), describe(order))
     if [n for n in array.shape if n != 1] == [n for n in shape if n != 1]:
-        yield Layout(array.reshape(shape), f"shape {list(array.shape)} instead of {list(shape)}")
+        yield Arrangement(array.reshape(shape), f"shape {list(array.shape)} instead of {list(shape)}")
     if shape[1:] == array.shape and shape[0] > 0:
-        yield Layout(np.broadcast_to(array, shape), "there once for the whole batch in the candidate")
+        yield Arrangement(np.broadcast_to(array, shape), "there once for the whole batch in the candidate")
     if array.shape[1:] == shape and array.shape[0] > 0 and (array == array[:1]).all():
-        yield Layout(array[0], "there once for the whole batch in the reference")
+        yield Arrangement(array[0], "there once for the whole batch in the reference")
 
 
-def _merged(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
+def _merged(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[Arrangement]:
     """Layouts with axes merged or split: the one with fewer axes comes from, or leads to, some order of the other's."""
     if array.size != math.prod(shape) or array.size == 0 or max(array.ndim, len(shape)) > _MOST_AXES:
         return
@@ -95,7 +95,7 @@ def _merged(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
     for order in permutations(range(max(array.ndim, len(shape)))):
         how = said if list(order) == sorted(order) else f"{said}, {describe(order)}"
         if array.ndim >= len(shape):
-            yield Layout(array.transpose(order).reshape(shape), how)
+            yield Arrangement(array.transpose(order).reshape(shape), how)
         else:  # split first, then move to where the reference has them
             split = tuple(shape[order.index(axis)] for axis in range(len(shape)))
-            yield Layout(array.reshape(split).transpose(order), how)
+            yield Arrangement(array.reshape(split).transpose(order), how)

@@ -23,7 +23,7 @@ from .subject import Arrays, Draft, Subject, arrays_by_name, paths_of
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What every case of an export has in common. `batch` overrides that of the rows but "batch-1"."""
 
     seed: int = 0
@@ -33,7 +33,7 @@ class Options:
     batch: int | None = None
 
 
-def make(subject: Subject, row: Row, options: Options) -> Case:
+def make(subject: Subject, row: Row, options: ExportOptions) -> Case:
     """The case of this row.
 
     Everything is computed in `options.dtype` by the reference. In float32 the same is computed in float64, too: where
@@ -67,7 +67,7 @@ def make(subject: Subject, row: Row, options: Options) -> Case:
     return case
 
 
-def drafted(subject: Subject, row: Row, options: Options) -> Draft:
+def drafted(subject: Subject, row: Row, options: ExportOptions) -> Draft:
     """Parameters, inputs and call of a case, before any of them is computed with; float64."""
     batch = row.batch if options.batch is None or row.id == "batch-1" else options.batch
     layout, model = subject.layout, subject.rebuilt.model
@@ -101,7 +101,7 @@ def _arrays(draft: Draft) -> Arrays:
 
 
 def _computed(
-    subject: Subject, arrays: Arrays, inputs: Arrays, call: dict[str, Any], options: Options, dtype: str
+    subject: Subject, arrays: Arrays, inputs: Arrays, call: dict[str, Any], options: ExportOptions, dtype: str
 ) -> Run:
     """Outputs, then with cotangents drawn for their shapes the gradients."""
     arguments: dict[str, Any] = {"dtype": dtype, "where": subject.id}
@@ -120,13 +120,13 @@ def _computed(
     return first
 
 
-def _cotangents(found: Run, options: Options) -> Arrays:
+def _cotangents(found: Run, options: ExportOptions) -> Arrays:
     """In the case's dtype, whatever `found` was computed in."""
     drawn = draw.cotangents(found.outputs, options.seed) if options.gradients else {}
     return {name: _cast(array, options.dtype) for name, array in drawn.items()}
 
 
-def _meta(subject: Subject, row: Row, draft: Draft, options: Options) -> dict[str, Any]:
+def _meta(subject: Subject, row: Row, draft: Draft, options: ExportOptions) -> dict[str, Any]:
     return {
         "case": f"{subject.id}/{row.id}",
         "peer": subject.peer,

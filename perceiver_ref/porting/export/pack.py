@@ -14,7 +14,7 @@ from ...peers.reference import NAME, rebuilt, to_config
 from ..cases import Case
 from .adversarial import rows
 from .layouts import layout
-from .make import Options, make
+from .make import ExportOptions, make
 from .operations import OPERATIONS
 from .small import Small, reductions, small
 from .subject import Subject
@@ -24,7 +24,7 @@ _VIDEO = replace(_SMALL, side=2, length=4, patch=1)
 
 
 @dataclass(frozen=True)
-class Entry:
+class PackedModel:
     """A model of the pack: its name there, the preset that it is a small one of, its cases beside "plain"."""
 
     id: str
@@ -33,23 +33,23 @@ class Entry:
     to: Small = _SMALL
 
 
-ENTRIES: tuple[Entry, ...] = (
-    Entry(
+ENTRIES: tuple[PackedModel, ...] = (
+    PackedModel(
         "language",
         "perceiver-io/language",
         ("padding", "masked-row", "repeated-tokens", "tiny-variance", "some-points"),
     ),
-    Entry("image-fourier", "perceiver-io/imagenet-fourier", ("non-square", "own-positions")),
-    Entry("image-learned", "perceiver-io/imagenet-learned", ()),
-    Entry("image-conv", "perceiver-io/imagenet-conv", ("odd-sizes",), replace(_SMALL, side=3)),
-    Entry("flow", "perceiver-io/optical-flow", (), replace(_SMALL, side=4)),
-    Entry("multimodal", "perceiver-io/multimodal", (), _VIDEO),
-    Entry("audio-video", "perceiver-io/audioset", (), _VIDEO),
-    Entry("entities", "perceiver-io/starcraft", ("mask-holes", "batch-1", "single")),
-    Entry("perceiver", "perceiver/imagenet", ("large-logits",), replace(_SMALL, side=4)),
-    Entry("points", "perceiver/modelnet40", ("padding",), replace(_SMALL, side=4)),
-    Entry("resampler", "flamingo/resampler-3b", ("padding", "more-frames", "single")),
-    Entry(
+    PackedModel("image-fourier", "perceiver-io/imagenet-fourier", ("non-square", "own-positions")),
+    PackedModel("image-learned", "perceiver-io/imagenet-learned", ()),
+    PackedModel("image-conv", "perceiver-io/imagenet-conv", ("odd-sizes",), replace(_SMALL, side=3)),
+    PackedModel("flow", "perceiver-io/optical-flow", (), replace(_SMALL, side=4)),
+    PackedModel("multimodal", "perceiver-io/multimodal", (), _VIDEO),
+    PackedModel("audio-video", "perceiver-io/audioset", (), _VIDEO),
+    PackedModel("entities", "perceiver-io/starcraft", ("mask-holes", "batch-1", "single")),
+    PackedModel("perceiver", "perceiver/imagenet", ("large-logits",), replace(_SMALL, side=4)),
+    PackedModel("points", "perceiver/modelnet40", ("padding",), replace(_SMALL, side=4)),
+    PackedModel("resampler", "flamingo/resampler-3b", ("padding", "more-frames", "single")),
+    PackedModel(
         "gated", "flamingo/gated-xattn-9b", ("text-before-media", "more-tags-than-media", "all-media", "gates-closed")
     ),
 )
@@ -70,9 +70,9 @@ AUTOREGRESSIVE = PerceiverAR(
 """Perceiver AR, of which the papers' configurations leave more open than sizes."""
 
 
-def pack(options: Options | None = None) -> Iterator[Case]:
+def pack(options: ExportOptions | None = None) -> Iterator[Case]:
     """Every case of the pack; traces are in the plain ones alone."""
-    options = options or Options()
+    options = options or ExportOptions()
     for entry in ENTRIES:
         published = preset(entry.preset)
         model, sizes = small(published, entry.to)
@@ -89,6 +89,6 @@ def own_subject(name: str, cls: str, model: Module, sizes: Any, notes: str) -> S
     return Subject(name, NAME, cls, to_config(model), rebuilt(model), layout(model, sizes), notes)
 
 
-def _cases(subject: Subject, chosen: tuple[str, ...], options: Options) -> Iterator[Case]:
+def _cases(subject: Subject, chosen: tuple[str, ...], options: ExportOptions) -> Iterator[Case]:
     for row in rows(subject, ["plain", *chosen]):
         yield make(subject, row, replace(options, trace=options.trace and row.id == "plain"))

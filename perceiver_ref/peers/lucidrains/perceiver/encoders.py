@@ -16,8 +16,8 @@ from ....models.layers import LayerNorm, Linear
 from ....models.tracing import point, scope
 from .quirks import (
     AttentionResidual,
-    GatedCrossAttention,
-    GatedSelfAttention,
+    GRUCrossAttention,
+    GRUSelfAttention,
     LatentMixing,
     LinearAttention,
     VariedCrossAttention,
@@ -95,10 +95,10 @@ class GatedEncoder(Encoder):
     """A GRU in place of every residual around attention."""
 
     def cross_attention(self, repetition: int = 0) -> CrossAttention:
-        return variant(super().cross_attention(repetition), GatedCrossAttention)
+        return variant(super().cross_attention(repetition), GRUCrossAttention)
 
     def self_attention(self) -> SelfAttention:
-        return variant(super().self_attention(), GatedSelfAttention)
+        return variant(super().self_attention(), GRUSelfAttention)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from ....models.encoder import Encoder
 from ....models.inputs import GridInput, Preprocessed, TextInput
 from ....models.perceiver_io import PerceiverIO
 from ....models.positions import FourierPositions
-from ....models.queries import InputQueries
-from ....models.tracing import scope
+from ....models.queries import InputQueries, Request
 from ...base import Arguments, Given, Option, Outputs, Rebuilt, read_call
 from ...names import LINEAR, NORM, Rows, Table, below, bind, renamed, same
 from . import names
@@ -41,7 +40,7 @@ def perceiver(given: Given) -> Rebuilt:
         defaults = {"return_embeddings": False, **_HIDDENS}
         known = {"data", "mask", "block_outputs"}
         values, wanted = read_call("Perceiver", arguments, called, known, defaults, ["data"])
-        x, hiddens = _encoded(model, encoder, params, values, _prepared(model, params, values["data"], call))
+        x, hiddens = _encoded(encoder, params, values, model.preprocess(params, values["data"], call=call))
         if head is not None and not wanted["return_embeddings"]:
             x = head.apply(params["decoder"], x)
         return _outputs(x, hiddens, wanted)
@@ -82,7 +81,7 @@ def _variant(
     what: str,
     chosen: Mapping[str, Any],
     encoder: Encoder,
-    layout: names.Layout,
+    layout: names.BlockNames,
     more_names: Table | None = None,
     more_rows: Rows | None = None,
 ) -> Rebuilt:
@@ -91,9 +90,9 @@ def _variant(
 
     def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call(what, arguments, called, {"data", "mask"}, {}, ["data"])
-        given = _prepared(model, params, values["data"], call)
-        mask = flat_mask(values.get("mask"), *given.inputs.shape[:2])
-        return {"out": head.apply(params["decoder"], encoder.apply(params["encoder"], given.inputs, mask=mask))}
+        inputs = model.preprocess(params, values["data"], call=call).inputs
+        mask = flat_mask(values.get("mask"), *inputs.shape[:2])
+        return {"out": head.apply(params["decoder"], encoder.apply(params["encoder"], inputs, mask=mask))}
 
     return _named(model, run, layout, 0, more_names, more_rows)
 
@@ -101,7 +100,7 @@ def _variant(
 def _named(
     model: PerceiverIO,
     run: Any,
-    layout: names.Layout,
+    layout: names.BlockNames,
     norm: int,
     more_names: Table | None = None,
     more_rows: Rows | None = None,
@@ -164,13 +163,13 @@ def _io(what: str, chosen: Mapping[str, Any], given: Given, text: TextInput | No
         known = {"x", "mask"} if text else {"data", "mask", "queries", "block_outputs"}
         data = "x" if text else "data"
         values, wanted = read_call(what, arguments, called, known, {} if text else _HIDDENS, [data])
-        inputs = _prepared(model, params, values[data], call)
-        x, hiddens = _encoded(model, encoder, params, values, inputs)
-        queries = inputs.inputs if text else values.get("queries")
+        elements = model.preprocess(params, values[data], call=call)
+        x, hiddens = _encoded(encoder, params, values, elements)
+        queries = elements.inputs if text else values.get("queries")
         if queries is not None:
             if len(queries.shape) == 2:
-                queries = ops.broadcast_to(queries, shape=(inputs.inputs.shape[0], *queries.shape))
-            x = decoder.apply(params["decoder"], x, queries=queries)
+                queries = ops.broadcast_to(queries, shape=(elements.inputs.shape[0], *queries.shape))
+            x = decoder.apply(params["decoder"], x, Request(queries))
         return _outputs(x, hiddens, wanted)
 
     layout = names.OLD_PERCEIVER_IO if names.is_old(given.params) else names.PERCEIVER_IO
@@ -232,24 +231,16 @@ def _head(chosen: Mapping[str, Any]) -> NormedProjection:
     return NormedProjection(chosen["latent_dim"], chosen["num_classes"])
 
 
-def _prepared(model: PerceiverIO, params: Tree, data: Any, call: Call) -> Preprocessed:
-    if model.preprocessor is None:
-        return Preprocessed(data, None)
-    with scope("input"):
-        return model.preprocessor.apply(params["input"], data, call.at("input"))
-
-
-def _encoded(
-    model: PerceiverIO, encoder: BlockEncoder, params: Tree, values: Arguments, given: Preprocessed
-) -> tuple[Any, list[Any]]:
+def _encoded(encoder: BlockEncoder, params: Tree, values: Arguments, elements: Preprocessed) -> tuple[Any, list[Any]]:
     """The latents, and the hidden states: what `block_outputs` holds, then every block's output."""
-    if len(given.inputs.shape) != 3:
-        raise InputError(f"data must be (batch, elements, {encoder.inputs}), got {tuple(given.inputs.shape)}")
+    inputs = elements.inputs
+    if len(inputs.shape) != 3:
+        raise InputError(f"data must be (batch, elements, {encoder.inputs}), got {tuple(inputs.shape)}")
     before = values.get("block_outputs")
     if before is not None:
         before = array_list(before) if isinstance(before, Mapping) else [before]
-    mask = flat_mask(values.get("mask"), *given.inputs.shape[:2])
-    return encoder.encode(params["encoder"], given.inputs, mask=mask, before=before)
+    mask = flat_mask(values.get("mask"), *inputs.shape[:2])
+    return encoder.encode(params["encoder"], inputs, mask=mask, before=before)
 
 
 def _outputs(x: Any, hiddens: list[Any], wanted: Mapping[str, Any]) -> Outputs:

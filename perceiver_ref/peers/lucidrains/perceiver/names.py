@@ -120,7 +120,7 @@ def _dotted(*parts: str) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockNames:
     """Where the modules of an encoder's blocks are, below `layers.<n>`.
 
     `cross` are cross-attention and its MLP; `own` self-attention and its MLP, below `block`, whose {i} is the number of
@@ -180,20 +180,20 @@ def uses(encoder: Encoder, repetitions: int) -> list[tuple[int, int, str]]:
     return [(b, i, f"@{which[:b].count(i)}" if which.count(i) > 1 else "") for b, i in enumerate(which)]
 
 
-PERCEIVER = Layout()
-PERCEIVER_IO = Layout(first="cross_attend_block")
-OLD_PERCEIVER = Layout(("0", "1"), "2.{i}")
-OLD_PERCEIVER_IO = Layout(("0", "1"), "", first="cross_attend_blocks")
+PERCEIVER = BlockNames()
+PERCEIVER_IO = BlockNames(first="cross_attend_block")
+OLD_PERCEIVER = BlockNames(("0", "1"), "2.{i}")
+OLD_PERCEIVER_IO = BlockNames(("0", "1"), "", first="cross_attend_blocks")
 """Until 0.9 a block was a list of modules."""
-GATED = Layout(
+GATED = BlockNames(
     *(("0", "1"), "", ("2", "3")),
     inside="fn.fn",
     gate="gru",
     cross_gives=("attention_residual", ""),
     own_gives=("attention_residual", ""),
 )
-MIXED = Layout(("0", "1"), "", ("2", "3"), own_gives=("mixing", "mlp"))
-TWO_WAY = Layout(("0", "1"), "", ("5", "6"))
+MIXED = BlockNames(("0", "1"), "", ("2", "3"), own_gives=("mixing", "mlp"))
+TWO_WAY = BlockNames(("0", "1"), "", ("5", "6"))
 _INPUTS: Table = {
     "norm": ("4.norm", NORM),
     "attention/query/weight": ("4.fn.to_qkv.weight", fused(0, 3)),

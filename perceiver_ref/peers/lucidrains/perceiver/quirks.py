@@ -164,7 +164,7 @@ class _Gated(Layer):
 
 
 @dataclass(frozen=True)
-class GatedCrossAttention(_Gated, CrossAttention):
+class GRUCrossAttention(_Gated, CrossAttention):
     """Cross-attention gated by a GRU."""
 
     def _gru(self) -> GRUCell:
@@ -175,7 +175,7 @@ class GatedCrossAttention(_Gated, CrossAttention):
 
 
 @dataclass(frozen=True)
-class GatedSelfAttention(_Gated, SelfAttention):
+class GRUSelfAttention(_Gated, SelfAttention):
     """Self-attention gated by a GRU."""
 
     def _gru(self) -> GRUCell:
@@ -288,7 +288,7 @@ class NormedProjection(ProjectionDecoder):
     def parameters(self) -> Tree:
         return {"norm": self._norm().parameters(), **super().parameters()}
 
-    def apply(self, p: Tree, latents: Any, **_: Any) -> Any:
+    def apply(self, p: Tree, latents: Any, *_: Any) -> Any:
         """latents (B, N, latent_channels) -> (B, outputs)."""
         with scope("decoder"):
             mean = point("mean", ops.mean(latents, axis=1))

@@ -17,13 +17,14 @@ from ....models.outputs import MultimodalOutput, TiedEmbedding
 from ....models.perceiver_io import PerceiverIO
 from ...base import Given, Peer, Rebuilt
 from ...names import Rows, Table, below, bind, renamed, same
-from .call import call, sequence_loss, token_loss
 from .config import encoder, read_config
 from .decoders import DECODERS, POSTPROCESSORS
+from .forward import forward, sequence_loss, token_loss
 from .names import ENCODER, ENCODER_POINTS, IGNORED, Component
 from .parts import PARTS, shapes_of
 from .preprocessors import PREPROCESSORS, component
-from .tasks import parts
+from .replacements import replaced
+from .tasks import TASKS, evaluated
 
 _LOSSES: dict[str, Any] = {
     "PerceiverForMaskedLM": token_loss,
@@ -57,7 +58,8 @@ def _task(name: str, given: Given) -> Rebuilt:
         channels: int = component("input_preprocessor", PREPROCESSORS, config, part).module.channels
         return channels
 
-    specs = parts(name, config, given.config.get("hard_coded_replacements"), width)
+    parts = replaced(name, TASKS[name], given.config.get("hard_coded_replacements"))
+    specs = evaluated(parts, config, width)
     return _rebuilt(given, config, specs, "perceiver", name == "PerceiverForMaskedLM", _LOSSES[name])
 
 
@@ -70,25 +72,25 @@ def _rebuilt(
     loss: Any = None,
 ) -> Rebuilt:
     shape = shapes_of(given.inputs, ("inputs", "pixel_values", "input_ids"))
-    made: dict[str, Component] = {
+    components: dict[str, Component] = {
         ours: component(theirs, builders, config, specs[theirs], shape if ours == "input" else None)
         for ours, theirs, builders in _PARTS
         if specs.get(theirs) is not None
     }
-    if "output" in made and "decoder" not in made:
+    if "output" in components and "decoder" not in components:
         raise InputError("an output_postprocessor needs a decoder: without one it is never called")
-    modules = {name: part.module for name, part in made.items()}
+    modules = {name: part.module for name, part in components.items()}
     table: dict[str, Any] = {"encoder": ("", ENCODER)}
     state: dict[str, Any] = {}
     points: Rows = below("", "encoder", ENCODER_POINTS)
     for ours, theirs, _ in _PARTS:
-        if ours in made:
-            table[ours], state[ours] = (theirs, made[ours].table), (theirs, made[ours].state)
-            points += below(theirs, ours, made[ours].points)
+        if ours in components:
+            table[ours], state[ours] = (theirs, components[ours].table), (theirs, components[ours].state)
+            points += below(theirs, ours, components[ours].points)
     bindings: Table = renamed(prefix, table) if prefix else table
     rows = below(prefix, "", points)
     if prefix:  # the PerceiverModel inside gives what its last part does
-        rows += [(prefix, "output" if "output" in made else "decoder")]
+        rows += [(prefix, "output" if "output" in components else "decoder")]
         rows += [(rf"{prefix}\.(\w+)", r"output.\1")] if isinstance(modules.get("output"), MultimodalOutput) else []
     if tied:
         modules["output"] = TiedEmbedding(config["vocab_size"])
@@ -99,7 +101,7 @@ def _rebuilt(
     return Rebuilt(
         model,
         bind(model.parameters(), bindings),
-        partial(call, model, config, loss, not prefix),
+        partial(forward, model, config, loss, not prefix),
         rows,
         bind(model.state(), renamed(prefix, state) if prefix else state),
         IGNORED,

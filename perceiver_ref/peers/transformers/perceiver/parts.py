@@ -18,12 +18,13 @@ from ....models.decoder import ProjectionDecoder
 from ....models.inputs import GridInput, space_to_depth
 from ....models.outputs import MultimodalOutput
 from ....models.positions import TrainablePositions, linear_positions
+from ....models.queries import Request
 from ....models.tracing import scope, trace
 from ...base import Arguments, Function, Given, Outputs, Rebuilt, options, read_call
 from ...names import below, bind, same
-from .call import by_name, channels_last, interpolating, square
 from .config import attend_in, conventions, read_config
 from .decoders import DECODERS, POSTPROCESSORS
+from .forward import by_name, channels_last, interpolating, square
 from .names import IGNORED, LAYER, LAYER_POINTS, Component
 from .preprocessors import PREPROCESSORS, fourier, require, trainable
 from .quirks import first_item_features
@@ -89,9 +90,9 @@ def _layer(given: Given) -> Rebuilt:
     else:
         module = SelfAttention(chosen["q_dim"], **shared)
 
-    def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
+    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {"hidden_states", "attention_mask", "inputs", "inputs_mask"}
-        values, wanted = read_call("PerceiverLayer", arguments, given, known, {"output_attentions": False})
+        values, wanted = read_call("PerceiverLayer", arguments, called, known, {"output_attentions": False})
         if ("inputs" in values) != crosses:
             raise InputError("a PerceiverLayer takes inputs if, and only if, is_cross_attention is true")
         with trace("attention.weights".__eq__, tensors=True) as traced:
@@ -109,15 +110,15 @@ def _preprocessor(name: str, given: Given) -> Rebuilt:
     config = read_config(given.config, "kwargs")
     part = PREPROCESSORS[name](config, _kwargs(given), shapes_of(given.inputs, ("inputs",)))
 
-    def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
+    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         defaults = {"network_input_is_1d": True, "interpolate_pos_encoding": False}
-        values, wanted = read_call(name, arguments, given, {"inputs", "pos"}, defaults)
+        values, wanted = read_call(name, arguments, called, {"inputs", "pos"}, defaults)
         module = interpolating(part.module) if wanted["interpolate_pos_encoding"] else part.module
         if isinstance(module, GridInput) and not wanted["network_input_is_1d"]:
             module = replace(module, flatten=False)
         with scope("input"):
-            made = module.apply(params, channels_last(module, values["inputs"]), call)
-        return {"out0": made.inputs, **by_name("out2", made.features)}
+            elements = module.apply(params, channels_last(module, values["inputs"]), call)
+        return {"out0": elements.inputs, **by_name("out2", elements.features)}
 
     return _built(part, forward, "input")
 
@@ -126,13 +127,13 @@ def _decoder(name: str, given: Given) -> Rebuilt:
     """A decoder, given its queries."""
     part = DECODERS[name](read_config(given.config, "kwargs"), _kwargs(given))
 
-    def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
-        values, wanted = read_call(name, arguments, given, {"query", "z", "query_mask"}, {"output_attentions": False})
+    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        values, wanted = read_call(name, arguments, called, {"query", "z", "query_mask"}, {"output_attentions": False})
         if isinstance(part.module, ProjectionDecoder):
             return {"out": part.module.apply(params, values["z"])}
         maps = "decoder.cross_attention.attention.weights"
         with trace(maps.__eq__, tensors=True) as traced:
-            out = part.module.apply(params, values["z"], queries=values["query"])
+            out = part.module.apply(params, values["z"], Request(values["query"]))
         return {"logits": out, **({"cross_attentions.0": traced[maps]} if wanted["output_attentions"] else {})}
 
     return _built(part, forward, "decoder")
@@ -142,9 +143,9 @@ def _postprocessor(name: str, given: Given) -> Rebuilt:
     """A postprocessor; `modality_sizes` says how several modalities share the outputs."""
     part = POSTPROCESSORS[name](read_config(given.config, "kwargs"), _kwargs(given))
 
-    def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
-        sizes = {key.partition(".")[2]: n for key, n in given.items() if key.startswith("modality_sizes.")}
-        rest = {key: value for key, value in given.items() if not key.startswith("modality_sizes.")}
+    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        sizes = {key.partition(".")[2]: n for key, n in called.items() if key.startswith("modality_sizes.")}
+        rest = {key: value for key, value in called.items() if not key.startswith("modality_sizes.")}
         values, wanted = read_call(name, arguments, rest, {"inputs", "pos"}, {"modality_sizes": None})
         with scope("output"):
             out = part.module.apply(params, values["inputs"], sizes=wanted["modality_sizes"] or sizes or None)
@@ -157,9 +158,9 @@ def _trainable_positions(given: Given) -> Rebuilt:
     """A PerceiverTrainablePositionEncoding, repeated for the batch."""
     module = trainable(_kwargs(given))
 
-    def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
+    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         defaults = {"batch_size": None, "interpolate_pos_encoding": False, "input_size": None}
-        _, wanted = read_call("forward", arguments, given, set(), defaults)
+        _, wanted = read_call("forward", arguments, called, set(), defaults)
         table, size = module, (module.size,)
         if wanted["interpolate_pos_encoding"]:
             table, size = square(module), tuple(wanted["input_size"])
@@ -177,8 +178,8 @@ def _function(what: str, known: set[str], defaults: dict[str, Any], function: Ca
     def rebuild(given: Given) -> Rebuilt:
         config, kwargs = read_config(given.config, "kwargs"), _kwargs(given)
 
-        def forward(params: Tree, arguments: Arguments, given: Mapping[str, Any], call: Call) -> Outputs:
-            values, wanted = read_call(what, arguments, {**kwargs, **given}, known, defaults)
+        def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+            values, wanted = read_call(what, arguments, {**kwargs, **called}, known, defaults)
             return {"out": function(config, values, wanted)}
 
         return Rebuilt(Function(function), [], forward)

@@ -107,7 +107,7 @@ class FlattenedGridQueries(PositionQueries):
         return {**super().parameters(), **({"unused": self.unused.parameters()} if self.unused else {})}
 
     def apply(
-        self, p: Tree, given: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
+        self, p: Tree, elements: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
     ) -> Any:
         """As `PositionQueries.apply`."""
         encoding = self.positions.encoding if isinstance(self.positions, ProjectedPositions) else self.positions
@@ -115,8 +115,8 @@ class FlattenedGridQueries(PositionQueries):
         if isinstance(encoding, TrainablePositions):
             points = None
         elif points is None:
-            made = replace(made, index_dims=(given.inputs.shape[-1],))
-        return made.apply(p, given, like=like, points=points, rows=rows)
+            made = replace(made, index_dims=(elements.inputs.shape[-1],))
+        return made.apply(p, elements, like=like, points=points, rows=rows)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ....models.call import Call
 from ....models.inputs import AudioPatches, GridInput, MultimodalInput
 from ....models.perceiver_io import PerceiverIO
 from ....models.positions import ProjectedPositions, TrainablePositions
+from ....models.queries import Request
 from ....models.tracing import trace
 from ...base import Arguments, Option, Outputs, read_call
 
@@ -31,53 +32,47 @@ _FROM_CONFIG = ("output_attentions", "output_hidden_states", "return_dict")
 """Options that the configuration has where a call does not give them."""
 
 
-def call(
+def forward(
     model: PerceiverIO,
     config: Mapping[str, Any],
     loss: Any,
     is_model: bool,
     params: Tree,
     arguments: Arguments,
-    given: Mapping[str, Any],
-    ours: Call,
+    called: Mapping[str, Any],
+    call: Call,
 ) -> Outputs:
     """The peer's forward: outputs by the names of its output classes, without `return_dict` also by their places."""
-    values, wanted = read_call("forward", arguments, given, _ARGUMENTS, _OPTIONS)
-    chosen = {name: config[name] if wanted[name] is None else wanted[name] for name in _FROM_CONFIG}
+    values, wanted = read_call("forward", arguments, called, _ARGUMENTS, _OPTIONS)
+    wanted |= {name: config[name] for name in _FROM_CONFIG if wanted[name] is None}
     inputs = values[single(values, _INPUTS)]
     if wanted["interpolate_pos_encoding"]:
         model = replace(model, preprocessor=interpolating(model.preprocessor))
     mask, bias = _masks(values.get("attention_mask"))
-    wants_maps = chosen["output_attentions"]
     layers = [f"encoder.blocks.{b}.{i}" for b in range(model.encoder.blocks) for i in range(model.encoder.layers)]
     crosses = ["encoder.cross_attention", *(["decoder.cross_attention"] if model.decoder else [])]
-    keep = {"encoder", "encoder.cross_attention", *layers}
-    if wants_maps:
+    keep = {"encoder.cross_attention", *layers} if wanted["output_hidden_states"] else set()
+    if wanted["output_attentions"]:
         keep |= {f"{layer}.attention.weights" for layer in (*layers, *crosses)}
     with trace(keep.__contains__, tensors=True) as traced:
-        out = model.apply(
-            params,
-            channels_last(model.preprocessor, inputs),
-            mask=mask,
-            bias=bias,
-            points=values.get("subsampled_output_points"),
-            call=ours,
-        )
-    results: Outputs = {"last_hidden_state": traced["encoder"]}
+        inputs = channels_last(model.preprocessor, inputs)
+        latents, elements = model.encode(params, inputs, mask=mask, bias=bias, call=call)
+        out = model.decode(params, latents, Request(points=values.get("subsampled_output_points")), elements)
+    results: Outputs = {"last_hidden_state": latents}
     if model.decoder is not None:
         results |= by_name("logits", out)
     if "labels" in values:
         if loss is None:
             raise InputError("this class computes no loss: leave out labels")
         results["loss"] = loss(config, out, values["labels"])
-    if chosen["output_hidden_states"]:
+    if wanted["output_hidden_states"]:
         states = _hidden_states(model, traced)
         results |= {f"hidden_states.{i}": state for i, state in enumerate(states)}
-    if wants_maps:
+    if wanted["output_attentions"]:
         for kind, layer_names in (("attentions", layers), ("cross_attentions", crosses)):
             maps = [traced[f"{layer}.attention.weights"] for layer in layer_names]
             results |= {f"{kind}.{i}": weights for i, weights in enumerate(maps)}
-    return results if chosen["return_dict"] else results | by_place(results, whole=is_model)
+    return results if wanted["return_dict"] else results | by_place(results, whole=is_model)
 
 
 def single(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
