@@ -37,13 +37,13 @@ def perceiver(given: Given) -> Rebuilt:
     head = _head(chosen) if chosen["final_classifier_head"] else None
     model = PerceiverIO(encoder, _grid_input(chosen), head)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         defaults = {"return_embeddings": False, **_HIDDENS}
         known = {"data", "mask", "block_outputs"}
         values, wanted = read_call("Perceiver", arguments, called, known, defaults, ["data"])
-        x, hiddens = _encoded(model, encoder, params, values, _prepared(model, params, values["data"], call))
+        x, hiddens = _encoded(model.encoder, params, values, _prepared(model, params, values["data"], call))
         if head is not None and not wanted["return_embeddings"]:
-            x = head.apply(params["decoder"], x)
+            x = model.decoder.apply(params["decoder"], x)
         return _outputs(x, hiddens, wanted)
 
     return _named(model, run, names.OLD_PERCEIVER if names.is_old(given.params) else names.PERCEIVER, 1)
@@ -89,11 +89,12 @@ def _variant(
     head = _head(chosen)
     model = PerceiverIO(encoder, _grid_input(chosen), head)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call(what, arguments, called, {"data", "mask"}, {}, ["data"])
         given = _prepared(model, params, values["data"], call)
         mask = flat_mask(values.get("mask"), *given.inputs.shape[:2])
-        return {"out": head.apply(params["decoder"], encoder.apply(params["encoder"], given.inputs, mask=mask))}
+        latents = model.encoder.apply(params["encoder"], given.inputs, mask=mask)
+        return {"out": model.decoder.apply(params["decoder"], latents)}
 
     return _named(model, run, layout, 0, more_names, more_rows)
 
@@ -160,17 +161,17 @@ def _io(what: str, chosen: Mapping[str, Any], given: Given, text: TextInput | No
     )
     model = PerceiverIO(encoder, text, decoder)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {"x", "mask"} if text else {"data", "mask", "queries", "block_outputs"}
         data = "x" if text else "data"
         values, wanted = read_call(what, arguments, called, known, {} if text else _HIDDENS, [data])
         inputs = _prepared(model, params, values[data], call)
-        x, hiddens = _encoded(model, encoder, params, values, inputs)
+        x, hiddens = _encoded(model.encoder, params, values, inputs)
         queries = inputs.inputs if text else values.get("queries")
         if queries is not None:
             if len(queries.shape) == 2:
                 queries = ops.broadcast_to(queries, shape=(inputs.inputs.shape[0], *queries.shape))
-            x = decoder.apply(params["decoder"], x, queries=queries)
+            x = model.decoder.apply(params["decoder"], x, queries=queries)
         return _outputs(x, hiddens, wanted)
 
     layout = names.OLD_PERCEIVER_IO if names.is_old(given.params) else names.PERCEIVER_IO
@@ -239,9 +240,7 @@ def _prepared(model: PerceiverIO, params: Tree, data: Any, call: Call) -> Prepro
         return model.preprocessor.apply(params["input"], data, call.at("input"))
 
 
-def _encoded(
-    model: PerceiverIO, encoder: BlockEncoder, params: Tree, values: Arguments, given: Preprocessed
-) -> tuple[Any, list[Any]]:
+def _encoded(encoder: BlockEncoder, params: Tree, values: Arguments, given: Preprocessed) -> tuple[Any, list[Any]]:
     """The latents, and the hidden states: what `block_outputs` holds, then every block's output."""
     if len(given.inputs.shape) != 3:
         raise InputError(f"data must be (batch, elements, {encoder.inputs}), got {tuple(given.inputs.shape)}")

@@ -99,7 +99,7 @@ def _rebuilt(
     return Rebuilt(
         model,
         bind(model.parameters(), bindings),
-        partial(call, model, config, loss, not prefix),
+        lambda model, *given: call(model, config, loss, not prefix, *given),
         rows,
         bind(model.state(), renamed(prefix, state) if prefix else state),
         IGNORED,
