@@ -100,7 +100,7 @@ def _recomputing(model: Any) -> Any:
 def _caller(made: Subject, model: Any, rebuilt: Any, inputs: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
     """params -> outputs by name. transformers' arguments are laid out as ours beforehand, once."""
     if made.peer != "hf":
-        return lambda p: rebuilt.run(p, inputs, {}, Call())
+        return lambda p: rebuilt.run(rebuilt.model, p, inputs, {}, Call())
     given = nested(inputs)
     x = channels_last(model.preprocessor, given["inputs"])
     mask = None if "attention_mask" not in given else given["attention_mask"] != 0

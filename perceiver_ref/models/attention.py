@@ -7,15 +7,15 @@ Shapes: B batch, N queries, M keys, D query channels, C key-value channels, H he
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..autograd import ops
 from ..autograd.backend import Array
 from ..autograd.tree import Tree
 from ..errors import InputError
 from .conventions import DEEPMIND, Conventions
-from .layers import MLP, Linear, norm
-from .module import Module, fan_in_scaled
+from .layers import MLP, Linear, Norm, norm
+from .module import Module, fan_in_scaled, part
 from .rotary import Rotary
 from .tracing import asked_point, lazy_point, point, scope
 
@@ -58,38 +58,54 @@ class Attention(Module):
             width = getattr(self, name)
             if self.heads < 1 or width % self.heads:
                 raise InputError(f"{name} ({width}) must be divisible by the number of heads ({self.heads})")
-        if self._shared() < 1 or self.heads % self._shared():
+        if self.shared < 1 or self.heads % self.shared:
             raise InputError(f"heads ({self.heads}) must be divisible by kv_heads ({self.kv_heads})")
 
-    def _shared(self) -> int:
+    @property
+    def shared(self) -> int:
         """The number of heads that keys and values have."""
         return self.heads if self.kv_heads is None else self.kv_heads
 
-    def _parts(self) -> dict[str, Any]:
-        qk, v = self.qk_channels // self.heads, self.v_channels // self.heads
-        bias, shared = self.conventions.qkv_bias, self._shared()
-        parts: dict[str, Any] = {
-            "query": Linear(self.q_inputs, self.qk_channels, bias, fan_in_scaled),
-            "key": Linear(self.kv_inputs, qk * shared, bias, fan_in_scaled),
-            "value": Linear(self.kv_inputs, v * shared, bias, fan_in_scaled),
-            "output": Linear(self.v_channels, self.outputs, self.conventions.output_bias, fan_in_scaled),
-        }
-        if self.qk_norm:
-            parts["query_norm"] = parts["key_norm"] = norm(qk, self.conventions)
-        return parts
+    @part
+    def query(self) -> Linear:
+        """The map to queries."""
+        return Linear(self.q_inputs, self.qk_channels, self.conventions.qkv_bias, fan_in_scaled)
 
-    def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
+    @part
+    def key(self) -> Linear:
+        """The map to keys."""
+        width = self.qk_channels // self.heads * self.shared
+        return Linear(self.kv_inputs, width, self.conventions.qkv_bias, fan_in_scaled)
+
+    @part
+    def value(self) -> Linear:
+        """The map to values."""
+        width = self.v_channels // self.heads * self.shared
+        return Linear(self.kv_inputs, width, self.conventions.qkv_bias, fan_in_scaled)
+
+    @part
+    def output(self) -> Linear:
+        """The map of all heads together."""
+        return Linear(self.v_channels, self.outputs, self.conventions.output_bias, fan_in_scaled)
+
+    @part
+    def query_norm(self) -> Norm | None:
+        """The norm of each head of queries."""
+        return norm(self.qk_channels // self.heads, self.conventions) if self.qk_norm else None
+
+    @part
+    def key_norm(self) -> Norm | None:
+        """The norm of each head of keys."""
+        return self.query_norm
 
     def keys_values(self, p: Tree, z: Any, *, positions: Any = None) -> KeysValues:
         """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e). positions (..., M): for `rotary`."""
-        parts = self._parts()
         with scope("attention"):
-            k = point("key", parts["key"].apply(p["key"], z))
-            v = point("value", parts["value"].apply(p["value"], z))
+            k = point("key", self.key.apply(p["key"], z))
+            v = point("value", self.value.apply(p["value"], z))
             asked_point("key_value", lambda: ops.concatenate([k, v], axis=-1))
-            k, v = (split_heads(x, self._shared()) for x in (k, v))
-            return KeysValues(self._rotated(self._normed(p, "key_norm", k), positions), v)
+            k, v = (split_heads(x, self.shared) for x in (k, v))
+            return KeysValues(self._rotated(self._normed(p, "key_norm", self.key_norm, k), positions), v)
 
     def apply(
         self,
@@ -109,20 +125,19 @@ class Attention(Module):
         Traced as `weights`, what multiplies the values, and where a mask zeroes rows without any key as `softmax` too,
         in which such rows are uniform.
         """
-        parts = self._parts()
         with scope("attention"):
-            q = split_heads(point("query", parts["query"].apply(p["query"], x)), self.heads)  # (..., H, N, d)
-            q = self._rotated(self._normed(p, "query_norm", q), positions)
+            q = split_heads(point("query", self.query.apply(p["query"], x)), self.heads)  # (..., H, N, d)
+            q = self._rotated(self._normed(p, "query_norm", self.query_norm, q), positions)
         k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z, positions=key_positions)
         with scope("attention"):
             if mask is not None:
                 mask = mask[..., None, :, :]  # one mask for all heads
             mixed = point("mixed", join_heads(self._mixed(q, k, v, mask, bias)))  # (..., N, v_channels)
-            return point("", parts["output"].apply(p["output"], mixed))
+            return point("", self.output.apply(p["output"], mixed))
 
     def _mixed(self, q: Any, k: Any, v: Any, mask: Array | None, bias: Any) -> Any:
         """softmax(q k^T / sqrt(d)) v for every head, (..., H, N, e)."""
-        shape, shared = (*q.shape[:-1], k.shape[-2]), self._shared()
+        shape, shared = (*q.shape[:-1], k.shape[-2]), self.shared
         if shared != self.heads:  # (..., Hk, H / Hk, N, d) beside (..., Hk, 1, M, d)
             q = ops.reshape(q, shape=(*q.shape[:-3], shared, self.heads // shared, *q.shape[-2:]))
             k, v = (ops.reshape(y, shape=(*y.shape[:-2], 1, *y.shape[-2:])) for y in (k, v))
@@ -140,8 +155,8 @@ class Attention(Module):
         mixed = ops.attention(q, k, v, bias, **options)
         return mixed if shared == self.heads else ops.reshape(mixed, shape=(*shape[:-1], mixed.shape[-1]))
 
-    def _normed(self, p: Tree, name: str, x: Any) -> Any:
-        return point(name, self._parts()[name].apply(p[name], x)) if self.qk_norm else x
+    def _normed(self, p: Tree, name: str, norm: Norm | None, x: Any) -> Any:
+        return x if norm is None else point(name, norm.apply(p[name], x))
 
     def _rotated(self, x: Any, positions: Any) -> Any:
         if self.rotary is None:
@@ -154,7 +169,7 @@ class Attention(Module):
         """A bias whose axis of heads, where it has one, is split as the queries' is."""
         if len(bias.shape) < 3:
             return bias
-        heads = (1, 1) if bias.shape[-3] == 1 else (self._shared(), self.heads // self._shared())
+        heads = (1, 1) if bias.shape[-3] == 1 else (self.shared, self.heads // self.shared)
         return ops.reshape(bias, shape=(*bias.shape[:-3], *heads, *bias.shape[-2:]))
 
 
@@ -162,12 +177,8 @@ class Layer(Module):
     """The course of a layer: attention, added to x or in its place, and what follows it."""
 
     query_residual: bool = True
-
-    def _parts(self) -> dict[str, Any]:
-        raise NotImplementedError(f"{type(self).__name__} has no parts")
-
-    def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
+    mlp_norm: ClassVar[part[Norm]]
+    mlp: ClassVar[part[MLP]]
 
     def _joined(self, p: Tree, x: Any, attended: Any) -> Any:
         """x + attention(...), or the attention alone."""
@@ -175,9 +186,8 @@ class Layer(Module):
 
     def _finished(self, p: Tree, x: Any) -> Any:
         """x + mlp(norm(x)): the second half."""
-        parts = self._parts()
-        normed = point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x))
-        return point("", ops.add(x, parts["mlp"].apply(p["mlp"], normed)))
+        normed = point("mlp_norm", self.mlp_norm.apply(p["mlp_norm"], x))
+        return point("", ops.add(x, self.mlp.apply(p["mlp"], normed)))
 
 
 @dataclass(frozen=True)
@@ -200,24 +210,39 @@ class CrossAttention(Layer):
     query_residual: bool = True
     conventions: Conventions = DEEPMIND
 
-    def _parts(self) -> dict[str, Any]:
+    @part
+    def query_norm(self) -> Norm:
+        """The norm of queries before attention."""
+        return norm(self.q_inputs, self.conventions)
+
+    @part
+    def key_value_norm(self) -> Norm:
+        """The norm of what is attended to."""
+        return norm(self.kv_inputs, self.conventions)
+
+    @part
+    def attention(self) -> Attention:
+        """The attention, whose outputs are as wide as queries."""
         default = self.kv_inputs if self.attend_in == "kv" else self.q_inputs
         qk = default if self.qk_channels is None else self.qk_channels
         v = qk if self.v_channels is None else self.v_channels
-        return {
-            "query_norm": norm(self.q_inputs, self.conventions),
-            "key_value_norm": norm(self.kv_inputs, self.conventions),
-            "attention": Attention(self.q_inputs, self.kv_inputs, qk, v, self.q_inputs, self.heads, self.conventions),
-            "mlp_norm": norm(self.q_inputs, self.conventions),
-            "mlp": MLP(self.q_inputs, self.widening, self.conventions),
-        }
+        return Attention(self.q_inputs, self.kv_inputs, qk, v, self.q_inputs, self.heads, self.conventions)
+
+    @part
+    def mlp_norm(self) -> Norm:
+        """The norm before the MLP."""
+        return norm(self.q_inputs, self.conventions)
+
+    @part
+    def mlp(self) -> MLP:
+        """The MLP."""
+        return MLP(self.q_inputs, self.widening, self.conventions)
 
     def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, q_inputs), z (B, M, kv_inputs) -> (B, N, q_inputs); mask and bias as in `Attention`."""
-        parts = self._parts()
-        q = point("query_norm", parts["query_norm"].apply(p["query_norm"], x))
-        kv = point("key_value_norm", parts["key_value_norm"].apply(p["key_value_norm"], z))
-        attended = parts["attention"].apply(p["attention"], q, kv, mask=mask, bias=bias)
+        q = point("query_norm", self.query_norm.apply(p["query_norm"], x))
+        kv = point("key_value_norm", self.key_value_norm.apply(p["key_value_norm"], z))
+        attended = self.attention.apply(p["attention"], q, kv, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
 
 
@@ -249,20 +274,31 @@ class SelfAttention(Layer):
         qk = self.channels if self.qk_channels is None else self.qk_channels
         return qk, qk if self.v_channels is None else self.v_channels
 
-    def _parts(self) -> dict[str, Any]:
+    @part
+    def norm(self) -> Norm:
+        """The norm before attention."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def attention(self) -> Attention:
+        """The attention."""
         qk, v = self._widths()
-        return {
-            "norm": norm(self.channels, self.conventions),
-            "attention": Attention(self.channels, self.channels, qk, v, self.channels, self.heads, self.conventions),
-            "mlp_norm": norm(self.channels, self.conventions),
-            "mlp": MLP(self.channels, self.widening, self.conventions),
-        }
+        return Attention(self.channels, self.channels, qk, v, self.channels, self.heads, self.conventions)
+
+    @part
+    def mlp_norm(self) -> Norm:
+        """The norm before the MLP."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def mlp(self) -> MLP:
+        """The MLP."""
+        return MLP(self.channels, self.widening, self.conventions)
 
     def apply(self, p: Tree, x: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, channels) -> the same shape; mask and bias as in `Attention`."""
-        parts = self._parts()
-        normed = point("norm", parts["norm"].apply(p["norm"], x))
-        attended = parts["attention"].apply(p["attention"], normed, normed, mask=mask, bias=bias)
+        normed = point("norm", self.norm.apply(p["norm"], x))
+        attended = self.attention.apply(p["attention"], normed, normed, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
 
 

@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
 
@@ -39,19 +39,17 @@ Share = Annotated[float, Within(0, 1)]
 Holds = Callable[[Any], bool]
 
 
+class Exchangeable:
+    """Base of what may stand for each other: where a field holds one, any other will do, as peers put theirs there."""
+
+
 def check_fields(made: Any, *, bounds: bool = True) -> None:
     """Raise `InputError`, naming class, field and value, unless every field of a dataclass holds what it may.
 
     Without `bounds` only the kind of a value is looked at: that a number is one, not how large.
     """
-    values = made.__dict__
-    for name, plain, least, optional, holds, said in _rules(type(made), bounds):  # type: ignore[arg-type]
-        value: Any = values[name]
-        if value.__class__ is plain:
-            if least is None or value >= least:  # type: ignore[operator]
-                continue
-        elif value is None and optional:
-            continue
+    for name, holds, said in _rules(type(made), bounds):  # type: ignore[arg-type]
+        value = getattr(made, name)
         if not holds(value):
             shown = repr(value)
             raise InputError(
@@ -59,41 +57,12 @@ def check_fields(made: Any, *, bounds: bool = True) -> None:
             )
 
 
-class _Row(NamedTuple):
-    """The rule of a field. Layers make their parts anew in every call, so that the common values are told quickly: of
-    class `plain`, at least `least` if that is given, or None if `optional`."""
-
-    name: str
-    plain: type | None
-    least: float | None
-    optional: bool
-    holds: Holds
-    said: str
-
-
 @cache
-def _rules(cls: type, bounds: bool) -> list[_Row]:
-    """Those of the fields that have one."""
+def _rules(cls: type, bounds: bool) -> list[tuple[str, Holds, str]]:
+    """(name, what it may hold, the same in words) of those fields that have a rule."""
     hints = get_type_hints(cls, include_extras=True)
-    rows = [_Row(f.name, *_plain(hints[f.name], bounds), *_rule(hints[f.name], bounds)) for f in fields(cls)]
-    return [row for row in rows if row.holds is not _anything]
-
-
-def _plain(hint: Any, bounds: bool) -> tuple[type | None, float | None, bool]:
-    """Class, least value and whether None is right, for an annotation of which that is all."""
-    kinds = [hint] if get_origin(hint) not in (Union, types.UnionType) else get_args(hint)
-    optional = type(None) in kinds
-    kinds = [kind for kind in kinds if kind is not type(None)]
-    if len(kinds) != 1:
-        return None, None, optional
-    within = Within(1)
-    (kind,) = kinds
-    if get_origin(kind) is Annotated:
-        kind, within = get_args(kind)[:2]
-    if kind is int and math.isinf(within.most):
-        return int, within.least if bounds else None, optional
-    plain = kind is bool or (isinstance(kind, type) and kind not in (int, float, str) and get_origin(kind) is None)
-    return kind if plain else None, None, optional
+    rows = [(f.name, *_rule(hints[f.name], bounds)) for f in fields(cls)]
+    return [row for row in rows if row[1] is not _anything]
 
 
 def _rule(hint: Any, bounds: bool) -> tuple[Holds, str]:
@@ -179,12 +148,10 @@ def _mapping(key: tuple[Holds, str], value: tuple[Holds, str]) -> tuple[Holds, s
 
 
 def _instance(hint: Any) -> tuple[Holds, str]:
-    """A class's own instances; for a part of a model any other part, as peers put theirs in its place."""
-    from .module import Module
-
+    """A class's own instances, or any that may stand for them."""
     if not isinstance(hint, type) or hint in (object, Any):
         return _anything, ""
-    cls: type = Module if issubclass(hint, Module) else hint
+    cls: type = Exchangeable if issubclass(hint, Exchangeable) else hint
     return lambda value: isinstance(value, cls), f"a {hint.__name__}"
 
 

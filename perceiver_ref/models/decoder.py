@@ -15,7 +15,7 @@ from .conventions import DEEPMIND, Conventions
 from .inputs.base import Preprocessed
 from .layers import Linear
 from .masks import check_mask
-from .module import Module
+from .module import Module, part
 from .positions import TrainablePositions
 from .queries import EVERYTHING, InputQueries, MultimodalQueries, Points, PositionQueries, Queries, Request, Rows
 from .tracing import point, scope
@@ -43,7 +43,9 @@ class Decoder(Module):
     conventions: Conventions = DEEPMIND
     attend_in: Literal["kv", "q"] = "kv"
 
-    def _cross_attention(self) -> CrossAttention:
+    @part
+    def cross_attention(self) -> CrossAttention:
+        """The layer in which queries attend to latents."""
         return CrossAttention(
             q_inputs=self.query_channels,
             kv_inputs=self.latent_channels,
@@ -56,15 +58,16 @@ class Decoder(Module):
             conventions=self.conventions,
         )
 
-    def _output(self) -> Linear | None:
+    @part
+    def output(self) -> Linear | None:
+        """The map of what queries have become to outputs."""
         return None if self.outputs is None else Linear(self.query_channels, self.outputs)
 
     def parameters(self) -> Tree:
-        output = self._output()
         return {
             "queries": self.queries.parameters() if self.queries else {},
-            "cross_attention": self._cross_attention().parameters(),
-            "output": output.parameters() if output else {},
+            "cross_attention": self.cross_attention.parameters(),
+            "output": self.output.parameters() if self.output else {},
         }
 
     def sizes(self, points: Points | None = None) -> dict[str, int] | None:
@@ -102,14 +105,13 @@ class Decoder(Module):
             return point("", self.queries.apply(p["queries"], elements, like=like, points=request.points, rows=rows))
 
     def _decode(self, p: Tree, latents: Any, queries: Any, query_mask: Array | None) -> Any:
-        output = self._output()
         if len(queries.shape) != 3 or queries.shape[-1] != self.query_channels:
             raise InputError(f"queries must be (batch, outputs, {self.query_channels}), got {tuple(queries.shape)}")
         if query_mask is not None:
             query_mask = check_mask(query_mask, tuple(queries.shape[:2]), "query_mask")[:, :, None]  # (B, O, 1)
         with scope("cross_attention"):
-            x = self._cross_attention().apply(p["cross_attention"], queries, latents, mask=query_mask)
-        return point("output", x if output is None else output.apply(p["output"], x))
+            x = self.cross_attention.apply(p["cross_attention"], queries, latents, mask=query_mask)
+        return point("output", x if self.output is None else self.output.apply(p["output"], x))
 
     def _in_chunks(self, p: Tree, latents: Any, request: Request, chunk: int, elements: Preprocessed | None) -> Any:
         total = self._count(request, elements)
@@ -167,11 +169,10 @@ class ProjectionDecoder(Module):
     latent_channels: int
     outputs: int
 
-    def _output(self) -> Linear:
+    @part
+    def output(self) -> Linear:
+        """The map of the mean."""
         return Linear(self.latent_channels, self.outputs)
-
-    def parameters(self) -> Tree:
-        return {"output": self._output().parameters()}
 
     def sizes(self, points: Points | None = None) -> None:
         """One output: no sizes by modality."""
@@ -181,7 +182,7 @@ class ProjectionDecoder(Module):
         """latents (B, N, latent_channels) -> (B, outputs)."""
         with scope("decoder"):
             mean = point("mean", ops.mean(latents, axis=1))
-            return point("", self._output().apply(p["output"], mean))
+            return point("", self.output.apply(p["output"], mean))
 
 
 def trainable_queries(size: int, channels: int) -> PositionQueries:

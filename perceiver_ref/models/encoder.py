@@ -14,9 +14,8 @@ from .attention import CrossAttention, SelfAttention
 from .constraints import Count
 from .conventions import DEEPMIND, Conventions
 from .masks import check_mask, finite_where_unused
-from .module import Module, Parameter, truncated_normal
+from .module import Module, Parameter, part, truncated_normal
 from .tracing import point, scope
-from .variation import variable
 
 Sharing = Literal["all", "later", "none"]
 _MOST_LAYERS = 5_000  # a mistyped configuration is an error at once, not memory filling up
@@ -67,8 +66,9 @@ class Encoder(Module):
                 f"cross_attends ({self.cross_attends}) must be at least 1 and at most blocks ({self.blocks})"
             )
 
-    def cross_attention(self, repetition: int = 0) -> CrossAttention:
-        """The layer in which latents attend to inputs, the same in every repetition."""
+    @part
+    def cross_attention(self) -> CrossAttention:
+        """The layer in which latents attend to inputs."""
         return CrossAttention(
             q_inputs=self.channels,
             kv_inputs=self.inputs,
@@ -81,6 +81,7 @@ class Encoder(Module):
             conventions=self.conventions,
         )
 
+    @part
     def self_attention(self) -> SelfAttention:
         """The layer in which latents attend to each other."""
         return SelfAttention(
@@ -93,8 +94,8 @@ class Encoder(Module):
         )
 
     def parameters(self) -> Tree:
-        cross = self.cross_attention().parameters()
-        block = [self.self_attention().parameters() for _ in range(self.layers)]
+        cross = self.cross_attention.parameters()
+        block = [self.self_attention.parameters() for _ in range(self.layers)]
         later_crosses = own_weights(self.cross_attends, self.shared_cross) - 1
         later_blocks = own_weights(self.blocks, self.shared_blocks) - 1
         return {
@@ -116,8 +117,8 @@ class Encoder(Module):
             x = self._initial(p, inputs, latents)
             for b in range(self.blocks):
                 if b < self.cross_attends:
-                    x = self._cross_attended(p, b, x, inputs, mask, bias)
-                x = self._block(p, b, x)
+                    x = self.cross_attended(p, b, x, inputs, mask, bias)
+                x = self.block(p, b, x)
             return point("", x)
 
     def _checked(self, inputs: Any, mask: Array | None) -> tuple[Any, Array | None]:
@@ -135,11 +136,14 @@ class Encoder(Module):
             latents = ops.broadcast_to(p["latents"], shape=(inputs.shape[0], self.latents, self.channels))
         return point("latents", latents)
 
-    @variable("Encoder.cross_attended")
-    def _cross_attended(self, p: Tree, b: int, x: Any, inputs: Any, mask: Array | None, bias: Any) -> Any:
-        """The cross-attention before block b."""
+    def cross_attention_of(self, block: int) -> CrossAttention:
+        """The layer before this block."""
+        return self.cross_attention
+
+    def cross_attended(self, p: Tree, b: int, x: Any, inputs: Any, mask: Array | None, bias: Any) -> Any:
+        """Latents x (B, N, D) after the cross-attention before block b; inputs (B, M, C), mask (B, 1, M)."""
         weights = [p["cross_attention"], *p["later_cross_attentions"]][weights_of(b, self.shared_cross)]
-        layer = self.cross_attention(b)
+        layer = self.cross_attention_of(b)
 
         def attend(weights: Tree, x: Any, inputs: Any, bias: Any) -> Any:
             return layer.apply(weights, x, inputs, mask=mask, bias=bias)
@@ -147,12 +151,11 @@ class Encoder(Module):
         with scope("cross_attention" if self.cross_attends == 1 else f"cross_attention.{b}"):
             return self._kept(attend)(weights, x, inputs, bias)
 
-    @variable("Encoder.block")
-    def _block(self, p: Tree, b: int, x: Any) -> Any:
-        """The self-attentions of block b."""
+    def block(self, p: Tree, b: int, x: Any) -> Any:
+        """Latents x (B, N, D) after the self-attentions of block b."""
         for i, weights in enumerate([p["block"], *p["later_blocks"]][weights_of(b, self.shared_blocks)]):
             with scope(f"blocks.{b}.{i}"):
-                x = self._kept(self.self_attention().apply)(weights, x)
+                x = self._kept(self.self_attention.apply)(weights, x)
         return x
 
     def _kept(self, layer: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from .activations import activations
 from .call import Call
 from .constraints import NotNegative, Share
 from .conventions import DEEPMIND, Conventions
-from .module import Initializer, Module, Parameter, fan_in_normal, fan_in_scaled, ones, zeros
+from .module import Initializer, Module, Parameter, fan_in_normal, fan_in_scaled, ones, part, zeros
 from .tracing import asked_point, point, scope
 
 
@@ -67,7 +67,10 @@ class RMSNorm(Module):
         return ops.rms_norm(x, p["scale"], eps=self.eps)
 
 
-def norm(channels: int, conventions: Conventions) -> LayerNorm | RMSNorm:
+Norm = LayerNorm | RMSNorm
+
+
+def norm(channels: int, conventions: Conventions) -> Norm:
     """The norm of these conventions."""
     return (RMSNorm if conventions.norm == "rms" else LayerNorm)(channels, conventions.norm_eps)
 
@@ -90,31 +93,41 @@ class MLP(Module):
     conventions: Conventions = DEEPMIND
     hidden: int | None = None
 
-    def _parts(self) -> dict[str, Linear]:
-        wide = self.channels * self.widening if self.hidden is None else self.hidden
-        into = Linear(self.channels, wide, self.conventions.mlp_bias, fan_in_scaled)
-        return {
-            **({"gate": into} if self.conventions.gated_mlp else {}),
-            "hidden": into,
-            "output": Linear(wide, self.channels, self.conventions.mlp_bias, fan_in_scaled),
-        }
+    @property
+    def _wide(self) -> int:
+        return self.channels * self.widening if self.hidden is None else self.hidden
+
+    @part
+    def gate(self) -> Linear | None:
+        """What the hidden layer is multiplied by, of a gated linear unit."""
+        return self.first if self.conventions.gated_mlp else None
+
+    @part
+    def first(self) -> Linear:
+        """The map to the hidden layer, whose parameters are `hidden`."""
+        return Linear(self.channels, self._wide, self.conventions.mlp_bias, fan_in_scaled)
+
+    @part
+    def output(self) -> Linear:
+        """The map back."""
+        return Linear(self._wide, self.channels, self.conventions.mlp_bias, fan_in_scaled)
 
     def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
+        gate = {} if self.gate is None else {"gate": self.gate.parameters()}
+        return {**gate, "hidden": self.first.parameters(), "output": self.output.parameters()}
 
     def apply(self, p: Tree, x: Any) -> Any:
         """x (..., channels) -> the same shape."""
-        parts = self._parts()
         activation = activations[self.conventions.activation]
         with scope("mlp"):
-            h = point("hidden", parts["hidden"].apply(p["hidden"], x))  # (..., hidden)
-            if "gate" in parts:
-                gate = point("gate", parts["gate"].apply(p["gate"], x))
+            h = point("hidden", self.first.apply(p["hidden"], x))  # (..., hidden)
+            if self.gate is not None:
+                gate = point("gate", self.gate.apply(p["gate"], x))
                 asked_point("hidden_gate", partial(ops.concatenate, [h, gate], axis=-1))
                 h = ops.multiply(point("gate_activation", activation(gate)), h)
             else:
                 h = activation(h)
-            return point("", parts["output"].apply(p["output"], point("activation", h)))
+            return point("", self.output.apply(p["output"], point("activation", h)))
 
 
 Running = Literal["debiased", "plain"]

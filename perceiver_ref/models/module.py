@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any
+from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 
 from ..autograd import backend as backends
 from ..autograd import tree
 from ..autograd.tree import Tree
-from ..errors import InputError, input_errors, listed, shortened
+from ..errors import InputError, input_errors, listed, one_of, shortened
 from ..host.memory import gib, require
-from .constraints import check_fields
-from .variation import variable
+from .constraints import Exchangeable, check_fields
 
 _LARGEST = 1 << 42  # elements, 16 TiB: the largest that was published have a thousandth of it
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+M = TypeVar("M", bound="Module")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,38 @@ def explains_parameters(apply: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class Module:
-    """Base of all models: a frozen dataclass of hyper-parameters, a tree of `Parameter`s, and a pure `apply`."""
+class part(Generic[T_co]):  # noqa: N801 - a decorator
+    """A part of a model, or a tuple of parts, made of its fields on first use and kept.
+
+    Its parameters are the model's under its name. None is no part.
+    """
+
+    def __init__(self, make: Callable[[Any], T_co]) -> None:
+        self.make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, model: None, cls: type) -> Self: ...
+    @overload
+    def __get__(self, model: Module, cls: type) -> T_co: ...
+    def __get__(self, model: Module | None, cls: type) -> Self | T_co:
+        if model is None:
+            return self
+        made = self.make(model)
+        if getattr(cls, self.name) is not self:  # asked for by a class that makes another one of it
+            return made
+        kept: T_co = model.__dict__.setdefault(self.name, made)
+        return kept
+
+
+class Module(Exchangeable):
+    """Base of all models: a frozen dataclass of hyper-parameters, a tree of `Parameter`s, and a pure `apply`.
+
+    Its parts are the fields that are models, also in mappings by name, and what is declared a `part`.
+    """
 
     def __post_init__(self) -> None:
         """Refuses what a field may not hold (`constraints`), before and after a class's own checks."""
@@ -134,16 +166,62 @@ class Module:
         super().__init_subclass__(**options)
         if "__post_init__" in cls.__dict__:
             cls.__post_init__ = _after_fields(cls.__dict__["__post_init__"])  # type: ignore[assignment]
-        if "apply" in cls.__dict__:
-            cls.apply = variable(cls.__name__)(cls.__dict__["apply"])  # type: ignore[attr-defined]
+
+    def parts(self) -> dict[str, Module]:
+        """The parts by name: fields first, then in order of definition; inside mappings and tuples "name.key"."""
+        declared = [name for cls in reversed(type(self).__mro__) for name, a in vars(cls).items() if type(a) is part]
+        found: dict[str, Module] = {}
+        for name in dict.fromkeys([*getattr(self, "__dataclass_fields__", ()), *declared]):
+            value = getattr(self, name)
+            for key, item in _items(value):
+                if isinstance(item, Module):
+                    found[f"{name}.{key}" if key else name] = item
+        return found
 
     def parameters(self) -> Tree:
-        """The tree of `Parameter`s that `init` draws and `apply` expects."""
-        raise NotImplementedError(f"{type(self).__name__} defines no parameters")
+        """The tree of `Parameter`s that `init` draws and `apply` expects: those of each part, by name."""
+        return {name: part.parameters() for name, part in self.parts().items()}
 
     def state(self) -> Tree:
         """The tree of running statistics, as `Parameter`s with their starting values; empty for most models."""
         return {}
+
+    def replace(self, path: str, part: Module) -> Self:
+        """The model with another part at a dotted path, "encoder.self_attention.mlp"; `InputError` where none is."""
+        for name, own in self.parts().items():
+            if path == name:
+                return self._with({name: part})
+            if path.startswith(f"{name}."):
+                return self._with({name: own.replace(path[len(name) + 1 :], part)})
+        raise one_of(f"part of {type(self).__name__}", path, self.parts())
+
+    def map_parts(self, change: Callable[[Module], Module]) -> Self:
+        """The model with `change(part)` in place of every part, at any depth, inner ones first.
+
+        Parts in which nothing changes are the model's own, and so is the model then.
+        """
+        parts = self.parts()
+        made = {name: change(own.map_parts(change)) for name, own in parts.items()}
+        changed = {name: new for name, new in made.items() if new is not parts[name]}
+        return self._with(changed) if changed else self
+
+    def with_fields(self, **values: Any) -> Self:
+        """The model with other values of fields and its parts as they are, whatever the fields say of these."""
+        made = copy.copy(self)
+        made.__dict__.update(values)
+        return made
+
+    def _with(self, parts: Mapping[str, Module]) -> Self:
+        values: dict[str, Any] = {}
+        for path, new in parts.items():
+            name, _, key = path.partition(".")
+            value = values.get(name, getattr(self, name))
+            if isinstance(value, tuple):
+                new_value: Any = tuple(new if str(i) == key else old for i, old in enumerate(value))
+            else:
+                new_value = {**value, key: new} if key else new
+            values[name] = new_value
+        return self.with_fields(**values)
 
     def init(self, seed: int = 0, *, dtype: Any = np.float32, backend: str = "numpy") -> Tree:
         """Fresh parameters in the structure of `parameters`.
@@ -182,3 +260,15 @@ class Module:
         problems = [f"{what}: {listed(names)}" for what, names in found.items() if names]
         if problems:
             raise InputError(f"parameters do not fit {type(self).__name__}; {'; '.join(problems)}")
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    """What a field holds, by key; by "" where it is no mapping and no tuple."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    return [(str(i), item) for i, item in enumerate(value)] if isinstance(value, tuple) else [("", value)]
+
+
+def variant(module: Module, cls: type[M], **options: Any) -> M:
+    """The same hyper-parameters as a subclass, with options of its own."""
+    return cls(**{f.name: getattr(module, f.name) for f in fields(module)}, **options)  # type: ignore[arg-type]

@@ -29,20 +29,17 @@ class PerceiverIO(Module):
     decoder: Decoder | ProjectionDecoder | None = None
     postprocessor: Postprocessor | None = None
 
-    def _parts(self) -> dict[str, Module]:
-        parts = {
-            "input": self.preprocessor,
-            "encoder": self.encoder,
-            "decoder": self.decoder,
-            "output": self.postprocessor,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
+    def _named(self) -> dict[str, Module]:
+        """The parts by the names of their parameters."""
+        names = ("input", "encoder", "decoder", "output")
+        parts = (self.preprocessor, self.encoder, self.decoder, self.postprocessor)
+        return {name: part for name, part in zip(names, parts) if part is not None}
 
     def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
+        return {name: part.parameters() for name, part in self._named().items()}
 
     def state(self) -> Tree:
-        return {name: part.state() for name, part in self._parts().items()}
+        return {name: part.state() for name, part in self._named().items()}
 
     def apply(
         self,

@@ -23,7 +23,7 @@ from ..host.memory import require
 from .constraints import Count, NotNegative
 from .conventions import DEEPMIND, Conventions, Grid, Subsampling
 from .layers import Linear
-from .module import Module, Parameter, truncated_normal
+from .module import Module, Parameter, part, truncated_normal
 from .resize import resize_bicubic
 from .tracing import lazy_point, point
 from .variation import is_varied, variable
@@ -142,9 +142,6 @@ class FourierPositions(Module):
         """Width of the encoding."""
         axes = len(self.max_resolution)
         return axes * (self.num_bands * (1 if self.sine_only else 2) + (1 if self.concat_pos else 0))
-
-    def parameters(self) -> Tree:
-        return {}
 
     def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array, pos: Any = None) -> Any:
         """The encoding of a grid, (product of index_dims, channels), in the dtype and library of `like`.
@@ -272,16 +269,15 @@ class ProjectedPositions(Module):
     encoding: FourierPositions | TrainablePositions
     channels: int
 
-    def _projection(self) -> Linear:
+    @part
+    def projection(self) -> Linear:
+        """The map."""
         return Linear(self.encoding.channels, self.channels)
-
-    def parameters(self) -> Tree:
-        return {"encoding": self.encoding.parameters(), "projection": self._projection().parameters()}
 
     def apply(self, p: Tree, index_dims: tuple[int, ...], *, like: Array, pos: Any = None) -> Any:
         """As the encoding, (..., channels)."""
         encoded = self.encoding.apply(p["encoding"], index_dims, like=like, pos=pos)
-        return point("projected_positions", self._projection().apply(p["projection"], encoded))
+        return point("projected_positions", self.projection.apply(p["projection"], encoded))
 
 
 Positions = FourierPositions | TrainablePositions | ProjectedPositions

@@ -124,9 +124,6 @@ class InputQueries(Module):
 
     channels: int
 
-    def parameters(self) -> Tree:
-        return {}
-
     def apply(
         self, p: Tree, elements: Preprocessed, *, like: Array, points: Points | None = None, rows: Rows | None = None
     ) -> Any:

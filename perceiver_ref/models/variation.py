@@ -1,7 +1,6 @@
-"""Functions and layers that can be exchanged for the length of a `with`, to see what a model would then compute.
+"""Functions that can be exchanged by name for the length of a `with`, to see what a model would then compute.
 
-`diagnose` runs the reference with the deviations that ports have; nothing else should need this. A `variable` function
-is known by its name, a layer's `apply` by the name of its class.
+`diagnose` runs the reference with the deviations that ports have; nothing else should need this.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def variable(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 @contextmanager
 def varied(replacements: Mapping[str, Replacement]) -> Iterator[None]:
-    """Within this context these replacements are called in place of the functions and layers of these names."""
+    """Within this context these replacements are called in place of the functions of these names."""
     active = _replacements.get()
     entries = {name: Entry(made) for name, made in replacements.items()}
     _replacements.set({**active, **{name: (*active.get(name, ()), entry) for name, entry in entries.items()}})

@@ -45,9 +45,6 @@ class Function(Module):
 
     function: Callable[..., Any]
 
-    def parameters(self) -> Tree:
-        return {}
-
     def apply(self, p: Tree, *arguments: Any, **options: Any) -> Any:
         """What the function gives; shapes are its own."""
         return self.function(*arguments, **options)
@@ -57,15 +54,16 @@ class Function(Module):
 class Rebuilt:
     """One of a peer's classes, rebuilt from its configuration.
 
-    `run(params, arguments, options, call)` takes the peer's arguments by the peer's names (arrays or `Tensor`s), its
-    other options and our `Call`, and returns outputs by the peer's names. `bindings` rename parameters and `state`
+    `run(model, params, arguments, options, call)` takes the model, or a changed one in its place, the peer's arguments
+    by the peer's names (arrays or `Tensor`s), its other options and our `Call`, and returns outputs by the peer's
+    names. `bindings` rename parameters and `state`
     running statistics; `ignored` are endings of names that the peer stores and never needs. `points` are rows
     (regular expression of a peer's trace point, our name with \\1 for its groups; "a|b" is b where there is no a).
     """
 
     model: Module
     bindings: list[Binding]
-    run: Callable[[Tree, Arguments, Mapping[str, Any], Call], Outputs]
+    run: Callable[[Any, Tree, Arguments, Mapping[str, Any], Call], Outputs]
     points: Sequence[tuple[str, str]] = ()
     state: Sequence[Binding] = ()
     ignored: tuple[str, ...] = ()

@@ -8,7 +8,6 @@ interpolated; media have a width of their own; cached media for generation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..autograd.tree import Tree
@@ -40,7 +39,7 @@ def _resampler(given: Given) -> Rebuilt:
     frames = chosen["max_num_frames"]
     model = resampler(chosen, "open-flamingo", media=chosen["max_num_media"], frames=frames)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {}, ["x"])
         x = values["x"]
         check_axes("x", x, "batch, media, frames, tokens, dim")
@@ -56,7 +55,7 @@ def _resampler(given: Given) -> Rebuilt:
             if name in params:
                 used[name] = one_for_all(params[name], places)
                 sizes[option] = used[name].shape[0]
-        return {"out": replace(model, **sizes).apply(used, x)}
+        return {"out": model.with_fields(**sizes).apply(used, x)}
 
     return Rebuilt(model, bind(model.parameters(), _NAMES), run, RESAMPLER_POINTS)
 

@@ -34,7 +34,7 @@ def test_a_type_is_a_class() -> None:
     rebuilt = PEER.rebuild("SelfAttention", Given(config))
     x = np.random.default_rng(0).normal(size=(2, 3, 4))
     params = rebuilt.model.init(1, dtype=np.float64)
-    out = rebuilt.run(params, {"x": x}, {}, pr.peers.base.Call())["out"]
+    out = rebuilt.run(rebuilt.model, params, {"x": x}, {}, pr.peers.base.Call())["out"]
     np.testing.assert_array_equal(out, rebuilt.model.apply(params, x))
 
 
@@ -43,7 +43,7 @@ def test_operations_are_those_of_ops() -> None:
     scale, offset = np.arange(5.0), np.ones(5)
     rebuilt = PEER.rebuild("layer_norm", Given({}))
     given = {"x": x, "scale": scale, "offset": offset}
-    out = rebuilt.run({}, given, {"eps": 0.1}, pr.peers.base.Call())["out"]
+    out = rebuilt.run(rebuilt.model, {}, given, {"eps": 0.1}, pr.peers.base.Call())["out"]
     np.testing.assert_array_equal(out, ops.layer_norm(x, scale, offset, eps=0.1))
 
 
@@ -68,7 +68,7 @@ def test_bad_configurations_are_one_clear_error(cls: str, config: dict, message:
 
 def test_an_operation_without_its_arguments_is_refused() -> None:
     with pytest.raises(InputError, match="layer_norm needs the argument 'offset'"):
-        PEER.rebuild("layer_norm", Given({})).run({}, {"x": np.ones(2), "scale": np.ones(2)}, {}, None)
+        PEER.rebuild("layer_norm", Given({})).run(None, {}, {"x": np.ones(2), "scale": np.ones(2)}, {}, None)
     with pytest.raises(InputError, match="fourier_features needs the options num_bands"):
-        PEER.rebuild("fourier_features", Given({})).run({}, {"positions": np.ones((2, 1))}, {}, None)
+        PEER.rebuild("fourier_features", Given({})).run(None, {}, {"positions": np.ones((2, 1))}, {}, None)
     assert "layer_norm" in OPERATIONS

@@ -101,6 +101,6 @@ def test_heads_must_divide_the_channels(heads: dict[str, int]) -> None:
 
 def test_free_widths_need_only_fit_their_own_heads() -> None:
     encoder = Encoder(6, 4, 7, cross_heads=2, self_heads=3, qk_channels=4, self_qk_channels=9, conventions=FREE)
-    assert encoder.self_attention().parameters()["attention"]["output"]["weight"].shape == (9, 7)
+    assert encoder.self_attention.parameters()["attention"]["output"]["weight"].shape == (9, 7)
     with pytest.raises(InputError, match=r"qk_channels \(8\) must be divisible by the number of heads \(3\)"):
         replace(encoder, self_qk_channels=8).parameters()

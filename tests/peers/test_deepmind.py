@@ -45,7 +45,7 @@ def run(case, **inputs):
     """The outputs of a case, with other inputs in place of some."""
     made = rebuilt(case)
     params, state = made.load({**case.params, **case.state}, "the case")
-    return made.run(params, {**case.inputs, **inputs}, case.meta["call"], Call(state=state))
+    return made.run(made.model, params, {**case.inputs, **inputs}, case.meta["call"], Call(state=state))
 
 
 # the dialect
@@ -115,7 +115,9 @@ def test_audio_patches_interleave_channels():
     config = {"samples_per_patch": 3, "fourier_position_encoding_kwargs": {"num_bands": 1, "max_resolution": [8]}}
     given = Given({"class": "AudioPreprocessor", "kwargs": config}, {"x": (1, 6, 2)})
     made = PEER.rebuild("AudioPreprocessor", given)
-    out = made.run({"features": {}, "positions": {}, "position_layers": {}}, {"x": random(1, 6, 2)}, {}, Call())
+    out = made.run(
+        made.model, {"features": {}, "positions": {}, "position_layers": {}}, {"x": random(1, 6, 2)}, {}, Call()
+    )
     np.testing.assert_array_equal(out["inputs_without_pos"], random(1, 6, 2).reshape(1, 4, 3))
 
 

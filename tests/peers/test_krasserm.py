@@ -110,7 +110,7 @@ def test_added_positions_leave_half_of_the_channels_unturned(absolute: bool, cou
 def test_the_first_self_attention_turns_unless_more_are_to(layers: int | None, turning: list[bool]) -> None:
     config = CAUSAL if layers is None else {**CAUSAL, "num_self_attention_rotary_layers": layers}
     rebuilt = rebuild("CausalSequenceModel", config)
-    assert [rebuilt.model.self_attention(i).rotary is not None for i in range(2)] == turning
+    assert [rebuilt.model.self_attentions[i].rotary is not None for i in range(2)] == turning
 
 
 def test_masks_are_true_where_there_is_padding() -> None:
@@ -173,7 +173,7 @@ def test_attention_is_as_wide_as_its_queries_unless_it_says_otherwise() -> None:
     given = {**TEXT, "num_self_attention_qk_channels": 6}
     coded = model("TextClassifier", given, {"num_output_query_channels": 4}).model.encoder
     assert isinstance(coded, Encoder)
-    cross, own = coded.cross_attention().parameters(), coded.self_attention().parameters()
+    cross, own = coded.cross_attention.parameters(), coded.self_attention.parameters()
     assert cross["attention"]["value"]["weight"].shape == (4, 4)  # latents have 4 channels
     assert own["attention"]["value"]["weight"].shape == (4, 6)
     assert own["attention"]["output"]["weight"].shape == (6, 4)

@@ -76,7 +76,9 @@ def outcome(kind: str, shape: tuple[int, ...], **call: Any) -> Mapping[str, Any]
     argument = "x" if name == "krasserm" else "inputs"
     rebuilt = peer(name).rebuild(cls, Given(config, inputs={argument: made_for}))
     state = tree.map(lambda p: p.initializer(np.random.default_rng(0), p.shape) + 1.0, rebuilt.model.state())
-    return rebuilt.run(random_parameters(rebuilt.model), {argument: normal(0, *shape)}, call, Call(state=state))
+    return rebuilt.run(
+        rebuilt.model, random_parameters(rebuilt.model), {argument: normal(0, *shape)}, call, Call(state=state)
+    )
 
 
 @pytest.mark.parametrize("factor", [0.5, 2])
@@ -99,10 +101,10 @@ def test_text_gets_the_first_rows() -> None:
     """As `nn.Embedding` looked up at 0, 1, ... in transformers, perceiver-pytorch and krasserm's code."""
     rebuilt = peer("hf").rebuild("PerceiverTextPreprocessor", Given({"config": HF, "kwargs": {}}))
     p, ids = random_parameters(rebuilt.model), np.array([[1, 8, 0]])
-    made = rebuilt.run(p, {"inputs": ids}, {}, Call())["out0"]
+    made = rebuilt.run(rebuilt.model, p, {"inputs": ids}, {}, Call())["out0"]
     np.testing.assert_array_equal(made, p["embedding"][ids] + p["positions"]["table"][:3])
     with pytest.raises(pr.InputError, match="7 positions, but the model was made for at most 6"):
-        rebuilt.run(p, {"inputs": np.zeros((1, 7), int)}, {}, Call())
+        rebuilt.run(rebuilt.model, p, {"inputs": np.zeros((1, 7), int)}, {}, Call())
 
 
 OWN: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...]]] = {

@@ -420,7 +420,7 @@ def test_parameters_that_do_not_fit_are_listed_by_the_peers_names() -> None:
 def test_one_inverted_cross_attention_is_that_of_its_block_alone() -> None:
     config = {**GRID, "inverted_cross_attn": [False, True, False]}
     encoder = rebuild("Perceiver", config).model.encoder
-    made = [encoder.cross_attention(b) for b in range(3)]
+    made = [encoder.cross_attention_of(b) for b in range(3)]
     assert all(isinstance(layer, VariedCrossAttention) for layer in made)
     assert [layer.inverted for layer in made] == [False, True, False]
     assert replace(made[1], inverted=False) == made[0]

@@ -32,7 +32,9 @@ def updates(config: dict[str, Any], *names: str) -> dict[str, float]:
     given = Given(config, params=dict.fromkeys(names, (2,)))
     rebuilt = peer("optax").rebuild("make_optimizer", given)
     params, _ = rebuilt.load({name: np.ones(2) for name in names}, "the case")
-    out = rebuilt.run(params, {f"grads/{name}": np.zeros((1, 2)) for name in names}, {"steps": 1}, Call())
+    out = rebuilt.run(
+        rebuilt.model, params, {f"grads/{name}": np.zeros((1, 2)) for name in names}, {"steps": 1}, Call()
+    )
     return {name: float(out[f"updates/{name}"][0, 0]) for name in names}
 
 

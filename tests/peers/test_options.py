@@ -27,7 +27,7 @@ def convolved(cls: str, shape: tuple[int, ...], **config: Any) -> np.ndarray:
     kwargs = {"output_channels": 1, "kernel_shape": 2, "with_bias": False, **config}
     rebuilt = peer("deepmind").rebuild(cls, Given(kwargs, inputs={"x": shape}))
     p = {"weight": np.ones(rebuilt.model.parameters()["weight"].shape)}
-    return rebuilt.run(p, {"x": np.ones(shape)}, {}, Call())["out"]
+    return rebuilt.run(rebuilt.model, p, {"x": np.ones(shape)}, {}, Call())["out"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_flow_may_be_scaled_by_a_fraction() -> None:
     )
     params, _ = rebuilt.load(case.params, "here")
     before = case.meta["config"].get("flow_scale_factor", 20)
-    out = rebuilt.run(params, dict(case.inputs), case.meta["call"], Call())["flow"]
+    out = rebuilt.run(rebuilt.model, params, dict(case.inputs), case.meta["call"], Call())["flow"]
     np.testing.assert_allclose(out, case.outputs["flow"] * (2.5 / before), atol=1e-10)  # as `check` compares outputs
 
 
@@ -319,7 +319,7 @@ def test_a_tuple_has_the_outputs_by_their_places(wanted: tuple[str, ...], where:
     config = {**HF, **(flags if where == "config" else {})}
     rebuilt = peer("hf").rebuild("PerceiverModel", Given({"config": config}))
     p, call = random_parameters(rebuilt.model), flags if where == "call" else {}
-    made = rebuilt.run(p, {"inputs": normal(0, 2, 3, 4)}, call, Call())
+    made = rebuilt.run(rebuilt.model, p, {"inputs": normal(0, 2, 3, 4)}, call, Call())
     for i, name in enumerate(ORDER[wanted]):
         own = {key[len(name) :]: value for key, value in made.items() if key.split(".")[0] == name}
         placed = {key[len(f"out{i}") :]: value for key, value in made.items() if key.split(".")[0] == f"out{i}"}
@@ -331,7 +331,7 @@ def test_a_tuple_has_the_outputs_by_their_places(wanted: tuple[str, ...], where:
 def test_a_call_may_leave_out_what_the_configuration_asks_for() -> None:
     rebuilt = peer("hf").rebuild("PerceiverModel", Given({"config": {**HF, "output_attentions": True}}))
     p = random_parameters(rebuilt.model)
-    made = rebuilt.run(p, {"inputs": normal(0, 2, 3, 4)}, {"output_attentions": False}, Call())
+    made = rebuilt.run(rebuilt.model, p, {"inputs": normal(0, 2, 3, 4)}, {"output_attentions": False}, Call())
     assert list(made) == ["last_hidden_state"]
 
 
@@ -353,5 +353,8 @@ def test_softmax_without_a_dim_takes_pytorchs() -> None:
     rebuilt = peer("torch").rebuild("torch.nn.functional.softmax", Given({}))
     for axes, dim in ((1, 0), (2, 1), (3, 0), (4, 1)):
         x = normal(0, *(2,) * axes)
-        made = [rebuilt.run({}, {"input": x}, {"only": True, **c}, Call())["softmax"] for c in ({}, {"dim": dim})]
+        made = [
+            rebuilt.run(rebuilt.model, {}, {"input": x}, {"only": True, **c}, Call())["softmax"]
+            for c in ({}, {"dim": dim})
+        ]
         np.testing.assert_array_equal(*made)

@@ -56,7 +56,7 @@ def rebuild(cls: str = "PerceiverAR", inputs: dict[str, Any] | None = None, **co
 
 def predict(rebuilt: Rebuilt, ids: np.ndarray = IDS, seed: int = 0, **options: Any) -> dict[str, np.ndarray]:
     p = random_parameters(rebuilt.model, seed)
-    return rebuilt.run(p, {"inputs": ids}, options, pr.peers.base.Call())
+    return rebuilt.run(rebuilt.model, p, {"inputs": ids}, options, pr.peers.base.Call())
 
 
 def logits(rebuilt: Rebuilt, ids: np.ndarray = IDS, **options: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from perceiver_ref.peers.base import Given
 def run(cls: str, config: dict[str, Any] | None = None, call: dict[str, Any] | None = None, **inputs: Any) -> Any:
     shapes = {name: array.shape for name, array in inputs.items()}
     rebuilt = peer("torch").rebuild(cls, Given(config or {}, inputs=shapes, call=call or {}))
-    return rebuilt.run({}, inputs, call or {}, Call())
+    return rebuilt.run(rebuilt.model, {}, inputs, call or {}, Call())
 
 
 def random(*shape: int) -> np.ndarray:

@@ -132,7 +132,9 @@ def our_trace(path: Path, folder: Path) -> dict[str, np.ndarray]:
     params, state = rebuilt.load({n: a for n, a in arrays.items() if n not in case.meta["tied"]}, "case")
     training = bool(case.meta["call"].get("is_training", False))
     with trace() as traced:
-        rebuilt.run(params, dict(case.inputs), case.meta["call"], Call(training=training, state=state, key=0))
+        rebuilt.run(
+            rebuilt.model, params, dict(case.inputs), case.meta["call"], Call(training=training, state=state, key=0)
+        )
     write_npz(folder / "ours.npz", dict(traced))
     return dict(traced)
 

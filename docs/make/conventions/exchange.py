@@ -13,11 +13,12 @@ from perceiver_ref.autograd import tree
 from perceiver_ref.errors import InputError
 from perceiver_ref.models.conventions import Conventions
 from perceiver_ref.models.module import Module
-from perceiver_ref.models.variation import varied
 from perceiver_ref.peers import Rebuilt
 from perceiver_ref.porting.cases import PACKAGED, TOLERANCES, Case, read_case
 from perceiver_ref.porting.cases.compare import difference
 from perceiver_ref.porting.cases.execution import rebuild, run
+from perceiver_ref.porting.deviations import Candidate, deviating
+from perceiver_ref.porting.deviations.base import exchanged as deviation
 
 from .rows import Change, Edit, Option
 
@@ -66,11 +67,11 @@ def outcome(name: str, change: Change | None = None, *, gradients: bool = False)
     made, arrays = rebuild(case)
     own, limit = _shapes(made.model), TOLERANCES[case.meta["dtype"]] | case.meta.get("tolerance", {})
     try:
-        with exchanged(made.model, {} if change is None else change):
-            if (others := _shapes(made.model)) != own:
+        with exchanged(made.model, {} if change is None else change) as model:
+            if (others := _shapes(model)) != own:
                 return Outcome(refused=_weights(own, others))
             ours = run(
-                made,
+                replace(made, model=model),
                 arrays,
                 case.inputs,
                 case.meta["call"],
@@ -103,44 +104,48 @@ def _weights(own: Mapping[str, Any], others: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def exchanged(model: Module, change: Change) -> Iterator[None]:
-    """Within this context the model is another: layers are replaced, or an option has another value in all its parts.
+def exchanged(model: Module, change: Change) -> Iterator[Module]:
+    """The model to run inside: parts of it do otherwise, or an option has another value in all its parts.
 
-    Options are changed in the frozen parts themselves, and put back: what runs a peer's class holds on to the model.
     Raises `InputError` where a part does not allow the value.
     """
-    if not isinstance(change, Edit):
-        with varied(change):
-            yield
+    if isinstance(change, Edit):
+        yield edited(model, change)
         return
-    places = _places(model, change.option)
-    try:
-        for part, field, old in places:
-            if field == change.option.name:
-                new = change.made(old, part)
-            else:
-                new = replace(old, **{change.option.name: change.made(getattr(old, change.option.name), part)})
-            replace(part, **{field: new})  # which its own checks may refuse
-            object.__setattr__(part, field, new)
-        yield
-    finally:
-        for part, field, old in places:
-            object.__setattr__(part, field, old)
+    with deviating([Candidate("", "", deviation(change))], model, None) as (made, _):
+        yield made
+
+
+def edited(value: Any, change: Edit) -> Any:
+    """A model, or what a field of one holds, with another value of an option wherever it is."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(edited(item, change) for item in value)
+    if isinstance(value, Mapping):
+        return {key: edited(item, change) for key, item in value.items()}
+    if not is_dataclass(value) or isinstance(value, (type, Conventions)):
+        return value
+    made = {field.name: edited(getattr(value, field.name), change) for field in fields(value)}
+    for name, old in _kept(value, change.option):
+        held = isinstance(old, Conventions)
+        new = change.made(getattr(old, change.option.name) if held else old, value)
+        made[name] = replace(old, **{change.option.name: new}) if held else new
+    changed = {name: new for name, new in made.items() if new != getattr(value, name)}
+    return replace(value, **changed) if changed else value
 
 
 def values(model: Module, option: Option) -> set[Any]:
     """The values that an option has in the model's parts."""
-    found = _places(model, option)
-    return {old if field == option.name else getattr(old, option.name) for _, field, old in found}
+    kept = [old for part in parts(model) for _, old in _kept(part, option)]
+    return {getattr(old, option.name) if isinstance(old, Conventions) else old for old in kept}
 
 
-def _places(model: Module, option: Option) -> list[tuple[Any, str, Any]]:
-    """(part, field, value) of an option, or of the conventions that it belongs to."""
+def _kept(part: Any, option: Option) -> list[tuple[str, Any]]:
+    """(field, value) of an option of a part, or of the conventions that it belongs to."""
     if option.owner == "Conventions":
-        named = [(part, f.name, getattr(part, f.name)) for part in parts(model) for f in fields(part)]
-        return [place for place in named if isinstance(place[2], Conventions)]
-    owners = [part for part in parts(model) if option.owner in {cls.__name__ for cls in type(part).__mro__}]
-    return [(part, option.name, getattr(part, option.name)) for part in owners]
+        held = [(field.name, getattr(part, field.name)) for field in fields(part)]
+        return [(name, value) for name, value in held if isinstance(value, Conventions)]
+    owns = option.owner in {cls.__name__ for cls in type(part).__mro__}
+    return [(option.name, getattr(part, option.name))] if owns else []
 
 
 def parts(value: Any) -> list[Any]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from perceiver_ref.autograd.backend import xp
+from perceiver_ref.models.attention import Attention
 from perceiver_ref.models.conventions import FLAMINGO_DIALECTS
 
 from .rows import Change, Evidence, Family, Option, Row, convention
@@ -24,15 +25,15 @@ _HALF = "lucidrains-flamingo/gated_immediate"
 _BLOCK = "GatedCrossAttention"
 
 
-# Exchanges of what is no option: each takes the place of a layer or function, as `variation.varied` says.
+# Exchanges of what is no option: each takes the place of a layer or function, as in `deviations.base.Exchange`.
 
 
 def _by_width(original: Any, attention: Any, *arguments: Any, **options: Any) -> Any:
-    return original(replace(attention, scale=None), *arguments, **options)
+    return original(attention.with_fields(scale=None), *arguments, **options)
 
 
 def _by_heads(original: Any, attention: Any, *arguments: Any, **options: Any) -> Any:
-    return original(replace(attention, scale=attention.heads**-0.5), *arguments, **options)
+    return original(attention.with_fields(scale=attention.heads**-0.5), *arguments, **options)
 
 
 def _all_media(original: Any, phi: Any, *, which: str, **options: Any) -> Any:
@@ -48,7 +49,7 @@ def _sees_everything(original: Any, phi: Any, **options: Any) -> Any:
     return made._replace(attend=made.attend | (phi == 0)[..., None], seen=xp(phi).ones_like(phi, dtype=bool))
 
 
-_BY_HEADS: dict[Any, Change] = {"1 / sqrt(heads)": {"Attention": _by_heads}}
+_BY_HEADS: dict[Any, Change] = {"1 / sqrt(heads)": {Attention.apply: _by_heads}}
 _SEES: dict[Any, Change] = {"attends to all media": {"media_mask": _sees_everything}}
 _ALL: dict[Any, Change] = {"all before it": {"media_mask": _all_media}}
 
@@ -249,7 +250,7 @@ GATED = Family(
             "`Attention.scale`",
             (
                 Evidence(
-                    "evolla/aligner_gated_xattn", "1 / sqrt(heads)", {"1 / sqrt(width)": {"Attention": _by_width}}
+                    "evolla/aligner_gated_xattn", "1 / sqrt(heads)", {"1 / sqrt(width)": {Attention.apply: _by_width}}
                 ),
                 Evidence("open-flamingo/gated_immediate", "1 / sqrt(width)", _BY_HEADS),
                 Evidence("idefics/gated_xattn_float", "1 / sqrt(width)", _BY_HEADS),

@@ -22,7 +22,7 @@ _COLUMNS = {
 }
 
 
-# Exchanges of what is no option: each takes the place of a layer or function, as `variation.varied` says.
+# Exchanges of what is no option: each takes the place of a layer or function, as in `deviations.base.Exchange`.
 
 
 def _without_norm(original: Any, head: Any, p: Any, latents: Any, *request: Any) -> Any:
@@ -37,7 +37,7 @@ def _with_norm(original: Any, head: Any, p: Any, latents: Any, *request: Any) ->
 
 
 _TWICE: dict[Any, Change] = {2: to(Option("Encoder", "cross_attends"), 2)}
-_NORMED: dict[Any, Change] = {"mean, norm, linear": {"ProjectionDecoder": _with_norm}}
+_NORMED: dict[Any, Change] = {"mean, norm, linear": {ProjectionDecoder.apply: _with_norm}}
 
 CONVENTIONS = (
     convention(
@@ -247,7 +247,7 @@ WIDTHS = (
             Evidence(
                 "lucidrains-perceiver/perceiver_2d",
                 "mean, norm, linear",
-                {"mean, linear": {"NormedProjection": _without_norm}},
+                {"mean, linear": {NormedProjection.apply: _without_norm}},
             ),
         ),
     ),

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from perceiver_ref.models.decoder import Decoder
+from perceiver_ref.models.encoder import Encoder
+from perceiver_ref.models.inputs.features import ConvStem
+from perceiver_ref.models.positions import FourierPositions
 from perceiver_ref.models.variation import Replacement
 from perceiver_ref.peers.lucidrains.perceiver.quirks import axis_major
 from perceiver_ref.peers.transformers.perceiver.quirks import STEM_PADDING
 
 from .rows import Change, Evidence, Row
 
-# Exchanges of what is no option: each takes the place of a layer or function, as `variation.varied` says.
+# Exchanges of what is no option: each takes the place of a layer or function, as in `deviations.base.Exchange`.
 
 
 def _by_axis(original: Any, encoding: Any, *arguments: Any, **options: Any) -> Any:
@@ -23,7 +27,7 @@ def _by_kind(original: Any, features: Any, num_bands: int) -> Any:
 
 
 def _up_to_the_grid(original: Any, encoding: Any, p: Any, index_dims: Any, **options: Any) -> Any:
-    return original(replace(encoding, max_resolution=tuple(index_dims)), p, index_dims, **options)
+    return original(encoding.with_fields(max_resolution=tuple(index_dims)), p, index_dims, **options)
 
 
 def _padding_attended(original: Any, encoder: Any, p: Any, b: int, x: Any, inputs: Any, mask: Any, bias: Any) -> Any:
@@ -45,19 +49,19 @@ def _same_for_queries() -> Change:
     def decode(original: Any, decoder: Any, p: Any, latents: Any, request: Any, elements: Any) -> Any:
         return original(decoder, p, latents, replace(request, query_mask=masks.pop()), elements)
 
-    return {"Encoder": encode, "Decoder": decode}
+    return {Encoder.apply: encode, Decoder.apply: decode}
 
 
 def _stem(**padding: Any) -> Replacement:
     def padded(original: Any, stem: Any, *arguments: Any, **options: Any) -> Any:
-        return original(replace(stem, **padding), *arguments, **options)
+        return original(stem.with_fields(**padding), *arguments, **options)
 
     return padded
 
 
-_UP_TO_THE_GRID: dict[Any, Change] = {"the grid's": {"FourierPositions": _up_to_the_grid}}
-_BY_AXIS: dict[Any, Change] = {"by axis": {"FourierPositions": _by_axis}}
-_PADDING: dict[Any, Change] = {"True is padding": {"Encoder.cross_attended": _padding_attended}}
+_UP_TO_THE_GRID: dict[Any, Change] = {"the grid's": {FourierPositions.apply: _up_to_the_grid}}
+_BY_AXIS: dict[Any, Change] = {"by axis": {FourierPositions.apply: _by_axis}}
+_PADDING: dict[Any, Change] = {"True is padding": {Encoder.cross_attended: _padding_attended}}
 
 POSITIONS = (
     Row(
@@ -154,7 +158,7 @@ INPUTS = (
             Evidence(
                 "krasserm/encoder_pad_mask",
                 "True is padding",
-                {"True is attend": {"Encoder.cross_attended": _padding_attended}},
+                {"True is attend": {Encoder.cross_attended: _padding_attended}},
             ),
         ),
     ),
@@ -170,7 +174,7 @@ INPUTS = (
         },
         "`query_mask` of `Request`",
         (
-            Evidence("deepmind/mlm_different_masks", "used", {"ignored": {"Decoder": _every_query}}),
+            Evidence("deepmind/mlm_different_masks", "used", {"ignored": {Decoder.apply: _every_query}}),
             Evidence("hf/masked_lm", "ignored", {"used, as the inputs' mask": _same_for_queries()}),
         ),
     ),
@@ -198,12 +202,14 @@ INPUTS = (
         "`ConvStem`; `STEM_PADDING` in peers/transformers/perceiver/quirks.py",
         (
             Evidence(
-                "deepmind/imagenet_conv_batchnorm_eval", "SAME", {"(3, 3), none": {"ConvStem": _stem(**STEM_PADDING)}}
+                "deepmind/imagenet_conv_batchnorm_eval",
+                "SAME",
+                {"(3, 3), none": {ConvStem.apply: _stem(**STEM_PADDING)}},
             ),
             Evidence(
                 "hf/image_conv",
                 "(3, 3), none",
-                {"SAME": {"ConvStem": _stem(convolution_padding=None, pool_padding=None)}},
+                {"SAME": {ConvStem.apply: _stem(convolution_padding=None, pool_padding=None)}},
             ),
         ),
     ),

@@ -6,6 +6,7 @@ from typing import Any
 
 from perceiver_ref.models.attention import Attention
 from perceiver_ref.models.conventions import FLAMINGO_DIALECTS
+from perceiver_ref.models.module import variant
 
 from .rows import Evidence, Family, Option, Row, convention
 
@@ -18,11 +19,11 @@ _COLUMNS = {
     "idefics2": FLAMINGO_DIALECTS["idefics2"],
     "evolla": _LUCIDRAINS,
 }
-# Exchanges of what is no option: each takes the place of a layer or function, as `variation.varied` says.
+# Exchanges of what is no option: each takes the place of a layer or function, as in `deviations.base.Exchange`.
 
 
 def _left_out(original: Any, attention: Any, *arguments: Any, **options: Any) -> Any:
-    return Attention(**vars(attention)).apply(*arguments, **options)
+    return variant(attention, Attention).apply(*arguments, **options)
 
 
 RESAMPLER = Family(
@@ -140,7 +141,7 @@ RESAMPLER = Family(
             "`ops.attention`; the other in peers/transformers/evolla.py",
             (
                 Evidence("idefics2/resampler_gqa", "left out"),
-                Evidence("evolla/resampler", "-1e4", {"left out": {"FilledAttention": _left_out}}, same=True),
+                Evidence("evolla/resampler", "-1e4", {"left out": {Attention.apply: _left_out}}, same=True),
             ),
         ),
         Row(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perceiver_ref.models.conventions import Conventions
-from perceiver_ref.models.variation import Replacement
+from perceiver_ref.porting.deviations.base import Exchange
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Edit:
     made: Callable[[Any, Any], Any]
 
 
-Change = Edit | Mapping[str, Replacement]
-"""What is exchanged in a rebuilt model: an option, or layers and functions (see `variation.varied`)."""
+Change = Edit | Exchange
+"""What is exchanged in a rebuilt model: an option, or what `deviations.base.Exchange` lists."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from ...autograd.tree import Tree
 from ...errors import InputError, one_of
 from ..attention import Attention, KeysValues
 from ..conventions import FLAMINGO, Conventions
-from ..layers import MLP, norm
-from ..module import Module, Parameter, explains_parameters, zeros
+from ..layers import MLP, Norm, norm
+from ..module import Module, Parameter, explains_parameters, part, zeros
 from ..tracing import asked_point, point, scope
 from .media import MediaMask
 
@@ -52,7 +52,14 @@ class GatedCrossAttention(Module):
         if self.head_channels is None and (self.heads < 1 or self.channels % self.heads):
             raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({self.heads})")
 
-    def _attention(self) -> Attention:
+    @part
+    def norm(self) -> Norm:
+        """The norm of text before attention."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def attention(self) -> Attention:
+        """The attention to media."""
         width = self.channels if self.head_channels is None else self.heads * self.head_channels
         return Attention(
             self.channels,
@@ -67,25 +74,26 @@ class GatedCrossAttention(Module):
             self.scale,
         )
 
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "norm": norm(self.channels, self.conventions),
-            "attention": self._attention(),
-            "mlp_norm": norm(self.channels, self.conventions),
-            "mlp": MLP(self.channels, self.widening, self.conventions, self.hidden),
-        }
+    @part
+    def mlp_norm(self) -> Norm:
+        """The norm before the MLP."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def mlp(self) -> MLP:
+        """The MLP."""
+        return MLP(self.channels, self.widening, self.conventions, self.hidden)
 
     def parameters(self) -> Tree:
         gate = Parameter((1,) if self.gate == "scalar" else (self.channels,), zeros)
-        parts = {name: part.parameters() for name, part in self._parts().items()}
-        return {**parts, "attention_gate": gate, "mlp_gate": gate}
+        return {**super().parameters(), "attention_gate": gate, "mlp_gate": gate}
 
     def keys_values(self, p: Tree, media: Any) -> KeysValues:
         """media (B, m, N, C) -> keys and values (B, H, m N, d), for `apply` to use again and again."""
         if len(media.shape) != 4 or media.shape[-1] != self.media_channels:
             raise InputError(f"media must be (batch, media, tokens, {self.media_channels}), got {tuple(media.shape)}")
         b, m, n, c = media.shape
-        return self._attention().keys_values(p["attention"], ops.reshape(media, shape=(b, m * n, c)))
+        return self.attention.keys_values(p["attention"], ops.reshape(media, shape=(b, m * n, c)))
 
     @explains_parameters
     def apply(
@@ -99,17 +107,16 @@ class GatedCrossAttention(Module):
         """
         if len(x.shape) != 3 or x.shape[-1] != self.channels:
             raise InputError(f"text must be (batch, tokens, {self.channels}), got {tuple(x.shape)}")
-        parts = self._parts()
-        normed = point("norm", parts["norm"].apply(p["norm"], x))
+        normed = point("norm", self.norm.apply(p["norm"], x))
         kept = media if isinstance(media, KeysValues) else self.keys_values(p, media)
         self._check(x, kept, mask)
         attend = None if mask is None else mask.attend
-        attended = parts["attention"].apply(p["attention"], normed, kept, mask=attend, bias=bias)
+        attended = self.attention.apply(p["attention"], normed, kept, mask=attend, bias=bias)
         if mask is not None and mask.seen is not None:
             zero = xp(array_of(attended)).zeros((), attended.dtype)
             attended = point("attention_seen", ops.where(mask.seen[..., None], attended, zero))
         x = point("attention_residual", ops.add(x, self._gated(p, "attention_gate", attended)))
-        out = parts["mlp"].apply(p["mlp"], point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x)))
+        out = self.mlp.apply(p["mlp"], point("mlp_norm", self.mlp_norm.apply(p["mlp_norm"], x)))
         out = out if rows is None else ops.multiply(rows, out)
         return point("", ops.add(x, self._gated(p, "mlp_gate", out)))
 

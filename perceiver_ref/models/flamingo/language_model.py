@@ -18,9 +18,9 @@ from ..attention import Attention, KeysValues, Layer, joined
 from ..constraints import Count
 from ..conventions import DIALECTS, Conventions
 from ..inputs.text import check_ids
-from ..layers import MLP, Linear, norm
+from ..layers import MLP, Linear, Norm, norm
 from ..masks import check_mask
-from ..module import Module, Parameter, explains_parameters, truncated_normal
+from ..module import Module, Parameter, explains_parameters, part, truncated_normal
 from ..outputs.embedding import TiedEmbedding
 from ..tracing import point, scope
 
@@ -55,24 +55,35 @@ class DecoderLayer(Layer):
     widening: int = 4
     conventions: Conventions = LANGUAGE
 
-    def _parts(self) -> dict[str, Any]:
+    @part
+    def norm(self) -> Norm:
+        """The norm before attention."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def attention(self) -> Attention:
+        """The attention."""
         d = self.channels
-        return {
-            "norm": norm(d, self.conventions),
-            "attention": Attention(d, d, d, d, d, self.heads, self.conventions),
-            "mlp_norm": norm(d, self.conventions),
-            "mlp": MLP(d, self.widening, self.conventions),
-        }
+        return Attention(d, d, d, d, d, self.heads, self.conventions)
+
+    @part
+    def mlp_norm(self) -> Norm:
+        """The norm before the MLP."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def mlp(self) -> MLP:
+        """The MLP."""
+        return MLP(self.channels, self.widening, self.conventions)
 
     def apply(self, p: Tree, x: Any, kept: KeysValues | None = None, *, mask: Array) -> tuple[Any, KeysValues]:
         """x (B, L, D) after the K tokens of `kept` -> x (B, L, D), and keys and values of all K + L tokens.
 
         mask: bool, broadcastable to (B, L, K + L).
         """
-        parts = self._parts()
-        normed = point("norm", parts["norm"].apply(p["norm"], x))
-        z = joined(kept, parts["attention"].keys_values(p["attention"], normed))
-        attended = parts["attention"].apply(p["attention"], normed, z, mask=mask)
+        normed = point("norm", self.norm.apply(p["norm"], x))
+        z = joined(kept, self.attention.keys_values(p["attention"], normed))
+        attended = self.attention.apply(p["attention"], normed, z, mask=mask)
         return self._finished(p, self._joined(p, x, attended)), z
 
 
@@ -100,11 +111,19 @@ class LanguageModel(Module):
         if self.heads < 1 or self.channels % self.heads:
             raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({self.heads})")
 
+    @part
     def layer(self) -> DecoderLayer:
         """Each of the layers."""
         return DecoderLayer(self.channels, self.heads, self.widening, self.conventions)
 
-    def _output(self) -> TiedEmbedding | Linear:
+    @part
+    def norm(self) -> Norm:
+        """The norm after the layers."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def output(self) -> TiedEmbedding | Linear:
+        """The map to logits."""
         return TiedEmbedding(self.vocabulary) if self.logits == "tied" else Linear(self.channels, self.vocabulary)
 
     def parameters(self) -> Tree:
@@ -114,9 +133,9 @@ class LanguageModel(Module):
                 "embedding": Parameter((self.vocabulary, self.channels), table),
                 "positions": Parameter((self.length, self.channels), table),
             },
-            "layers": [self.layer().parameters() for _ in range(self.layers)],
-            "norm": norm(self.channels, self.conventions).parameters(),
-            "output": self._output().parameters(),
+            "layers": [self.layer.parameters() for _ in range(self.layers)],
+            "norm": self.norm.parameters(),
+            "output": self.output.parameters(),
         }
 
     @explains_parameters
@@ -159,7 +178,7 @@ class LanguageModel(Module):
 
         def layer(i: int, x: Any) -> Any:
             with scope(f"language.layers.{i}"):
-                x, z = self.layer().apply(p["layers"][i], x, kept[i] if kept else None, mask=attend)
+                x, z = self.layer.apply(p["layers"][i], x, kept[i] if kept else None, mask=attend)
             made.append(z)
             return x
 
@@ -177,12 +196,11 @@ class LanguageModel(Module):
         return point("input", ops.add(embedded, ops.take(p["positions"], positions)))
 
     def _logits(self, p: Tree, x: Any) -> Any:
-        x = point("norm", norm(self.channels, self.conventions).apply(p["norm"], x))
-        output = self._output()
+        x = point("norm", self.norm.apply(p["norm"], x))
         with scope("logits"):
-            if isinstance(output, TiedEmbedding):
-                return output.apply(p["output"], x, params=p)
-            return point("", output.apply(p["output"], x))
+            if isinstance(self.output, TiedEmbedding):
+                return self.output.apply(p["output"], x, params=p)
+            return point("", self.output.apply(p["output"], x))
 
     def _check_length(self, numbers: Array) -> None:
         longest = int(to_host(numbers.max())) if numbers.size else 0

@@ -15,9 +15,9 @@ from ...errors import InputError, one_of
 from ..attention import Attention, Layer
 from ..constraints import Count
 from ..conventions import FLAMINGO, Conventions
-from ..layers import MLP, norm
+from ..layers import MLP, Norm, norm
 from ..masks import check_mask, finite_where_unused
-from ..module import Module, Parameter, explains_parameters, truncated_normal
+from ..module import Module, Parameter, explains_parameters, part, truncated_normal
 from ..resize import resize_linear
 from ..tracing import point, scope
 
@@ -48,28 +48,40 @@ class ResamplerLayer(Layer):
         if self.head_channels is None and (self.heads < 1 or self.channels % self.heads):
             raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({self.heads})")
 
-    def _parts(self) -> dict[str, Any]:
+    @part
+    def features_norm(self) -> Norm:
+        """The norm of features."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def latents_norm(self) -> Norm:
+        """The norm of latents before attention."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def attention(self) -> Attention:
+        """The attention."""
         d = self.channels
         width = d if self.head_channels is None else self.heads * self.head_channels
-        conventions = self.conventions
-        return {
-            "features_norm": norm(d, conventions),
-            "latents_norm": norm(d, conventions),
-            "attention": Attention(
-                d, d, width, width, d, self.heads, conventions, kv_heads=self.kv_heads, qk_norm=self.qk_norm
-            ),
-            "mlp_norm": norm(d, conventions),
-            "mlp": MLP(d, self.widening, conventions, self.hidden),
-        }
+        return Attention(d, d, width, width, d, self.heads, self.conventions, self.kv_heads, self.qk_norm)
+
+    @part
+    def mlp_norm(self) -> Norm:
+        """The norm before the MLP."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def mlp(self) -> MLP:
+        """The MLP."""
+        return MLP(self.channels, self.widening, self.conventions, self.hidden)
 
     def apply(self, p: Tree, x: Any, features: Any, *, mask: Array | None = None) -> Any:
         """x (..., N, D), features (..., S, D) -> (..., N, D). mask (..., S), bool: True where a feature is real."""
-        parts = self._parts()
-        normed = point("features_norm", parts["features_norm"].apply(p["features_norm"], features))
-        q = point("latents_norm", parts["latents_norm"].apply(p["latents_norm"], x))
+        normed = point("features_norm", self.features_norm.apply(p["features_norm"], features))
+        q = point("latents_norm", self.latents_norm.apply(p["latents_norm"], x))
         kv = ops.concatenate([normed, q], axis=-2) if self.latents_in_keys else normed
         attend = None if mask is None else self._attend(mask, x.shape[-2])
-        attended = parts["attention"].apply(p["attention"], q, kv, mask=attend)
+        attended = self.attention.apply(p["attention"], q, kv, mask=attend)
         return self._finished(p, self._joined(p, x, attended))
 
     def _attend(self, mask: Array, latents: int) -> Array:
@@ -114,6 +126,7 @@ class PerceiverResampler(Module):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, or None for no embedding; got {getattr(self, name)}")
 
+    @part
     def layer(self) -> ResamplerLayer:
         """Each of the layers."""
         return ResamplerLayer(
@@ -128,13 +141,18 @@ class PerceiverResampler(Module):
             self.conventions,
         )
 
+    @part
+    def norm(self) -> Norm:
+        """The norm of the latents at the end."""
+        return norm(self.channels, self.conventions)
+
     def parameters(self) -> Tree:
         tables = {"latents": self.latents, "time_embedding": self.frames, "media_embedding": self.media}
         drawn = truncated_normal(0.02)
         return {
             **{name: Parameter((n, self.channels), drawn) for name, n in tables.items() if n is not None},
-            "layers": [self.layer().parameters() for _ in range(self.layers)],
-            "norm": norm(self.channels, self.conventions).parameters(),
+            "layers": [self.layer.parameters() for _ in range(self.layers)],
+            "norm": self.norm.parameters(),
         }
 
     @explains_parameters
@@ -158,12 +176,12 @@ class PerceiverResampler(Module):
                 mask = mask.reshape(flat)
                 x = finite_where_unused(x, mask, "zero" if self.latents_in_keys else self.conventions.masked_rows)
             latents = ops.broadcast_to(p["latents"], shape=(*flat[:-1], self.latents, d))
-            z, layer = point("latents", latents), self.layer()
+            z = point("latents", latents)
             for i, p_layer in enumerate(p["layers"]):
                 with scope(f"layers.{i}"):
-                    z = layer.apply(p_layer, z, x, mask=mask)
+                    z = self.layer.apply(p_layer, z, x, mask=mask)
             z = ops.reshape(z, shape=(*lead, -1, d))
-            return point("", norm(d, self.conventions).apply(p["norm"], z))
+            return point("", self.norm.apply(p["norm"], z))
 
     def _five_axes(self, features: Any, mask: Array | None) -> tuple[Any, Array | None]:
         shape = tuple(features.shape)

@@ -15,8 +15,8 @@ from ..attention import SelfAttention
 from ..constraints import Count
 from ..conventions import DIALECTS, Conventions
 from ..inputs.features import space_to_depth
-from ..layers import Linear, norm
-from ..module import Module, Parameter, explains_parameters, truncated_normal
+from ..layers import Linear, Norm, norm
+from ..module import Module, Parameter, explains_parameters, part, truncated_normal
 from ..tracing import point, scope
 
 VISION = DIALECTS["paper"]
@@ -28,9 +28,6 @@ class Features(Module):
 
     channels: int
     frame_axes: ClassVar[int] = 2
-
-    def parameters(self) -> Tree:
-        return {}
 
     def apply(self, p: Tree, media: Any) -> Any:
         """media (B, m, T, S, C), or (B, m, S, C) of single frames -> (B, m, T, S, C)."""
@@ -67,21 +64,27 @@ class PatchEncoder(Module):
         """S, the number of patches of a frame."""
         return self.size[0] // self.patch * (self.size[1] // self.patch)
 
-    def _parts(self) -> dict[str, Any]:
-        d = self.channels
-        return {
-            "patches": Linear(self.patch**2 * self.image_channels, d),
-            "layer": SelfAttention(d, self.heads, widening=self.widening, conventions=self.conventions),
-            "norm": norm(d, self.conventions),
-        }
+    @part
+    def patches(self) -> Linear:
+        """The map of a patch."""
+        return Linear(self.patch**2 * self.image_channels, self.channels)
+
+    @part
+    def layer(self) -> SelfAttention:
+        """Each of the layers."""
+        return SelfAttention(self.channels, self.heads, widening=self.widening, conventions=self.conventions)
+
+    @part
+    def norm(self) -> Norm:
+        """The norm at the end."""
+        return norm(self.channels, self.conventions)
 
     def parameters(self) -> Tree:
-        parts = self._parts()
         return {
-            "patches": parts["patches"].parameters(),
+            "patches": self.patches.parameters(),
             "positions": Parameter((self.tokens, self.channels), truncated_normal(0.02)),
-            "layers": [parts["layer"].parameters() for _ in range(self.layers)],
-            "norm": parts["norm"].parameters(),
+            "layers": [self.layer.parameters() for _ in range(self.layers)],
+            "norm": self.norm.parameters(),
         }
 
     @explains_parameters
@@ -89,16 +92,15 @@ class PatchEncoder(Module):
         """media (B, m, T, H, W, image_channels), or (B, m, H, W, image_channels) of images -> (B, m, T, S, C)."""
         x = with_frames(media, (*self.size, self.image_channels))
         b, m, t = x.shape[:3]
-        parts = self._parts()
         with scope("vision"):
             frames = ops.reshape(x, shape=(b * m * t, *x.shape[3:]))
             patches = space_to_depth(frames, space=self.patch)  # (B m T, H / patch, W / patch, patch^2 channels)
             patches = ops.reshape(patches, shape=(b * m * t, self.tokens, patches.shape[-1]))
-            x = ops.add(point("patches", parts["patches"].apply(p["patches"], patches)), p["positions"])
+            x = ops.add(point("patches", self.patches.apply(p["patches"], patches)), p["positions"])
             for i, p_layer in enumerate(p["layers"]):
                 with scope(f"layers.{i}"):
-                    x = parts["layer"].apply(p_layer, x)
-            x = parts["norm"].apply(p["norm"], x)
+                    x = self.layer.apply(p_layer, x)
+            x = self.norm.apply(p["norm"], x)
             return point("", ops.reshape(x, shape=(b, m, t, self.tokens, self.channels)))
 
 

@@ -20,7 +20,7 @@ from ...errors import InputError
 from ..call import Call
 from ..constraints import Count
 from ..layers import BatchNorm, Linear
-from ..module import Module, Parameter, fan_in_normal
+from ..module import Module, Parameter, fan_in_normal, part
 from ..tracing import asked_image, asked_point, image_point, point
 
 _BYTES = 32.0  # standardised pixels stay below 3, samples of any normal distribution far below this
@@ -101,9 +101,6 @@ class Pixels(Module):
         """The width of an element."""
         return self.image_channels
 
-    def parameters(self) -> Tree:
-        return {}
-
     def apply(self, p: Tree, x: Any, call: Call) -> Any:
         """Images or video -> (B, *grid, image_channels)."""
         check_grid(x, self.image_channels)
@@ -135,8 +132,13 @@ class Patches(Module):
         """The width of an element."""
         return self._depth if self.linear is None else self.linear
 
+    @part
+    def projection(self) -> Linear | None:
+        """The map to `linear` channels."""
+        return None if self.linear is None else Linear(self._depth, self.linear)
+
     def parameters(self) -> Tree:
-        return {} if self.linear is None else {"linear": Linear(self._depth, self.linear).parameters()}
+        return {} if self.projection is None else {"linear": self.projection.parameters()}
 
     def apply(self, p: Tree, x: Any, call: Call) -> Any:
         """Images or video -> (B, *grid, channels)."""
@@ -145,7 +147,7 @@ class Patches(Module):
         if len(x.shape) == 5 and x.shape[1] == 1:
             x = ops.reshape(x, shape=(x.shape[0], *x.shape[2:]))
         asked_point("patches", lambda: x)
-        return x if self.linear is None else point("linear", Linear(self._depth, self.linear).apply(p["linear"], x))
+        return x if self.projection is None else point("linear", self.projection.apply(p["linear"], x))
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,10 @@ class Conv1x1(Module):
     channels: int
     stride: int = 1
 
-    def parameters(self) -> Tree:
-        return {"convolution": Linear(self.image_channels, self.channels).parameters()}
+    @part
+    def convolution(self) -> Linear:
+        """The map of each pixel."""
+        return Linear(self.image_channels, self.channels)
 
     def apply(self, p: Tree, x: Any, call: Call) -> Any:
         """Images or video -> (B, *grid, channels)."""
@@ -165,7 +169,7 @@ class Conv1x1(Module):
         lead = (slice(None),) * (len(x.shape) - 3)
         if self.stride > 1:
             x = ops.getitem(x, index=(*lead, slice(None, None, self.stride), slice(None, None, self.stride)))
-        x = Linear(self.image_channels, self.channels).apply(p["convolution"], x)
+        x = self.convolution.apply(p["convolution"], x)
         asked_image("convolution", x)
         return x
 
@@ -187,7 +191,9 @@ class ConvStem(Module):
     pool_padding: tuple[tuple[Count, Count], tuple[Count, Count]] | None = None
     norm: BatchNorm | None = None
 
-    def _norm(self) -> BatchNorm:
+    @part
+    def used_norm(self) -> BatchNorm:
+        """`norm`, or the default one."""
         return self.norm or BatchNorm(self.channels)
 
     def parameters(self) -> Tree:
@@ -195,13 +201,13 @@ class ConvStem(Module):
         return {
             str(i): {
                 "convolution": Parameter((7, 7, widths[i], self.channels), fan_in_normal),
-                **({"norm": self._norm().parameters()} if self.batch_norm else {}),
+                **({"norm": self.used_norm.parameters()} if self.batch_norm else {}),
             }
             for i in range(self.layers)
         }
 
     def state(self) -> Tree:
-        return {str(i): self._norm().state() for i in range(self.layers)} if self.batch_norm else {}
+        return {str(i): self.used_norm.state() for i in range(self.layers)} if self.batch_norm else {}
 
     def apply(self, p: Tree, x: Any, call: Call, *, batch_statistics: bool = False) -> Any:
         """images (B, H, W, image_channels) -> (B, ~H / 4^layers, ~W / 4^layers, channels); video likewise.
@@ -217,7 +223,7 @@ class ConvStem(Module):
             x = ops.convolution(x, layer["convolution"], strides=(2, 2), padding=padding)
             image_point(f"{i}.convolution", x)
             if self.batch_norm:
-                x = self._norm().apply(layer["norm"], x, call.at(str(i)), batch_statistics=batch_statistics)
+                x = self.used_norm.apply(layer["norm"], x, call.at(str(i)), batch_statistics=batch_statistics)
                 image_point(f"{i}.norm", x)
             x = ops.relu(x)
             asked_image(f"{i}.activation", x)
@@ -236,9 +242,6 @@ class AudioPatches(Module):
     def channels(self) -> int:
         """The width of an element."""
         return self.samples * self.audio_channels
-
-    def parameters(self) -> Tree:
-        return {}
 
     def apply(self, p: Tree, x: Any, call: Call) -> Any:
         """audio (B, n, audio_channels) -> (B, n / samples, channels)."""

@@ -13,7 +13,7 @@ from ...errors import InputError
 from ..call import Call
 from ..constraints import Count
 from ..layers import Linear
-from ..module import Module
+from ..module import Module, part
 from ..positions import Positions
 from ..tracing import point
 from .base import Preprocessed
@@ -46,11 +46,13 @@ class GridInput(Module):
         """Width of an element."""
         return self.features.channels + (self.positions.channels if self.combine == "concat" else 0)
 
-    def _layer(self) -> Linear:
+    @part
+    def position_layer(self) -> Linear:
+        """Each of the maps that refine the encoding."""
         return Linear(self.positions.channels, self.positions.channels)
 
     def parameters(self) -> Tree:
-        layers = {str(i): self._layer().parameters() for i in range(self.position_layers)}
+        layers = {str(i): self.position_layer.parameters() for i in range(self.position_layers)}
         return {
             "features": self.features.parameters(),
             "positions": self.positions.parameters(),
@@ -73,7 +75,7 @@ class GridInput(Module):
             raise InputError(f"pos must be (batch, elements, axes) = (*{expected}, axes), got {tuple(pos.shape)}")
         encoded = self.positions.apply(p["positions"], tuple(grid), like=array_of(features), pos=pos)
         for i in range(self.position_layers):
-            refined = point(f"position_layers.{i}", self._layer().apply(p["position_layers"][str(i)], encoded))
+            refined = point(f"position_layers.{i}", self.position_layer.apply(p["position_layers"][str(i)], encoded))
             encoded = ops.add(encoded, refined)
             encoded = ops.relu(encoded) if i < self.position_layers - 1 else encoded
         encoded = ops.broadcast_to(encoded, shape=(batch, math.prod(grid), self.positions.channels))

@@ -21,9 +21,6 @@ class OneHotInput(Module):
 
     channels: int
 
-    def parameters(self) -> Tree:
-        return {}
-
     def apply(self, p: Tree, x: Any, call: Call | None = None, *, pos: Any = None) -> Preprocessed:
         """x (B, channels) -> elements (B, 1, channels)."""
         if len(x.shape) != 2 or x.shape[-1] != self.channels:
@@ -60,9 +57,6 @@ class VectorInput(Module):
     """A set of vectors as it is: entities, or features made elsewhere (Perceiver IO, its units of StarCraft II)."""
 
     channels: int
-
-    def parameters(self) -> Tree:
-        return {}
 
     def apply(self, p: Tree, x: Any, call: Call | None = None, *, pos: Any = None) -> Preprocessed:
         """x (B, M, channels) -> the same."""

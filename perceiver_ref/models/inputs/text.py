@@ -10,7 +10,7 @@ from ...autograd.backend import Array, recording
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ..call import Call
-from ..module import Module, Parameter, truncated_normal
+from ..module import Module, Parameter, part, truncated_normal
 from ..positions import TrainablePositions
 from ..tracing import point
 from .base import Preprocessed
@@ -24,13 +24,15 @@ class TextInput(Module):
     length: int
     channels: int
 
-    def _positions(self) -> TrainablePositions:
+    @part
+    def positions(self) -> TrainablePositions:
+        """A row for each place."""
         return TrainablePositions(self.length, self.channels, first_rows=True)
 
     def parameters(self) -> Tree:
         return {
             "embedding": Parameter((self.vocabulary, self.channels), truncated_normal(1.0)),
-            "positions": self._positions().parameters(),
+            "positions": self.positions.parameters(),
         }
 
     def apply(self, p: Tree, ids: Any, call: Call | None = None, *, pos: Any = None) -> Preprocessed:
@@ -39,7 +41,7 @@ class TextInput(Module):
             raise InputError("text has trainable positions; it takes no pos")
         check_ids(ids, self.vocabulary)
         embedded = point("embedding", ops.take(p["embedding"], ids, axis=0))
-        positions = self._positions().apply(p["positions"], ids.shape[1:], like=ids)
+        positions = self.positions.apply(p["positions"], ids.shape[1:], like=ids)
         return Preprocessed(point("", ops.add(embedded, positions)), embedded)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass, replace
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from ...autograd.modes import kernels
 from ...autograd.observing import Event, observe
 from ...autograd.tree import Tree
 from ..call import Call
-from ..module import Module
+from ..module import Module, variant
 from ..positions import FourierPositions
 from ..tracing import point, trace
 from .sketch import sketch
@@ -66,7 +65,11 @@ def sketched(model: Module, inputs: Tree, dtype: Any, *, training: bool) -> Reco
         return tree.map(lambda parameter: sketch(parameter.shape, dtype), spec)
 
     return record(
-        _with_sketched_grids(model), inputs, drawn(model.parameters()), drawn(model.state()), training=training
+        _sketched_grid(model.map_parts(_sketched_grid)),
+        inputs,
+        drawn(model.parameters()),
+        drawn(model.state()),
+        training=training,
     )
 
 
@@ -114,12 +117,6 @@ class _SketchedGrid(FourierPositions):
         return point("positions", sketch((int(np.prod(index_dims)), self.channels), like.dtype))
 
 
-def _with_sketched_grids(value: Any) -> Any:
-    """The same model with every Fourier encoding's tables left out."""
-    if type(value) is FourierPositions:
-        return _SketchedGrid(**{f.name: getattr(value, f.name) for f in fields(value)})
-    if isinstance(value, dict):
-        return {key: _with_sketched_grids(part) for key, part in value.items()}
-    if not (is_dataclass(value) and isinstance(value, Module)):
-        return value
-    return replace(value, **{f.name: _with_sketched_grids(getattr(value, f.name)) for f in fields(value) if f.init})
+def _sketched_grid(model: Module) -> Module:
+    """A Fourier encoding without its tables; any other model as it is."""
+    return variant(model, _SketchedGrid) if type(model) is FourierPositions else model

@@ -11,7 +11,7 @@ from ...autograd.tree import Tree
 from ..constraints import Count
 from ..inputs.features import depth_to_space
 from ..layers import Linear
-from ..module import Module, Parameter, fan_in_normal, zeros
+from ..module import Module, Parameter, fan_in_normal, part, zeros
 from ..tracing import point
 
 
@@ -78,29 +78,37 @@ class ImageOutput(Module):
     space: int = 1
     time: int = 1
 
-    def _upsample(self) -> Upsample:
+    @part
+    def linear(self) -> Linear | None:
+        """The 1x1 convolution, for that kind."""
+        return Linear(self.inputs, self.outputs) if self.kind == "linear" else None
+
+    @part
+    def upsample(self) -> Upsample | None:
+        """The transposed convolutions, for that kind."""
+        if self.kind != "conv":
+            return None
         if self.time == 1:
             return Upsample(self.inputs, self.outputs)
         return Upsample(self.inputs, self.outputs, _doublings(self.space), _doublings(self.time))
 
     def parameters(self) -> Tree:
-        if self.kind == "linear":
-            return {"linear": Linear(self.inputs, self.outputs).parameters()}
-        if self.kind != "conv":
-            return {}
-        return self._upsample().parameters()
+        return super().parameters() if self.upsample is None else self.upsample.parameters()
 
     def apply(self, p: Tree, x: Any, *, params: Tree = None, sizes: dict[str, int] | None = None) -> Any:
         """x (B, O, inputs), or already a grid -> (B, *grid, channels)."""
-        if self.grid is not None:
-            x = ops.reshape(x, shape=(x.shape[0], *self.grid, x.shape[-1]))
+        x = self.laid_out(x)
         if self.kind == "patches":
             x = depth_to_space(x, space=self.space, time=self.time)
-        elif self.kind == "linear":
-            x = Linear(self.inputs, self.outputs).apply(p["linear"], x)
-        elif self.kind == "conv":
-            x = self._upsample().apply(p, x)
+        elif self.linear is not None:
+            x = self.linear.apply(p["linear"], x)
+        elif self.upsample is not None:
+            x = self.upsample.apply(p, x)
         return point("", x)
+
+    def laid_out(self, x: Any) -> Any:
+        """x (B, O, inputs) on `grid`, where there is one: (B, *grid, inputs)."""
+        return x if self.grid is None else ops.reshape(x, shape=(x.shape[0], *self.grid, x.shape[-1]))
 
 
 def _doublings(factor: int) -> int:

@@ -8,16 +8,13 @@ from typing import Any
 from ...autograd import ops
 from ...autograd.tree import Tree
 from ..layers import Linear
-from ..module import Module
+from ..module import Module, part
 from ..tracing import point
 
 
 @dataclass(frozen=True)
 class IdentityOutput(Module):
     """The decoder's outputs as they are."""
-
-    def parameters(self) -> Tree:
-        return {}
 
     def apply(self, p: Tree, x: Any, *, params: Tree = None, sizes: dict[str, int] | None = None) -> Any:
         """x of any shape -> x."""
@@ -31,15 +28,14 @@ class ProjectionOutput(Module):
     inputs: int
     outputs: int
 
-    def _linear(self) -> Linear:
+    @part
+    def linear(self) -> Linear:
+        """The map."""
         return Linear(self.inputs, self.outputs)
-
-    def parameters(self) -> Tree:
-        return {"linear": self._linear().parameters()}
 
     def apply(self, p: Tree, x: Any, *, params: Tree = None, sizes: dict[str, int] | None = None) -> Any:
         """x (B, O, inputs) -> (B, O, outputs)."""
-        return point("", self._finish(point("linear", self._linear().apply(p["linear"], x))))
+        return point("", self._finish(point("linear", self.linear.apply(p["linear"], x))))
 
     def _finish(self, x: Any) -> Any:
         return x

@@ -17,9 +17,9 @@ from ..attention import KeysValues, joined
 from ..constraints import Count
 from ..conventions import AUTOREGRESSIVE, Conventions
 from ..inputs.text import check_ids
-from ..layers import Linear, norm
+from ..layers import Linear, Norm, norm
 from ..masks import check_mask
-from ..module import Module, Parameter, explains_parameters, truncated_normal, zeros
+from ..module import Module, Parameter, explains_parameters, part, truncated_normal, zeros
 from ..rotary import Rotary
 from ..tracing import asked_point, point, scope, trace
 from .layers import CausalCrossAttention, CausalSelfAttention
@@ -116,8 +116,9 @@ class PerceiverAR(Module):
         """The number of channels of a latent."""
         return self.channels if self.latent_channels is None else self.latent_channels
 
+    @part
     def cross_attention(self) -> CausalCrossAttention:
-        """A layer in which latents attend to inputs."""
+        """Each layer in which latents attend to inputs."""
         return CausalCrossAttention(
             self.width,
             self.channels,
@@ -129,17 +130,29 @@ class PerceiverAR(Module):
             rotary=self.cross_rotary,
         )
 
-    def self_attention(self, i: int) -> CausalSelfAttention:
-        """The i-th layer in which latents attend to each other."""
+    @part
+    def self_attentions(self) -> tuple[CausalSelfAttention, ...]:
+        """The layers in which latents attend to each other."""
         bias = self.conventions.output_bias if self.self_output_bias is None else self.self_output_bias
-        turns = self.rotary_layers is None or i < self.rotary_layers
-        return CausalSelfAttention(
+        turning = CausalSelfAttention(
             self.width,
             self.self_heads,
             widening=self.self_widening,
             conventions=replace(self.conventions, output_bias=bias),
-            rotary=self.self_rotary if turns else None,
+            rotary=self.self_rotary,
         )
+        turns = self.layers if self.rotary_layers is None else min(self.rotary_layers, self.layers)
+        return (turning,) * turns + (replace(turning, rotary=None),) * (self.layers - turns)
+
+    @part
+    def query(self) -> Linear | None:
+        """The map of inputs to latents."""
+        return Linear(self.channels, self.width) if self.query_map else None
+
+    @part
+    def norm(self) -> Norm | None:
+        """The norm before the logits."""
+        return norm(self.width, self.conventions) if self.final_norm else None
 
     def parameters(self) -> Tree:
         table = truncated_normal(0.02)
@@ -147,15 +160,12 @@ class PerceiverAR(Module):
         return {
             "embedding": Parameter((self.vocabulary, self.channels), table),
             **({"positions": Parameter((self.length, self.channels), table)} if self.position_table else {}),
-            **({"query": self._query().parameters()} if self.query_map else {}),
-            "cross_attentions": [self.cross_attention().parameters() for _ in self.cross_attends],
-            "layers": [self.self_attention(i).parameters() for i in range(self.layers)],
-            **({"norm": norm(self.width, self.conventions).parameters()} if self.final_norm else {}),
+            **({"query": self.query.parameters()} if self.query else {}),
+            "cross_attentions": [self.cross_attention.parameters() for _ in self.cross_attends],
+            "layers": [layer.parameters() for layer in self.self_attentions],
+            **({"norm": self.norm.parameters()} if self.norm else {}),
             "logits": {**logits, **({"bias": Parameter((self.vocabulary,), zeros)} if self.output_bias else {})},
         }
-
-    def _query(self) -> Linear:
-        return Linear(self.channels, self.width)
 
     @explains_parameters
     def apply(self, p: Tree, ids: Array, *, prefix: int = 0, mask: Array | None = None) -> Any:
@@ -220,7 +230,7 @@ class PerceiverAR(Module):
 
     def queries(self, p: Tree, x: Any) -> Any:
         """Inputs (B, N, C) -> the latents at the start, (B, N, D)."""
-        return point("latents", self._query().apply(p["query"], x) if self.query_map else x)
+        return point("latents", self.query.apply(p["query"], x) if self.query else x)
 
     def process(
         self, p: Tree, z: Any, course: Course, memory: Memory | None = None
@@ -235,18 +245,18 @@ class PerceiverAR(Module):
                     kept = None if memory is None else memory.inputs[k]
                     inputs.append(self._input_keys(p["cross_attentions"][k], z, kept, course))
                     mask = course.input_mask
-                    layer = self.cross_attention()
-                    z = layer.attend(p["cross_attentions"][k], z, inputs[k], course.positions, mask=mask)
+                    weights = p["cross_attentions"][k]
+                    z = self.cross_attention.attend(weights, z, inputs[k], course.positions, mask=mask)
             if i < self.layers:
                 with scope(f"layers.{i}"):
                     kept = None if memory is None else memory.latents[i]
                     mask = course.latent_mask
-                    z, keys = self.self_attention(i).attend(p["layers"][i], z, kept, course.positions, mask=mask)
+                    z, keys = self.self_attentions[i].attend(p["layers"][i], z, kept, course.positions, mask=mask)
                     latents.append(keys)
         return z, tuple(inputs), tuple(latents)
 
     def _input_keys(self, p: Tree, z: Any, kept: KeysValues | None, course: Course) -> KeysValues:
-        layer = self.cross_attention()
+        layer = self.cross_attention
         with trace({"attention.key", "attention.value"}.__contains__, tensors=True) as made:
             if course.inputs.shape[1]:
                 kept = joined(kept, layer.keys_values(p, course.inputs, course.input_positions))
@@ -259,7 +269,7 @@ class PerceiverAR(Module):
 
     def normed(self, p: Tree, z: Any) -> Any:
         """The latents after all layers, (B, N, D), as logits are made of them."""
-        return point("final", norm(self.width, self.conventions).apply(p["norm"], z) if self.final_norm else z)
+        return point("final", self.norm.apply(p["norm"], z) if self.norm else z)
 
     def logits(self, p: Tree, z: Any) -> Any:
         """Normed latents (B, N, D) -> logits (B, N, V)."""

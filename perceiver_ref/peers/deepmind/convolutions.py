@@ -115,7 +115,7 @@ def _convolution(axes: int, transposed: bool) -> Callable[[Given], Rebuilt]:
         inputs = _channels(given)
         model = Convolution(inputs, chosen["output_channels"], window, strides, rates, rule, bias, transposed)
         table = names.below(given.config.get("name") or name, names.TRANSPOSED if transposed else names.CONVOLUTION)
-        return rebuilt(model, table, _run(what, model.apply), NamedPart(model))
+        return rebuilt(model, table, _run(what), NamedPart(model))
 
     return build
 
@@ -136,11 +136,11 @@ def _channels(given: Given) -> int:
     return given.inputs["x"][-1]
 
 
-def _run(what: str, apply: Callable[[Tree, Any], Any]) -> Any:
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+def _run(what: str) -> Any:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         flags(what, called)
         with scope("output"):
-            return {"out": apply(params, arguments["x"])}
+            return {"out": model.apply(params, arguments["x"])}
 
     return run
 
@@ -149,7 +149,7 @@ def _batch_norm(given: Given) -> Rebuilt:
     known = {**BATCH_NORM_OPTIONS, "decay_rate": REQUIRED, "create_scale": REQUIRED, "create_offset": REQUIRED}
     model = batch_norm(_channels(given), options("BatchNorm", given.config, known))
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         local = bool(flags("BatchNorm", called, test_local_stats=False)["test_local_stats"])
         return {"out": model.apply(params, arguments["x"], call, batch_statistics=local)}
 
@@ -168,7 +168,7 @@ def _downsample(given: Given) -> Rebuilt:
     norm = batch_norm(chosen["num_channels"], chosen["bn_config"])
     model = ConvStem(_channels(given), chosen["num_channels"], layers, normed, norm=norm)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         local = bool(flags("Conv2DDownsample", called, test_local_stats=False)["test_local_stats"])
         with scope("input"):
             return {"out": model.apply(params, arguments["x"], call, batch_statistics=local)}
@@ -186,7 +186,7 @@ def _upsample_2d(given: Given) -> Rebuilt:
     name = kwargs.get("name") or "conv2_d_upsample"
     part = NamedPart(model, points=upsample_points(name, "output.upsample", video=False))
     table = names.below(f"{name}/~", names.UPSAMPLE_2D)
-    return rebuilt(model, table, _run("Conv2DUpsample", model.apply), part)
+    return rebuilt(model, table, _run("Conv2DUpsample"), part)
 
 
 def _upsample_3d(given: Given) -> Rebuilt:
@@ -197,7 +197,7 @@ def _upsample_3d(given: Given) -> Rebuilt:
     name = kwargs.get("name") or "conv3_d_upsample"
     part = NamedPart(model, points=upsample_points(name, "output.upsample", video=True))
     table = names.below(name, names.UPSAMPLE_3D)
-    return rebuilt(model, table, _run("Conv3DUpsample", model.apply), part)
+    return rebuilt(model, table, _run("Conv3DUpsample"), part)
 
 
 CONVOLUTIONS: dict[str, Callable[[Given], Rebuilt]] = {

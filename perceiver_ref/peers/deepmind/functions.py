@@ -38,7 +38,7 @@ def _function(
     def build(given: Given) -> Rebuilt:
         chosen = options(what, given.config, config)
 
-        def run(params: Tree, given: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        def run(model: Any, params: Tree, given: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
             values, _ = read_call(what, given, {}, {*arguments, *optional}, {}, arguments)
             return compute({name: values.get(name) for name in (*arguments, *optional)}, chosen, called)
 

@@ -80,7 +80,7 @@ class _Model:
             state={"input": ("", before.state)} if before.state else {},
         )
 
-    def run(self, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Any:
+    def run(self, model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Any:
         """`Perceiver.__call__`: the outputs, an array or a dict of them by modality."""
         no_dropout("PerceiverEncoder", self.dropout, bool(flags("Perceiver", called)["is_training"]))
         known = _collected(arguments)
@@ -89,13 +89,13 @@ class _Model:
             raise InputError("Perceiver needs the argument 'inputs'")
         if isinstance(inputs, Mapping) and pos is not None:
             pos = dict.fromkeys(inputs, pos)  # the same for every modality
-        return self.model.apply(
+        return model.apply(
             params,
             inputs,
             pos=pos,
             mask=mask(known["input_mask"]),
             query_mask=mask(known["query_mask"]) if self.decoder_class == "BasicDecoder" else None,
-            points=wanted_points(self.model.decoder, known["subsampled_output_points"]),
+            points=wanted_points(model.decoder, known["subsampled_output_points"]),
             call=call,
         )
 
@@ -131,8 +131,8 @@ def perceiver(given: Given) -> Rebuilt:
     """`Perceiver`: output "out", or one by modality."""
     made = _Model(given.config, _collected(dict(given.inputs))["inputs"], given.params, set(given.inputs))
 
-    def run(params: Tree, arguments: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
-        out = made.run(params, arguments, options, call)
+    def run(model: Any, params: Tree, arguments: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
+        out = made.run(model, params, arguments, options, call)
         return dict(out) if isinstance(out, Mapping) else {"out": out}
 
     return rebuilt(made.model, made.table, run, made.part)
@@ -178,8 +178,8 @@ def language_model(given: Given) -> Rebuilt:
         ("embedding_decoder/output", "output"),
     ]
 
-    def run(params: Tree, arguments: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
-        embeddings = made.run(params, arguments, options, call)
+    def run(model: Any, params: Tree, arguments: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
+        embeddings = made.run(model, params, arguments, options, call)
         return {"logits": model.postprocess(params, embeddings), "output_embeddings": embeddings}
 
     part = NamedPart(None, {}, [*points, *made.part.points], made.part.grids, made.part.layers)
@@ -197,9 +197,15 @@ def optical_flow(given: Given) -> Rebuilt:
 
 
 def _flow(
-    made: _Model, factor: float, params: Tree, arguments: Arguments, options: Mapping[str, Any], call: Call
+    made: _Model,
+    factor: float,
+    model: Any,
+    params: Tree,
+    arguments: Arguments,
+    options: Mapping[str, Any],
+    call: Call,
 ) -> Outputs:
     if set(arguments) != {"images"}:
         raise InputError(f"the optical flow model takes the argument images, got {', '.join(arguments)}")
-    out = made.run(params, {"inputs": flow_patches(arguments["images"])}, options, call)
+    out = made.run(model, params, {"inputs": flow_patches(arguments["images"])}, options, call)
     return {"flow": ops.multiply(out, factor)}

@@ -78,7 +78,7 @@ def attention(given: Given) -> Rebuilt:
     conventions = replace(DEEPMIND, output_bias=bool(chosen["with_final_bias"]))
     model = Attention(inputs, shape(given, "inputs_kv")[-1], qk, v, out, chosen["num_heads"], conventions)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         flags("Attention", called)
         x, z, attend = _arguments("Attention", arguments, "inputs_q", "inputs_kv", "attention_mask")
         return {"out": model.apply(params, x, z, mask=mask(attend))}
@@ -114,7 +114,7 @@ def cross_attention(given: Given) -> Rebuilt:
         DEEPMIND,
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         _undropped("CrossAttention", chosen, called)
         x, z, attend = _arguments("CrossAttention", arguments, "inputs_q", "inputs_kv", "attention_mask")
         return {"out": model.apply(params, x, z, mask=mask(attend))}
@@ -136,7 +136,7 @@ def self_attention(given: Given) -> Rebuilt:
         DEEPMIND,
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         _undropped("SelfAttention", chosen, called)
         x, attend = _arguments("SelfAttention", arguments, "inputs", "attention_mask")
         return {"out": model.apply(params, x, mask=mask(attend))}
@@ -150,7 +150,7 @@ def mlp(given: Given) -> Rebuilt:
     name, chosen = _kwargs(given, "MLP", {"widening_factor": 4, "dropout_prob": 0.0})
     model = MLP(shape(given, "x")[-1], chosen["widening_factor"], DEEPMIND)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         _undropped("MLP", chosen, called)
         return {"out": model.apply(params, *_arguments("MLP", arguments, "x"))}
 
@@ -169,7 +169,7 @@ def layer_norm(given: Given) -> Rebuilt:
     options("layer_norm", given.config, {})
     model = LayerNorm(shape(given, "x")[-1])
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         return {"out": model.apply(params, *_arguments("layer_norm", arguments, "x"))}
 
     return rebuilt(model, names.below("layer_norm", names.NORM), run, NamedPart(model))
@@ -190,10 +190,10 @@ def perceiver_encoder(given: Given) -> Rebuilt:
         kwargs, shape(given, "inputs")[-1], Names(), _WithoutLatents if "z" in given.inputs else Encoder
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         _undropped(cls, kwargs, called)
         inputs, attend, z = _arguments(cls, arguments, "inputs", "input_mask", "z")
-        return {"z": part.model.apply(params, inputs, mask=mask(attend), latents=z)}
+        return {"z": model.apply(params, inputs, mask=mask(attend), latents=z)}
 
     return rebuilt(part.model, part.table, run, part)
 
@@ -213,7 +213,7 @@ def decoder(given: Given) -> Rebuilt:
     part, cls = decoders.build(given.config, widths, Names())
     model = part.model
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         flags(cls, called)
         z, query, attend, inputs, features, points = _arguments(cls, arguments, *_DECODER_ARGUMENTS)
         if cls == "ProjectionDecoder":
@@ -236,7 +236,7 @@ def preprocessor(given: Given) -> Rebuilt:
     known = preprocessors.Known(inputs, given.params)
     part = preprocessors.build(given.config, known, Names(), flatten=bool(one_axis))
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         pos = arguments.get("pos")
         if isinstance(inputs, tuple):
             x, _ = _arguments("a preprocessor", arguments, "x", "pos")
@@ -244,7 +244,7 @@ def preprocessor(given: Given) -> Rebuilt:
             x = {name: arguments[f"inputs/{name}"] for name in inputs}
             pos = None if pos is None else dict.fromkeys(inputs, pos)
         with scope("input"):
-            made = part.model.apply(params, x, call, pos=pos)
+            made = model.apply(params, x, call, pos=pos)
         if made.sizes is None:
             return {"inputs": made.inputs, "inputs_without_pos": made.features}
         out = {"inputs": made.inputs} | {f"inputs_without_pos/{name}": f for name, f in made.features.items()}
@@ -264,11 +264,11 @@ def postprocessor(given: Given) -> Rebuilt:
         given.config, apart or shape(given, "x" if "x" in given.inputs else "inputs")[-1], Names()
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         sizes = flags("a postprocessor", called, modality_sizes=None)["modality_sizes"]
         x: Any = {name: arguments[f"inputs/{name}"] for name in apart} or arguments.get("x", arguments.get("inputs"))
         with scope("output"):
-            out = part.model.apply(params, x, sizes=sizes)
+            out = model.apply(params, x, sizes=sizes)
         return dict(out) if isinstance(out, Mapping) else {"out": out}
 
     return rebuilt(part.model, part.table, run, part)
@@ -280,7 +280,7 @@ def embedding_decoder(given: Given) -> Rebuilt:
     options("EmbeddingDecoder", given.config, known)
     model = TiedEmbedding(shape(given, "embedding_matrix")[0])
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         table, x = _arguments("EmbeddingDecoder", arguments, "embedding_matrix", "embeddings")
         return {"logits": model.apply(params, x, params={"input": {"embedding": table}})}
 
@@ -307,7 +307,7 @@ def position_encoding(given: Given) -> Rebuilt:
         model = positions.fourier(rest, index_dims) if fourier else positions.trainable(rest, index_dims[0])
     table = names.below(prefix, {"table": ("pos_embs", same)}) if prefix else names.POSITIONS
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         batch = flags("a position encoding", called, batch_size=None)["batch_size"]
         (pos,) = _arguments("a position encoding", arguments, "pos")
         like = positions.like(params, pos)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...autograd import ops
-from ...autograd.tree import Tree
 from ...errors import InputError, one_of
 from ...models.outputs import (
     AudioOutput,
@@ -27,13 +26,9 @@ from .part import NamedPart, component, options
 class Strided(ImageOutput):
     """DeepMind's conv1x1 postprocessor takes `space` as a stride and so shrinks its input."""
 
-    def apply(self, p: Tree, x: Any, *, params: Tree = None, sizes: dict[str, int] | None = None) -> Any:
-        """x (B, O, inputs), or already a grid -> (B, *smaller grid, outputs)."""
-        if self.grid is not None:
-            x = ops.reshape(x, shape=(x.shape[0], *self.grid, x.shape[-1]))
+    def laid_out(self, x: Any) -> Any:
         step = slice(None, None, self.space)
-        x = ops.getitem(x, index=(slice(None), step, step))
-        return ImageOutput(self.inputs, self.outputs, "linear").apply(p, x)
+        return ops.getitem(super().laid_out(x), index=(slice(None), step, step))
 
 
 def _identity(kwargs: Mapping[str, Any], inputs: int, names: Names, ours: str) -> NamedPart:

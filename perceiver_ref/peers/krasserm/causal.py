@@ -91,7 +91,7 @@ def causal_sequence_model(given: Given) -> Rebuilt:
         conventions=AUTOREGRESSIVE_DIALECTS["krasserm"],
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         called = dict(called)
         method = called.pop("method", "forward")
         if method not in ("forward", "kv_cache"):

@@ -58,9 +58,9 @@ def _rebuilt(
 
 
 def _run(
-    model: PerceiverIO,
     argument: str,
     masked: bool,
+    model: PerceiverIO,
     params: Tree,
     arguments: Arguments,
     called: Mapping[str, Any],
@@ -92,7 +92,7 @@ def text_classifier(given: Given) -> Rebuilt:
     width, text = chosen["num_latent_channels"], _text(into)
     coded = encoder(into, text.channels, chosen["num_latents"], width)
     model = PerceiverIO(coded, text, _classifier(out, width))
-    return _rebuilt(model, TEXT, partial(_run, model, "x", True))
+    return _rebuilt(model, TEXT, partial(_run, "x", True))
 
 
 def masked_language_model(given: Given) -> Rebuilt:
@@ -114,7 +114,7 @@ def masked_language_model(given: Given) -> Rebuilt:
     coded = encoder(into, text.channels, chosen["num_latents"], width)
     model = PerceiverIO(coded, text, decoded, TiedEmbedding(text.vocabulary) if tied else None)
     extra: Table = {"output/bias": ("1.output_adapter.bias", same)} if tied else {}
-    run = partial(_run, model, "x_masked", True)
+    run = partial(_run, "x_masked", True)
     return _rebuilt(model, TEXT, run, adapted="output" if tied else "decoder", extra=extra)
 
 
@@ -129,7 +129,7 @@ def image_classifier(given: Given) -> Rebuilt:
     _as_wide_as(pixels, into, "qk")
     width = chosen["num_latent_channels"]
     model = PerceiverIO(encoder(into, pixels.channels, chosen["num_latents"], width), pixels, _classifier(out, width))
-    return _rebuilt(model, GRID, partial(_run, model, "x", True))
+    return _rebuilt(model, GRID, partial(_run, "x", True))
 
 
 def optical_flow(given: Given) -> Rebuilt:
@@ -158,7 +158,7 @@ def optical_flow(given: Given) -> Rebuilt:
         rescale=out["rescale_factor"],
     )
     model = PerceiverIO(encoder(into, frames.channels, chosen["num_latents"], width), frames, decoded)
-    return _rebuilt(model, GRID, partial(_run, model, "x", False))
+    return _rebuilt(model, GRID, partial(_run, "x", False))
 
 
 def _as_wide_as(adapter: BufferedGrid, into: dict[str, Any], *kinds: str) -> None:

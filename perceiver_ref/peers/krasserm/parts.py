@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ...autograd import ops
@@ -65,7 +64,7 @@ def multi_head_attention(given: Given) -> Rebuilt:
     )
     known = {"x_q", "x_kv", "pad_mask", "frq_q", "frq_k"}
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, wanted = read_call(
             "MultiHeadAttention", arguments, called, known, {"right_align": False, "method": "kr_attention"}
         )
@@ -84,7 +83,7 @@ def multi_head_attention(given: Given) -> Rebuilt:
             if turned.shape[1] < count:
                 raise InputError(f"{name} has angles for {turned.shape[1]} positions, {count} are needed")
             angles[name] = turned[:, -count:] if wanted["right_align"] else turned[:, :count]
-        turning = replace(model, rotary=GivenAngles(()))
+        turning = model.with_fields(rotary=GivenAngles(()))
         out = turning.apply(params, x, z, mask=mask, positions=angles["frq_q"], key_positions=angles["frq_k"])
         return {"last_hidden_state": out}
 
@@ -103,7 +102,7 @@ def fourier_positions(given: Given) -> Rebuilt:
     grid = tuple(chosen["input_shape"])
     model = BufferedTable(fourier(grid, chosen["num_frequency_bands"]), grid)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         _, wanted = read_call("FourierPositionEncoding", arguments, called, set(), {"b": REQUIRED})
         table = call.state["positions"]
         return {"out": ops.broadcast_to(table, shape=(wanted["b"], *table.shape))}
@@ -120,7 +119,7 @@ def perceiver_encoder(given: Given) -> Rebuilt:
     coded = encoder(chosen, inputs, chosen["num_latents"], chosen["num_latent_channels"])
     model = PerceiverIO(coded, VectorInput(inputs))
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, wanted = read_call(
             "PerceiverEncoder", arguments, called, {"x", "pad_mask"}, {"return_adapted_input": False}
         )
@@ -147,7 +146,7 @@ def perceiver_decoder(given: Given) -> Rebuilt:
     return Rebuilt(
         model,
         bind(model.parameters(), names),
-        partial(_decode, model),
+        _decode,
         below("", "decoder", decoder_points(model.query_residual)),
     )
 

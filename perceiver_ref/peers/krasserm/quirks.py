@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from ...autograd import ops
 from ...autograd.backend import Array, to_host
 from ...autograd.tree import Tree
 from ...errors import InputError
+from ...models.attention import Attention
 from ...models.call import Call
 from ...models.inputs import GridInput, Pixels, Preprocessed
-from ...models.module import Module, Parameter
+from ...models.module import Module, Parameter, part
 from ...models.perceiver_ar.model import PerceiverAR
 from ...models.positions import FourierPositions, TrainablePositions
 from ...models.rotary import Rotary
@@ -42,13 +43,17 @@ class BufferedGrid(GridInput):
         assert isinstance(self.positions, FourierPositions)
         return {"positions": stored(self.positions, self.grid)}
 
+    @part
+    def buffered(self) -> GridInput:
+        """The same with the buffer as a table."""
+        table = TrainablePositions(math.prod(self.grid), self.positions.channels)
+        return GridInput(self.features, table, self.combine)
+
     def apply(self, p: Tree, x: Any, call: Call | None = None, *, pos: Any = None) -> Preprocessed:
         """As `GridInput.apply`."""
         if call is None or not call.state:
             return super().apply(p, x, call, pos=pos)
-        table = call.state["positions"]
-        plain = GridInput(self.features, TrainablePositions(*table.shape), self.combine)
-        return plain.apply({**p, "positions": {"table": table}}, x, None, pos=pos)
+        return self.buffered.apply({**p, "positions": {"table": call.state["positions"]}}, x, None, pos=pos)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class BufferedTable(Module):
     grid: tuple[int, ...]
 
     def parameters(self) -> Tree:
-        return {}
+        return {}  # the encoding has none, not even by name
 
     def state(self) -> Tree:
         return {"positions": stored(self.positions, self.grid)}
@@ -100,7 +105,12 @@ class BufferedPerceiverAR(PerceiverAR):
     def with_state(self, state: Tree) -> PerceiverAR:
         """The same model with the buffer's frequencies."""
         rotary = Rotary(tuple(float(w) for w in to_host(state["frequencies"])))
-        return replace(self, cross_rotary=rotary, self_rotary=rotary)
+
+        def turning(part: Module) -> Module:
+            turns = isinstance(part, Attention) and part.rotary is not None
+            return part.with_fields(rotary=rotary) if turns else part
+
+        return self.map_parts(turning)
 
 
 def inverse_frequencies(channels: int) -> tuple[float, ...]:

@@ -90,7 +90,7 @@ def _rebuild(make: Callable[[Mapping[str, Any]], tuple[Optimizer, Rate | None]],
     optimizer = replace(optimizer, own_counts=False)  # one count, in the state of the whole
     shapes = tuple(given.params.items())
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         options("a call of an optimizer", called, {"steps": None})
         if not shapes:
             names = [name for name in arguments if f"grad_{name}" in arguments]

@@ -136,7 +136,7 @@ def deepmind_schedule(
 def schedules(given: Given) -> Rebuilt:
     """Every configured schedule at counts 0 to `steps` - 1; traced as they are with JAX's own 32-bit counts."""
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         steps = options("a call of optax schedules", called, {"steps": REQUIRED})["steps"]
         outputs: Outputs = {}
         for name, config in given.config.items():

@@ -92,7 +92,9 @@ def perceiver_ar(given: Given) -> Rebuilt:
     axes = given.inputs["input_idxs"][-1] if chosen["use_positions_from_data"] and "input_idxs" in given.inputs else 1
     model = _model(chosen, axes)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(
+        model: ReleasedPerceiverAR, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call
+    ) -> Outputs:
         values, wanted = read_call("PerceiverAR", arguments, called, {"inputs", "input_idxs"}, _CALL)
         if wanted["memory_type"] not in ("none", "kv", "fixed_size_kv"):
             raise one_of("memory_type", wanted["memory_type"], ("none", "kv", "fixed_size_kv"))

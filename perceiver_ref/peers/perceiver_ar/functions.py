@@ -71,7 +71,7 @@ def _function(
     def build(given: Given) -> Rebuilt:
         chosen = options(what, given.config, config)
 
-        def run(params: Tree, given: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        def run(model: Any, params: Tree, given: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
             values, _ = read_call(what, given, called, {*arguments, *optional}, {"is_training": False}, arguments)
             return compute(values, chosen)
 

@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...models.constraints import Count
 from ...models.inputs.text import check_ids
 from ...models.layers import Linear
-from ...models.module import Parameter, truncated_normal
+from ...models.module import Parameter, part, truncated_normal
 from ...models.perceiver_ar.model import Course, PerceiverAR
 from ...models.tracing import point
 from .sequences import causal_masks, mask_output, terminal_relative
@@ -51,13 +51,15 @@ class ReleasedPerceiverAR(PerceiverAR):
             del spec["query"]
             spec["learned_query"] = Parameter((1 if self.shared_query else self.latents, self.width), small)
         layers = self.query_layers if self.query_style == "mlp" else 0
-        spec["query_layers"] = [self._query_layer().parameters() for _ in range(layers)]
+        spec["query_layers"] = [self.query_layer.parameters() for _ in range(layers)]
         spec["tables"] = [Parameter((size, self.channels), small) for size in self.tables]
         if self.per_position > 1:
             spec["latent_index"] = Parameter((self.per_position, self.width), small)
         return spec
 
-    def _query_layer(self) -> Linear:
+    @part
+    def query_layer(self) -> Linear:
+        """Each of the maps that latents pass through by "mlp"."""
         return Linear(self.width, self.width)
 
     def predict(self, p: Tree, ids: Array, data_positions: Array | None, latents: int) -> dict[str, Any]:
@@ -117,13 +119,13 @@ class ReleasedPerceiverAR(PerceiverAR):
             if (not self.shared_query and latents != self.latents) or self.per_position > 1:
                 raise InputError(f"learned initial latents are {self.latents}, one a position; got {latents}")
             return point("latents", ops.broadcast_to(given, shape=(x.shape[0], latents, self.width)))
-        z = self._query().apply(p["query"], x)
+        z = self.query.apply(p["query"], x) if self.query else x
         if self.per_position > 1:
             z = ops.reshape(z, shape=(*z.shape[:2], 1, self.width))
             z = ops.add(z, point("latent_index", p["latent_index"]))
             z = ops.reshape(z, shape=(z.shape[0], latents, self.width))
         for layer in p["query_layers"]:
-            z = self.query_activation(self._query_layer().apply(layer, z))
+            z = self.query_activation(self.query_layer.apply(layer, z))
         return point("latents", z)
 
     def _keys(self, total: int) -> list[int] | None:

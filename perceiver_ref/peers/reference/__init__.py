@@ -31,7 +31,7 @@ def rebuilt(model: Module) -> Rebuilt:
     """A model of ours with the identity as its renaming."""
     calls = caller(model)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {*calls.required, *calls.optional}
         what = type(model).__name__
         defaults = {**calls.options, "is_training": False}

@@ -91,7 +91,7 @@ def operation(name: str) -> Callable[[Given], Rebuilt]:
     options = {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.name not in (*_CONSTANT, "needs")}
 
     def rebuild(given: Given) -> Rebuilt:
-        def run(params: Tree, called: Arguments, chosen: Mapping[str, Any], call: Call) -> Outputs:
+        def run(model: Any, params: Tree, called: Arguments, chosen: Mapping[str, Any], call: Call) -> Outputs:
             known = {key: None if value is inspect.Parameter.empty else value for key, value in options.items()}
             names = {p.name for p in arrays}
             values, wanted = read_call(name, called, {**given.config, **chosen}, names, known, required)

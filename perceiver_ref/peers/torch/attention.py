@@ -78,7 +78,7 @@ def _multihead(given: Given) -> Rebuilt:
     if o["add_bias_kv"]:
         shapes |= {"bias_k": (1, 1, width), "bias_v": (1, 1, width)}
 
-    def run(p: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, p: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         masks = {"key_padding_mask", "attn_mask"}
         defaults = {"need_weights": True, "average_attn_weights": True, "is_causal": False}
         values, wanted = read_call("MultiheadAttention", arguments, called, {*_TRIPLE, *masks}, defaults, _TRIPLE)

@@ -24,7 +24,7 @@ def function(
     names = (*arguments, *optional)
 
     def rebuild(given: Given) -> Rebuilt:
-        def run(params: Tree, called: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
+        def run(model: Any, params: Tree, called: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
             options = {**given.config, **options}
             values, chosen = read_call("the function", called, options, set(names), defaults, arguments)
             return compute({name: values.get(name) for name in names}, chosen)

@@ -61,7 +61,7 @@ def _rebuild(make: Callable[[Any, dict[str, Any]], Optimizer], known: Mapping[st
     o = options("the optimizer", given.config, known, _HOW)
     make(o["lr"], o)  # so that a configuration that cannot be used is known before any call
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         wanted = options("a call of an optimizer", called, {"steps": None, "clip_grad_norm": None})
         rate: Any = o["lr"]
         if "lr" in arguments:

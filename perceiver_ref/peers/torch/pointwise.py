@@ -101,7 +101,7 @@ def _gru_cell(given: Given) -> Rebuilt:
     if o["bias"]:
         shapes |= {"bias_ih": (3 * hidden,), "bias_hh": (3 * hidden,)}
 
-    def run(p: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, p: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call("GRUCell", arguments, called, {"input", "hx"}, {}, ["input"])
         x, h = values["input"], values.get("hx")
         if h is None:

@@ -52,7 +52,7 @@ def lamb(config: Mapping[str, Any]) -> Optimizer:
 def _rebuild(given: Given) -> Rebuilt:
     optimizer = lamb(given.config)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         options("a call of Lamb", called, {"steps": None})
         names = [name for name in arguments if f"grad_{name}" in arguments]
         after, _, state = replay(optimizer, recording({n: arguments[n] for n in names}, arguments, "grad_"))

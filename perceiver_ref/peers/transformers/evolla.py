@@ -25,7 +25,7 @@ from ...models.constraints import Count
 from ...models.conventions import FLAMINGO_DIALECTS, Conventions
 from ...models.flamingo.resampler import ResamplerLayer
 from ...models.layers import MLP, LayerNorm, Linear, RMSNorm
-from ...models.module import Module, Parameter, truncated_normal, zeros
+from ...models.module import Module, Parameter, part, truncated_normal, variant, zeros
 from ...models.tracing import asked_point, point, scope, trace
 from ..base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
 from ..inherited import INHERITED, PRETRAINED
@@ -57,9 +57,10 @@ class FilledAttention(Attention):
 class FilledLayer(ResamplerLayer):
     """A layer of the resampler with `FilledAttention`."""
 
-    def _parts(self) -> dict[str, Any]:
-        parts = super()._parts()
-        return {**parts, "attention": FilledAttention(**vars(parts["attention"]))}
+    @part
+    def attention(self) -> FilledAttention:
+        """The attention."""
+        return variant(super().attention, FilledAttention)
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,22 @@ class Compressor(Module):
     layers: Count
     outputs: int
 
+    @part
+    def projection(self) -> Linear:
+        """The map to the other width."""
+        return Linear(self.layer.channels, self.outputs)
+
+    @part
+    def norm(self) -> LayerNorm:
+        """The norm at the end."""
+        return LayerNorm(self.outputs)
+
     def parameters(self) -> Tree:
-        channels = self.layer.channels
         return {
-            "latents": Parameter((self.latents, channels), truncated_normal(0.02)),
+            "latents": Parameter((self.latents, self.layer.channels), truncated_normal(0.02)),
             "layers": [self.layer.parameters() for _ in range(self.layers)],
-            "projection": Linear(channels, self.outputs).parameters(),
-            "norm": LayerNorm(self.outputs).parameters(),
+            "projection": self.projection.parameters(),
+            "norm": self.norm.parameters(),
         }
 
     def apply(self, p: Tree, x: Any, *, mask: Array) -> Any:
@@ -86,8 +96,8 @@ class Compressor(Module):
         for i, p_layer in enumerate(p["layers"]):
             with scope(f"layers.{i}"):
                 z = self.layer.apply(p_layer, z, x, mask=mask)
-        z = point("projection", Linear(self.layer.channels, self.outputs).apply(p["projection"], z))
-        return point("norm", LayerNorm(self.outputs).apply(p["norm"], z))
+        z = point("projection", self.projection.apply(p["projection"], z))
+        return point("norm", self.norm.apply(p["norm"], z))
 
 
 @dataclass(frozen=True)
@@ -105,42 +115,65 @@ class Aligner(Module):
     encoders: tuple[tuple[str, int], ...]
     output_bias: bool = True
 
+    @property
     def _conventions(self) -> Conventions:
         return replace(_DIALECT, qkv_bias=True, output_bias=self.output_bias)
 
-    def _attention(self, inputs: int = 1) -> Attention:
+    def _attention(self, inputs: int) -> Attention:
         d = self.channels
-        return Attention(d, inputs, d, d, d, self.heads, self._conventions(), scale=self.heads**-0.5)
+        return Attention(d, inputs, d, d, d, self.heads, self._conventions, scale=self.heads**-0.5)
 
-    def _mlp(self) -> MLP:
-        return MLP(self.channels, conventions=self._conventions(), hidden=self.hidden)
+    @part
+    def norm(self) -> RMSNorm:
+        """The norm of text before attention."""
+        return RMSNorm(self.channels)
+
+    @part
+    def attention(self) -> Attention:
+        """The attention, of which the maps to keys and values are each encoder's own."""
+        return self._attention(1)
+
+    @part
+    def attentions(self) -> tuple[Attention, ...]:
+        """The same for each encoder, for its keys and values."""
+        return tuple(self._attention(width) for _, width in self.encoders)
+
+    @part
+    def mlp_norm(self) -> LayerNorm:
+        """The norm before the MLP."""
+        return LayerNorm(self.channels)
+
+    @part
+    def mlp(self) -> MLP:
+        """The MLP."""
+        return MLP(self.channels, conventions=self._conventions, hidden=self.hidden)
 
     def parameters(self) -> Tree:
-        own = self._attention().parameters()
-        encoders = {name: self._attention(inputs).parameters() for name, inputs in self.encoders}
+        own = self.attention.parameters()
+        encoders = {name: made.parameters() for (name, _), made in zip(self.encoders, self.attentions)}
         return {
-            "norm": RMSNorm(self.channels).parameters(),
+            "norm": self.norm.parameters(),
             "attention": {name: own[name] for name in ("query", "output")},
             "encoders": {name: {part: p[part] for part in ("key", "value")} for name, p in encoders.items()},
             "attention_gate": Parameter((1,), zeros),
-            "mlp_norm": LayerNorm(self.channels).parameters(),
-            "mlp": self._mlp().parameters(),
+            "mlp_norm": self.mlp_norm.parameters(),
+            "mlp": self.mlp.parameters(),
             "mlp_gate": Parameter((1,), zeros),
         }
 
     def apply(self, p: Tree, x: Any, states: Mapping[str, Any], *, mask: Array) -> Any:
         """x (B, L, D), states: (B, S, C) by encoder; mask (B, L, sum of S), True = attend -> (B, L, D)."""
         made = []
-        for name, width in self.encoders:
+        for (name, _), attention in zip(self.encoders, self.attentions):
             with trace({"attention.key", "attention.value"}.__contains__, tensors=True) as inner:
-                made.append(self._attention(width).keys_values(p["encoders"][name], states[name]))
+                made.append(attention.keys_values(p["encoders"][name], states[name]))
             for projected, value in inner.items():  # by the encoder's name, where that is asked for
                 asked_point(f"encoders.{name}.{projected}", partial(array_of, value))
-        normed = point("norm", RMSNorm(self.channels).apply(p["norm"], x))
-        attended = self._attention().apply(p["attention"], normed, joined(*made), mask=mask)
+        normed = point("norm", self.norm.apply(p["norm"], x))
+        attended = self.attention.apply(p["attention"], normed, joined(*made), mask=mask)
         x = ops.add(x, ops.multiply(ops.tanh(p["attention_gate"]), attended))
-        normed = point("mlp_norm", LayerNorm(self.channels).apply(p["mlp_norm"], x))
-        return ops.add(x, ops.multiply(ops.tanh(p["mlp_gate"]), self._mlp().apply(p["mlp"], normed)))
+        normed = point("mlp_norm", self.mlp_norm.apply(p["mlp_norm"], x))
+        return ops.add(x, ops.multiply(ops.tanh(p["mlp_gate"]), self.mlp.apply(p["mlp"], normed)))
 
 
 _MLP: Table = {"hidden/weight": ("fc1.weight", transposed), "output/weight": ("fc2.weight", transposed)}
@@ -245,7 +278,7 @@ def _resampler(given: Given) -> Rebuilt:
     )
     model = Compressor(layer, chosen["resampler_num_latents"], chosen["resampler_depth"], chosen["hidden_size"])
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         names = ["embeds", "mask"]
         values, _ = read_call(_RESAMPLER, arguments, called, set(names), {}, names)
         x, mask = values["embeds"], array_of(values["mask"])
@@ -277,7 +310,7 @@ def _aligner(given: Given) -> Rebuilt:
     heads = positive("num_attention_heads", chosen["num_attention_heads"])
     model = Aligner(chosen["hidden_size"], heads, hidden, used, chosen["aligner_enable_bias"])
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         rows = [row.format(name) for name in _ENCODERS for row in ("{}_kv_states", "{}_kv_attn_mask", "{}_batch_mask")]
         required = ["query_states", *(f"{name}_kv_states" for name, _ in used)]
         values, _ = read_call(_ALIGNER, arguments, called, {"query_states", "query_attn_mask", *rows}, {}, required)

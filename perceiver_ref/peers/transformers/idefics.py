@@ -198,7 +198,7 @@ def _resampler(given: Given) -> Rebuilt:
         conventions=_DIALECT,
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call("IdeficsPerceiverResampler", arguments, called, {"context"}, {}, ["context"])
         return {"out": alone(model, params, values["context"])}
 
@@ -237,7 +237,7 @@ def _gated(given: Given) -> Rebuilt:
         ),
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {"hidden_states", "image_hidden_states", "image_attention_mask", "cross_attention_gate", "image_index"}
         values, wanted = read_call(
             "IdeficsGatedCrossAttentionLayer",

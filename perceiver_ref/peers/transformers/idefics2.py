@@ -91,7 +91,7 @@ def _resampler(given: Given) -> Rebuilt:
         ),
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         names = ["context", "attention_mask"]
         values, _ = read_call("Idefics2PerceiverResampler", arguments, called, set(names), {}, names)
         context, mask = values["context"], array_of(values["attention_mask"]) != 0

@@ -97,7 +97,7 @@ def _layer(given: Given) -> Rebuilt:
         ),
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         masks = {"raw_cross_attention_mask", "cross_attention_mask", "full_text_row_masked_out_mask"}
         required = ["hidden_states", "cross_attention_states"]
         known = {*required, *masks, *UNUSED_ARGUMENTS, "position_embeddings"}

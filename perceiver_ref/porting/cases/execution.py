@@ -87,7 +87,9 @@ def run(
             trace(frozenset() if points is None else points) as traced,
             input_errors("the inputs do not fit the model"),
         ):
-            outputs = rebuilt.run(variables["params"], {**arguments, **variables["inputs"]}, options, call)
+            outputs = rebuilt.run(
+                rebuilt.model, variables["params"], {**arguments, **variables["inputs"]}, options, call
+            )
         # what depends on no array, such as a grid of positions, was made on the host, in a dtype of its own
         outputs = tree.map(lambda o: o if type(o) is Tensor else prepared(o), outputs)
         loss = None if weights is None else sum_of_products(outputs, weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,11 @@ from ...autograd.backend import xp
 from ...autograd.core import Op, array_of
 from ...autograd.ops.attention import scale_factor
 from ...autograd.tree import Tree
-from ...models.attention import KeysValues, join_heads, split_heads
+from ...models.attention import Attention, KeysValues, join_heads, split_heads
+from ...models.flamingo.gated_xattn import GatedCrossAttention
+from ...models.flamingo.resampler import ResamplerLayer
 from ...models.tracing import where
-from ...models.variation import Replacement
-from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, replaced
+from .base import Candidate, Change, Exchange, Match, OpReplacement, Survey, at, exchanged, groups, replaced
 
 _OPS = ("attention", "attention_weights")
 _SCALES: dict[str, Callable[[int, int], float]] = {
@@ -67,11 +68,11 @@ def attention_scale_by_width(found: Survey) -> Iterator[Candidate]:
 
             def scaled(original: Any, layer: Any, *a: Any, field: str = field, match: Match = match, **o: Any) -> Any:
                 if match(f"{where()}.attention"):
-                    layer = replace(layer, scale=getattr(layer, field) ** -0.5)
+                    layer = layer.with_fields(scale=getattr(layer, field) ** -0.5)
                 return original(layer, *a, **o)
 
             variant = f"scale 1 / sqrt(width of the {name}), {label}"
-            yield Candidate("attention-scale", variant, exchanged({"Attention": scaled}), rare)
+            yield Candidate("attention-scale", variant, exchanged({Attention.apply: scaled}), rare)
 
 
 def softmax_axis(found: Survey) -> Iterator[Candidate]:
@@ -117,7 +118,7 @@ def mask_inverted(found: Survey) -> Iterator[Candidate]:
     if found.masked:
         yield from _everywhere(found, "mask-inverted", "True taken for padding", _with_mask(lambda mask: ~mask))
         yield Candidate(
-            "mask-inverted", "True taken for padding in the features alone", Change(layers=_features_mask_inverted)
+            "mask-inverted", "True taken for padding in the features alone", Change(parts=_features_mask_inverted)
         )
         yield from _everywhere(found, "mask-inverted", "masked and kept keys exchanged in the logits", _exchanged_keys)
 
@@ -133,11 +134,11 @@ def _exchanged_keys(op: Op, arguments: Any, static: Any) -> Any:
     return ops.where(mask.any(-1, keepdims=True), out, xp(array_of(out)).zeros((), out.dtype))
 
 
-def _features_mask_inverted() -> Mapping[str, Replacement]:
+def _features_mask_inverted() -> Exchange:
     def layer(original: Any, self: Any, p: Tree, x: Any, features: Any, *, mask: Any = None) -> Any:
         return original(self, p, x, features, mask=None if mask is None else ~mask)
 
-    return {"ResamplerLayer": layer}
+    return {ResamplerLayer.apply: layer}
 
 
 def mask_ignored(found: Survey) -> Iterator[Candidate]:
@@ -164,12 +165,12 @@ def fully_masked_row(found: Survey) -> Iterator[Candidate]:
     if found.masked:
         yield from _everywhere(found, "fully-masked-row", "average in place of zero, or zero in place of it", flipped)
         yield Candidate(
-            "fully-masked-row", "text before the first medium gets the average", Change(layers=_average_unseen)
+            "fully-masked-row", "text before the first medium gets the average", Change(parts=_average_unseen)
         )
         yield Candidate(
             "fully-masked-row",
             "text without a medium: the MLP's part is zero too",
-            exchanged({"GatedCrossAttention": _no_mlp}),
+            exchanged({GatedCrossAttention.apply: _no_mlp}),
         )
         for fill in (-1e4, -1e9, -100.0, -65504.0, -1e30):
             yield from _everywhere(found, "fully-masked-row", f"{fill:g} added to masked logits", _filled(fill))
@@ -198,7 +199,7 @@ def _filled(fill: float) -> OpReplacement:
     return run
 
 
-def _average_unseen() -> Mapping[str, Replacement]:
+def _average_unseen() -> Exchange:
     def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None, **rest: Any) -> Any:
         if mask is not None:
             mask = mask._replace(seen=None)
@@ -206,16 +207,16 @@ def _average_unseen() -> Mapping[str, Replacement]:
 
     def uniform(original: Any, self: Any, *arguments: Any, **options: Any) -> Any:
         return original(
-            replace(self, conventions=replace(self.conventions, masked_rows="uniform")), *arguments, **options
+            self.with_fields(conventions=replace(self.conventions, masked_rows="uniform")), *arguments, **options
         )
 
-    return {"GatedCrossAttention": gated, "Attention": uniform}
+    return {GatedCrossAttention.apply: gated, Attention.apply: uniform}
 
 
 def key_value_swapped(found: Survey) -> Iterator[Candidate]:
     """Keys' weights used for values and the other way round."""
     for label, match, rare in groups(_places(found)) if _places(found) else []:
-        change = Change(layers=_attention_params(match, lambda layer, p: {**p, "key": p["value"], "value": p["key"]}))
+        change = Change(parts=_attention_params(match, lambda layer, p: {**p, "key": p["value"], "value": p["key"]}))
         yield Candidate("key-value-swapped", f"keys and values swapped, {label}", change, rare)
 
 
@@ -236,9 +237,9 @@ def head_layout(found: Survey) -> Iterator[Candidate]:
         return
     for name, change in kinds.items():
         for label, match, rare in groups(_places(found)):
-            yield Candidate("head-layout", f"{name}, {label}", Change(layers=_attention_params(match, change)), rare)
+            yield Candidate("head-layout", f"{name}, {label}", Change(parts=_attention_params(match, change)), rare)
     for label, match, rare in groups(_places(found)):
-        yield Candidate("head-layout", f"heads share keys in turn, {label}", Change(layers=_keys_in_turn(match)), rare)
+        yield Candidate("head-layout", f"heads share keys in turn, {label}", Change(parts=_keys_in_turn(match)), rare)
     for name, split, joined in (
         ("joined by a reshape without a transpose", False, True),
         ("split by a reshape without a transpose", True, False),
@@ -247,19 +248,19 @@ def head_layout(found: Survey) -> Iterator[Candidate]:
         yield from _everywhere(found, "head-layout", name, _reshaped(split, joined))
 
 
-def _attention_params(match: Match, change: Callable[[Any, Tree], Tree]) -> Callable[[], Mapping[str, Replacement]]:
+def _attention_params(match: Match, change: Callable[[Any, Tree], Tree]) -> Callable[[], Exchange]:
     """Attention with changed parameters; where they would not fit, unchanged."""
 
-    def made() -> Mapping[str, Replacement]:
+    def made() -> Exchange:
         def attend(original: Any, layer: Any, p: Tree, x: Any, z: Any, **options: Any) -> Any:
             changed = match(where()) and not isinstance(z, KeysValues)
             return original(layer, _fitting(layer, p, change) if changed else p, x, z, **options)
 
         def gated(original: Any, layer: Any, p: Tree, *arguments: Any, **options: Any) -> Any:
-            p = {**p, "attention": _fitting(layer._attention(), p["attention"], change)}
+            p = {**p, "attention": _fitting(layer.attention, p["attention"], change)}
             return original(layer, p, *arguments, **options)
 
-        return {"Attention": attend, "GatedCrossAttention": gated}
+        return {Attention.apply: attend, GatedCrossAttention.apply: gated}
 
     return made
 
@@ -280,7 +281,7 @@ def _order(width: int, heads: int) -> Any:
 
 
 def _split(layer: Any, p: Tree, parts: tuple[str, ...] = ("query", "key", "value")) -> Tree:
-    shared = layer._shared()
+    shared = layer.shared
     heads = {"query": layer.heads, "key": shared, "value": shared}
     made = {name: _columns(p[name], _order(p[name]["weight"].shape[-1], heads[name])) for name in parts}
     return {**p, **made}
@@ -304,7 +305,7 @@ def _fused_in_turn(layer: Any, p: Tree) -> Tree:
 
 def _fused_in_heads(layer: Any, p: Tree) -> Tree:
     """One map to (heads, 2, d) in place of (2, heads, d)."""
-    shared, made = layer._shared(), {}
+    shared, made = layer.shared, {}
     if p["key"]["weight"].shape != p["value"]["weight"].shape:
         return p
     for name in p["key"]:
@@ -342,12 +343,12 @@ def _seen_as_heads(x: Any) -> Any:
     return ops.reshape(join_heads(x), shape=x.shape)
 
 
-def _keys_in_turn(match: Match) -> Callable[[], Mapping[str, Replacement]]:
+def _keys_in_turn(match: Match) -> Callable[[], Exchange]:
     """Query head h uses head h mod Hk of the keys, in place of consecutive heads sharing one."""
 
-    def made() -> Mapping[str, Replacement]:
+    def made() -> Exchange:
         def attend(original: Any, layer: Any, p: Tree, *arguments: Any, **options: Any) -> Any:
-            shared = layer._shared()
+            shared = layer.shared
             if shared == layer.heads or not match(where()):
                 return original(layer, p, *arguments, **options)
             heads = np.arange(layer.heads).reshape(-1, shared).T.reshape(-1)
@@ -357,6 +358,6 @@ def _keys_in_turn(match: Match) -> Callable[[], Mapping[str, Replacement]]:
             p = {**p, "query": _columns(p["query"], columns), "output": {**p["output"], "weight": rows}}
             return original(layer, p, *arguments, **options)
 
-        return {"Attention": attend}
+        return {Attention.apply: attend}
 
     return made

@@ -1,4 +1,4 @@
-"""What a deviation is: a small change of the parameters, of a layer or of an op of the reference."""
+"""What a deviation is: a small change of the parameters, of a part or of an op of the reference."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ...autograd import tree
 from ...autograd.core import Op, array_of, handle
 from ...autograd.observing import observe
 from ...autograd.tree import Tree
+from ...models.module import Module
 from ...models.tracing import trace, where
 from ...models.variation import Replacement, varied
 from ...peers.names import View
 
+M = TypeVar("M", bound=Module)
 OpReplacement = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+Method = Callable[..., Any]
+Exchange = Mapping[str | Method, Replacement]
+"""A method of a class of parts, or the name of a function -> what is called in its place: with the original and its
+arguments, of which a method's first is the part."""
 Match = Callable[[str], bool]
 """Whether a place, the dotted scopes that an op runs in or the path of a parameter, is meant."""
 
@@ -25,20 +31,21 @@ Match = Callable[[str], bool]
 class Change:
     """What a deviation does to one run: each part is left out where it has nothing to do.
 
-    `params` gives the changed parameter tree; `layers` exchange layers and named functions (`variation.varied`); `ops`
-    makes, from a function that tells the path of a parameter, a replacement for every op by name. `straight`: the
+    `params` gives the changed parameter tree; `parts` exchange methods of the model's parts, such as `Attention.apply`,
+    and functions by name (`variation.varied`); `ops` makes, from a function that tells the path of a parameter, a
+    replacement for every op by name. `straight`: the
     gradients of the changed parameters are those of the parameters, as where weights are only stored otherwise.
     """
 
     params: Callable[[Tree], Tree] | None = None
-    layers: Callable[[], Mapping[str, Replacement]] | None = None
+    parts: Callable[[], Exchange] | None = None
     ops: Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]] | None = None
     straight: bool = False
 
 
-def exchanged(table: Mapping[str, Replacement]) -> Change:
-    """Layers or named functions exchanged for others that keep nothing between runs."""
-    return Change(layers=lambda: table)
+def exchanged(table: Exchange) -> Change:
+    """Methods of parts, or named functions, exchanged for others that keep nothing between runs."""
+    return Change(parts=lambda: table)
 
 
 def replaced(table: Mapping[str, OpReplacement]) -> Change:
@@ -172,20 +179,53 @@ def paths_of(params: Tree) -> Callable[[Any], str]:
 
 
 @contextmanager
-def deviating(candidates: Sequence[Candidate], params: Tree) -> Iterator[Tree]:
-    """The reference with these deviations; gives the parameters to run it with."""
+def deviating(candidates: Sequence[Candidate], model: M, params: Tree) -> Iterator[tuple[M, Tree]]:
+    """The reference with these deviations; gives the model and the parameters to run inside."""
     with ExitStack() as stack:
+        methods: dict[Method, list[Replacement]] = {}
         for candidate in candidates:
             if candidate.change.params is not None:
                 params = candidate.change.params(params)
         path = paths_of(params)
         for candidate in candidates:
-            if candidate.change.layers is not None:
-                layers = candidate.change.layers()
-                stack.enter_context(varied({name: only(made, candidate.here) for name, made in layers.items()}))
+            if candidate.change.parts is not None:
+                table = {key: only(made, candidate.here) for key, made in candidate.change.parts().items()}
+                stack.enter_context(varied({key: made for key, made in table.items() if isinstance(key, str)}))
+                for key, made in table.items():
+                    if not isinstance(key, str):
+                        methods.setdefault(key, []).append(made)
             if candidate.change.ops is not None:
                 stack.enter_context(handle(_by_name(candidate.change.ops(path), candidate.here)))
-        yield params
+        yield with_methods(model, methods), params
+
+
+def with_methods(model: M, methods: Mapping[Method, Sequence[Replacement]]) -> M:
+    """The model with these methods of its parts, and of itself, replaced; the last replacement is called first."""
+
+    def change(part: Module) -> Module:
+        for method, replacements in methods.items():
+            owner = next((cls for cls in type(part).__mro__ if cls.__dict__.get(method.__name__) is method), None)
+            if owner is not None:
+                part = _with_method(part, owner, method, replacements)
+        return part
+
+    made: Any = change(model.map_parts(change))
+    return made  # type: ignore[no-any-return]
+
+
+def _with_method(part: Module, owner: type, method: Method, replacements: Sequence[Replacement]) -> Module:
+    """A copy of the part whose class differs in the method that `owner`, a base of its class, has."""
+    call = method
+    for replacement in replacements:
+        call = partial(replacement, call)
+
+    def exchanged(self: Module, *arguments: Any, **options: Any) -> Any:
+        return call(self, *arguments, **options)
+
+    own = type(owner.__name__, (owner,), {method.__name__: exchanged})
+    made: Module = object.__new__(own if type(part) is owner else type(type(part).__name__, (type(part), own), {}))
+    made.__dict__.update(part.__dict__)
+    return made
 
 
 def only(replacement: Replacement, here: Callable[[], bool] | None) -> Replacement:

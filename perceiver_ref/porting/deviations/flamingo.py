@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import Op
 from ...autograd.tree import Tree
+from ...models.attention import Attention
+from ...models.flamingo.gated_xattn import GatedCrossAttention
+from ...models.flamingo.resampler import PerceiverResampler, ResamplerLayer
 from ...models.tracing import where
 from ...models.variation import Replacement
-from .base import Candidate, Change, Match, Survey, edits, exchanged, groups
+from .base import Candidate, Change, Exchange, Match, Survey, edits, exchanged, groups
 
 
 def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
@@ -24,19 +26,21 @@ def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
 
         def alone(original: Any, layer: Any, *arguments: Any, match: Match = match, **options: Any) -> Any:
             if match(f"{where()}.attention"):
-                layer = replace(layer, latents_in_keys=not layer.latents_in_keys)
+                layer = layer.with_fields(latents_in_keys=not layer.latents_in_keys)
             return original(layer, *arguments, **options)
 
-        yield Candidate("latents-not-in-keys", f"features alone, {label}", exchanged({"ResamplerLayer": alone}), rare)
+        yield Candidate(
+            "latents-not-in-keys", f"features alone, {label}", exchanged({ResamplerLayer.apply: alone}), rare
+        )
     yield Candidate(
         "latents-not-in-keys",
         "latents in the keys before their norm",
-        Change(layers=lambda: _latents(lambda x, q: x)),
+        Change(parts=lambda: _latents(lambda x, q: x)),
         rare=True,
     )
 
 
-def _latents(choose: Callable[[Any, Any], Any]) -> Mapping[str, Replacement]:
+def _latents(choose: Callable[[Any, Any], Any]) -> Exchange:
     """Other latents among the keys: those of `choose(latents, normed latents)`."""
     newest: dict[str, Any] = {}
 
@@ -50,7 +54,7 @@ def _latents(choose: Callable[[Any, Any], Any]) -> Mapping[str, Replacement]:
             kv = ops.concatenate([kv[..., :-n, :], choose(latents, q)], axis=-2)
         return original(self, p, q, kv, **options)
 
-    return {"ResamplerLayer": layer, "Attention": attend}
+    return {ResamplerLayer.apply: layer, Attention.apply: attend}
 
 
 _TABLES = {"time_embedding": "of frames", "media_embedding": "of media"}
@@ -85,13 +89,13 @@ def time_embedding(found: Survey) -> Iterator[Candidate]:
         yield Candidate("time-embedding", "embeddings of frames and media exchanged", Change(params=_exchanged))
 
 
-def _last_places(name: str) -> Mapping[str, Replacement]:
+def _last_places(name: str) -> Exchange:
     def resampler(original: Any, layer: Any, p: Tree, features: Any, **options: Any) -> Any:
         shape = features.shape
         used = shape[1] if name == "media_embedding" else shape[-3]
         return original(layer, {**p, name: xp(p[name]).roll(p[name], used, axis=0)}, features, **options)
 
-    return {"PerceiverResampler": resampler}
+    return {PerceiverResampler.apply: resampler}
 
 
 def _exchanged(p: Tree) -> Tree:
@@ -215,7 +219,7 @@ def media_mask(found: Survey) -> Iterator[Candidate]:
         total = original(locations, before)
         return total[..., -1:] - total + locations
 
-    tables: dict[str, Mapping[str, Replacement]] = {
+    tables: dict[str, Exchange] = {
         "all earlier media in place of the last, or the last in place of all": {"media_mask": other},
         "the same, with text before the first medium zeroed as before": {"media_mask": other_zeroed},
         "all media for all text but what is before the first": {"media_mask": everything},
@@ -233,22 +237,22 @@ def media_mask(found: Survey) -> Iterator[Candidate]:
     }
     for name, table in tables.items():
         yield Candidate("media-mask", name, exchanged(table))
-    yield Candidate("media-mask", "no mask", Change(layers=_no_media_mask))
-    yield Candidate("media-mask", "a mask given by position: one token earlier", Change(layers=lambda: _rolled(-1)))
-    yield Candidate("media-mask", "a mask given by position: one token later", Change(layers=lambda: _rolled(1)))
+    yield Candidate("media-mask", "no mask", Change(parts=_no_media_mask))
+    yield Candidate("media-mask", "a mask given by position: one token earlier", Change(parts=lambda: _rolled(-1)))
+    yield Candidate("media-mask", "a mask given by position: one token later", Change(parts=lambda: _rolled(1)))
 
 
-def _no_media_mask() -> Mapping[str, Replacement]:
+def _no_media_mask() -> Exchange:
     def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None, **rest: Any) -> Any:
         return original(self, p, x, media, mask=None, **rest)
 
-    return {"GatedCrossAttention": gated}
+    return {GatedCrossAttention.apply: gated}
 
 
-def _rolled(by: int) -> Mapping[str, Replacement]:
+def _rolled(by: int) -> Exchange:
     def gated(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None, **rest: Any) -> Any:
         if mask is not None:
             mask = mask._replace(attend=xp(mask.attend).roll(mask.attend, by, axis=1))
         return original(self, p, x, media, mask=mask, **rest)
 
-    return {"GatedCrossAttention": gated}
+    return {GatedCrossAttention.apply: gated}

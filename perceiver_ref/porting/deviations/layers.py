@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.tree import Tree
 from ...models.activations import activations
+from ...models.attention import CrossAttention
 from ...models.tracing import where
-from ...models.variation import Replacement
-from .base import Candidate, Change, Match, OpReplacement, Survey, at, edits, exchanged, groups, replaced, role_of
+from .base import (
+    Candidate,
+    Change,
+    Exchange,
+    Match,
+    OpReplacement,
+    Survey,
+    at,
+    edits,
+    exchanged,
+    groups,
+    replaced,
+    role_of,
+)
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     **ops.activations,
@@ -110,21 +122,21 @@ def query_residual(found: Survey) -> Iterator[Candidate]:
 
         def flipped(original: Any, layer: Any, *arguments: Any, match: Match = match, **options: Any) -> Any:
             if match(f"{where()}.attention"):
-                layer = replace(layer, query_residual=not layer.query_residual)
+                layer = layer.with_fields(query_residual=not layer.query_residual)
             return original(layer, *arguments, **options)
 
         yield Candidate(
             "query-residual",
             f"of cross-attention missing or extra, {label}",
-            exchanged({"CrossAttention": flipped}),
+            exchanged({CrossAttention.apply: flipped}),
             rare,
         )
     everywhere = found.ops.get("attention", [])
     for label, match, rare in groups(everywhere) if everywhere else []:
         normed = _joined_with("attention_residual", lambda place, match=match: match(f"{place}.attention"), "normed")  # type: ignore[misc]
-        yield Candidate("query-residual", f"the normed queries are added, {label}", Change(layers=normed), rare)
+        yield Candidate("query-residual", f"the normed queries are added, {label}", Change(parts=normed), rare)
         missing = Change(
-            layers=_without("attention_residual", lambda place, match=match: match(f"{place}.attention"))  # type: ignore[misc]
+            parts=_without("attention_residual", lambda place, match=match: match(f"{place}.attention"))  # type: ignore[misc]
         )
         yield Candidate("query-residual", f"around attention missing, {label}", missing, rare)
 
@@ -133,20 +145,20 @@ def mlp_residual(found: Survey) -> Iterator[Candidate]:
     """The residual around the MLP left out."""
     places = [p.rpartition(".")[0] for p in found.ops.get("linear", []) if p.split(".")[-1] == "mlp"]
     for label, match, rare in groups(places) if places else []:
-        yield Candidate("mlp-residual", f"missing {label}", Change(layers=_without("", match)), rare)
+        yield Candidate("mlp-residual", f"missing {label}", Change(parts=_without("", match)), rare)
         for what, name in (("normed", "the normed input"), ("input", "the layer's input")):
-            change = Change(layers=_joined_with("", match, what))
+            change = Change(parts=_joined_with("", match, what))
             yield Candidate("mlp-residual", f"{name} is added to the MLP's output, {label}", change, rare)
 
 
 _NORMED = {"attention_residual": ("query_norm", "norm", "latents_norm"), "": ("mlp_norm",)}
 
 
-def _joined_with(sum_point: str, match: Match, what: str) -> Callable[[], Mapping[str, Replacement]]:
+def _joined_with(sum_point: str, match: Match, what: str) -> Callable[[], Exchange]:
     """A residual sum adds the branch to its normed input, or to the input of the layer."""
     branch = "mlp" if sum_point == "" else "attention"
 
-    def made() -> Mapping[str, Replacement]:
+    def made() -> Exchange:
         newest: dict[tuple[str, str], Any] = {}
 
         def point(original: Any, name: str, value: Any) -> Any:
@@ -171,11 +183,11 @@ def _joined_with(sum_point: str, match: Match, what: str) -> Callable[[], Mappin
     return made
 
 
-def _without(sum_point: str, match: Match) -> Callable[[], Mapping[str, Replacement]]:
+def _without(sum_point: str, match: Match) -> Callable[[], Exchange]:
     """A residual sum is only what was to be added: the newest branch of the same layer."""
     branch = "mlp" if sum_point == "" else "attention"
 
-    def made() -> Mapping[str, Replacement]:
+    def made() -> Exchange:
         newest: dict[str, Any] = {}
 
         def point(original: Any, name: str, value: Any) -> Any:

@@ -11,8 +11,8 @@ from ...autograd.backend import xp
 from ...autograd.core import Op, array_of
 from ...autograd.tree import Tree
 from ...models.tracing import point, where
-from ...models.variation import Replacement
-from .base import Candidate, Change, OpReplacement, Survey, edited, exchanged, groups, module_of
+from ...peers.lucidrains.perceiver.quirks import NormedProjection
+from .base import Candidate, Change, Exchange, OpReplacement, Survey, edited, exchanged, groups, module_of
 
 NORMS = ("layer_norm", "rms_norm")
 _EPS = (0.0, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
@@ -133,20 +133,24 @@ def final_norm(found: Survey) -> Iterator[Candidate]:
             for names in (("scale", "offset"), ("scale",), ("offset",)):
                 variant = f"{module} without {' and '.join(names)}"
                 yield Candidate("final-norm", variant, _plain({module}, names))
-    yield Candidate("final-norm", "before the mean over latents", exchanged({"NormedProjection": _normed_before_mean}))
-    yield Candidate("final-norm", "after the last linear map", exchanged({"NormedProjection": _unnormed_projection}))
+    yield Candidate(
+        "final-norm", "before the mean over latents", exchanged({NormedProjection.apply: _normed_before_mean})
+    )
+    yield Candidate(
+        "final-norm", "after the last linear map", exchanged({NormedProjection.apply: _unnormed_projection})
+    )
 
 
 def _normed_before_mean(original: Any, layer: Any, p: Tree, latents: Any, **_: Any) -> Any:
-    normed = layer._norm().apply(p["norm"], latents)
-    return point("decoder", layer._output().apply(p["output"], ops.mean(normed, axis=1)))
+    normed = layer.norm.apply(p["norm"], latents)
+    return point("decoder", layer.output.apply(p["output"], ops.mean(normed, axis=1)))
 
 
 def _unnormed_projection(original: Any, layer: Any, p: Tree, latents: Any, **_: Any) -> Any:
-    out = layer._output().apply(p["output"], ops.mean(latents, axis=1))
+    out = layer.output.apply(p["output"], ops.mean(latents, axis=1))
     if out.shape[-1] != p["norm"]["scale"].shape[0]:
         raise ValueError("a norm of another width")
-    return layer._norm().apply(p["norm"], out)
+    return layer.norm.apply(p["norm"], out)
 
 
 def _plain(modules: set[str], names: tuple[str, ...] = ("scale", "offset")) -> Change:
@@ -200,7 +204,7 @@ def _of_branches(modules: set[str]) -> Change:
         applying.append(op)
         return op(*arguments, **static)
 
-    def layers() -> Mapping[str, Replacement]:
+    def layers() -> Exchange:
         waiting.clear()
 
         def named(original: Any, name: str, value: Any) -> Any:
@@ -223,7 +227,7 @@ def _of_branches(modules: set[str]) -> Change:
 
         return dict.fromkeys(NORMS, run)
 
-    return Change(layers=layers, ops=table)
+    return Change(parts=layers, ops=table)
 
 
 def _post(modules: set[str], skipped: set[str]) -> Callable[[Any], Mapping[str, OpReplacement]]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from ...autograd.backend import xp
 from ...autograd.core import Op, array_of
+from ...models.positions import FourierPositions, TrainablePositions
 from ...models.tracing import where
-from ...models.variation import Replacement
-from .base import Candidate, Change, OpReplacement, Survey, exchanged
+from .base import Candidate, Change, Exchange, OpReplacement, Survey, exchanged
 
 Bands = Callable[[int, tuple[int, ...], Any], np.ndarray]
 
@@ -61,10 +61,10 @@ def fourier_frequencies(found: Survey) -> Iterator[Candidate]:
             return bands(k, tuple(resolution), dtype)
 
         yield Candidate("fourier-frequencies", name, exchanged({"frequencies": changed}))
-    yield Candidate("fourier-frequencies", "resolutions are the grid's own", Change(layers=_of_the_grid))
+    yield Candidate("fourier-frequencies", "resolutions are the grid's own", Change(parts=_of_the_grid))
 
 
-def _of_the_grid() -> Mapping[str, Replacement]:
+def _of_the_grid() -> Exchange:
     """Resolutions of each axis that are the grid's own."""
     grids: list[tuple[int, ...]] = []
 
@@ -78,7 +78,7 @@ def _of_the_grid() -> Mapping[str, Replacement]:
     def bands(original: Any, k: int, resolution: tuple[int, ...], dtype: Any) -> Any:
         return original(k, grids[-1] if grids and len(grids[-1]) == len(resolution) else resolution, dtype)
 
-    return {"FourierPositions": encoding, "frequencies": bands}
+    return {FourierPositions.apply: encoding, "frequencies": bands}
 
 
 def _orders(d: int, k: int, both: bool) -> dict[str, list[int]]:
@@ -142,7 +142,7 @@ def fourier_order(found: Survey) -> Iterator[Candidate]:
         yield Candidate("fourier-order", name, exchanged({"axis_major": by_axis}))
     yield Candidate("fourier-order", "positions before the features", Change(ops=_positions_first))
     yield Candidate(
-        "fourier-order", "cosines in the place of sines without positions", Change(layers=_without_positions)
+        "fourier-order", "cosines in the place of sines without positions", Change(parts=_without_positions)
     )
 
 
@@ -157,7 +157,7 @@ def _positions_first(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
     return {"concatenate": run}
 
 
-def _without_positions() -> Mapping[str, Replacement]:
+def _without_positions() -> Exchange:
     def features(original: Any, positions: Any, num_bands: int, max_resolution: tuple[int, ...], **how: Any) -> Any:
         out = original(positions, num_bands, max_resolution, **how)
         if how.get("concat_pos", True) or how.get("sine_only", False):
@@ -217,7 +217,7 @@ def position_grid(found: Survey) -> Iterator[Candidate]:
     yield Candidate(
         "position-grid",
         "single points by the other rule",
-        Change(layers=lambda: {"subsampled_positions": by_the_other_rule}),
+        Change(parts=lambda: {"subsampled_positions": by_the_other_rule}),
     )
 
 
@@ -258,7 +258,7 @@ def position_axes(found: Survey) -> Iterator[Candidate]:
     yield Candidate(
         "position-axes",
         "coordinates in reverse, of single points too",
-        Change(layers=lambda: {"linear_positions": swapped, "subsampled_positions": points}),
+        Change(parts=lambda: {"linear_positions": swapped, "subsampled_positions": points}),
     )
 
     def table(original: Any, layer: Any, p: Any, index_dims: tuple[int, ...], **options: Any) -> Any:
@@ -269,5 +269,5 @@ def position_axes(found: Survey) -> Iterator[Candidate]:
         return out.reshape(width, height, -1).swapaxes(0, 1).reshape(out.shape)
 
     yield Candidate(
-        "position-axes", "a learned table column by column", Change(layers=lambda: {"TrainablePositions": table})
+        "position-axes", "a learned table column by column", Change(parts=lambda: {TrainablePositions.apply: table})
     )

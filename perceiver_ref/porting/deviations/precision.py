@@ -10,12 +10,26 @@ import numpy as np
 
 from ...autograd import ops
 from ...autograd.core import Op, array_of
+from ...models.positions import TrainablePositions
 from ...models.tracing import where
 from ...models.variation import Replacement
 from ..rounding.arithmetic import MOVING
 from ..rounding.grid import Cast, cast_to
 from .autocast import autocast
-from .base import Candidate, Change, Match, OpReplacement, Survey, at, exchanged, groups, module_of, only, replaced
+from .base import (
+    Candidate,
+    Change,
+    Exchange,
+    Match,
+    OpReplacement,
+    Survey,
+    at,
+    exchanged,
+    groups,
+    module_of,
+    only,
+    replaced,
+)
 from .layers import by_role
 from .narrow import AFTER, BEFORE, STABLE, Manner, in_steps, logits_and_softmax, narrowed, softmax_alone
 from .norms import NORMS
@@ -214,7 +228,7 @@ def everything(found: Survey, name: str) -> Iterator[Candidate]:
         yield Candidate("dtype", f"everything in {name}, everywhere{manner}", replaced(table))
     if name == "float32":
         # PyTorch and JAX make angles of positions of the same format, step by step
-        angles = replace(replaced(table), layers=lambda: {"fourier_features": _angles(cast_to(name))})
+        angles = replace(replaced(table), parts=lambda: {"fourier_features": _angles(cast_to(name))})
         yield Candidate("dtype", f"everything in {name}, angles too, everywhere", angles)
 
 
@@ -228,10 +242,10 @@ def _scopes(found: Survey, cast: Cast, manners: tuple[Manner, ...]) -> Iterator[
 
 def _positions(cast: Cast) -> Iterator[_Made]:
     """The coordinates, angles or features of positions, or a learned table."""
-    tables: dict[str, Mapping[str, Replacement]] = {
+    tables: dict[str, Exchange] = {
         "positions": {"fourier_features": _features(cast, cast)},
         "the grid": {"linear_positions": _rounded_result(cast)},
-        "the table of positions": dict.fromkeys(("fourier_features", "TrainablePositions"), _rounded_result(cast)),
+        "the table of positions": dict.fromkeys(("fourier_features", TrainablePositions.apply), _rounded_result(cast)),
         "coordinates": {"fourier_features": _features(cast, lambda a: a)},
         "points": {"subsampled_positions": _rounded_result(cast)},
         "Fourier features step by step": {"fourier_features": _stepwise(cast)},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...autograd import ops
 from ...autograd.tree import Tree
-from ...models.encoder import weights_of
+from ...models.attention import CrossAttention, SelfAttention
+from ...models.encoder import Encoder, weights_of
+from ...models.flamingo.gated_xattn import GatedCrossAttention
+from ...models.flamingo.resampler import ResamplerLayer
 from ...models.tracing import point, scope, where
 from ...models.variation import Replacement
-from .base import Candidate, Change, Match, Survey, exchanged, groups
+from .base import Candidate, Change, Exchange, Match, Survey, exchanged, groups
 
 Order = Callable[[int, list[list[Tree]]], list[Tree]]
 """The layers of block b, from all blocks' layers."""
@@ -58,24 +61,24 @@ def _weights(encoder: Any, p: Tree) -> list[list[Tree]]:
     return [list(own[weights_of(b, encoder.shared_blocks)]) for b in range(encoder.blocks)]
 
 
-def _blocks(order: Order) -> Mapping[str, Replacement]:
+def _blocks(order: Order) -> Exchange:
     def block(original: Any, encoder: Any, p: Tree, b: int, x: Any) -> Any:
         for i, weights in enumerate(order(b, _weights(encoder, p))):
             with scope(f"blocks.{b}.{i}"):
-                x = encoder.self_attention().apply(weights, x)
+                x = encoder.self_attention.apply(weights, x)
         return x
 
-    return {"Encoder.block": block}
+    return {Encoder.block: block}
 
 
-def _crosses(order: Callable[[int, list[Tree]], Tree]) -> Mapping[str, Replacement]:
+def _crosses(order: Callable[[int, list[Tree]], Tree]) -> Exchange:
     def attended(original: Any, encoder: Any, p: Tree, b: int, *rest: Any) -> Any:
         own = [p["cross_attention"], *p["later_cross_attentions"]]
         chosen = order(b, [own[weights_of(i, encoder.shared_cross)] for i in range(encoder.cross_attends)])
         n = len(p["later_cross_attentions"])
         return original(encoder, {**p, "cross_attention": chosen, "later_cross_attentions": [chosen] * n}, b, *rest)
 
-    return {"Encoder.cross_attended": attended}
+    return {Encoder.cross_attended: attended}
 
 
 def _has_encoder(found: Survey) -> bool:
@@ -150,24 +153,24 @@ def block_order(found: Survey) -> Iterator[Candidate]:
         if _crossing(found):
             both = {**_blocks(_BLOCK_ORDER["blocks in reverse"]), **_crosses(lambda b, w: w[len(w) - 1 - b])}
             yield Candidate("block-order", "blocks in reverse, with their cross-attentions", exchanged(both))
-        yield Candidate("block-order", "each layer of all blocks before the next layer", Change(layers=_layer_major))
-        yield Candidate("block-order", "cross-attention after its block", Change(layers=_cross_after))
-        yield Candidate("block-order", "cross-attention before every block", Change(layers=_cross_again))
-        yield Candidate("block-order", "cross-attention after all blocks", Change(layers=_cross_last))
+        yield Candidate("block-order", "each layer of all blocks before the next layer", Change(parts=_layer_major))
+        yield Candidate("block-order", "cross-attention after its block", Change(parts=_cross_after))
+        yield Candidate("block-order", "cross-attention before every block", Change(parts=_cross_again))
+        yield Candidate("block-order", "cross-attention after all blocks", Change(parts=_cross_last))
         yield Candidate(
-            "block-order", "cross-attention between the first layer and the rest", Change(layers=_cross_after_first)
+            "block-order", "cross-attention between the first layer and the rest", Change(parts=_cross_after_first)
         )
     if _stack(found):
         yield Candidate("block-order", "layers in reverse", _restacked(lambda w: w[::-1]))
         yield Candidate("block-order", "layers rotated by one", _restacked(lambda w: w[1:] + w[:1]))
-    layers = ("SelfAttention", "CrossAttention", "ResamplerLayer", "GatedCrossAttention")
+    layers = [cls.apply for cls in (SelfAttention, CrossAttention, ResamplerLayer, GatedCrossAttention)]
     for how, join in (("the MLP before attention", _first_the_mlp), ("attention and MLP side by side", _side_by_side)):
         for label, match, rare in groups(found.ops.get("attention", [])):
             exchange = exchanged(dict.fromkeys(layers, _rebuilt(join, match)))
             yield Candidate("block-order", f"{how}, {label}", exchange, rare)
 
 
-def _layer_major() -> Mapping[str, Replacement]:
+def _layer_major() -> Exchange:
     def block(original: Any, encoder: Any, p: Tree, b: int, x: Any) -> Any:
         if b:
             return x
@@ -175,18 +178,18 @@ def _layer_major() -> Mapping[str, Replacement]:
         for i in range(encoder.layers):
             for number in range(encoder.blocks):
                 with scope(f"blocks.{number}.{i}"):
-                    x = encoder.self_attention().apply(weights[number][i], x)
+                    x = encoder.self_attention.apply(weights[number][i], x)
         return x
 
-    return {"Encoder.block": block}
+    return {Encoder.block: block}
 
 
-def _postponed(due: Callable[[Any, int], bool], split: int | None = None) -> Mapping[str, Replacement]:
+def _postponed(due: Callable[[Any, int], bool], split: int | None = None) -> Exchange:
     """Cross-attentions wait until after the block for which `due` says so, or until after its first layers."""
     waiting: list[Callable[[Any], Any]] = []
 
     def attended(original: Any, encoder: Any, p: Tree, b: int, x: Any, *rest: Any) -> Any:
-        waiting.append(lambda y: original.__wrapped__(encoder, p, b, y, *rest))
+        waiting.append(lambda y: original(encoder, p, b, y, *rest))
         return x
 
     def block(original: Any, encoder: Any, p: Tree, b: int, x: Any) -> Any:
@@ -195,10 +198,10 @@ def _postponed(due: Callable[[Any, int], bool], split: int | None = None) -> Map
             if split == i and due(encoder, b):
                 x = _run_all(waiting, x)
             with scope(f"blocks.{b}.{i}"):
-                x = encoder.self_attention().apply(layer, x)
+                x = encoder.self_attention.apply(layer, x)
         return _run_all(waiting, x) if due(encoder, b) else x
 
-    return {"Encoder.cross_attended": attended, "Encoder.block": block}
+    return {Encoder.cross_attended: attended, Encoder.block: block}
 
 
 def _run_all(waiting: list[Callable[[Any], Any]], x: Any) -> Any:
@@ -207,19 +210,19 @@ def _run_all(waiting: list[Callable[[Any], Any]], x: Any) -> Any:
     return x
 
 
-def _cross_after() -> Mapping[str, Replacement]:
+def _cross_after() -> Exchange:
     return _postponed(lambda encoder, b: True)
 
 
-def _cross_last() -> Mapping[str, Replacement]:
+def _cross_last() -> Exchange:
     return _postponed(lambda encoder, b: b == encoder.blocks - 1)
 
 
-def _cross_after_first() -> Mapping[str, Replacement]:
+def _cross_after_first() -> Exchange:
     return _postponed(lambda encoder, b: True, split=1)
 
 
-def _cross_again() -> Mapping[str, Replacement]:
+def _cross_again() -> Exchange:
     """The only cross-attention again before every block."""
     seen: list[tuple[Any, ...]] = []
 
@@ -229,41 +232,40 @@ def _cross_again() -> Mapping[str, Replacement]:
 
     def block(original: Any, encoder: Any, p: Tree, b: int, x: Any) -> Any:
         if b and seen and encoder.cross_attends == 1:
-            x = encoder.cross_attention().apply(p["cross_attention"], x, seen[0][0], mask=seen[0][1], bias=seen[0][2])
+            x = encoder.cross_attention.apply(p["cross_attention"], x, seen[0][0], mask=seen[0][1], bias=seen[0][2])
         return original(encoder, p, b, x)
 
-    return {"Encoder.cross_attended": attended, "Encoder.block": block}
+    return {Encoder.cross_attended: attended, Encoder.block: block}
 
 
 def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...]) -> tuple[Any, Any]:
     """(what attention adds to x, what the MLP adds to x) of any kind of layer, as functions of x."""
-    parts, kind = layer._parts(), type(layer).__name__
 
     def attended(x: Any) -> Any:
-        if kind == "ResamplerLayer":
-            features = parts["features_norm"].apply(p["features_norm"], others[0])
-            q = point("latents_norm", parts["latents_norm"].apply(p["latents_norm"], x))
+        if isinstance(layer, ResamplerLayer):
+            features = layer.features_norm.apply(p["features_norm"], others[0])
+            q = point("latents_norm", layer.latents_norm.apply(p["latents_norm"], x))
             kv = ops.concatenate([features, q], axis=-2) if layer.latents_in_keys else features
             mask = options.get("mask")
             attend = None if mask is None else layer._attend(mask, x.shape[-2])
-            return parts["attention"].apply(p["attention"], q, kv, mask=attend)
-        if "key_value_norm" in parts:
-            q = point("query_norm", parts["query_norm"].apply(p["query_norm"], x))
-            kv = parts["key_value_norm"].apply(p["key_value_norm"], others[0])
-            return parts["attention"].apply(p["attention"], q, kv, **options)
-        normed = point("norm", parts["norm"].apply(p["norm"], x))
+            return layer.attention.apply(p["attention"], q, kv, mask=attend)
+        if "key_value_norm" in p:
+            q = point("query_norm", layer.query_norm.apply(p["query_norm"], x))
+            kv = layer.key_value_norm.apply(p["key_value_norm"], others[0])
+            return layer.attention.apply(p["attention"], q, kv, **options)
+        normed = point("norm", layer.norm.apply(p["norm"], x))
         if others:  # gated: media
             mask = options.get("mask")
             kept = layer.keys_values(p, others[0])
             attend = None if mask is None else mask.attend
-            out = parts["attention"].apply(p["attention"], normed, kept, mask=attend, bias=options.get("bias"))
+            out = layer.attention.apply(p["attention"], normed, kept, mask=attend, bias=options.get("bias"))
             if mask is not None and mask.seen is not None:
                 out = ops.multiply(out, mask.seen[..., None].astype(out.dtype))
             return layer._gated(p, "attention_gate", out)
-        return parts["attention"].apply(p["attention"], normed, normed, **options)
+        return layer.attention.apply(p["attention"], normed, normed, **options)
 
     def fed(x: Any) -> Any:
-        out = parts["mlp"].apply(p["mlp"], point("mlp_norm", parts["mlp_norm"].apply(p["mlp_norm"], x)))
+        out = layer.mlp.apply(p["mlp"], point("mlp_norm", layer.mlp_norm.apply(p["mlp_norm"], x)))
         if options.get("rows") is not None:
             out = ops.multiply(options["rows"], out)
         return layer._gated(p, "mlp_gate", out) if hasattr(layer, "_gated") else out
@@ -273,7 +275,7 @@ def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...
 
 def _rebuilt(join: Callable[[Any, Any, Any, bool], Any], match: Match) -> Replacement:
     def run(original: Any, layer: Any, p: Tree, x: Any, *others: Any, **options: Any) -> Any:
-        if "mlp" not in layer._parts() or not match(f"{where()}.attention"):
+        if "mlp" not in p or not match(f"{where()}.attention"):
             return original(layer, p, x, *others, **options)
         attended, fed = _halves(layer, p, options, others)
         return point("", join(x, attended, fed, getattr(layer, "query_residual", True)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -154,8 +155,8 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
 def _graph(subject: Subject, chosen: Sequence[Candidate], near: Callable[[Any], Any] = lambda values: values) -> Graph:
     """The reference's graph, with deviations, on parameters and inputs that `near` may round."""
     cotangents = {name: np.asarray(c, np.float64) for name, c in subject.case.cotangents.items()}
-    with deviating(chosen, near(subject.params)) as params:
-        return record(subject.run, params, near(subject.inputs), cotangents)
+    with deviating(chosen, subject.rebuilt.model, near(subject.params)) as (model, params):
+        return record(partial(subject.run, model=model), params, near(subject.inputs), cotangents)
 
 
 _Back = Callable[[dict[str, Any]], dict[str, Any]]

@@ -87,11 +87,11 @@ class Subject:
         params, state = self.rebuilt.load(arrays, self.case.name)
         return tree.map(_wide, params), tree.map(_wide, state)
 
-    def compute(self, params: Any = None, inputs: Any = None) -> Arrays:
+    def compute(self, params: Any = None, inputs: Any = None, model: Any = None) -> Arrays:
         """Traced points and outputs by the peer's names, as `expected` has them, in float64."""
         params, inputs = self.params if params is None else params, self.inputs if inputs is None else inputs
         with trace(self.kept) as traced, np.errstate(all="ignore"):
-            outputs = self.run(params, inputs)
+            outputs = self.run(params, inputs, model)
         return self._named(traced, outputs)
 
     def _named(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> Arrays:
@@ -122,8 +122,9 @@ class Subject:
         return False
 
     def _deviated(self, chosen: Sequence[Candidate], gate: Mapping[str, float], *, stop: bool = False) -> Arrays:
-        with self.memo.replaying(), deviating(chosen, self.params) as params, self._gated(gate, stop=stop):
-            return self.compute(params)
+        deviated = deviating(chosen, self.rebuilt.model, self.params)
+        with self.memo.replaying(), deviated as (model, params), self._gated(gate, stop=stop):
+            return self.compute(params, model=model)
 
     def inputs_of(self, name: str) -> Arrays:
         """What the ops between a compared array ("trace/..." or "output/...") and the traced point before it are given
@@ -155,10 +156,10 @@ class Subject:
         """How far the array under test is from one that was made, in units of the reference's without deviations."""
         return difference(self.expected[name], made, self.ours.get(name))
 
-    def run(self, params: Any, inputs: Any) -> dict[str, Any]:
-        """Outputs by the peer's names, on arrays or `Tensor`s."""
+    def run(self, params: Any, inputs: Any, model: Any = None) -> dict[str, Any]:
+        """Outputs by the peer's names, on arrays or `Tensor`s; of the class's own model, or of another."""
         call = Call(training=bool(self.case.meta["call"].get("is_training", False)), state=self.state)
-        return self.rebuilt.run(params, dict(inputs), self.case.meta["call"], call)
+        return self.rebuilt.run(model or self.rebuilt.model, params, dict(inputs), self.case.meta["call"], call)
 
     def _gated(self, gate: Mapping[str, float], *, stop: bool = False) -> Any:
         """Give up at the first point whose error is above its limit; `stop` after all of them, if right."""

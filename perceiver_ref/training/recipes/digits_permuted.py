@@ -22,7 +22,7 @@ from ...host.files import write_text
 from ...models.call import Call
 from ...models.inputs import GridInput
 from ...models.layers import Linear
-from ...models.module import Module, Parameter, fan_in_scaled, zeros
+from ...models.module import Module, Parameter, fan_in_scaled, part, zeros
 from ..loop import training_step
 from ..recipe import Recipe, Settings, Stage
 from . import digits
@@ -44,7 +44,9 @@ class ConvolutionNetwork(Module):
     hidden: tuple[int, ...]
     outputs: int
 
-    def _head(self) -> Linear:
+    @part
+    def head(self) -> Linear:
+        """The map of the mean."""
         return Linear(self.hidden[-1], self.outputs)
 
     def parameters(self) -> Tree:
@@ -53,7 +55,7 @@ class ConvolutionNetwork(Module):
             {"weight": Parameter((3, 3, c, e), _before_relu), "bias": Parameter((e,), zeros)}
             for c, e in pairwise(widths)
         ]
-        return {"convolutions": layers, "head": self._head().parameters()}
+        return {"convolutions": layers, "head": self.head.parameters()}
 
     def apply(self, p: Tree, elements: Any, *, call: Call | None = None) -> Any:
         """elements (B, H W, channels), laid out on the grid row by row -> (B, outputs)."""
@@ -62,7 +64,7 @@ class ConvolutionNetwork(Module):
             strides = (2, 2) if i else (1, 1)
             padding = ops.same_padding(x.shape[1:3], (3, 3), strides)
             x = ops.relu(ops.add(ops.convolution(x, layer["weight"], strides=strides, padding=padding), layer["bias"]))
-        return self._head().apply(p["head"], ops.mean(x, axis=(1, 2)))
+        return self.head.apply(p["head"], ops.mean(x, axis=(1, 2)))
 
 
 def _before_relu(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

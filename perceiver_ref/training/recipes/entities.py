@@ -22,7 +22,7 @@ from ...models.inputs import VectorInput
 from ...models.layers import LayerNorm, Linear
 from ...models.ledger import Ledger, ledger
 from ...models.ledger.sketch import sketch
-from ...models.module import Module, explains_parameters
+from ...models.module import Module, explains_parameters, part
 from ...models.perceiver_io import PerceiverIO
 from ...models.queries import InputQueries
 from ..recipe import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
@@ -40,16 +40,15 @@ class Pointing(Module):
 
     body: PerceiverIO | Transformer
 
-    def _embedding(self) -> Linear:
+    @part
+    def embedding(self) -> Linear:
+        """The map of a unit."""
         return Linear(CHANNELS, WIDTH)
-
-    def parameters(self) -> Tree:
-        return {"embedding": self._embedding().parameters(), "body": self.body.parameters()}
 
     @explains_parameters
     def apply(self, params: Tree, units: Any) -> Any:
         """units (B, U, CHANNELS) -> (B, U, U)."""
-        embedded = self._embedding().apply(params["embedding"], units)
+        embedded = self.embedding.apply(params["embedding"], units)
         pointing, pointed = ops.split(self.body.apply(params["body"], embedded), sizes=(KEYS, KEYS), axis=-1)
         return ops.divide(ops.matmul(pointing, ops.transpose(pointed, axes=(0, 2, 1))), KEYS**0.5)
 
@@ -63,24 +62,30 @@ class Transformer(Module):
     outputs: int
     heads: int
 
-    def _parts(self) -> tuple[SelfAttention, LayerNorm, Linear]:
-        return (
-            SelfAttention(self.channels, self.heads),
-            LayerNorm(self.channels),
-            Linear(self.channels, self.outputs),
-        )
+    @part
+    def layer(self) -> SelfAttention:
+        """Each of the layers."""
+        return SelfAttention(self.channels, self.heads)
+
+    @part
+    def norm(self) -> LayerNorm:
+        """The norm after them."""
+        return LayerNorm(self.channels)
+
+    @part
+    def output(self) -> Linear:
+        """The map to outputs."""
+        return Linear(self.channels, self.outputs)
 
     def parameters(self) -> Tree:
-        layer, norm, output = self._parts()
-        layers = [layer.parameters() for _ in range(self.layers)]
-        return {"layers": layers, "norm": norm.parameters(), "output": output.parameters()}
+        layers = [self.layer.parameters() for _ in range(self.layers)]
+        return {"layers": layers, "norm": self.norm.parameters(), "output": self.output.parameters()}
 
     def apply(self, params: Tree, x: Any) -> Any:
         """x (B, U, channels) -> (B, U, outputs)."""
-        layer, norm, output = self._parts()
         for p in params["layers"]:
-            x = layer.apply(p, x)
-        return output.apply(params["output"], norm.apply(params["norm"], x))
+            x = self.layer.apply(p, x)
+        return self.output.apply(params["output"], self.norm.apply(params["norm"], x))
 
 
 def perceiver_io() -> Pointing:

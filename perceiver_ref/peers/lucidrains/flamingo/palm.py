@@ -22,7 +22,7 @@ from ....models.constraints import Count
 from ....models.conventions import FLAMINGO_DIALECTS
 from ....models.flamingo import GatedCrossAttention, PerceiverResampler, media_mask, preceding
 from ....models.layers import LayerNorm, Linear
-from ....models.module import Module, Parameter, ones, truncated_normal
+from ....models.module import Module, Parameter, ones, part, truncated_normal
 from ....models.rotary import rotate
 from ....models.tracing import asked_point, point, scope
 from ...base import Arguments, Given, Option, Outputs, Rebuilt, check_axes, options, positive, read_call
@@ -46,10 +46,15 @@ class ParallelBlock(Module):
         d = self.head_channels
         return {"query": self.heads * d, "key": d, "value": d, "hidden": self.hidden, "gate": self.hidden}
 
+    @part
+    def norm(self) -> LayerNorm:
+        """The norm before both branches."""
+        return LayerNorm(self.channels)
+
     def parameters(self) -> Tree:
         into = {name: Linear(self.channels, n, False).parameters() for name, n in self._widths().items()}
         return {
-            "norm": LayerNorm(self.channels).parameters(),
+            "norm": self.norm.parameters(),
             **into,
             "frequencies": Parameter((self.head_channels // 2,), ones),
             "attended": Linear(self.heads * self.head_channels, self.channels, False).parameters(),
@@ -59,7 +64,7 @@ class ParallelBlock(Module):
     def apply(self, p: Tree, x: Any) -> Any:
         """x (B, L, D) -> (B, L, D)."""
         (b, n, _), h, d = x.shape, self.heads, self.head_channels
-        normed = point("norm", LayerNorm(self.channels).apply(p["norm"], x))
+        normed = point("norm", self.norm.apply(p["norm"], x))
         parts = [ops.linear(normed, p[name]["weight"], None) for name in self._widths()]
         asked_point("projections", lambda: ops.concatenate(parts, axis=-1))
         q, k, v, hidden, gate = parts
@@ -91,6 +96,11 @@ class FlamingoPaLM(Module):
     gated: GatedCrossAttention
     resampler: PerceiverResampler
 
+    @part
+    def norm(self) -> LayerNorm:
+        """The norm before the logits."""
+        return LayerNorm(self.block.channels)
+
     def parameters(self) -> Tree:
         d = self.block.channels
         frames = {} if self.frames is None else {"frame_embedding": Parameter((self.frames, d), truncated_normal(0.02))}
@@ -100,7 +110,7 @@ class FlamingoPaLM(Module):
             "resampler": self.resampler.parameters(),
             "blocks": [self.block.parameters() for _ in range(self.layers)],
             "gated": {str(i): self.gated.parameters() for i in range(0, self.layers, self.every)},
-            "norm": LayerNorm(d).parameters(),
+            "norm": self.norm.parameters(),
         }
 
     def apply(self, p: Tree, text: Any, media: Any = None) -> Any:
@@ -118,7 +128,7 @@ class FlamingoPaLM(Module):
             if media is not None and i % self.every == 0:
                 with scope(f"gated.{i}"):
                     x = self.gated.apply(p["gated"][str(i)], x, media, mask=mask)
-        x = point("norm", LayerNorm(self.block.channels).apply(p["norm"], x))
+        x = point("norm", self.norm.apply(p["norm"], x))
         return point("logits", ops.matmul(x, ops.transpose(p["token_embedding"], axes=(1, 0))))
 
 
@@ -215,7 +225,7 @@ def palm(given: Given) -> Rebuilt:
         ),
     )
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call("FlamingoPaLM", arguments, called, {"text", "images", "videos"}, {}, ["text"])
         text, media = values["text"], values.get("images")
         check_axes("text", text, "batch, tokens")

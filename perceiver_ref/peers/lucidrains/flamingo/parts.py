@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ....autograd import ops
@@ -113,14 +112,14 @@ def perceiver_resampler(given: Given) -> Rebuilt:
     chosen = options("PerceiverResampler", given.config, {**RESAMPLER, "depth": SIZE, "num_media_embeds": 4})
     model = resampler(chosen, "lucidrains-flamingo", media=chosen["num_media_embeds"])
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call("PerceiverResampler", arguments, called, {"x"}, {}, ["x"])
         x = values["x"]
         check_axes("x", x, "batch, tokens, dim", "batch, media, tokens, dim")
         if len(x.shape) == 3:
             x = ops.reshape(x, shape=(x.shape[0], 1, *x.shape[1:]))
         table = one_for_all(params["media_embedding"], x.shape[1])
-        return {"out": replace(model, media=table.shape[0]).apply({**params, "media_embedding": table}, x)}
+        return {"out": model.with_fields(media=table.shape[0]).apply({**params, "media_embedding": table}, x)}
 
     return Rebuilt(model, bind(model.parameters(), RESAMPLER_NAMES), run, RESAMPLER_POINTS)
 
@@ -144,7 +143,7 @@ def gated_block(chosen: Mapping[str, Any], media_channels: int, dialect: str) ->
     which: Any = "immediate" if chosen["only_attend_immediate_media"] else "all"
     known = {"use_cached_media": False} if dialect == "open-flamingo" else {}
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         names = ["x", "media", "media_locations"]
         values, wanted = read_call("GatedCrossAttentionBlock", arguments, called, set(names), known, names[:2])
         x, media, cached = values["x"], values["media"], wanted.get("use_cached_media", False)

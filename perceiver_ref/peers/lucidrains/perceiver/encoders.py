@@ -13,6 +13,7 @@ from ....errors import InputError
 from ....models.attention import CrossAttention, SelfAttention
 from ....models.encoder import Encoder, own_weights, weights_of
 from ....models.layers import LayerNorm, Linear
+from ....models.module import part, variant
 from ....models.tracing import point, scope
 from .quirks import (
     AttentionResidual,
@@ -21,7 +22,6 @@ from .quirks import (
     LatentMixing,
     LinearAttention,
     VariedCrossAttention,
-    variant,
 )
 
 
@@ -44,17 +44,28 @@ class BlockEncoder(Encoder):
             many = f"{len(self.inverted)} values for {self.cross_attends} cross-attentions"
             raise InputError(f"inverted_cross_attn must be one value, or one for each cross-attention; got {many}")
 
-    def cross_attention(self, repetition: int = 0) -> CrossAttention:
-        inverted = bool(self.inverted and self.inverted[repetition])
-        return variant(super().cross_attention(repetition), VariedCrossAttention, inverted=inverted)
+    @part
+    def cross_attention(self) -> CrossAttention:
+        return variant(super().cross_attention, VariedCrossAttention)
 
-    def _residual(self, rank: int) -> AttentionResidual:
-        return AttentionResidual(self.channels, rank)
+    @part
+    def inverted_cross_attention(self) -> CrossAttention | None:
+        """The layer where the softmax is over queries."""
+        return variant(super().cross_attention, VariedCrossAttention, inverted=True) if any(self.inverted) else None
+
+    def cross_attention_of(self, block: int) -> CrossAttention:
+        inverted = self.inverted_cross_attention if self.inverted and self.inverted[block] else None
+        return inverted or self.cross_attention
+
+    @part
+    def residual(self) -> AttentionResidual | None:
+        """The sum of all outputs so far."""
+        return None if self.residual_rank is None else AttentionResidual(self.channels, self.residual_rank)
 
     def parameters(self) -> Tree:
-        if self.residual_rank is None:
+        if self.residual is None:
             return super().parameters()
-        own = self._residual(self.residual_rank).parameters()
+        own = self.residual.parameters()
         return {**super().parameters(), "attention_residuals": [own] * own_weights(self.blocks, self.shared_blocks)}
 
     def apply(self, p: Tree, inputs: Any, *, mask: Array | None = None, bias: Any = None, latents: Any = None) -> Any:
@@ -78,15 +89,15 @@ class BlockEncoder(Encoder):
             outputs = [x] if before is None else list(before)
             for b in range(self.blocks):
                 if b < self.cross_attends:
-                    x = self._cross_attended(p, b, x, inputs, mask, bias)
+                    x = self.cross_attended(p, b, x, inputs, mask, bias)
                     if before is None and self.first == "cross_attention":
                         outputs = [x]
-                x = point(f"blocks.{b}", self._block(p, b, x))
+                x = point(f"blocks.{b}", self.block(p, b, x))
                 outputs.append(x)
-                if self.residual_rank is not None:
+                if self.residual is not None:
                     weights = p["attention_residuals"][weights_of(b, self.shared_blocks)]
                     with scope(f"attention_residuals.{b}"):
-                        x = point("", self._residual(self.residual_rank).apply(weights, outputs))
+                        x = point("", self.residual.apply(weights, outputs))
             return point("", x), outputs
 
 
@@ -94,17 +105,20 @@ class BlockEncoder(Encoder):
 class GatedEncoder(Encoder):
     """A GRU in place of every residual around attention."""
 
-    def cross_attention(self, repetition: int = 0) -> CrossAttention:
-        return variant(super().cross_attention(repetition), GRUCrossAttention)
+    @part
+    def cross_attention(self) -> CrossAttention:
+        return variant(super().cross_attention, GRUCrossAttention)
 
+    @part
     def self_attention(self) -> SelfAttention:
-        return variant(super().self_attention(), GRUSelfAttention)
+        return variant(super().self_attention, GRUSelfAttention)
 
 
 @dataclass(frozen=True)
 class MixedLatentsEncoder(Encoder):
     """`LatentMixing` in place of self-attention."""
 
+    @part
     def self_attention(self) -> Any:
         return LatentMixing(self.latents, self.channels, self.conventions)
 
@@ -116,27 +130,41 @@ class TwoWayEncoder(Encoder):
     Every block has the weights for that, the last, which does not need them, too.
     """
 
-    def _projection(self) -> Linear:
+    @part
+    def projection(self) -> Linear:
+        """The map of inputs."""
         return Linear(self.inputs, self.inputs)
 
-    def _inputs_parts(self) -> dict[str, Any]:
-        return {
-            "norm": LayerNorm(self.inputs),
-            "attention": LinearAttention(self.inputs),
-            "cross_attention": CrossAttention(
-                self.inputs,
-                self.channels,
-                self.cross_heads,
-                self.qk_channels,
-                widening=self.cross_widening,
-                conventions=self.conventions,
-            ),
-        }
+    @part
+    def inputs_norm(self) -> LayerNorm:
+        """The norm of inputs before they attend to each other."""
+        return LayerNorm(self.inputs)
+
+    @part
+    def inputs_attention(self) -> LinearAttention:
+        """The attention of inputs to each other."""
+        return LinearAttention(self.inputs)
+
+    @part
+    def inputs_cross_attention(self) -> CrossAttention:
+        """The layer in which inputs attend to latents."""
+        return CrossAttention(
+            self.inputs,
+            self.channels,
+            self.cross_heads,
+            self.qk_channels,
+            widening=self.cross_widening,
+            conventions=self.conventions,
+        )
 
     def parameters(self) -> Tree:
-        own = {name: part.parameters() for name, part in self._inputs_parts().items()}
+        own = {
+            "norm": self.inputs_norm.parameters(),
+            "attention": self.inputs_attention.parameters(),
+            "cross_attention": self.inputs_cross_attention.parameters(),
+        }
         inputs = [own] * own_weights(self.blocks, self.shared_blocks)
-        return {**super().parameters(), "projection": self._projection().parameters(), "inputs": inputs}
+        return {**super().parameters(), "projection": self.projection.parameters(), "inputs": inputs}
 
     def apply(self, p: Tree, inputs: Any, *, mask: Array | None = None, bias: Any = None, latents: Any = None) -> Any:
         """As `Encoder.apply`; a mask only for a single block."""
@@ -146,20 +174,19 @@ class TwoWayEncoder(Encoder):
             )
         inputs, mask = self._checked(inputs, mask)
         with scope("encoder"):
-            inputs = point("projection", self._projection().apply(p["projection"], inputs))
+            inputs = point("projection", self.projection.apply(p["projection"], inputs))
             x = self._initial(p, inputs, latents)
             for b in range(self.blocks):
-                x = self._cross_attended(p, b, x, inputs, mask, bias)
+                x = self.cross_attended(p, b, x, inputs, mask, bias)
                 if b < self.blocks - 1:
                     with scope(f"inputs.{b}"):
                         inputs = self._changed(p["inputs"][weights_of(b, self.shared_blocks)], inputs, x)
-                x = self._block(p, b, x)
+                x = self.block(p, b, x)
             return point("", x)
 
     def _changed(self, p: Tree, inputs: Any, x: Any) -> Any:
         """The inputs (B, M, C) after attention among themselves, and to the latents x (B, N, D)."""
-        parts = self._inputs_parts()
-        normed = point("norm", parts["norm"].apply(p["norm"], inputs))
-        inputs = ops.add(inputs, point("attention", parts["attention"].apply(p["attention"], normed)))
+        normed = point("norm", self.inputs_norm.apply(p["norm"], inputs))
+        inputs = ops.add(inputs, point("attention", self.inputs_attention.apply(p["attention"], normed)))
         with scope("cross_attention"):
-            return parts["cross_attention"].apply(p["cross_attention"], inputs, x)
+            return self.inputs_cross_attention.apply(p["cross_attention"], inputs, x)

@@ -36,13 +36,13 @@ def perceiver(given: Given) -> Rebuilt:
     head = _head(chosen) if chosen["final_classifier_head"] else None
     model = PerceiverIO(encoder, _grid_input(chosen), head)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         defaults = {"return_embeddings": False, **_HIDDENS}
         known = {"data", "mask", "block_outputs"}
         values, wanted = read_call("Perceiver", arguments, called, known, defaults, ["data"])
-        x, hiddens = _encoded(encoder, params, values, model.preprocess(params, values["data"], call=call))
+        x, hiddens = _encoded(model.encoder, params, values, model.preprocess(params, values["data"], call=call))
         if head is not None and not wanted["return_embeddings"]:
-            x = head.apply(params["decoder"], x)
+            x = model.decoder.apply(params["decoder"], x)
         return _outputs(x, hiddens, wanted)
 
     return _named(model, run, names.OLD_PERCEIVER if names.is_old(given.params) else names.PERCEIVER, 1)
@@ -88,11 +88,12 @@ def _variant(
     head = _head(chosen)
     model = PerceiverIO(encoder, _grid_input(chosen), head)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call(what, arguments, called, {"data", "mask"}, {}, ["data"])
         inputs = model.preprocess(params, values["data"], call=call).inputs
         mask = flat_mask(values.get("mask"), *inputs.shape[:2])
-        return {"out": head.apply(params["decoder"], encoder.apply(params["encoder"], inputs, mask=mask))}
+        latents = model.encoder.apply(params["encoder"], inputs, mask=mask)
+        return {"out": model.decoder.apply(params["decoder"], latents)}
 
     return _named(model, run, layout, 0, more_names, more_rows)
 
@@ -159,17 +160,17 @@ def _io(what: str, chosen: Mapping[str, Any], given: Given, text: TextInput | No
     )
     model = PerceiverIO(encoder, text, decoder)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {"x", "mask"} if text else {"data", "mask", "queries", "block_outputs"}
         data = "x" if text else "data"
         values, wanted = read_call(what, arguments, called, known, {} if text else _HIDDENS, [data])
         elements = model.preprocess(params, values[data], call=call)
-        x, hiddens = _encoded(encoder, params, values, elements)
+        x, hiddens = _encoded(model.encoder, params, values, elements)
         queries = elements.inputs if text else values.get("queries")
         if queries is not None:
             if len(queries.shape) == 2:
                 queries = ops.broadcast_to(queries, shape=(elements.inputs.shape[0], *queries.shape))
-            x = decoder.apply(params["decoder"], x, Request(queries))
+            x = model.decoder.apply(params["decoder"], x, Request(queries))
         return _outputs(x, hiddens, wanted)
 
     layout = names.OLD_PERCEIVER_IO if names.is_old(given.params) else names.PERCEIVER_IO

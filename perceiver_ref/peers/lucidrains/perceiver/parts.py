@@ -13,7 +13,7 @@ from ....models.attention import SelfAttention
 from ....models.call import Call
 from ....models.constraints import Count
 from ....models.layers import MLP
-from ....models.module import Module
+from ....models.module import Module, part
 from ....models.positions import fourier_features
 from ....models.tracing import point, scope
 from ...base import Arguments, Function, Given, Option, Outputs, Rebuilt, read_call
@@ -43,19 +43,16 @@ def attention(given: Given) -> Rebuilt:
     chosen = read("Attention", given.config, ATTENTION)
     width, inner = chosen["query_dim"], chosen["heads"] * chosen["dim_head"]
     sizes = (width, _context_dim("Attention", chosen, width), inner, inner, width, chosen["heads"])
+    module = VariedAttention(*sizes, conventions=CONVENTIONS, queries_join=chosen["queries_contribute_kv"])
 
-    def made(inverted: bool) -> VariedAttention:
-        joins = chosen["queries_contribute_kv"]
-        return VariedAttention(*sizes, conventions=CONVENTIONS, inverted=inverted, queries_join=joins)
-
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, wanted = read_call("Attention", arguments, called, {"x", "context", "mask"}, _INVERTED, ["x"])
         x = values["x"]
         context = values.get("context", x)
-        out = made(wanted["inverted_attention"]).apply(params, x, context, mask=_rows(values.get("mask"), context))
+        layer = model.with_fields(inverted=wanted["inverted_attention"])
+        out = layer.apply(params, x, context, mask=_rows(values.get("mask"), context))
         return {"out": out}
 
-    module = made(False)
     rows = names.exactly("", "", names.ATTENTION_POINTS)
     return Rebuilt(module, bind(module.parameters(), names.ATTENTION), run, rows)
 
@@ -65,9 +62,9 @@ def feed_forward(given: Given) -> Rebuilt:
     chosen = read("FeedForward", given.config, {"dim": Option(int, required=True), "mult": MULTIPLE, "dropout": 0.0})
     module = MLP(chosen["dim"], chosen["mult"], CONVENTIONS)
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, _ = read_call("FeedForward", arguments, called, {"x"}, {}, ["x"])
-        return {"out": module.apply(params, values["x"])}
+        return {"out": model.apply(params, values["x"])}
 
     rows = names.exactly("", "", names.MLP_POINTS)
     return Rebuilt(module, bind(module.parameters(), names.MLP), run, rows)
@@ -81,15 +78,20 @@ class Block(Module):
     layer: SelfAttention
     layers: Count
 
+    @part
+    def inverted_cross(self) -> VariedCrossAttention | None:
+        """The cross-attention with its softmax over queries."""
+        return None if self.cross is None else replace(self.cross, inverted=True)
+
     def parameters(self) -> Tree:
         cross = {} if self.cross is None else self.cross.parameters()
         return {"cross_attention": cross, "block": [self.layer.parameters() for _ in range(self.layers)]}
 
     def apply(self, p: Tree, x: Any, context: Any = None, *, mask: Any = None, inverted: bool = False) -> Any:
         """x (B, N, channels), context (B, M, C), mask (B, 1, M) -> (B, N, channels)."""
-        if self.cross is not None:
+        cross = self.inverted_cross if inverted else self.cross
+        if cross is not None:
             with scope("cross_attention"):
-                cross = replace(self.cross, inverted=inverted)
                 x = cross.apply(p["cross_attention"], x, context, mask=mask)
         for i, weights in enumerate(p["block"]):
             with scope(f"layers.{i}"):
@@ -114,15 +116,15 @@ def perceiver_block(given: Given) -> Rebuilt:
     inner = chosen["latent_heads"] * chosen["latent_dim_head"]
     module = Block(cross, SelfAttention(width, chosen["latent_heads"], inner, **shared), chosen["self_per_cross_attn"])
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         required = ["x"] if cross is None else ["x", "context"]
         known = {"x", "context", "mask"}
         values, wanted = read_call("PerceiverBlock", arguments, called, known, _INVERTED, required)
         if cross is None:
-            return {"out": module.apply(params, values["x"])}
+            return {"out": model.apply(params, values["x"])}
         x, context = values["x"], values["context"]
         mask = _rows(values.get("mask"), context)
-        return {"out": module.apply(params, x, context, mask=mask, inverted=wanted["inverted_attention"])}
+        return {"out": model.apply(params, x, context, mask=mask, inverted=wanted["inverted_attention"])}
 
     block = {"{i}": ("self_attns.{i}", names.layer("0", "1"))}
     table = {"cross_attention": ("", names.layer("cross_attn", "cross_ff")), "block": ("", block)}
@@ -139,10 +141,10 @@ def attention_residual(given: Given) -> Rebuilt:
     chosen = read("EnformerAttentionResidual", given.config, {"dim": Option(int, required=True), "rank": 64})
     module = AttentionResidual(chosen["dim"], chosen["rank"])
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         name = "block_outputs"
         values, _ = read_call("EnformerAttentionResidual", arguments, called, {name}, {}, [name])
-        return {"out": module.apply(params, array_list(values[name]))}
+        return {"out": model.apply(params, array_list(values[name]))}
 
     table, rows = renamed("to_attn_logits", names.RESIDUAL), names.exactly("", "", names.RESIDUAL_POINTS)
     return Rebuilt(module, bind(module.parameters(), table), run, rows)
@@ -152,7 +154,7 @@ def fourier_encode(given: Given) -> Rebuilt:
     """`fourier_encode`: x (...) -> (..., 2 num_bands + 1), sines, cosines and x itself."""
     known = {"max_freq": Option(float, required=True), "num_bands": 4}
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, chosen = read_call("fourier_encode", arguments, {**given.config, **called}, {"x"}, known, ["x"])
         x = values["x"]
         column = ops.reshape(x, shape=(*x.shape, 1))
@@ -165,7 +167,7 @@ def fourier_encode(given: Given) -> Rebuilt:
 def geglu(given: Given) -> Rebuilt:
     """`GEGLU`: the first half of the channels times gelu of the second."""
 
-    def run(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def run(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         x = read_call("GEGLU", arguments, called, {"x"}, {}, ["x"])[0]["x"]
         half = x.shape[-1] - x.shape[-1] // 2
         hidden, gates = ops.split(x, sizes=(half, x.shape[-1] - half), axis=-1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from ....models.call import Call
 from ....models.conventions import DIALECTS, Conventions
 from ....models.decoder import Decoder, ProjectionDecoder
 from ....models.inputs import Pixels
-from ....models.layers import MLP, LayerNorm, Linear, norm
-from ....models.module import Module, Parameter, ones
+from ....models.layers import MLP, LayerNorm, Linear, Norm, norm
+from ....models.module import Module, Parameter, ones, part, variant
 from ....models.positions import FourierPositions
 from ....models.tracing import asked_point, point, scope, trace
 from ....models.variation import variable
@@ -31,13 +31,6 @@ CONVENTIONS = DIALECTS["lucidrains"]
 MULTIPLE = 4
 """Every MLP is this many times as wide as its layer."""
 _SMALLEST_SUM = 1e-8
-
-M = TypeVar("M")
-
-
-def variant(module: Any, cls: type[M], **options: Any) -> M:
-    """The same hyper-parameters as a subclass, with options of its own."""
-    return cls(**{field.name: getattr(module, field.name) for field in fields(module)}, **options)
 
 
 @dataclass(frozen=True)
@@ -117,18 +110,18 @@ class VariedCrossAttention(CrossAttention):
     inverted: bool = False
     queries_join: bool = False
 
-    def _parts(self) -> dict[str, Any]:
-        parts = super()._parts()
-        options = {"inverted": self.inverted, "queries_join": self.queries_join}
-        return {**parts, "attention": variant(parts["attention"], VariedAttention, **options)}
+    @part
+    def attention(self) -> VariedAttention:
+        """The attention."""
+        return variant(super().attention, VariedAttention, inverted=self.inverted, queries_join=self.queries_join)
 
 
 @dataclass(frozen=True)
 class AttentionAlone(CrossAttention):
     """Cross-attention that no MLP follows."""
 
-    def _parts(self) -> dict[str, Any]:
-        return {name: part for name, part in super()._parts().items() if not name.startswith("mlp")}
+    def parameters(self) -> Tree:
+        return {name: part for name, part in super().parameters().items() if not name.startswith("mlp")}
 
     def _finished(self, p: Tree, x: Any) -> Any:
         return point("", x)
@@ -140,25 +133,31 @@ class GRUCell(Module):
 
     channels: int
 
-    def _part(self) -> Linear:
+    @part
+    def input(self) -> Linear:
+        """The map of the input to gates and the next state."""
+        return Linear(self.channels, 3 * self.channels)
+
+    @part
+    def carried(self) -> Linear:
+        """That of the state, whose parameters are `state`."""
         return Linear(self.channels, 3 * self.channels)
 
     def parameters(self) -> Tree:
-        return {"input": self._part().parameters(), "state": self._part().parameters()}
+        return {"input": self.input.parameters(), "state": self.carried.parameters()}
 
     def apply(self, p: Tree, x: Any, state: Any) -> Any:
         """x (..., channels), state (..., channels) -> the next state."""
-        return gru_cell(self._part().apply(p["input"], x), self._part().apply(p["state"], state), state)
+        return gru_cell(self.input.apply(p["input"], x), self.carried.apply(p["state"], state), state)
 
 
 class _Gated(Layer):
     """A layer in which a GRU takes the place of adding attention to x: attention is its input, x its state."""
 
-    def _gru(self) -> GRUCell:
-        raise NotImplementedError
+    gru: ClassVar[part[GRUCell]]
 
     def _joined(self, p: Tree, x: Any, attended: Any) -> Any:
-        joined = self._gru().apply(p["gru"], attended, x)
+        joined = self.gru.apply(p["gru"], attended, x)
         asked_point("attention_residual.flat", lambda: ops.reshape(joined, shape=(-1, joined.shape[-1])))
         return point("attention_residual", joined)
 
@@ -167,22 +166,20 @@ class _Gated(Layer):
 class GRUCrossAttention(_Gated, CrossAttention):
     """Cross-attention gated by a GRU."""
 
-    def _gru(self) -> GRUCell:
+    @part
+    def gru(self) -> GRUCell:
+        """The gate."""
         return GRUCell(self.q_inputs)
-
-    def _parts(self) -> dict[str, Any]:
-        return {**super()._parts(), "gru": self._gru()}
 
 
 @dataclass(frozen=True)
 class GRUSelfAttention(_Gated, SelfAttention):
     """Self-attention gated by a GRU."""
 
-    def _gru(self) -> GRUCell:
+    @part
+    def gru(self) -> GRUCell:
+        """The gate."""
         return GRUCell(self.channels)
-
-    def _parts(self) -> dict[str, Any]:
-        return {**super()._parts(), "gru": self._gru()}
 
 
 @dataclass(frozen=True)
@@ -197,21 +194,33 @@ class LatentMixing(Layer):
     conventions: Conventions = CONVENTIONS
     query_residual: bool = True
 
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "norm": norm(self.channels, self.conventions),
-            "mixer": MLP(self.latents, MULTIPLE, replace(self.conventions, gated_mlp=False)),
-            "mlp_norm": norm(self.channels, self.conventions),
-            "mlp": MLP(self.channels, MULTIPLE, self.conventions),
-        }
+    @part
+    def norm(self) -> Norm:
+        """The norm before mixing."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def mixer(self) -> MLP:
+        """The MLP along the axis of latents."""
+        return MLP(self.latents, MULTIPLE, replace(self.conventions, gated_mlp=False))
+
+    @part
+    def mlp_norm(self) -> Norm:
+        """The norm before the MLP."""
+        return norm(self.channels, self.conventions)
+
+    @part
+    def mlp(self) -> MLP:
+        """The MLP of each latent."""
+        return MLP(self.channels, MULTIPLE, self.conventions)
 
     def apply(self, p: Tree, x: Any) -> Any:
         """x (B, latents, channels) -> the same shape."""
-        parts, swapped = self._parts(), (0, 2, 1)
-        normed = point("norm", parts["norm"].apply(p["norm"], x))
+        swapped = (0, 2, 1)
+        normed = point("norm", self.norm.apply(p["norm"], x))
         with scope("mixing"):
             with trace({"mlp.hidden", "mlp.activation"}.__contains__, tensors=True) as inner:
-                mixed = parts["mixer"].apply(p["mixer"], ops.transpose(normed, axes=swapped))
+                mixed = self.mixer.apply(p["mixer"], ops.transpose(normed, axes=swapped))
             for name, value in inner.items():  # by latents and channels, as the peer has them
                 asked_point(name.removeprefix("mlp."), partial(ops.transpose, value, axes=swapped))
             mixed = point("", ops.transpose(mixed, axes=swapped))
@@ -231,23 +240,35 @@ class LinearAttention(Module):
     heads: int = 4
     head_channels: int = 64
 
-    def _parts(self) -> dict[str, Linear]:
-        wide = self.heads * self.head_channels
-        into = Linear(self.channels, wide, False)
-        return {"query": into, "key": into, "value": into, "output": Linear(wide, self.channels)}
+    @part
+    def query(self) -> Linear:
+        """The map to queries."""
+        return Linear(self.channels, self.heads * self.head_channels, False)
 
-    def parameters(self) -> Tree:
-        return {name: part.parameters() for name, part in self._parts().items()}
+    @part
+    def key(self) -> Linear:
+        """The map to keys."""
+        return self.query
+
+    @part
+    def value(self) -> Linear:
+        """The map to values."""
+        return self.query
+
+    @part
+    def output(self) -> Linear:
+        """The map of all heads together."""
+        return Linear(self.heads * self.head_channels, self.channels)
 
     def apply(self, p: Tree, x: Any) -> Any:
         """x (B, M, channels) -> the same shape."""
-        parts = self._parts()
-        projections = [parts[n].apply(p[n], x) for n in ("query", "key", "value")]
+        maps = {"query": self.query, "key": self.key, "value": self.value}
+        projections = [made.apply(p[name], x) for name, made in maps.items()]
         asked_point("attention.projections", lambda: ops.concatenate(projections, axis=-1))
         q, k, v = (split_heads(projection, self.heads) for projection in projections)  # (B, H, M, d)
         q = ops.softmax(ops.multiply(q, scale_factor(array_of(q), None)), axis=-1)
         products = ops.matmul(ops.transpose(q, axes=(0, 1, 3, 2)), ops.softmax(k, axis=-2))  # (B, H, d, d)
-        return parts["output"].apply(p["output"], join_heads(ops.matmul(v, products)))
+        return self.output.apply(p["output"], join_heads(ops.matmul(v, products)))
 
 
 @dataclass(frozen=True)
@@ -262,19 +283,25 @@ class AttentionResidual(Module):
     channels: int
     rank: int
 
-    def _parts(self) -> dict[str, Linear]:
-        return {"down": Linear(self.channels, self.rank, False), "up": Linear(self.rank, self.channels, False)}
+    @part
+    def down(self) -> Linear:
+        """The first map, W1."""
+        return Linear(self.channels, self.rank, False)
+
+    @part
+    def up(self) -> Linear:
+        """The second map, W2."""
+        return Linear(self.rank, self.channels, False)
 
     def parameters(self) -> Tree:
-        scale = Parameter((self.channels,), ones)
-        return {"norm": {"scale": scale}, **{name: part.parameters() for name, part in self._parts().items()}}
+        return {"norm": {"scale": Parameter((self.channels,), ones)}, **super().parameters()}
 
     def apply(self, p: Tree, outputs: Sequence[Any]) -> Any:
         """outputs: arrays (B, N, channels), the oldest first -> (B, N, channels)."""
-        parts, x = self._parts(), ops.stack(list(outputs), axis=2)  # (B, N, blocks, channels)
+        x = ops.stack(list(outputs), axis=2)  # (B, N, blocks, channels)
         eps = float(np.finfo(np.promote_types(array_of(x).dtype, np.float32)).eps)  # of what PyTorch computes in
         normed = point("norm", ops.rms_norm(x, p["norm"]["scale"], eps=eps))
-        logits = parts["up"].apply(p["up"], point("down", parts["down"].apply(p["down"], normed)))
+        logits = self.up.apply(p["up"], point("down", self.down.apply(p["down"], normed)))
         return ops.sum(ops.multiply(x, ops.softmax(point("logits", logits), axis=2)), axis=2)
 
 
@@ -282,18 +309,17 @@ class AttentionResidual(Module):
 class NormedProjection(ProjectionDecoder):
     """The mean of the latents through a norm, then a linear map."""
 
-    def _norm(self) -> LayerNorm:
+    @part
+    def norm(self) -> LayerNorm:
+        """The norm of the mean."""
         return LayerNorm(self.latent_channels)
-
-    def parameters(self) -> Tree:
-        return {"norm": self._norm().parameters(), **super().parameters()}
 
     def apply(self, p: Tree, latents: Any, *_: Any) -> Any:
         """latents (B, N, latent_channels) -> (B, outputs)."""
         with scope("decoder"):
             mean = point("mean", ops.mean(latents, axis=1))
-            normed = point("norm", self._norm().apply(p["norm"], mean))
-            return point("", self._output().apply(p["output"], normed))
+            normed = point("norm", self.norm.apply(p["norm"], mean))
+            return point("", self.output.apply(p["output"], normed))
 
 
 @dataclass(frozen=True)
@@ -302,6 +328,8 @@ class OptionalMLPDecoder(Decoder):
 
     mlp: bool = False
 
-    def _cross_attention(self) -> CrossAttention:
-        layer = super()._cross_attention()
+    @part
+    def cross_attention(self) -> CrossAttention:
+        """The layer in which queries attend to latents."""
+        layer = super().cross_attention
         return layer if self.mlp else variant(layer, AttentionAlone)

@@ -101,7 +101,7 @@ def _rebuilt(
     return Rebuilt(
         model,
         bind(model.parameters(), bindings),
-        partial(forward, model, config, loss, not prefix),
+        lambda model, *given: forward(model, config, loss, not prefix, *given),
         rows,
         bind(model.state(), renamed(prefix, state) if prefix else state),
         IGNORED,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from ....models.call import Call
 from ....models.decoder import ProjectionDecoder
 from ....models.inputs import GridInput, space_to_depth
 from ....models.outputs import MultimodalOutput
-from ....models.positions import TrainablePositions, linear_positions
+from ....models.positions import linear_positions
 from ....models.queries import Request
 from ....models.tracing import scope, trace
 from ...base import Arguments, Function, Given, Outputs, Rebuilt, options, read_call
@@ -29,7 +28,7 @@ from .names import IGNORED, LAYER, LAYER_POINTS, Component
 from .preprocessors import PREPROCESSORS, fourier, require, trainable
 from .quirks import first_item_features
 
-Forward = Callable[[Tree, Arguments, Mapping[str, Any], Call], Outputs]
+Forward = Callable[[Any, Tree, Arguments, Mapping[str, Any], Call], Outputs]
 
 _LAYER: dict[str, Any] = {
     "is_cross_attention": False,
@@ -90,16 +89,16 @@ def _layer(given: Given) -> Rebuilt:
     else:
         module = SelfAttention(chosen["q_dim"], **shared)
 
-    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def forward(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         known = {"hidden_states", "attention_mask", "inputs", "inputs_mask"}
         values, wanted = read_call("PerceiverLayer", arguments, called, known, {"output_attentions": False})
         if ("inputs" in values) != crosses:
             raise InputError("a PerceiverLayer takes inputs if, and only if, is_cross_attention is true")
         with trace("attention.weights".__eq__, tensors=True) as traced:
             if crosses:
-                out = module.apply(params, values["hidden_states"], values["inputs"], bias=values.get("inputs_mask"))
+                out = model.apply(params, values["hidden_states"], values["inputs"], bias=values.get("inputs_mask"))
             else:
-                out = module.apply(params, values["hidden_states"], bias=values.get("attention_mask"))
+                out = model.apply(params, values["hidden_states"], bias=values.get("attention_mask"))
         return {"out0": out, **({"out1": traced["attention.weights"]} if wanted["output_attentions"] else {})}
 
     return _built(Component(module, LAYER, LAYER_POINTS), forward)
@@ -110,14 +109,14 @@ def _preprocessor(name: str, given: Given) -> Rebuilt:
     config = read_config(given.config, "kwargs")
     part = PREPROCESSORS[name](config, _kwargs(given), shapes_of(given.inputs, ("inputs",)))
 
-    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def forward(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         defaults = {"network_input_is_1d": True, "interpolate_pos_encoding": False}
         values, wanted = read_call(name, arguments, called, {"inputs", "pos"}, defaults)
-        module = interpolating(part.module) if wanted["interpolate_pos_encoding"] else part.module
-        if isinstance(module, GridInput) and not wanted["network_input_is_1d"]:
-            module = replace(module, flatten=False)
+        model = interpolating(model) if wanted["interpolate_pos_encoding"] else model
+        if isinstance(model, GridInput) and not wanted["network_input_is_1d"]:
+            model = model.with_fields(flatten=False)
         with scope("input"):
-            elements = module.apply(params, channels_last(module, values["inputs"]), call)
+            elements = model.apply(params, channels_last(model, values["inputs"]), call)
         return {"out0": elements.inputs, **by_name("out2", elements.features)}
 
     return _built(part, forward, "input")
@@ -127,13 +126,13 @@ def _decoder(name: str, given: Given) -> Rebuilt:
     """A decoder, given its queries."""
     part = DECODERS[name](read_config(given.config, "kwargs"), _kwargs(given))
 
-    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def forward(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         values, wanted = read_call(name, arguments, called, {"query", "z", "query_mask"}, {"output_attentions": False})
-        if isinstance(part.module, ProjectionDecoder):
-            return {"out": part.module.apply(params, values["z"])}
+        if isinstance(model, ProjectionDecoder):
+            return {"out": model.apply(params, values["z"])}
         maps = "decoder.cross_attention.attention.weights"
         with trace(maps.__eq__, tensors=True) as traced:
-            out = part.module.apply(params, values["z"], Request(values["query"]))
+            out = model.apply(params, values["z"], Request(values["query"]))
         return {"logits": out, **({"cross_attentions.0": traced[maps]} if wanted["output_attentions"] else {})}
 
     return _built(part, forward, "decoder")
@@ -143,13 +142,13 @@ def _postprocessor(name: str, given: Given) -> Rebuilt:
     """A postprocessor; `modality_sizes` says how several modalities share the outputs."""
     part = POSTPROCESSORS[name](read_config(given.config, "kwargs"), _kwargs(given))
 
-    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def forward(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         sizes = {key.partition(".")[2]: n for key, n in called.items() if key.startswith("modality_sizes.")}
         rest = {key: value for key, value in called.items() if not key.startswith("modality_sizes.")}
         values, wanted = read_call(name, arguments, rest, {"inputs", "pos"}, {"modality_sizes": None})
         with scope("output"):
-            out = part.module.apply(params, values["inputs"], sizes=wanted["modality_sizes"] or sizes or None)
-        return by_name("out", out) if not isinstance(part.module, MultimodalOutput) else dict(out)
+            out = model.apply(params, values["inputs"], sizes=wanted["modality_sizes"] or sizes or None)
+        return by_name("out", out) if not isinstance(model, MultimodalOutput) else dict(out)
 
     return _built(part, forward, "output")
 
@@ -158,13 +157,13 @@ def _trainable_positions(given: Given) -> Rebuilt:
     """A PerceiverTrainablePositionEncoding, repeated for the batch."""
     module = trainable(_kwargs(given))
 
-    def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+    def forward(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
         defaults = {"batch_size": None, "interpolate_pos_encoding": False, "input_size": None}
         _, wanted = read_call("forward", arguments, called, set(), defaults)
-        table, size = module, (module.size,)
+        size = (model.size,)
         if wanted["interpolate_pos_encoding"]:
-            table, size = square(module), tuple(wanted["input_size"])
-        out = TrainablePositions.apply(table, params, size, like=params["table"])
+            model, size = square(model), tuple(wanted["input_size"])
+        out = model.apply(params, size, like=params["table"])
         if wanted["batch_size"] is not None:
             out = ops.broadcast_to(out, shape=(wanted["batch_size"], *out.shape))
         return {"out": out}
@@ -178,7 +177,7 @@ def _function(what: str, known: set[str], defaults: dict[str, Any], function: Ca
     def rebuild(given: Given) -> Rebuilt:
         config, kwargs = read_config(given.config, "kwargs"), _kwargs(given)
 
-        def forward(params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
+        def forward(model: Any, params: Tree, arguments: Arguments, called: Mapping[str, Any], call: Call) -> Outputs:
             values, wanted = read_call(what, arguments, {**kwargs, **called}, known, defaults)
             return {"out": function(config, values, wanted)}
 
