@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from porting.cases import case_of
 
+from perceiver_ref.autograd import ops
 from perceiver_ref.porting.cases import Case
 from perceiver_ref.porting.cases.execution import rebuild, run
 from perceiver_ref.porting.diagnosis.envelope import Roundings
 from perceiver_ref.porting.rounding.arithmetic import DIGITS, arithmetic, lowered, rounded
+from perceiver_ref.porting.rounding.attention import attention
+from perceiver_ref.porting.rounding.steps import EXACT
 from perceiver_ref.porting.subject import Subject
 
 STORED = {
@@ -106,6 +109,24 @@ def test_arithmetic_rounds_every_result(dtype: str, steps: bool) -> None:
     for name, array in made.items():
         np.testing.assert_array_equal(lowered(array, dtype), array, err_msg=name)
         assert np.abs(array - case.outputs.get(name[7:], case.trace.get(name[6:]))).max() > 0
+
+
+@pytest.mark.parametrize("rows", ["zero", "uniform"])
+@pytest.mark.parametrize("scaled_first", [False, True])
+@pytest.mark.parametrize(("steps", "lowered"), [(False, False), (False, True), (True, False)])
+def test_attention_that_rounds_nothing_is_the_op(rows: str, scaled_first: bool, steps: bool, lowered: bool) -> None:
+    """With a row that has no key and a key that no row has, whose values are not finite."""
+    rng = np.random.default_rng(0)
+    q, k, v, bias = (rng.normal(size=shape) for shape in ((2, 4, 3), (2, 5, 3), (2, 5, 6), (4, 5)))
+    mask = rng.random((2, 4, 5)) < 0.5
+    mask[0, 1] = False
+    if rows == "zero":
+        mask[..., 2] = False
+        k[:, 2] = v[:, 2] = np.nan
+    options = {"mask": mask, "masked_rows": rows}
+    made = attention(EXACT._replace(steps=steps), (q, k, v, bias), options, scaled_first=scaled_first, lowered=lowered)
+    # sums of a few products: some units in the last place of float64
+    np.testing.assert_allclose(made, ops.attention(q, k, v, bias, **options), rtol=1e-12, atol=1e-12)
 
 
 def test_errors_are_told_in_units_of_the_envelope() -> None:

@@ -36,6 +36,7 @@ class Rounding(NamedTuple):
 
 
 EXACT = Rounding()
+"""Nothing is rounded."""
 
 
 # ------------------------------------------------------------------------------------------- other orders of summation
