@@ -205,6 +205,7 @@ def test_constants_of_a_class_are_replaced_as_text() -> None:
     computed = learned(['"num_channels": config.d_latents', '"num_channels": 2 * config.num_latents'])
     assert computed.decoder.queries.channels == 6
     assert not learned(["use_query_residual=True", "use_query_residual=False"]).decoder.query_residual
+    assert not learned(["use_query_residual=True,", ""]).decoder.query_residual
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,8 @@ def test_constants_of_a_class_are_replaced_as_text() -> None:
     [
         (["num_bands=64", "num_bands=3"], "'num_bands=64' is not among the constants of PerceiverForImage"),
         (["prep_type=", "prep_type"], "cannot be read"),
+        (["256", ""], "neither arguments nor items nor a value"),
+        (["out_channels=256", '"out_channels": 256'], "cannot take the place of"),
         (["out_channels=256", "out_channels=open('x')"], "neither a constant nor computed from config"),
         (["out_channels=256", "out_channels=9**9**9"], "too large"),
         (["out_channels=256"], "pairs of texts"),

@@ -45,11 +45,12 @@ def replaced(cls: str, parts: Specs, replacements: Any) -> Specs:
 
 def _replaced(cls: str, parts: Specs, old: str, new: str) -> Specs:
     try:
-        put = _read(new)
         if cls == _FLOW and old in _COMMENTS:
             part = parts[_COMMENTS[old]]
-            return {**parts, _COMMENTS[old]: PartSpec(part.cls, {**part.kwargs, **_constants(put)})}
+            return {**parts, _COMMENTS[old]: PartSpec(part.cls, {**part.kwargs, **_constants(_read(new))})}
         sought = _read(old)
+        left_out = not new.strip() and sought.kind is not ast.expr
+        put = _Text(sought.kind, {}) if left_out else _read(new)
         if sought.kind is not put.kind:
             raise ValueError(f"{new!r} cannot take the place of {old!r}")
         texts, constants = {name: ast.unparse(node) for name, node in sought.values.items()}, _constants(put)
