@@ -39,8 +39,8 @@ def test_parts_are_fields_and_what_is_declared_in_order() -> None:
     assert list(ENCODER.parts()) == ["cross_attention", "self_attention"]
     assert list(ENCODER.cross_attention.parts()) == ["query_norm", "key_value_norm", "attention", "mlp_norm", "mlp"]
     assert list(ENCODER.cross_attention.parameters()) == list(ENCODER.cross_attention.parts())
-    by_name = multimodal.model(False).preprocessor.parts()
-    assert list(by_name) == [f"modalities.{name}" for name in multimodal.model(False).preprocessor.modalities]
+    by_name = multimodal.model(0.0).preprocessor.parts()
+    assert list(by_name) == [f"modalities.{name}" for name in multimodal.model(0.0).preprocessor.modalities]
 
 
 def test_one_part_is_replaced_by_its_path() -> None:
@@ -52,7 +52,7 @@ def test_one_part_is_replaced_by_its_path() -> None:
     assert made.apply(random_parameters(made), INPUTS).shape == (1, 2, 4)
     with pytest.raises(pr.InputError, match="mixer"):
         PerceiverIO(ENCODER).replace("encoder.self_attention.mixer", narrow)
-    model = multimodal.model(False)
+    model = multimodal.model(0.0)
     path = next(f"preprocessor.{name}" for name in model.preprocessor.parts())
     assert model.replace(path, narrow).preprocessor.parts()[path.partition(".")[2]] is narrow
 
