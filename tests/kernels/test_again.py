@@ -124,4 +124,7 @@ def test_residuals_that_are_arguments_have_their_names(
     for residual, called in zip(node.residuals, node.rule.names[1][1:]):
         given = tensors[op.arrays.index(called)] if called in op.arrays and not op.traits.variadic else None
         if type(given) is Tensor and residual is not None:
-            assert residual is given.data, called
+            kept = residual is given.data
+            if xp is not np and min(given.data.strides, default=0) < 0:  # the engine copies what CuPy cannot multiply
+                kept = bool((residual == given.data).all())
+            assert kept, called

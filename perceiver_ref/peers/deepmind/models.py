@@ -179,7 +179,7 @@ def language_model(given: Given) -> Rebuilt:
     ]
 
     def run(model: Any, params: Tree, arguments: Arguments, options: Mapping[str, Any], call: Call) -> Outputs:
-        embeddings = made.run(model, params, arguments, options, call)
+        embeddings = made.run(model.with_fields(postprocessor=None), params, arguments, options, call)
         return {"logits": model.postprocess(params, embeddings), "output_embeddings": embeddings}
 
     part = NamedPart(None, {}, [*points, *made.part.points], made.part.grids, made.part.layers)
