@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -173,7 +173,8 @@ class Rule:
         backward: Callable[..., Any] | None = None,
         held: Callable[..., int] | None = None,
     ) -> None:
-        self.forward, self.backward, self.held = forward, backward, held
+        self.forward, self.held = forward, held
+        self.backward: Any = backward
 
     @cached_property
     def names(self) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -187,9 +188,10 @@ class Rule:
             options = {**options, "needs": needs}
         return self.forward(*arrays, **options)
 
-    def pull(self, gradient: Any, residuals: Sequence[Any], options: dict[str, Any], needs: tuple[bool, ...]) -> Any:
-        """The gradients that `backward` returns, as a tuple; of the options it gets those that it names."""
-        assert self.backward is not None
+    def pull(
+        self, gradient: Any, residuals: Sequence[Any], options: Mapping[str, Any], needs: tuple[bool, ...]
+    ) -> Sequence[Any]:
+        """The gradients that `backward` returns; of the options it gets those that it names."""
         names = self.names[1]
         chosen = {key: value for key, value in options.items() if key in names} if options else {}
         if "needs" in names:
@@ -299,16 +301,15 @@ class Op(Step):
         cheap = {e.position: e.node for e in edges if e.node.again is not None}
         if not cheap or self.traits.variadic:
             return residuals
-        cheap = {self.arrays[position]: node for position, node in cheap.items()}
+        again = {self.arrays[position]: node for position, node in cheap.items()}
         named = zip(residuals, rule.names[1][1:])
-        return tuple([Again(cheap[n]) if r is not None and n in cheap else r for r, n in named])
+        return tuple([Again(again[n]) if r is not None and n in again else r for r, n in named])
 
     def pull(self, node: Node, gradient: Any, residuals: Sequence[Any]) -> Sequence[Any]:
         """The gradients of the arguments of a node of this op, before they are summed over broadcast axes."""
         assert node.rule is not None
-        return node.rule.pull(
-            gradient, residuals, {**self.defaults, **node.options} if self.defaults else {}, node.needs
-        )
+        options = {**self.defaults, **node.options} if self.defaults else {}
+        return node.rule.pull(gradient, residuals, options, node.needs)
 
 
 @overload

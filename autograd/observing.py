@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +87,7 @@ class _Finite(Rule):
         self.op, self.site = op, site
         self.__dict__["names"] = rule.names
 
-    def pull(self, gradient: Any, residuals: Sequence[Any], options: dict[str, Any], needs: tuple[bool, ...]) -> Any:
+    def pull(self, gradient: Any, residuals: Sequence[Any], options: Mapping[str, Any], needs: tuple[bool, ...]) -> Any:
         made = super().pull(gradient, residuals, options, needs)
         arrived = gradient if isinstance(gradient, tuple) else (gradient,)
         for i, sent in enumerate(made):

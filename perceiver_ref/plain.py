@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
-Array = np.ndarray
+Array = Any  # np.ndarray, which mypy loses in arithmetic
 Params = dict[str, Any]
 Function = Callable[[Array], Array]
 Heads = tuple[int, int]

@@ -73,7 +73,7 @@ class Optimizer:
         path, for a gradient that belongs to no parameter, has another shape or dtype, or has no place in the state.
         """
         libraries = {library(p) for _, p in tree.leaves(params)}
-        whole = fused.get(*libraries) if len(libraries) == 1 and mode() == "fast" else None
+        whole = fused.get(libraries.pop()) if len(libraries) == 1 and mode() == "fast" else None
         if whole is not None and (made := whole(self, params, gradients, state)) is not None:
             return made
         updates, state = self.updates(params, gradients, state)
