@@ -57,6 +57,24 @@ def test_the_batch_may_be_missing(cls: str, call: dict[str, Any], shape: tuple[i
         np.testing.assert_array_equal(alone[name], batched[name][0])
 
 
+SAME_SIZE = [
+    ("bilinear", [0.10714285714285715, 0.14285714285714285, 0.32142857142857145, 0.42857142857142855]),
+    ("bicubic", [0.08554730983302414, 0.12159554730983303, 0.3274397031539889, 0.46541743970315397]),
+]
+
+
+@pytest.mark.parametrize(("mode", "gradient"), SAME_SIZE)
+def test_smoothing_to_the_same_size_copies_but_its_gradient_smooths(mode: str, gradient: list[float]) -> None:
+    """In PyTorch, where a factor is given; of the last output alone, as PyTorch 2.13 has it."""
+    x, call = np.array([[[[1.0, 2.0], [4.0, 8.0]]]]), {"scale_factor": [1.2, 1.4], "mode": mode, "antialias": True}
+
+    def last(x: Any) -> Any:
+        return run("interpolate", call=call, input=x)["out"][0, 0, 1, 1]
+
+    np.testing.assert_array_equal(run("interpolate", call=call, input=x)["out"], x)
+    np.testing.assert_allclose(value_and_grad(last)(x)[1].ravel(), gradient, rtol=1e-12)  # a few roundings
+
+
 def test_a_last_window_must_start_inside() -> None:
     """5 elements in windows of 2, 3 apart: with `ceil_mode` a third would start behind them, and is dropped."""
     x = np.arange(5.0).reshape(1, 1, 5)
