@@ -63,8 +63,8 @@ def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray |
     The reference is what perceiver-ref computes, in `check` and in `diagnose`; the case, for a port in its own tests
     (`perceiver_ref.testing`); REFERENCE.npz, in `compare`. NaN and infinities agree with themselves alone: anything
     else that is not finite, or another shape, is an infinite error. The lowest number of one dtype, as a mask to be
-    added holds it, agrees with another dtype's, the largest likewise. `scale`: divide by this array's largest value, so that several
-    errors have one unit.
+    added holds it, agrees with another dtype's, the largest likewise. `scale`: divide by this array's largest value, so
+    that several errors have one unit.
 
     >>> import numpy as np
     >>> difference(np.array([2.0, 100.0]), np.array([1.0, 100.0]))
