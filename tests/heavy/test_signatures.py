@@ -104,6 +104,8 @@ def tables() -> dict[tuple[str, str, str], Mapping[str, Any]]:
 
     def watching(what: str, given: Any, known: Mapping[str, Any], *rest: Any, **named: Any) -> Any:
         table = seen.setdefault((current[0], current[1], what), {})
+        if what.startswith("a part"):  # {"class", "kwargs"} of a case's own
+            return original(what, given, known, *rest, **named)
         table |= {key: table.get(key) if value is None else value for key, value in known.items()}
         return original(what, given, known, *rest, **named)
 
