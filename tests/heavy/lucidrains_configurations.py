@@ -212,6 +212,7 @@ def mask(draw: st.DrawFn, shape: tuple[int, ...]) -> np.ndarray:
     """Any mask: rows of none, of all and of a single element are among them, axes of a grid may be flat."""
     length = int(np.prod(shape[1:]))
     one = st.integers(0, length - 1).map(lambda i: [j == i for j in range(length)])
-    rows = st.lists(flags, min_size=length, max_size=length) | one | st.just([False] * length) | st.just([True] * length)
+    rows = st.lists(flags, min_size=length, max_size=length)
+    rows = rows | one | st.just([False] * length) | st.just([True] * length)
     made = np.array([draw(rows) for _ in range(shape[0])], bool)
     return made if len(shape) > 2 and draw(flags) else made.reshape(shape)
