@@ -268,7 +268,7 @@ def one_medium(states: Any, name: str) -> Any:
     return ops.reshape(states, shape=(states.shape[0], 1, *states.shape[1:]))
 
 
-_KINDS = {"eager": "fbiu", "sdpa": "fb"}
+_KINDS: dict[str | None, str] = {"eager": "fbiu", "sdpa": "fb"}
 """By attention implementation: the kinds of masks' dtypes. Where none is named, a bool could mean either."""
 
 
