@@ -47,6 +47,10 @@ def ints(low: int, high: int, axes: int) -> st.SearchStrategy[Any]:
     return st.integers(low, high) | st.lists(st.integers(low, high), min_size=axes, max_size=axes)
 
 
+COUNTS = st.sampled_from([1, 2, 3, 5, 7])
+"""Of heads."""
+
+
 def grid(draw: Draw, axes: int, least: int = 4, most: int = 8) -> list[int]:
     return [draw(st.integers(least, most)) for _ in range(axes)]
 
@@ -256,9 +260,9 @@ def pointwise(draw: Draw, rng: Any, name: str) -> Call:
 
 @drawn("scaled_dot_product_attention")
 def attentions(draw: Draw, rng: Any, name: str) -> Call:
-    b, h, n, m, d, e = (draw(st.integers(1, 4)) for _ in range(6))
-    shared = draw(st.booleans())
-    heads = h * 2 if shared else h
+    b, n, m, d, e = (draw(st.integers(1, 4)) for _ in range(5))
+    h, shared = draw(COUNTS), draw(st.booleans())
+    heads = h * draw(st.integers(1, 3)) if shared else h
     q, k, v = (rng.standard_normal(s) for s in ((b, heads, n, d), (b, h, m, d), (b, h, m, e)))
     o = some(draw, scale=st.floats(0.1, 2)) | ({"enable_gqa": True} if shared else {})
     kind = draw(st.sampled_from(["none", "causal", "bool", "float", "float -inf"]))
@@ -271,8 +275,7 @@ def attentions(draw: Draw, rng: Any, name: str) -> Call:
     elif kind != "none":
         arrays["attn_mask"] = rng.standard_normal(shape)
         if kind == "float -inf":
-            arrays["attn_mask"][rng.random(shape) < 0.3] = -np.inf
-            arrays["attn_mask"][..., 0] = 0
+            arrays["attn_mask"][rng.random(shape) < draw(st.sampled_from([0.3, 0.8]))] = -np.inf
     return arrays, o
 
 
@@ -372,7 +375,8 @@ def test_an_optimizer(chosen: tuple[str, dict[str, Any]], seed: int, clip: float
 def multihead(draw: Draw) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """(configuration, arrays, options of the call)."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    heads, batch, n, m = (draw(st.integers(1, 3)) for _ in range(4))
+    heads = draw(COUNTS)
+    batch, n, m = (draw(st.integers(1, 3)) for _ in range(3))
     width = heads * draw(st.integers(1, 3))
     flags = {name: st.booleans() for name in ("bias", "add_bias_kv", "add_zero_attn", "batch_first")}
     config = {"embed_dim": width, "num_heads": heads}
@@ -386,14 +390,14 @@ def multihead(draw: Draw) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
         return (batch, length, channels) if config.get("batch_first") else (length, batch, channels)
 
     arrays = {name: rng.standard_normal(shape(*size)) for name, size in zip(("query", "key", "value"), sizes)}
-    padding = rng.random((m,) if single else (batch, m)) < 0.4
-    padding[..., 0] = False
     maps = [(n, m), ((1 if single else batch) * heads, n, m)]
-    blocked = rng.random(draw(st.sampled_from(maps))) < 0.4
-    blocked[..., 0] = False
-    arrays |= maybe(draw, key_padding_mask=padding)
-    arrays |= maybe(draw, attn_mask=draw(st.sampled_from([blocked, rng.standard_normal(blocked.shape)])))
-    return config, arrays, {"average_attn_weights": draw(st.booleans())}
+    masks = {"key_padding_mask": (m,) if single else (batch, m), "attn_mask": draw(st.sampled_from(maps))}
+    for name, of in masks.items():
+        blocked = rng.random(of) < draw(st.sampled_from([0.0, 0.4, 0.4, 0.8]))
+        kinds = [blocked, rng.standard_normal(of), np.where(blocked, -np.inf, rng.standard_normal(of))]
+        masks[name] = draw(st.sampled_from(kinds))
+    arrays |= maybe(draw, **masks)
+    return config, arrays, some(draw, average_attn_weights=st.booleans(), need_weights=st.booleans())
 
 
 @settings(max_examples=200)
@@ -427,6 +431,7 @@ def assert_same(module: Any, cls: str, config: Any, arrays: Any, options: Any, n
     leaves = {key: t.requires_grad_() for key, t in tensors.items() if t.is_floating_point()}
     result = module(**tensors, **options)
     outputs = dict(zip(names, result if isinstance(result, tuple) else (result,)))
+    outputs = {key: t for key, t in outputs.items() if t is not None}
     rng = np.random.default_rng(1)
     cotangents = {key: rng.standard_normal(t.shape) for key, t in outputs.items()}
     sum(torch.sum(outputs[key] * torch.tensor(c)) for key, c in cotangents.items()).backward()

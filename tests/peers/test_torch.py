@@ -147,6 +147,31 @@ def test_what_cannot_be_is_one_clear_line(cls: str, config: Any, call: Any, inpu
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["padding", "bools", "numbers"])
+def test_an_item_without_keys_is_nan_where_maps_are_asked_for(kind: str) -> None:
+    """As PyTorch's softmax has it; its fused attention, taken without maps, gives zeros."""
+    masks = {
+        "padding": {"key_padding_mask": np.array([[True, True], [False, True]])},
+        "bools": {"attn_mask": np.array([[[True, True]] * 3, [[False, True]] * 3])},
+        "numbers": {"attn_mask": np.array([[[-np.inf, -np.inf]] * 3, [[0.5, -np.inf]] * 3])},
+    }
+    config = {"embed_dim": 2, "num_heads": 1, "batch_first": True}
+    params = {"in_proj_weight": random(6, 2), "out_proj.weight": np.eye(2)}
+    params |= {"in_proj_bias": random(6), "out_proj.bias": np.full(2, 3.0)}
+    arrays = {"query": random(2, 3, 2), "key": random(2, 2, 2), "value": random(2, 2, 2), **masks[kind]}
+    shapes = {name: array.shape for name, array in arrays.items()}
+
+    def out(**call: Any) -> Any:
+        rebuilt = peer("torch").rebuild("torch.nn.MultiheadAttention", Given(config, inputs=shapes, call=call))
+        return rebuilt.run(params, arrays, call, Call())
+
+    with_maps, without = out(), out(need_weights=False)
+    assert np.isnan(with_maps["out"][0]).all()
+    assert np.isnan(with_maps["attn"][0]).all()
+    np.testing.assert_array_equal(without["out"][0], 3.0)
+    np.testing.assert_allclose(with_maps["out"][1], without["out"][1], rtol=1e-14)
+
+
 def test_dropout_is_refused() -> None:
     q = random(1, 2, 3, 4)
     with pytest.raises(InputError, match="only at 0"):
