@@ -156,7 +156,7 @@ def _spoilt(mask: Any, bias: Any, dtype: Any) -> tuple[Any, Any]:
     if mask is None and bias is None:
         return mask, bias
     library = xp(array_of(bias) if mask is None else mask)
-    attend = True if bias is None else ~library.isneginf(array_of(bias))
+    attend: Any = True if bias is None else ~library.isneginf(array_of(bias))
     empty = ~(attend if mask is None else mask & attend).any(-1, keepdims=True)
     if not empty.any():
         return mask, bias
