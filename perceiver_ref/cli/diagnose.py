@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,17 @@ def _verdict(found: Diagnosis) -> list[str]:
     if _is_backward(found):
         said["deviation"] = "the outputs are right, gradients are not: " + " and ".join(map(_said, found.explanation))
         said["unexplained"] = "the outputs are right, gradients are not, and no known deviation explains it"
-    rounding = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in found.expected_rounding.items())
-    limits = f" (rounding makes up to {rounding})" if rounding else ""
     shown = found.first_divergence and not _is_backward(found)
     first = [f"first point that differs: {found.first_divergence}"] if shown else []
-    lines = [f"{found.verdict}: {said[found.verdict]}", f"error of the outputs: {found.error:.1e}{limits}", *first]
+    error = f"error of the outputs: {found.error:.1e}{_limits(found.expected_rounding)}"
+    lines = [f"{found.verdict}: {said[found.verdict]}", error, *first]
     return lines if backward is None else [*lines, *_gradients(backward)[_is_backward(found) :]]
+
+
+def _limits(expected: Mapping[str, float]) -> str:
+    """What rounding would make, where that was computed."""
+    rounding = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in expected.items())
+    return f" (rounding makes up to {rounding})" if rounding else ""
 
 
 def _is_backward(found: Diagnosis) -> bool:
@@ -94,8 +100,7 @@ def _gradients(found: GradientDiagnosis) -> list[str]:
     }
     if found.verdict == "not checked":
         return [said[found.verdict]]
-    rounding = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in found.expected_rounding.items())
-    lines = [said[found.verdict], f"error of the gradients: {found.error:.1e} (rounding makes up to {rounding})"]
+    lines = [said[found.verdict], f"error of the gradients: {found.error:.1e}{_limits(found.expected_rounding)}"]
     if found.step:
         lines.append(f"first divergence in backward: {found.first_divergence} ({found.step})")
     if found.affected:

@@ -61,7 +61,7 @@ def test_numbers_become_the_nearest(xp: ModuleType, given: Any, dtype: str, pair
     x, exact = (np.array(column) for column in zip(*pairs))
     made = to_host(ops.cast(xp.asarray(x, given), dtype))
     want = exact.astype(held)
-    if xp is not np and held == np.float32:  # a GPU's casts to float32 give 0 for what is below its smallest normal one
+    if xp is not np and given is np.float64 and held == np.float32:  # such casts of a GPU have no subnormal numbers
         want[abs(want) < np.finfo(np.float32).tiny] *= 0
     np.testing.assert_array_equal(made, want, strict=True)
     np.testing.assert_array_equal(np.signbit(made), np.signbit(exact))

@@ -48,14 +48,37 @@ class Draw:
         return self.generator.random(shape) < self.of(0.0, 0.3, 0.7, 1.0)
 
 
+COUNTS = (1, 2, 3, 5, 7)
+"""Of heads."""
+WHOLE = ("bool", "int64", "int32", "uint8")
+NUMBERS = ("float64", "float32", *WHOLE)
+
+
 def heads(draw: Draw) -> dict[str, int]:
-    return {"dim_head": draw(1, 5), "heads": draw(1, 4)}
+    return {"dim_head": draw(1, 5), "heads": draw.of(*COUNTS)}
+
+
+def left_out(draw: Draw, config: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Half the configurations without some of these options, whose defaults are small enough."""
+    absent = {name for name in names if draw.of(True, False)} if draw.of(True, False) else set()
+    return {name: value for name, value in config.items() if name not in absent}
+
+
+def added(draw: Draw, implementation: str, *shape: int) -> np.ndarray:
+    """A mask to be added, whole axes of it perhaps broadcast; bools, or without sdpa integers, among them."""
+    shape = tuple(draw.of(1, n, n) for n in shape)
+    attend, kind = draw.bits(*shape), draw.of("float64", "float64", "finite", "bool", "int64")
+    if kind == "bool" or (kind == "int64" and implementation == "eager"):
+        return attend.astype(kind)
+    numbers = draw.array(*shape) if draw.of(True, False) else np.zeros(shape)
+    return numbers if kind == "finite" else np.where(attend, numbers, np.finfo(np.float64).min)
 
 
 def flamingo_resampler(draw: Draw) -> Made:
     media, single = draw(1, 3), draw.of(True, False)
     config = {"dim": draw(2, 9), "depth": draw(0, 3), **heads(draw), "num_latents": draw(1, 4)}
     config |= {"num_media_embeds": 1 if single else draw(media, 4), "ff_mult": draw.of(1, 2, 2.5, 4)}
+    config = left_out(draw, config, "dim_head", "heads", "num_media_embeds", "ff_mult")
     axes = draw.of((), (media,))
     x = draw.array(draw(1, 3), *axes, draw(1, 5), config["dim"])
     return "lucidrains-flamingo", "PerceiverResampler", config, PerceiverResampler(**config), {"x": x}, {}
@@ -64,13 +87,14 @@ def flamingo_resampler(draw: Draw) -> Made:
 def flamingo_gated(draw: Draw) -> Made:
     config = {"dim": draw(2, 9), **heads(draw), "ff_mult": draw.of(1, 1.5, 4)}
     config |= {"only_attend_immediate_media": draw.of(True, False)}
+    config = left_out(draw, config, "dim_head", "heads", "ff_mult", "only_attend_immediate_media")
     batch, length = draw(1, 3), draw(1, 7)
     inputs = {
         "x": draw.array(batch, length, config["dim"]),
         "media": draw.array(batch, draw(1, 3), draw(1, 3), config["dim"]),
     }
     if draw.of(True, True, False):
-        inputs["media_locations"] = draw.bits(batch, length).astype(draw.of("bool", "int64"))
+        inputs["media_locations"] = draw.bits(batch, length).astype(draw.of(*NUMBERS))
     made = GatedCrossAttentionBlock(**config)
     return "lucidrains-flamingo", "GatedCrossAttentionBlock", config, made, inputs, {}
 
@@ -93,7 +117,7 @@ def flamingo_palm(draw: Draw) -> Made:
         "num_tokens": draw(5, 9),
         "depth": draw(1, 4),
         "dim_head": 2 * draw(1, 3),
-        "heads": draw(1, 3),
+        "heads": draw.of(*COUNTS),
         "ff_mult": draw(1, 4),
         "media_token_id": draw(0, 4),
         "cross_attn_every": draw(1, 3),
@@ -102,6 +126,8 @@ def flamingo_palm(draw: Draw) -> Made:
         "max_video_frames": draw.of(1, frames, frames + 1),
         "only_attend_immediate_media": draw.of(True, False),
     }
+    optional = ("dim_head", "heads", "ff_mult", "cross_attn_every", "perceiver_depth", "only_attend_immediate_media")
+    config = left_out(draw, config, *optional, *(["media_token_id"] if config["num_tokens"] > 3 else []))
     kind = draw.of("images", "videos", "text")
     inputs = {"text": draw.generator.integers(0, config["num_tokens"], (batch, draw(1, 7)))}
     if kind == "images":
@@ -114,7 +140,7 @@ def flamingo_palm(draw: Draw) -> Made:
 
 def idefics_resampler(draw: Draw) -> Made:
     width, normed = draw(2, 9), draw.of(True, False)
-    config = {"embed_dim": width, "depth": draw(0, 3), "n_heads": draw(1, 4), "head_dim": draw(1, 5)}
+    config = {"embed_dim": width, "depth": draw(0, 3), "n_heads": draw.of(*COUNTS), "head_dim": draw(1, 5)}
     config |= {"n_latents": draw(1, 4)}
     whole = IdeficsConfig(
         vision_config={"embed_dim": width}, perceiver_config={"qk_layer_norms_perceiver": normed}, hidden_size=8
@@ -125,9 +151,9 @@ def idefics_resampler(draw: Draw) -> Made:
 
 
 def idefics_gated(draw: Draw) -> Made:
-    count, vision, batch, length, images = draw(1, 4), draw(2, 7), draw(1, 3), draw(1, 6), draw(1, 6)
+    count, vision, batch, length, images = draw.of(*COUNTS), draw(1, 7), draw(1, 3), draw(1, 6), draw(1, 6)
     config = {
-        "hidden_size": count * 2 * draw(1, 3),
+        "hidden_size": count * draw(1, 6),
         "intermediate_size": draw(1, 9),
         "num_attention_heads": count,
         "alpha_type": draw.of("float", "vector"),
@@ -137,16 +163,15 @@ def idefics_gated(draw: Draw) -> Made:
         "vision_config": {"embed_dim": vision},
         "attn_implementation": draw.of("eager", "sdpa"),
     }
-    attend = draw.bits(batch, 1, length, images)
-    gate = attend.any(-1)[:, 0] if draw.of(True, False) else draw.bits(batch, length)
+    gate = draw.bits(batch, length)
     inputs = {
         "hidden_states": draw.array(batch, length, config["hidden_size"]),
         "image_hidden_states": draw.array(batch, images, vision),
-        "cross_attention_gate": gate.astype(draw.of("float64", "int64", "bool")),
+        "cross_attention_gate": gate.astype(draw.of(*NUMBERS)),
     }
-    if draw.of(True, True, False):
-        finite = draw.array(*attend.shape) if draw.of(True, False) else np.zeros(attend.shape)
-        inputs["image_attention_mask"] = np.where(attend, finite, np.finfo(np.float64).min)
+    if draw.of(True, True, True, False):
+        inputs["image_attention_mask"] = added(draw, config["attn_implementation"], batch, 1, length, images)
+    config = left_out(draw, config, "alpha_type", "qk_layer_norms", "hidden_act", "rms_norm_eps")
     made = idefics.IdeficsGatedCrossAttentionLayer(IdeficsConfig(**config), layer_idx=0)
     return "idefics", "IdeficsGatedCrossAttentionLayer", config, made, inputs, {}
 
@@ -159,14 +184,15 @@ def idefics2_resampler(draw: Draw) -> Made:
         "rms_norm_eps": draw.of(1e-6, 1e-2),
         "resampler_n_latents": draw(1, 4),
         "resampler_depth": draw(0, 3),
-        "resampler_n_heads": kv_heads * draw(1, 3),
+        "resampler_n_heads": kv_heads * draw.of(1, 2, 3, 5),
         "resampler_head_dim": draw(1, 5),
         "num_key_value_heads": kv_heads,
         "attn_implementation": draw.of("eager", "sdpa"),
     }
     kind = type(Idefics2Config().perceiver_config)
+    config = left_out(draw, config, "hidden_act", "rms_norm_eps", "resampler_depth", "resampler_n_latents")
     batch, length = draw(1, 3), draw(1, 6)
-    mask = draw.bits(batch, length).astype(draw.of("bool", "int64", "float64"))
+    mask = draw.bits(batch, length).astype(draw.of(*NUMBERS))
     inputs = {"context": draw.array(batch, length, config["hidden_size"]), "attention_mask": mask}
     made = idefics2.Idefics2PerceiverResampler(kind(**config))
     return "idefics2", "Idefics2PerceiverResampler", config, made, inputs, {}
@@ -175,34 +201,37 @@ def idefics2_resampler(draw: Draw) -> Made:
 def evolla_resampler(draw: Draw) -> Made:
     config = {
         "protein_encoder_config": {"hidden_size": draw(1, 4) * 2},
-        "hidden_size": draw(1, 4) * 2,
+        "hidden_size": draw(1, 8),
         "resampler_depth": draw(0, 3),
         "resampler_dim_head": draw(1, 5),
-        "resampler_heads": draw(1, 4),
+        "resampler_heads": draw.of(*COUNTS),
         "resampler_num_latents": draw(1, 4),
         "resampler_ff_mult": draw(1, 4),
     }
+    config = left_out(draw, config, "resampler_dim_head", "resampler_heads", "resampler_ff_mult", "resampler_depth")
     batch, length = draw(1, 3), draw(1, 6)
-    mask = draw.bits(batch, length).astype(draw.of("bool", "int64", "float64"))
+    mask = draw.bits(batch, length).astype(draw.of(*NUMBERS))
+    mask = mask * mask.dtype.type(draw.of(1, 1, 2)) if mask.dtype.kind != "b" else mask  # any number but 1 is padding
     inputs = {"embeds": draw.array(batch, length, config["protein_encoder_config"]["hidden_size"]), "mask": mask}
     made = evolla.EvollaSequenceCompressorResampler(EvollaConfig(**config))
     return "evolla", "EvollaSequenceCompressorResampler", config, made, inputs, {}
 
 
 def evolla_aligner(draw: Draw) -> Made:
-    count, batch, length = draw(1, 4), draw(1, 3), draw(1, 6)
+    count, batch, length = draw.of(*COUNTS), draw(1, 3), draw(1, 6)
     config: dict[str, Any] = {
-        "hidden_size": count * 2 * draw(1, 3),
+        "hidden_size": count * draw(1, 6),
         "num_attention_heads": count,
         "aligner_ffn_mult": draw(1, 4),
         "aligner_enable_bias": draw.of(True, False),
     }
+    config = left_out(draw, config, "aligner_ffn_mult", "aligner_enable_bias")
     names = [name for name in ("protein", "structure", "msa") if draw.of(True, False)] or ["msa"]
     widths = {f"{name}_encoder_dim": draw(1, 7) for name in names}
     inputs = {"query_states": draw.array(batch, length, config["hidden_size"])}
     call: dict[str, Any] = {f"{name}_kv_states": None for name in ("protein", "structure", "msa") if name not in names}
     by_item = "protein" in names and draw.of(True, False)  # the peer reads the device off the proteins' mask
-    kind = draw.of("int64", "float64")
+    kind = draw.of("int64", "float64", "int32", "float32")
     for name in names:
         tokens = draw(1, 4)
         inputs[f"{name}_kv_states"] = draw.array(batch, tokens, widths[f"{name}_encoder_dim"])
@@ -220,9 +249,9 @@ def evolla_aligner(draw: Draw) -> Made:
 
 def mllama_layer(draw: Draw) -> Made:
     kv_heads, batch, length = draw(1, 3), draw(1, 3), draw(1, 6)
-    count, images, tiles, tokens = kv_heads * draw(1, 3), draw(1, 2), draw(1, 2), draw(1, 3)
+    count, images, tiles, tokens = kv_heads * draw.of(1, 2, 3, 5), draw(1, 2), draw(1, 2), draw(1, 3)
     config = {
-        "hidden_size": count * 2 * draw(1, 3),
+        "hidden_size": count * draw(1, 6),
         "hidden_act": draw.of(*_ACTIVATIONS),
         "num_attention_heads": count,
         "num_key_value_heads": kv_heads,
@@ -238,12 +267,12 @@ def mllama_layer(draw: Draw) -> Made:
     call = {}
     mask = draw.of("raw", "added", None)
     if mask == "raw":
-        inputs["raw_cross_attention_mask"] = draw.bits(batch, length, images, tiles).astype("int64")
+        inputs["raw_cross_attention_mask"] = draw.bits(batch, length, images, tiles).astype(draw.of("int64", "float64"))
         call = {"num_vision_tokens": tokens}
     elif mask == "added":
-        attend = draw.bits(batch, 1, length, images * tiles * tokens)
-        finite = draw.array(*attend.shape) if draw.of(True, False) else np.zeros(attend.shape)
-        inputs["cross_attention_mask"] = np.where(attend, finite, np.finfo(np.float64).min)
+        tokens_seen = images * tiles * tokens
+        inputs["cross_attention_mask"] = added(draw, config["attn_implementation"], batch, 1, length, tokens_seen)
+    config = left_out(draw, config, "hidden_act", "rms_norm_eps")
     layer = mllama.MllamaCrossAttentionDecoderLayer(MllamaTextConfig(**config), layer_idx=0)
     return "mllama", "MllamaCrossAttentionDecoderLayer", config, layer, inputs, call
 
@@ -283,7 +312,9 @@ def case(made: Made, seed: int) -> Case:
     params = dict(module.named_parameters())
     arrays = params | {key: b for key, b in module.named_buffers() if key in module.state_dict()}
     arguments = {key: torch.from_numpy(array.copy()) for key, array in inputs.items()}
-    floats = {key: t.requires_grad_() for key, t in arguments.items() if t.is_floating_point()}
+    # the peer also differentiates 1 - the raw mask, which is no number of the model's
+    leaves = {key: t for key, t in arguments.items() if t.is_floating_point() and not key.startswith("raw_")}
+    floats = {key: t.requires_grad_() for key, t in leaves.items()}
     extra: dict[str, Any] = {}
     if name == "mllama":
         arguments, extra = _prepared(arguments, call.get("num_vision_tokens"))

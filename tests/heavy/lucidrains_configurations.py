@@ -128,18 +128,34 @@ def _named(out: Any) -> dict[str, Any]:
 
 few, some = st.integers(1, 3), st.integers(1, 6)
 flags = st.booleans()
+counts = st.sampled_from([1, 2, 3, 5, 7])
+"""Of heads."""
+
+
+def sizes(count: int) -> st.SearchStrategy[list[int]]:
+    """So many sizes, any or all distinct."""
+    return st.lists(some, min_size=count, max_size=count) | st.permutations(range(1, count + 5)).map(
+        lambda order: order[:count]
+    )
+
+
+def left_out(draw: st.DrawFn, config: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Some configurations without some of these options, whose defaults are no larger."""
+    absent = draw(st.just(set()) | st.sets(st.sampled_from(names), max_size=3))
+    return {name: value for name, value in config.items() if name not in absent}
 
 
 @st.composite
 def heads(draw: st.DrawFn) -> dict[str, int]:
-    names = ("cross_heads", "latent_heads", "cross_dim_head", "latent_dim_head")
-    return {name: draw(few) for name in names}
+    made = {"cross_heads": draw(counts), "latent_heads": draw(counts)}
+    made |= {"cross_dim_head": draw(few), "latent_dim_head": draw(few)}
+    return left_out(draw, made, *made)
 
 
 @st.composite
 def grids(draw: st.DrawFn) -> dict[str, Any]:
     """What every `Perceiver` takes."""
-    return {
+    made = {
         **draw(heads()),
         "num_freq_bands": draw(st.integers(0, 4)),
         "depth": draw(few),
@@ -151,15 +167,16 @@ def grids(draw: st.DrawFn) -> dict[str, Any]:
         "num_classes": draw(few),
         "weight_tie_layers": draw(flags),
         "attn_dropout": draw(st.sampled_from([0.0, 0.1])),
+        "ff_dropout": draw(st.sampled_from([0.0, 0.1])),
     }
+    return left_out(draw, made, "input_channels", "input_axis", "weight_tie_layers", "attn_dropout", "ff_dropout")
 
 
 @st.composite
 def perceivers(draw: st.DrawFn) -> dict[str, Any]:
     shared = draw(grids())
     each = st.lists(flags, min_size=shared["depth"], max_size=shared["depth"])
-    return {
-        **shared,
+    own = {
         "fourier_encode_data": draw(flags),
         "self_per_cross_attn": draw(st.integers(0, 2)),
         "final_classifier_head": draw(flags),
@@ -167,11 +184,12 @@ def perceivers(draw: st.DrawFn) -> dict[str, Any]:
         "attn_residual": draw(flags),
         "attn_residual_rank": draw(few),
     }
+    return {**shared, **left_out(draw, own, *own)}
 
 
 @st.composite
 def perceiver_ios(draw: st.DrawFn) -> dict[str, Any]:
-    return {
+    made = {
         **draw(heads()),
         "depth": draw(few),
         "dim": draw(some),
@@ -186,9 +204,15 @@ def perceiver_ios(draw: st.DrawFn) -> dict[str, Any]:
         "attn_residual_rank": draw(few),
         "inverted_cross_attn": draw(flags),
     }
+    optional = ("logits_dim", "weight_tie_layers", "decoder_ff", "seq_dropout_prob", "attn_residual")
+    return left_out(draw, made, *optional, "attn_residual_rank", "inverted_cross_attn")
 
 
 def mask(draw: st.DrawFn, shape: tuple[int, ...]) -> np.ndarray:
-    """Any mask; rows without a single element are among them."""
-    size = int(np.prod(shape))
-    return np.array(draw(st.lists(flags, min_size=size, max_size=size)), bool).reshape(shape)
+    """Any mask: rows of none, of all and of a single element are among them, axes of a grid may be flat."""
+    length = int(np.prod(shape[1:]))
+    one = st.integers(0, length - 1).map(lambda i: [j == i for j in range(length)])
+    rows = st.lists(flags, min_size=length, max_size=length)
+    rows = rows | one | st.just([False] * length) | st.just([True] * length)
+    made = np.array([draw(rows) for _ in range(shape[0])], bool)
+    return made if len(shape) > 2 and draw(flags) else made.reshape(shape)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from heavy.flamingo_configurations import Draw
+from heavy.flamingo_configurations import COUNTS, Draw
 from mutants import make, models
 from mutants.kinds import deepmind, flamingo, hf, lucidrains
 from mutants.kinds.inputs import fourier
@@ -46,19 +46,19 @@ def _with(inputs: Callable[[Any], Arrays], **arrays: np.ndarray | None) -> Calla
     return lambda rng: {**inputs(rng), **{name: array for name, array in arrays.items() if array is not None}}
 
 
-def _mask(draw: Draw, *shape: int, kind: str = "int64") -> np.ndarray | None:
+def _mask(draw: Draw, *shape: int, kind: str | None = None) -> np.ndarray | None:
     """Any mask or, as often, none; whole rows may be masked."""
-    return draw.bits(*shape).astype(kind) if draw.of(True, False) else None
+    return draw.bits(*shape).astype(kind or draw.of("int64", "bool")) if draw.of(True, False) else None
 
 
 # ------------------------------------------------------------------------------------------------------ transformers
 
 
 def _latents(draw: Draw) -> dict[str, Any]:
-    heads = draw(1, 3)
+    heads = draw.of(*COUNTS)
     return {
         "num_latents": draw(1, 12),
-        "d_latents": 2 * heads * draw(1, 6),
+        "d_latents": 2 * heads * draw(1, 4),  # decoders have 2
         "num_blocks": draw(1, 3),
         "num_self_attends_per_block": draw(1, 3),
         "num_self_attention_heads": heads,
@@ -128,8 +128,8 @@ def hf_multimodal(draw: Draw) -> Model:
 
 
 def _heads(draw: Draw) -> dict[str, int]:
-    names = ("cross_heads", "latent_heads", "cross_dim_head", "latent_dim_head")
-    return {name: draw(1, 5) for name in names}
+    counts = {name: draw.of(*COUNTS) for name in ("cross_heads", "latent_heads")}
+    return counts | {name: draw(1, 5) for name in ("cross_dim_head", "latent_dim_head")}
 
 
 def lucidrains_image(draw: Draw) -> Model:
@@ -187,7 +187,7 @@ def lucidrains_language(draw: Draw) -> Model:
 
 
 def _flamingo(draw: Draw) -> dict[str, int]:
-    return {"dim": draw(2, 16), "dim_head": draw(1, 6), "heads": draw(1, 4), "ff_mult": draw(1, 4)}
+    return {"dim": draw(2, 16), "dim_head": draw(1, 6), "heads": draw.of(*COUNTS), "ff_mult": draw(1, 4)}
 
 
 def flamingo_resampler(draw: Draw) -> Model:
@@ -220,7 +220,7 @@ def idefics_resampler(draw: Draw) -> Model:
     """Idefics' resampler, or Idefics2's."""
     batch, length, width = draw(1, 3), draw(1, 9), draw(2, 16)
     if draw.of(True, False):
-        config = {"embed_dim": width, "depth": draw(1, 3), "n_heads": draw(1, 4), "head_dim": draw(1, 6)}
+        config = {"embed_dim": width, "depth": draw(1, 3), "n_heads": draw.of(*COUNTS), "head_dim": draw(1, 6)}
         config |= {"n_latents": draw(1, 6), "qk_layer_norms": draw.of(True, False)}
         inputs = _normal(context=(batch, length, width))
         return Model("resampler", "idefics", IDEFICS_RESAMPLER, "IdeficsPerceiverResampler", config, inputs)
@@ -243,9 +243,9 @@ def idefics_resampler(draw: Draw) -> Model:
 
 def idefics_gated(draw: Draw) -> Model:
     """Idefics' gated layer; some text sees no image, and some images are seen by none."""
-    heads, batch, length, tokens, images = draw(1, 4), draw(1, 3), draw(1, 8), draw(1, 3), draw(1, 3)
+    heads, batch, length, tokens, images = draw.of(*COUNTS), draw(1, 3), draw(1, 8), draw(1, 3), draw(1, 3)
     config = {
-        "hidden_size": heads * 2 * draw(1, 3),
+        "hidden_size": heads * draw(1, 6),
         "intermediate_size": draw(2, 20),
         "num_attention_heads": heads,
         "alpha_type": draw.of("float", "vector"),
@@ -271,13 +271,13 @@ def idefics_gated(draw: Draw) -> Model:
 
 
 def _encoder(draw: Draw) -> dict[str, Any]:
-    heads = draw(1, 3)
+    heads = draw.of(*COUNTS)
     return {
         **deepmind.ENCODER,
         "num_blocks": draw(1, 3),
         "num_self_attends_per_block": draw(1, 3),
         "num_self_attend_heads": heads,
-        "num_z_channels": 6 * draw(1, 2),
+        "num_z_channels": 2 * heads * draw(1, 3),  # decoders have 2
         "self_attend_widening_factor": draw(1, 3),
         "z_index_dim": draw(1, 8),
     }

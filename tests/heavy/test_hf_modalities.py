@@ -35,11 +35,11 @@ class Draw:
 
 
 def config(draw: Draw, **own: Any) -> dict[str, Any]:
-    """A tiny PerceiverConfig."""
-    heads = draw(1, 3)
-    width = heads * draw(2, 4)
+    """A tiny PerceiverConfig; options with small defaults are left out of some."""
+    heads = draw.of(1, 2, 3, 5, 7)
+    width = heads * draw(1, 4)
     side = draw.of("kv", "q")
-    return {
+    made = {
         "num_latents": draw(1, 4),
         "d_latents": width,
         "num_blocks": draw(1, 2),
@@ -57,10 +57,13 @@ def config(draw: Draw, **own: Any) -> dict[str, Any]:
         **({"qk_channels": heads * draw(1, 3), "v_channels": width} if draw.of(True, False) else {}),
         **own,
     }
+    optional = ("num_blocks", "cross_attention_shape_for_attention", "hidden_act", "use_query_residual")
+    absent = draw.data.draw(st.sets(st.sampled_from([*optional, "self_attention_widening_factor"]), max_size=3))
+    return {name: value for name, value in made.items() if name not in absent}
 
 
 def image_learned(draw: Draw) -> Any:
-    side, width = draw(2, 5), draw(2, 6)
+    side, width = draw(1, 5), draw(1, 6)
     replacements = [
         ['"num_channels": 256', f'"num_channels": {width}'],
         ["out_channels=256", f"out_channels={width}"],
@@ -74,7 +77,8 @@ def image_learned(draw: Draw) -> Any:
     replacements.append(["spatial_downsample=1", f"spatial_downsample={stride}"])
     batch = draw(1, 2)
     made = config(draw, image_size=side)
-    inputs = {"inputs": draw.array(batch, 3, height, breadth), **labels(draw, batch, made)}
+    pixels = -(-height // stride) * -(-breadth // stride)
+    inputs = {"inputs": draw.array(batch, 3, height, breadth), **labels(draw, batch, made), **mask(draw, batch, pixels)}
     return "PerceiverForImageClassificationLearned", replacements, made, inputs, call
 
 
@@ -105,7 +109,8 @@ def optical_flow(draw: Draw) -> Any:
         ["output_num_channels=2", f"output_num_channels={draw(1, 3)}"],
         ["# decoder kwargs", f"widening_factor={draw(1, 2)},"],
     ]
-    inputs = {"inputs": draw.array(draw(1, 2), time, channels, *size)}
+    batch = draw(1, 2)
+    inputs = {"inputs": draw.array(batch, time, channels, *size), **mask(draw, batch, size[0] * size[1])}
     return "PerceiverForOpticalFlow", replacements, config(draw, train_size=size), inputs, {}
 
 
@@ -141,6 +146,15 @@ def multimodal(draw: Draw) -> Any:
         for name, n in points.items()
     }
     return "PerceiverForMultimodalAutoencoding", replacements, made, inputs, {"subsampled_output_points.label": None}
+
+
+def mask(draw: Draw, batch: int, length: int) -> dict[str, np.ndarray]:
+    """None, or any, of any dtype; whole items may be masked."""
+    if draw.of(True, False):
+        return {}
+    share = draw.of(0.0, 0.5, 1.0)
+    bits = np.random.default_rng(draw(0, 99)).random((batch, length)) < share
+    return {"attention_mask": bits.astype(draw.of("int64", "bool", "float64"))}
 
 
 def labels(draw: Draw, batch: int, made: dict[str, Any]) -> dict[str, np.ndarray]:

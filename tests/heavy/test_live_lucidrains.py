@@ -47,9 +47,9 @@ many = settings(max_examples=DRAWS, deadline=None)
 
 def grid(data: st.DataObject, config: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """An input for these axes, with or without a mask of them."""
-    axes = tuple(data.draw(st.integers(1, 4)) for _ in range(config["input_axis"]))
-    batch = data.draw(peer.few)
-    made = {"data": rng.standard_normal((batch, *axes, config["input_channels"]))}
+    count = config.get("input_axis", 2)
+    batch, *axes = data.draw(peer.sizes(count + 1)) if count < 3 else [data.draw(peer.few) for _ in range(4)]
+    made = {"data": rng.standard_normal((batch, *axes, config.get("input_channels", 3)))}
     if data.draw(peer.flags):
         made["mask"] = peer.mask(data.draw, (batch, *axes))
     return made
@@ -128,9 +128,10 @@ def test_perceiver_block(
     backend: str, data: st.DataObject, sizes: dict[str, int], seed: int, crosses: bool, joins: bool, inverted: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    batch, n, m, width, context = (data.draw(peer.some) for _ in range(5))
+    batch, n, m, width, context = data.draw(peer.sizes(5))
     config = {**sizes, "dim": width, "self_per_cross_attn": data.draw(st.integers(0 if crosses else 1, 2))}
     config |= {"has_cross_attn": crosses, "queries_contribute_kv": joins}
+    config = peer.left_out(data.draw, config, *(["has_cross_attn"] if crosses else []), "self_per_cross_attn")
     inputs = {"x": rng.standard_normal((batch, n, width))}
     if crosses:
         if not joins:
@@ -138,7 +139,8 @@ def test_perceiver_block(
         inputs["context"] = rng.standard_normal((batch, m, width if joins else context))
         if data.draw(peer.flags):
             inputs["mask"] = peer.mask(data.draw, (batch, m))
-    assert_passes("PerceiverBlock", config, inputs, {"inverted_attention": inverted}, seed, backend)
+    call = peer.left_out(data.draw, {"inverted_attention": inverted}, "inverted_attention")
+    assert_passes("PerceiverBlock", config, inputs, call, seed, backend)
 
 
 @many
@@ -147,17 +149,19 @@ def test_attention(
     backend: str, data: st.DataObject, seed: int, joins: bool, given_context: bool, inverted: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    batch, n, m, width = (data.draw(peer.some) for _ in range(4))
-    config = {"query_dim": width, "heads": data.draw(peer.few), "dim_head": data.draw(peer.few)}
-    config["queries_contribute_kv"] = joins
+    batch, n, m, width, other = data.draw(peer.sizes(5))
+    config = {"query_dim": width, "heads": data.draw(peer.counts), "dim_head": data.draw(peer.few)}
+    config = {**peer.left_out(data.draw, config, "heads", "dim_head"), "queries_contribute_kv": joins}
     inputs = {"x": rng.standard_normal((batch, n, width))}
     if given_context:
-        own = width if joins else data.draw(peer.some)
-        config["context_dim"] = own
+        own = width if joins else other
+        if own != width or data.draw(peer.flags):
+            config["context_dim"] = own
         inputs["context"] = rng.standard_normal((batch, m, own))
     if data.draw(peer.flags):
         inputs["mask"] = peer.mask(data.draw, (batch, m if given_context else n))
-    assert_passes("Attention", config, inputs, {"inverted_attention": inverted}, seed, backend)
+    call = peer.left_out(data.draw, {"inverted_attention": inverted}, "inverted_attention")
+    assert_passes("Attention", config, inputs, call, seed, backend)
 
 
 @many

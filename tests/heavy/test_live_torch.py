@@ -47,6 +47,10 @@ def ints(low: int, high: int, axes: int) -> st.SearchStrategy[Any]:
     return st.integers(low, high) | st.lists(st.integers(low, high), min_size=axes, max_size=axes)
 
 
+COUNTS = st.sampled_from([1, 2, 3, 5, 7])
+"""Of heads."""
+
+
 def grid(draw: Draw, axes: int, least: int = 4, most: int = 8) -> list[int]:
     return [draw(st.integers(least, most)) for _ in range(axes)]
 
@@ -64,7 +68,7 @@ def convolutions(draw: Draw, rng: Any, name: str) -> Call:
     if "stride" not in o and draw(st.booleans()):
         o["padding"] = draw(st.sampled_from(["same", "valid"]))
     lead = [draw(st.integers(1, 2))] if draw(st.booleans()) else []
-    x = rng.standard_normal([*lead, channels, *grid(draw, axes, 5, 7)])
+    x = rng.standard_normal([*lead, channels, *grid(draw, axes, 1, 7)])
     weight = rng.standard_normal([outputs, channels // groups, *kernel])
     return {"input": x, "weight": weight, **maybe(draw, bias=rng.standard_normal(outputs))}, o
 
@@ -76,7 +80,7 @@ def transposed(draw: Draw, rng: Any, name: str) -> Call:
     o = some(draw, stride=ints(2, 3, axes), dilation=ints(2, 3, axes), padding=ints(0, 1, axes)) | {"groups": groups}
     if "stride" in o or "dilation" in o:
         o |= some(draw, output_padding=ints(0, 1, axes))
-    x = rng.standard_normal([draw(st.integers(1, 2)), channels, *grid(draw, axes, 3, 4)])
+    x = rng.standard_normal([draw(st.integers(1, 2)), channels, *grid(draw, axes, 1, 4)])
     weight = rng.standard_normal([channels, outputs, *grid(draw, axes, 1, 3)])
     return {"input": x, "weight": weight, **maybe(draw, bias=rng.standard_normal(groups * outputs))}, o
 
@@ -89,7 +93,7 @@ def pooled(draw: Draw, rng: Any, name: str, **extra: Any) -> Call:
         widths = kernel if isinstance(kernel, list) else [kernel] * axes
         o["padding"] = [draw(st.integers(0, k // 2)) for k in widths]
     lead = [2] if draw(st.booleans()) else []
-    values = rng.standard_normal([*lead, draw(st.integers(1, 2)), *grid(draw, axes, 4, 7)])
+    values = rng.standard_normal([*lead, draw(st.integers(1, 2)), *grid(draw, axes, 1, 7)])
     return {"input": np.round(values, draw(st.sampled_from([0, 9])))}, o  # rounded: many ties
 
 
@@ -109,7 +113,7 @@ def average_pools(draw: Draw, rng: Any, name: str) -> Call:
 def unfolds(draw: Draw, rng: Any, name: str) -> Call:
     o = {"kernel_size": draw(ints(1, 3, 2))}
     o |= some(draw, stride=ints(1, 3, 2), dilation=ints(1, 2, 2), padding=ints(0, 2, 2))
-    return {"input": rng.standard_normal([2, 2, *grid(draw, 2, 5, 7)])}, o
+    return {"input": rng.standard_normal([draw(st.integers(1, 2)), draw(st.integers(1, 3)), *grid(draw, 2, 1, 7)])}, o
 
 
 @drawn("interpolate")
@@ -117,7 +121,7 @@ def interpolations(draw: Draw, rng: Any, name: str) -> Call:
     modes = ["nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear", "bicubic"]
     mode = draw(st.sampled_from(modes))
     axes = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}.get(mode, draw(st.integers(1, 3)))
-    x = rng.standard_normal([2, 1, *grid(draw, axes, 3, 8)])
+    x = rng.standard_normal([draw(st.integers(1, 2)), draw(st.integers(1, 3)), *grid(draw, axes, 1, 8)])
     o: dict[str, Any] = {"mode": mode}
     if draw(st.booleans()):
         o["size"] = grid(draw, axes, 1, 9)
@@ -179,7 +183,7 @@ def test_interpolation_of_large_grids_in_float32(mode: str, data: st.DataObject)
 
 @drawn("layer_norm", "rms_norm")
 def norms(draw: Draw, rng: Any, name: str) -> Call:
-    shape = grid(draw, 3, 2, 5)
+    shape = grid(draw, 3, 1, 5)
     last = shape[draw(st.integers(0, 2)) :]
     affine = maybe(draw, weight=rng.standard_normal(last))
     if name == "layer_norm":
@@ -195,7 +199,7 @@ def batch_norms(draw: Draw, rng: Any, name: str) -> Call:
     arrays = {"running_mean": rng.standard_normal(n), "running_var": rng.uniform(0.5, 2, n)}
     arrays |= maybe(draw, weight=rng.standard_normal(n), bias=rng.standard_normal(n))
     return {
-        "input": rng.standard_normal([draw(st.integers(2, 4)), n, *grid(draw, draw(st.integers(0, 2)))]),
+        "input": rng.standard_normal([draw(st.integers(1, 4)), n, *grid(draw, draw(st.integers(0, 2)), 1)]),
         **arrays,
     }, o
 
@@ -203,7 +207,7 @@ def batch_norms(draw: Draw, rng: Any, name: str) -> Call:
 @drawn("normalize")
 def lengths(draw: Draw, rng: Any, name: str) -> Call:
     p = st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, -1.0, -2.5, float("inf"), float("-inf")])
-    x = rng.standard_normal(grid(draw, 3))
+    x = rng.standard_normal(grid(draw, 3, 1))
     x[0] = 0
     x *= rng.random(x.shape) < draw(st.sampled_from([0.6, 1.0]))
     axes = st.integers(-3, 2) | st.sampled_from([[0, 2], [1, 0], [-1, 1]])
@@ -214,7 +218,7 @@ def lengths(draw: Draw, rng: Any, name: str) -> Call:
 
 @drawn("cross_entropy")
 def cross_entropies(draw: Draw, rng: Any, name: str) -> Call:
-    classes = draw(st.integers(2, 5))
+    classes = draw(st.integers(1, 5))
     rest = grid(draw, draw(st.integers(0, 2)), 1, 3)
     lead = [3] if rest or draw(st.booleans()) else []
     x = rng.standard_normal([*lead, classes, *rest])
@@ -240,7 +244,7 @@ def losses(draw: Draw, rng: Any, name: str) -> Call:
 
 @drawn("softmax", "gelu", "relu", "linear", "embedding")
 def pointwise(draw: Draw, rng: Any, name: str) -> Call:
-    x = rng.standard_normal(grid(draw, 2))
+    x = rng.standard_normal(grid(draw, 2, 1))
     if name == "softmax":
         return {"input": x}, {"dim": draw(st.integers(-2, 1)), "only": True}
     if name == "gelu":
@@ -250,15 +254,15 @@ def pointwise(draw: Draw, rng: Any, name: str) -> Call:
         return {"input": x, "weight": weight, **maybe(draw, bias=rng.standard_normal(3))}, {}
     if name == "embedding":
         ids = rng.integers(0, len(x), draw(st.lists(st.integers(1, 3), max_size=2)))
-        return {"indices": np.asarray(ids), "weight": x}, some(draw, padding_idx=st.integers(-2, 2))
+        return {"indices": np.asarray(ids), "weight": x}, some(draw, padding_idx=st.integers(-len(x), len(x) - 1))
     return {"input": x}, {}
 
 
 @drawn("scaled_dot_product_attention")
 def attentions(draw: Draw, rng: Any, name: str) -> Call:
-    b, h, n, m, d, e = (draw(st.integers(1, 4)) for _ in range(6))
-    shared = draw(st.booleans())
-    heads = h * 2 if shared else h
+    b, n, m, d, e = (draw(st.integers(1, 4)) for _ in range(5))
+    h, shared = draw(COUNTS), draw(st.booleans())
+    heads = h * draw(st.integers(1, 3)) if shared else h
     q, k, v = (rng.standard_normal(s) for s in ((b, heads, n, d), (b, h, m, d), (b, h, m, e)))
     o = some(draw, scale=st.floats(0.1, 2)) | ({"enable_gqa": True} if shared else {})
     kind = draw(st.sampled_from(["none", "causal", "bool", "float", "float -inf"]))
@@ -271,8 +275,7 @@ def attentions(draw: Draw, rng: Any, name: str) -> Call:
     elif kind != "none":
         arrays["attn_mask"] = rng.standard_normal(shape)
         if kind == "float -inf":
-            arrays["attn_mask"][rng.random(shape) < 0.3] = -np.inf
-            arrays["attn_mask"][..., 0] = 0
+            arrays["attn_mask"][rng.random(shape) < draw(st.sampled_from([0.3, 0.8]))] = -np.inf
     return arrays, o
 
 
@@ -301,6 +304,11 @@ def test_a_function(name: str, data: st.DataObject) -> None:
         except (RuntimeError, ValueError) as error:  # a window that does not fit, and the like
             assume(not error)
     outputs = outputs_of(name, result)
+    assume(all(t.numel() for t in outputs.values()))
+    if name.startswith(
+        "max_pool"
+    ):  # of a dilated window beside the input, PyTorch 2.13's gradient is written beside it
+        assume(torch.isfinite(outputs["out"]).all())
     statistics = {f"new_{key}": t for key, t in tensors.items() if key in fixed and options.get("training")}
     first = next(iter(outputs))
     rng = np.random.default_rng(0)
@@ -372,7 +380,8 @@ def test_an_optimizer(chosen: tuple[str, dict[str, Any]], seed: int, clip: float
 def multihead(draw: Draw) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """(configuration, arrays, options of the call)."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    heads, batch, n, m = (draw(st.integers(1, 3)) for _ in range(4))
+    heads = draw(COUNTS)
+    batch, n, m = (draw(st.integers(1, 3)) for _ in range(3))
     width = heads * draw(st.integers(1, 3))
     flags = {name: st.booleans() for name in ("bias", "add_bias_kv", "add_zero_attn", "batch_first")}
     config = {"embed_dim": width, "num_heads": heads}
@@ -386,14 +395,14 @@ def multihead(draw: Draw) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
         return (batch, length, channels) if config.get("batch_first") else (length, batch, channels)
 
     arrays = {name: rng.standard_normal(shape(*size)) for name, size in zip(("query", "key", "value"), sizes)}
-    padding = rng.random((m,) if single else (batch, m)) < 0.4
-    padding[..., 0] = False
     maps = [(n, m), ((1 if single else batch) * heads, n, m)]
-    blocked = rng.random(draw(st.sampled_from(maps))) < 0.4
-    blocked[..., 0] = False
-    arrays |= maybe(draw, key_padding_mask=padding)
-    arrays |= maybe(draw, attn_mask=draw(st.sampled_from([blocked, rng.standard_normal(blocked.shape)])))
-    return config, arrays, {"average_attn_weights": draw(st.booleans())}
+    masks = {"key_padding_mask": (m,) if single else (batch, m), "attn_mask": draw(st.sampled_from(maps))}
+    for name, of in masks.items():
+        blocked = rng.random(of) < draw(st.sampled_from([0.0, 0.4, 0.4, 0.8]))
+        kinds = [blocked, rng.standard_normal(of), np.where(blocked, -np.inf, rng.standard_normal(of))]
+        masks[name] = draw(st.sampled_from(kinds))
+    arrays |= maybe(draw, **masks)
+    return config, arrays, some(draw, average_attn_weights=st.booleans(), need_weights=st.booleans())
 
 
 @settings(max_examples=200)
@@ -427,6 +436,7 @@ def assert_same(module: Any, cls: str, config: Any, arrays: Any, options: Any, n
     leaves = {key: t.requires_grad_() for key, t in tensors.items() if t.is_floating_point()}
     result = module(**tensors, **options)
     outputs = dict(zip(names, result if isinstance(result, tuple) else (result,)))
+    outputs = {key: t for key, t in outputs.items() if t is not None}
     rng = np.random.default_rng(1)
     cotangents = {key: rng.standard_normal(t.shape) for key, t in outputs.items()}
     sum(torch.sum(outputs[key] * torch.tensor(c)) for key, c in cotangents.items()).backward()

@@ -102,10 +102,12 @@ def tables() -> dict[tuple[str, str, str], Mapping[str, Any]]:
     current = ["", ""]
     original = base.options
 
-    def watching(what: str, given: Any, known: Mapping[str, Any], ignored: frozenset[str] = frozenset()) -> Any:
+    def watching(what: str, given: Any, known: Mapping[str, Any], *rest: Any, **named: Any) -> Any:
         table = seen.setdefault((current[0], current[1], what), {})
+        if what.startswith("a part"):  # {"class", "kwargs"} of a case's own
+            return original(what, given, known, *rest, **named)
         table |= {key: table.get(key) if value is None else value for key, value in known.items()}
-        return original(what, given, known, ignored)
+        return original(what, given, known, *rest, **named)
 
     for name in PEERS:
         _ = PEERS[name]

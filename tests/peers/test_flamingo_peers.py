@@ -247,6 +247,25 @@ def test_a_mask_of_another_batch_size_or_of_one_row_is_broadcast(backend: str) -
     assert np.array_equal(few, many)
 
 
+@pytest.mark.parametrize(("implementation", "dtype"), [("eager", "bool"), ("eager", "int32"), ("sdpa", "bool")])
+def test_masks_that_are_no_numbers(backend: str, implementation: str, dtype: str) -> None:
+    """Eager attention adds them; PyTorch's fused one attends where a bool is True, and gives zeros where none is."""
+    case, masks = idefics()
+    case.meta["config"]["attn_implementation"] = implementation
+    given = masks["image_attention_mask"] == 0
+    given[:, :, 0], given[:, :, 1] = False, True
+    masks["cross_attention_gate"] = np.ones(given.shape[::2])
+    added = given.astype(float) if implementation == "eager" else np.where(given, 0.0, np.finfo(float).min)
+    made = ran(case, backend, {}, **{**masks, "image_attention_mask": given.astype(dtype)}).trace["attention"]
+    same = ran(case, backend, {}, **{**masks, "image_attention_mask": added}).trace["attention"]
+    if implementation == "sdpa":
+        empty = ~given.any(-1)[:, 0]
+        assert not made[empty].any()
+        assert same[empty].any(-1).all()
+        made, same = made[~empty], same[~empty]
+    assert_close(made, same)
+
+
 def test_the_mlp_is_four_times_as_wide_as_the_vision_encoder() -> None:
     case = case_of("idefics/resampler_plain")
     assert rebuilt(case).model.hidden == 4 * 18

@@ -38,10 +38,11 @@ def call(**changed: Any) -> Callable[[Case], None]:
     return lambda case: case.meta["call"].update(changed)
 
 
-def ready(**masks: Any) -> Callable[[Case], None]:
+def ready(implementation: str | None = "eager", /, **masks: Any) -> Callable[[Case], None]:
     """IDEFICS with masks in place of `image_index`."""
 
     def spoil(case: Case) -> None:
+        case.meta["config"]["attn_implementation"] = implementation
         case.inputs.pop("image_index")
         names = ("image_attention_mask", "cross_attention_gate")
         case.inputs |= {name: case.outputs[name] for name in names} | masks
@@ -137,7 +138,8 @@ REFUSED = {
         (config(num_attention_heads=3), "must be divisible by the number of heads (3)"),
         (ready(cross_attention_gate=np.ones(9)), "cross_attention_gate must be (2, 9), got (9,)"),
         (ready(image_attention_mask=np.zeros((2, 9, 6))), "image_attention_mask must be floating-point numbers to add"),
-        (ready(image_attention_mask=np.ones((2, 1, 9, 6), bool)), "got bool of (2, 1, 9, 6)"),
+        (ready("sdpa", image_attention_mask=np.ones((2, 1, 9, 6), int)), "got int64 of (2, 1, 9, 6)"),
+        (ready(None, image_attention_mask=np.ones((2, 1, 9, 6), bool)), "got bool of (2, 1, 9, 6)"),
         (ready(image_attention_mask=np.zeros((2, 1, 9, 5))), "of shape (2, 1, 9, 6), got float64 of (2, 1, 9, 5)"),
     ],
     "idefics2/resampler_gqa": [

@@ -57,6 +57,24 @@ def test_the_batch_may_be_missing(cls: str, call: dict[str, Any], shape: tuple[i
         np.testing.assert_array_equal(alone[name], batched[name][0])
 
 
+SAME_SIZE = [
+    ("bilinear", [0.10714285714285715, 0.14285714285714285, 0.32142857142857145, 0.42857142857142855]),
+    ("bicubic", [0.08554730983302414, 0.12159554730983303, 0.3274397031539889, 0.46541743970315397]),
+]
+
+
+@pytest.mark.parametrize(("mode", "gradient"), SAME_SIZE)
+def test_smoothing_to_the_same_size_copies_but_its_gradient_smooths(mode: str, gradient: list[float]) -> None:
+    """In PyTorch, where a factor is given; of the last output alone, as PyTorch 2.13 has it."""
+    x, call = np.array([[[[1.0, 2.0], [4.0, 8.0]]]]), {"scale_factor": [1.2, 1.4], "mode": mode, "antialias": True}
+
+    def last(x: Any) -> Any:
+        return run("interpolate", call=call, input=x)["out"][0, 0, 1, 1]
+
+    np.testing.assert_array_equal(run("interpolate", call=call, input=x)["out"], x)
+    np.testing.assert_allclose(value_and_grad(last)(x)[1].ravel(), gradient, rtol=1e-12)  # a few roundings
+
+
 def test_a_last_window_must_start_inside() -> None:
     """5 elements in windows of 2, 3 apart: with `ceil_mode` a third would start behind them, and is dropped."""
     x = np.arange(5.0).reshape(1, 1, 5)
@@ -127,6 +145,31 @@ def test_what_cannot_be_is_one_clear_line(cls: str, config: Any, call: Any, inpu
     with pytest.raises((InputError, ValueError), match=message) as caught:
         run(cls, config, call, **inputs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["padding", "bools", "numbers"])
+def test_an_item_without_keys_is_nan_where_maps_are_asked_for(kind: str) -> None:
+    """As PyTorch's softmax has it; its fused attention, taken without maps, gives zeros."""
+    masks = {
+        "padding": {"key_padding_mask": np.array([[True, True], [False, True]])},
+        "bools": {"attn_mask": np.array([[[True, True]] * 3, [[False, True]] * 3])},
+        "numbers": {"attn_mask": np.array([[[-np.inf, -np.inf]] * 3, [[0.5, -np.inf]] * 3])},
+    }
+    config = {"embed_dim": 2, "num_heads": 1, "batch_first": True}
+    params = {"in_proj_weight": random(6, 2), "out_proj.weight": np.eye(2)}
+    params |= {"in_proj_bias": random(6), "out_proj.bias": np.full(2, 3.0)}
+    arrays = {"query": random(2, 3, 2), "key": random(2, 2, 2), "value": random(2, 2, 2), **masks[kind]}
+    shapes = {name: array.shape for name, array in arrays.items()}
+
+    def out(**call: Any) -> Any:
+        rebuilt = peer("torch").rebuild("torch.nn.MultiheadAttention", Given(config, inputs=shapes, call=call))
+        return rebuilt.run(params, arrays, call, Call())
+
+    with_maps, without = out(), out(need_weights=False)
+    assert np.isnan(with_maps["out"][0]).all()
+    assert np.isnan(with_maps["attn"][0]).all()
+    np.testing.assert_array_equal(without["out"][0], 3.0)
+    np.testing.assert_allclose(with_maps["out"][1], without["out"][1], rtol=1e-14)
 
 
 def test_dropout_is_refused() -> None:

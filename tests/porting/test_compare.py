@@ -53,6 +53,17 @@ def test_integers_and_low_precision_are_compared_as_numbers() -> None:
     assert difference(np.array([6e4], np.float16), np.array([-6e4], np.float16)) == 2  # would overflow in float16
 
 
+@pytest.mark.parametrize("theirs", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("ours", ["float64", "float32", "float16"])
+def test_the_lowest_number_of_one_dtype_is_that_of_another(theirs: str, ours: str) -> None:
+    """Masks to be added hold it; what stands beside it is compared by its own size."""
+    a, b = (np.array([[0.0, np.finfo(name).min, np.finfo(name).max, 2.0]], name) for name in (theirs, ours))
+    assert difference(a, b) == 0
+    assert difference(a + np.array([0, 0, 0, 1], theirs), b) == 0.5
+    assert difference(a[:, [0, 2, 1, 3]], b) > 0.9
+    assert difference(a / np.array(2, theirs), b) > 0.4
+
+
 @pytest.mark.parametrize(("error", "passed"), [(0.0, True), (1e-10, True), (1.01e-10, False), (math.inf, False)])
 def test_the_tolerance_itself_still_passes(error: float, passed: bool) -> None:
     ours, theirs = np.array([error if math.isfinite(error) else np.nan]), np.array([0.0])

@@ -48,6 +48,8 @@ def _interpolate(given: dict[str, Any], o: dict[str, Any]) -> Outputs:
         elif backwards and mode == "bicubic" and not o["antialias"]:
             same = grid == tuple(targets)
             back = np.eye(source) if same else _cubic(source, target, factor, corners, kind, fused=False)
+        elif backwards and o["antialias"] and source == target:  # the gradient's code leaves no axis out
+            back = _smoothed(mode == "bicubic", source, target, _ratio(source, target, factor, corners, kind))
         x = _along(x, matrix, back, axis)
     return {"out": x}
 

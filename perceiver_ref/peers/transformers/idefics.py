@@ -256,7 +256,8 @@ def _gated(given: Given) -> Rebuilt:
             raise InputError(f"cross_attention_gate must be {tuple(x.shape[:2])}, got {tuple(gate.shape)}")
         mask, implementation = values.get("image_attention_mask"), chosen["attn_implementation"]
         attend, bias = added_mask(mask, x, media, "image_attention_mask", implementation)
-        return {"out": model.apply(params, x, media, mask=MediaMask(attend, gate != 0), bias=bias), **made}
+        layer = under(model, mask, implementation)
+        return {"out": layer.apply(params, x, media, mask=MediaMask(attend, gate != 0), bias=bias), **made}
 
     return Rebuilt(model, bind(model.parameters(), _GATED), run, GATED_POINTS)
 
@@ -267,32 +268,51 @@ def one_medium(states: Any, name: str) -> Any:
     return ops.reshape(states, shape=(states.shape[0], 1, *states.shape[1:]))
 
 
+_KINDS: dict[str | None, str] = {"eager": "fbiu", "sdpa": "fb"}
+"""By attention implementation: the kinds of masks' dtypes. Where none is named, a bool could mean either."""
+
+
 def added_mask(mask: Any, x: Any, media: Any, name: str, implementation: str | None) -> tuple[Array, Any]:
     """(attend (B, L, S), bias (B, 1, L, S)) of a mask (B, 1, L, S) that is added to the logits.
 
     What is at half the dtype's lowest number or below counts as masked, whatever the logits; the rest is added. In a
     row that is masked as a whole the numbers themselves are kept, since there they have gradients, as all else added.
-    Without a mask, text attends to everything; but under the attention `implementation` "sdpa", which then takes the
-    layer for causal self-attention, text longer than 1 attends from token i to tokens 0 to i of the media.
+    Under the attention `implementation` "eager", integers and bools are numbers, too; under "sdpa" a bool says what to
+    attend to (see `under`). Without a mask, text attends to everything; but under "sdpa", which
+    then takes the layer for causal self-attention, text longer than 1 attends from token i to tokens 0 to i.
     """
     shape = (*x.shape[:2], media.shape[1] * media.shape[2])
+    fused = implementation == "sdpa"
     if mask is None:
         library = xp(array_of(x))
         everything = library.ones(shape, bool)
-        return library.tril(everything) if implementation == "sdpa" and shape[1] > 1 else everything, None
+        return library.tril(everything) if fused and shape[1] > 1 else everything, None
     full = (shape[0], 1, *shape[1:])
+    kind = array_of(mask).dtype.kind
     fits = len(mask.shape) == 4 and all(n in (1, m) for n, m in zip(mask.shape, full))
-    if not fits or array_of(mask).dtype.kind != "f":
+    if not fits or kind not in _KINDS.get(implementation, "f"):
         raise InputError(
             f"{name} must be floating-point numbers to add, of shape {full}, "
             f"got {array_of(mask).dtype} of {tuple(mask.shape)}"
         )
+    if kind != "f":
+        mask = array_of(mask)
+        if fused:
+            return xp(mask).broadcast_to(mask, full)[:, 0], None
+        mask = mask.astype(array_of(x).dtype)
     mask = ops.broadcast_to(mask, shape=full)
     given = array_of(mask)
     attend = given > np.finfo(given.dtype).min / 2
     kept = attend | ~attend.any(-1, keepdims=True)
     bias = ops.where(kept, mask, xp(given).zeros((), given.dtype))
     return attend[:, 0], bias
+
+
+def under(model: GatedCrossAttention, mask: Any, implementation: str | None) -> GatedCrossAttention:
+    """The layer as it treats this mask: under "sdpa" a token for which a bool one leaves nothing gets zeros."""
+    if mask is None or implementation != "sdpa" or array_of(mask).dtype != bool:
+        return model
+    return replace(model, conventions=replace(model.conventions, masked_rows="zero"))
 
 
 def _masks(index: Array, wanted: Mapping[str, Any], x: Any, media: Any) -> Outputs:

@@ -24,7 +24,7 @@ from ...models.flamingo import GatedCrossAttention, MediaMask
 from ..base import Arguments, Given, Option, Outputs, Peer, Rebuilt, check_axes, options, positive, read_call
 from ..inherited import INHERITED, PRETRAINED
 from ..names import NORM, Table, bind, same, transposed
-from .idefics import GATED_POINTS, SWIGLU, UNUSED_ARGUMENTS, added_mask
+from .idefics import GATED_POINTS, SWIGLU, UNUSED_ARGUMENTS, added_mask, under
 from .perceiver.config import activation
 
 _LAYER = "MllamaCrossAttentionDecoderLayer"
@@ -112,6 +112,7 @@ def _layer(given: Given) -> Rebuilt:
             made = prepared(raw, wanted["num_vision_tokens"], x, media.shape[2])
         mask = made.get("prepared_mask", values.get("cross_attention_mask"))
         attend, bias = added_mask(mask, x, media, "cross_attention_mask", chosen["attn_implementation"])
+        layer = under(model, mask, chosen["attn_implementation"])
         rows = made.get("full_text_row_masked_out_mask", values.get("full_text_row_masked_out_mask"))
         if rows is not None:
             if tuple(rows.shape) != (x.shape[0], 1, x.shape[1], 1):
@@ -119,7 +120,7 @@ def _layer(given: Given) -> Rebuilt:
                     f"full_text_row_masked_out_mask must be {(x.shape[0], 1, x.shape[1], 1)}, got {tuple(rows.shape)}"
                 )
             rows = rows[:, 0]
-        return {"out": model.apply(params, x, media, mask=MediaMask(attend), bias=bias, rows=rows), **made}
+        return {"out": layer.apply(params, x, media, mask=MediaMask(attend), bias=bias, rows=rows), **made}
 
     return Rebuilt(model, bind(model.parameters(), _NAMES), run, GATED_POINTS)
 

@@ -62,7 +62,8 @@ def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray |
 
     The reference is what perceiver-ref computes, in `check` and in `diagnose`; the case, for a port in its own tests
     (`perceiver_ref.testing`); REFERENCE.npz, in `compare`. NaN and infinities agree with themselves alone: anything
-    else that is not finite, or another shape, is an infinite error. `scale`: divide by this array's largest value, so
+    else that is not finite, or another shape, is an infinite error. The lowest number of one dtype, as a mask to be
+    added holds it, agrees with another dtype's, the largest likewise. `scale`: divide by this array's largest value, so
     that several errors have one unit.
 
     >>> import numpy as np
@@ -73,7 +74,7 @@ def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray |
         return math.inf
     if not candidate.size:
         return 0.0
-    a, b = (_wide(x) for x in (candidate, reference))
+    a, b = _with_extremes(candidate, reference)
     finite = np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
         return math.inf
@@ -167,6 +168,17 @@ def _largest(array: Any) -> float:
     """What errors are divided by: the largest finite value, but at least 1."""
     finite = array[np.isfinite(array)]
     return max(float(np.abs(finite).max()), 1.0) if finite.size else 1.0
+
+
+def _with_extremes(candidate: np.ndarray, reference: np.ndarray) -> tuple[Any, Any]:
+    """Both in float64; 0 in both where each is the largest number of its own dtype, or each the lowest."""
+    a, b = _wide(candidate), _wide(reference)
+    extreme = (np.sign(a) == np.sign(b)) & _is_end(candidate) & _is_end(reference)
+    return (np.where(extreme, 0.0, a), np.where(extreme, 0.0, b)) if extreme.any() else (a, b)
+
+
+def _is_end(array: np.ndarray) -> Any:
+    return np.abs(array) == np.finfo(array.dtype).max if array.dtype.kind == "f" else np.zeros(array.shape, bool)
 
 
 def _wide(array: np.ndarray) -> Any:
