@@ -10,16 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from . import half
 from .backend import Array, BackendError, as_array, is_array, name, of_base_class, refusal, xp
 from .half import Numbers
-
-if TYPE_CHECKING:
-    from .core import Op
 
 FIRST_ORDER = "only first-order gradients are supported, so value_and_grad and vjp do not nest"
 _NUMBERS = (bool, int, float)
@@ -40,6 +37,16 @@ class Traits:
     floats: bool = False
     scalars: bool = False
     labels: tuple[str, ...] = ()
+
+
+class Op(Protocol):
+    """What this file needs of a `core.Op`."""
+
+    name: str
+    traits: Traits
+    arrays: list[str]
+    defaults: dict[str, Any]
+    differentiable: bool
 
 
 def describe(value: Any) -> str:

@@ -5,15 +5,27 @@ Rules never see float16, in which squares and sums overflow; what goes from op t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from .backend import Array
 
-if TYPE_CHECKING:
-    from .core import Rule
+
+class Computes(Protocol):
+    """What this file needs of a `core.Rule`."""
+
+    forward: Callable[..., Any]
+    backward: Any
+
+    def __init__(self, forward: Callable[..., Any], backward: Any = None) -> None: ...
+
+    @property
+    def names(self) -> Any: ...
+
+
+R = TypeVar("R", bound=Computes)
 
 Numbers = Literal["computed", "moved", "cast"]
 """What an op does with numbers. "computed": in float32 where they are float16; "moved": they stay what they are, in any
@@ -41,7 +53,7 @@ def rounded(value: Any, dtype: Any) -> Any:
         return value.astype(np.float16)
 
 
-def widened(rule: Rule) -> Rule:
+def widened(rule: R) -> R:
     """The rule, computing in float32; of its residuals, arguments are kept as they were given."""
 
     def forward(*arrays: Array, **options: Any) -> Any:
@@ -57,7 +69,6 @@ def widened(rule: Rule) -> Rule:
 
     def backward(gradient: Any, *residuals: Any, **options: Any) -> Any:
         upstream = tuple(map(wide, gradient)) if isinstance(gradient, tuple) else wide(gradient)
-        assert rule.backward is not None
         return rule.backward(upstream, *map(wide, residuals), **{key: wide(value) for key, value in options.items()})
 
     made = type(rule)(forward, backward if rule.backward else None)

@@ -101,12 +101,10 @@ def test_imports_are_found(imports: Edges) -> None:
     assert _circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
 
 
-@pytest.mark.xfail(strict=True, reason="autograd: engine and tensor, optim, sums; models: constraints and module")
 def test_no_file_is_in_a_circle(imports: Edges) -> None:
     assert not _circle(imports)
 
 
-@pytest.mark.xfail(strict=True, reason="autograd: engine and tensor, optim, sums; models: constraints and module")
 def test_the_entries_of_no_folder_are_in_a_circle(imports: Edges) -> None:
     assert not {folder: circle for folder, edges in _entries(imports).items() if (circle := _circle(edges))}
 

@@ -163,7 +163,7 @@ def test_an_item_without_keys_is_nan_where_maps_are_asked_for(kind: str) -> None
 
     def out(**call: Any) -> Any:
         rebuilt = peer("torch").rebuild("torch.nn.MultiheadAttention", Given(config, inputs=shapes, call=call))
-        return rebuilt.run(params, arrays, call, Call())
+        return rebuilt.run(rebuilt.model, params, arrays, call, Call())
 
     with_maps, without = out(), out(need_weights=False)
     assert np.isnan(with_maps["out"][0]).all()
