@@ -335,7 +335,7 @@ Function = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class Handler:
-    """An entry of the stack; without `steps` it is asked about ops alone, once its context is `left` about nothing."""
+    """An entry of the stack: asked about ops, or about other `steps`; about nothing once its context is `left`."""
 
     __slots__ = ("function", "left", "steps")
 
@@ -344,7 +344,7 @@ class Handler:
 
     def asked(self, step: Step) -> bool:
         """Whether this handler is asked about a step."""
-        return not self.left and (self.steps or isinstance(step, Op))
+        return not self.left and isinstance(step, Op) is not self.steps
 
 
 _stack: ContextVar[tuple[tuple[Handler, ...], int] | None] = ContextVar("_stack", default=None)
@@ -365,7 +365,7 @@ def handle(function: Function, *, steps: bool = False) -> Iterator[None]:
 
     The innermost handler is asked first; what it calls goes to the next one out, and below the outermost the op runs.
     Observing, kernels by name, finite checks, experiments on a model and its arithmetic are all functions like this.
-    With `steps` it is asked about `Step`s, too.
+    With `steps` it is asked about the `Step`s that are no ops, in their place.
     """
     entry = Handler(function, steps)
     entries = (*handlers(), entry)

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..autograd import ops
-from ..autograd.core import array_of
+from ..autograd.core import Step, array_of
 from ..autograd.scoped import Scoped
-from .variation import variable
 
 _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name
 
@@ -99,7 +98,7 @@ class scope:  # noqa: N801 - used as `with scope("encoder"):`
             del active.scopes[next(i for i in range(last, -1, -1) if active.scopes[i] is self)]
 
 
-@variable("point")
+@Step
 def point(name: str, value: Any) -> Any:
     """Record `value` under `name` within the current scopes ("" names the scope itself); returns the value."""
     for active in _active.values():

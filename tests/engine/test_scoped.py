@@ -13,11 +13,11 @@ import pytest
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import NonFiniteError, detect_nonfinite, kernels, ops, threads
-from perceiver_ref.autograd.core import handle
+from perceiver_ref.autograd.core import Step, handle, handlers
 from perceiver_ref.autograd.modes import mode
 from perceiver_ref.autograd.observing import observe
 from perceiver_ref.models.tracing import point, scope
-from perceiver_ref.models.variation import is_varied, variable, varied
+from perceiver_ref.porting.exchange import exchanged_steps
 from perceiver_ref.porting.rounding.arithmetic import arithmetic, exempt
 
 X = np.array([0.1, 0.2], np.float64)
@@ -28,7 +28,7 @@ def fixed(name: str) -> Any:
     return lambda op, arguments, static: name if op.name == "sum" else op(*arguments, **static)
 
 
-@variable("tests.scoped")
+@Step
 def varying() -> str:
     return "outside"
 
@@ -95,7 +95,7 @@ CONTEXTS: dict[str, tuple[Make, See, Expected]] = {
     "handle": (lambda name: handle(fixed(name)), lambda: ops.sum(X), lambda open_: open_[-1] if open_ else 0.1 + 0.2),
     "observe": (lambda name: observe(watching(name)), observed, lambda open_: open_),
     "trace": (Traced, tracing, lambda open_: sorted(open_)),
-    "varied": (lambda name: varied({"tests.scoped": lambda original: name}), varying,
+    "steps": (lambda name: exchanged_steps({"varying": lambda original: name}), varying,
                lambda open_: open_[-1] if open_ else "outside"),
     "threads": (lambda name: threads({"a": 2, "b": 3, "c": 5}[name]), lambda: count(),
                 lambda open_: {"a": 2, "b": 3, "c": 5}[open_[-1]] if open_ else BEFORE),
@@ -175,7 +175,7 @@ def test_a_context_may_be_left_in_another_thread(kind: str) -> None:
     closer.start()
     closer.join()
     assert see() == expected([])
-    assert kind != "varied" or not is_varied()
+    assert kind != "steps" or not any(handler.steps for handler in handlers())
 
 
 def test_the_number_of_threads_is_that_of_the_context_entered_last() -> None:

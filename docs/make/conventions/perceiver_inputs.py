@@ -9,9 +9,9 @@ from perceiver_ref.models.decoder import Decoder
 from perceiver_ref.models.encoder import Encoder
 from perceiver_ref.models.inputs.features import ConvStem
 from perceiver_ref.models.positions import FourierPositions
-from perceiver_ref.models.variation import Replacement
 from perceiver_ref.peers.lucidrains.perceiver.quirks import axis_major
 from perceiver_ref.peers.transformers.perceiver.quirks import STEM_PADDING
+from perceiver_ref.porting.exchange import Replacement
 
 from .rows import Change, Evidence, Row
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ...autograd.backend import Array, xp
+from ...autograd.core import Step
 from ...errors import InputError, one_of
-from ..variation import variable
 
 Which = Literal["immediate", "all"]
 
@@ -23,7 +23,7 @@ class MediaMask(NamedTuple):
     """(B, L), bool: a token where it is False gets zeros, whatever attention gives a query without keys"""
 
 
-@variable("preceding")
+@Step
 def preceding(locations: Array, before: Array | None = None) -> Array:
     """phi of the paper: how many media come up to each token, its own tag included; 0 where there is none.
 
@@ -45,7 +45,7 @@ def preceding(locations: Array, before: Array | None = None) -> Array:
     return phi
 
 
-@variable("media_mask")
+@Step
 def media_mask(phi: Array, *, media: int, tokens: int, which: Which = "immediate") -> MediaMask:
     """The mask for m = `media` media of N = `tokens` tokens each; phi (B, L), as `preceding` gives it.
 

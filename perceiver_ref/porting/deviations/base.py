@@ -14,8 +14,8 @@ from ...autograd.observing import observe
 from ...autograd.tree import Tree
 from ...models.module import Module
 from ...models.tracing import trace, where
-from ...models.variation import Replacement, varied
 from ...peers.names import View
+from ..exchange import Replacement, exchanged_steps
 
 M = TypeVar("M", bound=Module)
 OpReplacement = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
@@ -32,9 +32,9 @@ class Change:
     """What a deviation does to one run: each part is left out where it has nothing to do.
 
     `params` gives the changed parameter tree; `parts` exchange methods of the model's parts, such as `Attention.apply`,
-    and functions by name (`variation.varied`); `ops` makes, from a function that tells the path of a parameter, a
-    replacement for every op by name. `straight`: the
-    gradients of the changed parameters are those of the parameters, as where weights are only stored otherwise.
+    and functions by name (`exchange.exchanged_steps`); `ops` makes, from a function that tells the path of a parameter,
+    a replacement for every op by name. `straight`: the gradients of the changed parameters are those of the parameters,
+    as where weights are only stored otherwise.
     """
 
     params: Callable[[Tree], Tree] | None = None
@@ -190,7 +190,7 @@ def deviating(candidates: Sequence[Candidate], model: M, params: Tree) -> Iterat
         for candidate in candidates:
             if candidate.change.parts is not None:
                 table = {key: only(made, candidate.here) for key, made in candidate.change.parts().items()}
-                stack.enter_context(varied({key: made for key, made in table.items() if isinstance(key, str)}))
+                stack.enter_context(exchanged_steps({key: made for key, made in table.items() if isinstance(key, str)}))
                 for key, made in table.items():
                     if not isinstance(key, str):
                         methods.setdefault(key, []).append(made)

@@ -14,7 +14,7 @@ from ...models.attention import Attention
 from ...models.flamingo.gated_xattn import GatedCrossAttention
 from ...models.flamingo.resampler import PerceiverResampler, ResamplerLayer
 from ...models.tracing import where
-from ...models.variation import Replacement
+from ..exchange import Replacement
 from .base import Candidate, Change, Exchange, Match, Survey, edits, exchanged, groups
 
 

@@ -12,7 +12,7 @@ from ...autograd import ops
 from ...autograd.core import Op, array_of
 from ...models.positions import TrainablePositions
 from ...models.tracing import where
-from ...models.variation import Replacement
+from ..exchange import Replacement
 from ..rounding.arithmetic import MOVING
 from ..rounding.grid import Cast, cast_to
 from .autocast import autocast

@@ -12,7 +12,7 @@ from ...models.encoder import Encoder, weights_of
 from ...models.flamingo.gated_xattn import GatedCrossAttention
 from ...models.flamingo.resampler import ResamplerLayer
 from ...models.tracing import point, scope, where
-from ...models.variation import Replacement
+from ..exchange import Replacement
 from .base import Candidate, Change, Exchange, Match, Survey, exchanged, groups
 
 Order = Callable[[int, list[list[Tree]]], list[Tree]]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
-from ...models.variation import varied
 from ..cases.compare import difference
+from ..exchange import exchanged_steps
 from ..rounding.arithmetic import arithmetic, exempt, kept_digits, lowered
 from ..subject import Arrays, Subject
 
@@ -179,5 +179,5 @@ def _positions(dtype: str, rng: np.random.Generator | None, *, wide: bool) -> It
         with exempt():
             return lowered(original(*arguments, **options), dtype)
 
-    with varied({"linear_positions": grid, "frequencies": grid, "fourier_features": features}):
+    with exchanged_steps({"linear_positions": grid, "frequencies": grid, "fourier_features": features}):
         yield

@@ -15,8 +15,8 @@ import numpy as np
 from ...autograd.backend import is_array
 from ...autograd.core import Op, Tensor, array_of, handle
 from ...autograd.ops.attention import keep_used, scale_factor, slopes
-from ...models.variation import varied
 from ..cases.compare import difference
+from ..exchange import exchanged_steps
 from ..rounding.arithmetic import DIGITS, MOVING, kept_digits, rounded, rounded_tree
 from ..rounding.attention import logits, weights
 from ..rounding.steps import Rounding
@@ -63,7 +63,7 @@ class GradientRoundings:
                     return rounded(original(*arguments, **options), kept)
 
                 products = DIGITS["tf32"] if dtype == "tf32" else None
-                with _forward(near, products), varied({"linear_positions": grid}), np.errstate(all="ignore"):
+                with _forward(near, products), exchanged_steps({"linear_positions": grid}), np.errstate(all="ignore"):
                     graph = self.record(lambda values: rounded_tree(values, kept))
                 with np.errstate(all="ignore"):
                     made = self.by_name(graph.walk(near, _pulls(near, products)))

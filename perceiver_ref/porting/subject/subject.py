@@ -14,13 +14,13 @@ from ...autograd.observing import Event, observe
 from ...errors import InputError
 from ...models.call import Call
 from ...models.tracing import trace, where
-from ...models.variation import varied
 from ..cases import Case
 from ..cases.compare import difference
 from ..cases.execution import named_points, rebuild, unknown_points
 from ..check import spread
 from ..deviations import Candidate, deviating, survey
 from ..deviations.base import paths_of
+from ..exchange import exchanged_steps
 from .memo import Memo
 
 Arrays = dict[str, np.ndarray]
@@ -185,7 +185,7 @@ class Subject:
                     raise _ReachedError
             return value
 
-        return varied({"point": point})
+        return exchanged_steps({"point": point})
 
 
 def _tamed(array: np.ndarray) -> np.ndarray:

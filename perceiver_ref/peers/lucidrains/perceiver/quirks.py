@@ -11,7 +11,7 @@ import numpy as np
 
 from ....autograd import ops
 from ....autograd.backend import Array, xp
-from ....autograd.core import array_of
+from ....autograd.core import Step, array_of
 from ....autograd.ops.attention import scale_factor
 from ....autograd.tree import Tree
 from ....errors import InputError
@@ -24,7 +24,6 @@ from ....models.layers import MLP, LayerNorm, Linear, Norm, norm
 from ....models.module import Module, Parameter, ones, part, variant
 from ....models.positions import FourierPositions
 from ....models.tracing import asked_point, point, scope, trace
-from ....models.variation import variable
 from ...gru import gru_cell
 
 CONVENTIONS = DIALECTS["lucidrains"]
@@ -45,7 +44,7 @@ class AxisMajorFourier(FourierPositions):
         return point("by_axis", axis_major(super().apply(p, index_dims, like=like, pos=pos), self.num_bands))
 
 
-@variable("axis_major")
+@Step
 def axis_major(features: Any, num_bands: int) -> Any:
     """Fourier features (..., C) of d axes, C = d (2 num_bands + 1), in the order of `AxisMajorFourier`."""
     *lead, channels = features.shape
