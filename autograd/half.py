@@ -22,7 +22,8 @@ class Computes(Protocol):
     def __init__(self, forward: Callable[..., Any], backward: Any = None) -> None: ...
 
     @property
-    def names(self) -> Any: ...
+    def names(self) -> Any:
+        """The parameters of both."""
 
 
 R = TypeVar("R", bound=Computes)

@@ -27,6 +27,9 @@ of_rows: dict[str, Callable[[Array], Array]] = {}
 WIDE = 256, 1 << 18
 """Columns and elements from which NumPy adds rows faster than BLAS."""
 
+SMALL = 1 << 11
+"""Elements up to which NumPy's sum in float64 takes less time than laying them out does."""
+
 PRODUCTS = 500
 """The same of products, which BLAS adds in many sums at once: 7e-8."""
 
@@ -74,6 +77,8 @@ def wide_total(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
         return x.sum(axes, keepdims=keepdims)
     if name(x) != "numpy":
         return _on_device(x, axes, keepdims)
+    if x.size <= SMALL:
+        return x.sum(axes, dtype=np.float64, keepdims=keepdims)
     x = x.astype(np.float32) if x.dtype == np.float16 else x
     order = list(range(x.ndim))
     if not x.flags.c_contiguous:  # as it lies in memory

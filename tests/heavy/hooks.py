@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
 
 
 @contextmanager
