@@ -9,7 +9,8 @@ Then `gradients`, the second half: the walk back, `value_and_grad` and `vjp`.
 Arrays in, arrays out: an op called on arrays only computes; with a `Tensor` among its arguments it computes the same
 and records one node. The rule that ran is captured in the node: a kernel keeps what it likes for its own way back.
 First order only: backward rules run on plain arrays. Beside these two files, for a second sitting: `checks` (arguments
-and messages), `half` (float16), `sums` (over any axes), `modes` (kernels or definitions), `nonfinite`, `checkpointing`.
+and messages), `half` (float16), `sums` (over any axes), `modes` (kernels or definitions), `observing` (what ran, and
+NaN found at once), `checkpointing`.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Again(NamedTuple):
 class Tensor:
     """An array that remembers how it was computed: `data` is the array, and its arithmetic is that of the ops.
 
-    Made by `value_and_grad` and `vjp`, not by hand.
+    Made by `leaf` and by ops that record, not by hand.
     """
 
     __slots__ = ("__weakref__", "data", "node", "output")
@@ -216,7 +217,7 @@ class Step:
         entries, left = state or (tuple(always), len(always))
         while left and not entries[left - 1].asked(self):
             left -= 1
-        token = _stack.set((entries, left - 1 if left else len(entries)))  # what the function calls begins anew
+        token = _stack.set((entries, left - 1 if left else len(entries)))  # what the step itself calls begins anew
         try:
             return entries[left - 1].function(self, arguments, options) if left else self.run(arguments, options)
         finally:
@@ -263,7 +264,7 @@ class Op(Step):
 
     @cached_property
     def fast(self) -> Op:
-        """The same op by its kernels, whatever handlers around say."""
+        """The same op by its kernels, whatever mode holds around."""
         made = type(self).__new__(type(self))
         made.__dict__.update(self.__dict__)
         made.__dict__["plain"] = made.__dict__["fast"] = made
@@ -299,7 +300,7 @@ class Op(Step):
     def _kept(self, rule: Rule, residuals: tuple[Any, ...], edges: Sequence[Edge]) -> tuple[Any, ...]:
         """The residuals; arguments among them that their own nodes can make again are not kept."""
         cheap = {e.position: e.node for e in edges if e.node.again is not None}
-        if not cheap or self.traits.variadic:
+        if not cheap or self.traits.variadic or len(residuals) >= len(rule.names[1]):  # not each has a name
             return residuals
         again = {self.arrays[position]: node for position, node in cheap.items()}
         named = zip(residuals, rule.names[1][1:])
@@ -374,6 +375,7 @@ def handle(function: Function, *, steps: bool = False) -> Iterator[None]:
         yield
     finally:  # a generator may leave its context late, or in another thread: it takes away its own entry alone
         entry.left = True
-        entries, left = _stack.get() or ((), 0)
-        kept = tuple([other for other in entries if not other.left])
-        _stack.set((kept, sum(not other.left for other in entries[:left])))
+        if state := _stack.get():
+            entries, left = state
+            kept = tuple([other for other in entries if not other.left])
+            _stack.set((kept, sum(not other.left for other in entries[:left])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,7 @@ from engine.op_cases import CASES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver_ref.autograd import Op, Tensor, kernels, ops, registry, value_and_grad, vjp
+from perceiver_ref.autograd import Op, Tensor, checkpoint, kernels, ops, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import is_array, to_host
 from perceiver_ref.autograd.core import Again, Tape, leaf
 
@@ -102,6 +103,30 @@ def test_it_is_made_once_for_all_who_need_it_and_then_freed(xp: ModuleType) -> N
     np.testing.assert_array_equal(to_host(gradient), [12, 12 * 2.0**11])
     assert alive == [2, 1]  # of x^4 (for three products) and x^2; each is gone once its own op has been passed
     assert [ref() for ref in made] == [None, None]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_checkpoint_keeps_what_can_be_made_again(turned: bool, xp: ModuleType) -> None:
+    """Its arguments are many, under one name: wherever the one that can be made again stands, it is kept."""
+    x, scale, weight = (
+        np.random.default_rng(seed).normal(size=shape) for seed, shape in enumerate([(2100, 40), 40, 40])
+    )
+    params = {"x": xp.asarray(x), "scale": xp.asarray(scale), "weight": xp.asarray(weight)}
+
+    def weighed(h: Any, w: Any) -> Any:
+        return ops.sum(ops.multiply(ops.multiply(h, h), w))
+
+    def loss(p: Any, checkpointed: bool) -> Any:
+        h = ops.layer_norm(p["x"], p["scale"], p["weight"])
+        assert h.node.again is not None
+        if not checkpointed:
+            return weighed(h, p["weight"])
+        return checkpoint(lambda w, h: weighed(h, w))(p["weight"], h) if turned else checkpoint(weighed)(h, p["weight"])
+
+    with kernels("fast"):
+        plain, kept = (value_and_grad(partial(loss, checkpointed=chosen))(params)[1] for chosen in (False, True))
+    for name, gradient in plain.items():
+        np.testing.assert_array_equal(to_host(kept[name]), to_host(gradient))
 
 
 @pytest.mark.parametrize("mode", ["plain", "fast"])
