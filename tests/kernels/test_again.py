@@ -108,10 +108,7 @@ def test_it_is_made_once_for_all_who_need_it_and_then_freed(xp: ModuleType) -> N
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_checkpoint_keeps_what_can_be_made_again(turned: bool, xp: ModuleType) -> None:
     """Its arguments are many, under one name: wherever the one that can be made again stands, it is kept."""
-    x, scale, weight = (
-        np.random.default_rng(seed).normal(size=shape) for seed, shape in enumerate([(2100, 40), 40, 40])
-    )
-    params = {"x": xp.asarray(x), "scale": xp.asarray(scale), "weight": xp.asarray(weight)}
+    params = dict(zip(("x", "scale", "weight"), drawn(xp, np.float64, (2100, SHAPE[-1]), SHAPE[-1:], SHAPE[-1:])))
 
     def weighed(h: Any, w: Any) -> Any:
         return ops.sum(ops.multiply(ops.multiply(h, h), w))
@@ -126,7 +123,8 @@ def test_a_checkpoint_keeps_what_can_be_made_again(turned: bool, xp: ModuleType)
     with kernels("fast"):
         plain, kept = (value_and_grad(partial(loss, checkpointed=chosen))(params)[1] for chosen in (False, True))
     for name, gradient in plain.items():
-        np.testing.assert_array_equal(to_host(kept[name]), to_host(gradient))
+        largest = float(abs(gradient).max())  # a GPU's sums of 2,100 rows may run in another order
+        np.testing.assert_allclose(to_host(kept[name]), to_host(gradient), rtol=0, atol=1e-12 * largest)
 
 
 @pytest.mark.parametrize("mode", ["plain", "fast"])
