@@ -57,11 +57,10 @@ def test_unmutated_float32_gradients_are_never_accused(tmp_path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_gradient_through_rows_without_keys_is_named(tmp_path: Path) -> None:
-    """What transformers itself does there is what the table calls it."""
+def test_gradients_through_rows_without_keys_are_the_peers_own(tmp_path: Path) -> None:
+    """Transformers adds the lowest number to such rows, and so does its reference."""
     model = next(model for model in MODELS if model.name == NO_DERIVATIVE)
     example = forward.instance(model, SEED)
     make.write(tmp_path / "case.npz", example, make.right_of(f"{model.peer}/{model.name}", SEED))
     found = diagnose_file(tmp_path / "case.npz")
-    assert (found.verdict, found.causes) == ("deviation", ["mask-backward"])
-    assert (found.first_divergence or "").startswith("encoder.cross_attention.attention")
+    assert (found.verdict, found.causes) == ("match", [])
