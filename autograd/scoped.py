@@ -46,16 +46,6 @@ class Scoped(Generic[T]):
             entry.left = True
             self.entries.set(tuple(other for other in self.entries.get() if not other.left))
 
-    @contextmanager
-    def outer(self) -> Iterator[None]:
-        """Within this context, which is never left late, the innermost value does not count."""
-        entries = self.entries.get()
-        token = self.entries.set(tuple(entry for entry in entries if not entry.left)[:-1])
-        try:
-            yield
-        finally:
-            self.entries.reset(token)
-
 
 class Setting(Scoped[T]):
     """A value that contexts change: that of the innermost one, or the default."""
