@@ -179,6 +179,13 @@ def refused(op: Op, given: Sequence[Any], error: Exception) -> Exception:
     return kind(f"{signature(op, given)}: {error}")
 
 
+def walked(op: Op | None) -> Exception:
+    """The error of a second walk through the node of an op."""
+    return RuntimeError(
+        f"the graph through {op.name if op else 'a leaf'} was already walked back; compute the output again"
+    )
+
+
 def cotangent(given: Any, output: Array) -> Array:
     """A cotangent as an array; `ValueError` unless it has its output's library, shape and dtype."""
     want = f"a cotangent must be {describe(output)} as its output"

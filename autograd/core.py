@@ -1,35 +1,34 @@
 """The engine, first half: functions of arrays that record what they did. Read it from top to bottom:
 
-    Tensor, Node   an array that remembers how it was computed, and what is remembered of an op that ran
-    Rule, Op       a forward function with its backward one, and what happens when an op is called
-    handle         what else may happen then: one stack of handlers
+    Node, Tensor   what is remembered of an op that ran, and an array that knows the node which it came from
+    Rule           a forward function with its backward one
+    Op, op         what runs when an op is called, and what is recorded of it
 
 Then `gradients`, the second half: the walk back, `value_and_grad` and `vjp`.
 
 Arrays in, arrays out: an op called on arrays only computes; with a `Tensor` among its arguments it computes the same
 and records one node. The rule that ran is captured in the node: a kernel keeps what it likes for its own way back.
 First order only: backward rules run on plain arrays. Beside these two files, for a second sitting: `checks` (arguments
-and messages), `half` (float16), `sums` (over any axes), `modes` (kernels or definitions), `observing` (what ran, and
-NaN found at once), `checkpointing`.
+and messages), `handlers` (what may happen in place of an op that is called), `half` (float16), `sums` (over any axes),
+`modes` (kernels or definitions), `observing` (what ran, and NaN found at once), `checkpointing`.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 from . import checks, half
 from .backend import Array, as_array, name, of_base_class
 from .checks import Traits
+from .handlers import Step
 
 registry: dict[str, Op] = {}
 """Every op by name."""
-_serial = itertools.count()
 
 
 class Tape:
@@ -51,6 +50,7 @@ class Edge(NamedTuple):
     output: int
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Node:
     """One op that ran, or a leaf (`op` is None). `serial` grows with time: parents are always older.
 
@@ -58,20 +58,17 @@ class Node:
     computes the output a second time, for nodes that need it and hold an `Again` in its place.
     """
 
-    __slots__ = (
-        *("__weakref__", "again", "edges", "made", "needs", "op", "options", "outputs"),
-        *("residuals", "rule", "serial", "tape"),
-    )
-
-    def __init__(self, tape: Tape, outputs: tuple[Slot, ...], op: Op | None = None) -> None:
-        self.serial, self.tape, self.outputs, self.op = next(_serial), tape, outputs, op
-        self.rule: Rule | None = None
-        self.needs: tuple[bool, ...] = ()
-        self.options: dict[str, Any] = {}
-        self.edges: tuple[Edge, ...] | None = ()
-        self.residuals: tuple[Any, ...] | None = ()
-        self.again: Callable[[], Array] | None = None
-        self.made: Array | None = None  # by `again`, for the next one that needs it
+    tape: Tape
+    outputs: tuple[Slot, ...]
+    op: Op | None = None
+    rule: Rule | None = None
+    needs: tuple[bool, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    edges: tuple[Edge, ...] | None = ()
+    residuals: tuple[Any, ...] | None = ()
+    again: Callable[[], Array] | None = None
+    made: Array | None = None  # by `again`, for the next one that needs it
+    serial: int = field(default_factory=itertools.count().__next__)
 
     def arrays(self) -> tuple[Any, ...]:
         """The residuals, with those that are not kept computed again."""
@@ -90,7 +87,8 @@ class Again(NamedTuple):
     def array(self) -> Array:
         """The output."""
         if self.node.made is None:
-            assert self.node.again is not None, "an op is used up only after those that came from it"
+            if self.node.again is None:
+                raise checks.walked(self.node.op)
             self.node.made = self.node.again()
         return self.node.made
 
@@ -160,12 +158,16 @@ def leaf(array: Array, tape: Tape) -> Tensor:
 class Rule:
     """One way to compute an op and its gradients: the definition, or a kernel.
 
-    `forward(*arrays, **options) -> output, residuals`, where a tuple of outputs makes an op with several. A third
-    value, a function of no arguments, says that the output can be had again for little: ops that need it on the way
-    back then do not keep it. `backward(gradient, *residuals, **options) -> gradients`, one for each array, None where
-    there is none. Either is told which arrays need a gradient, as a tuple of bools, if it has a parameter `needs`. A
-    residual that is an argument itself has that argument's name in `backward`. `held(*arrays)`: how many elements a
-    kernel holds at a time where the definition holds more than its output.
+    `forward(*arrays, **options) -> output, residuals`; a tuple of outputs makes an op with several. Residuals are what
+    `backward` needs. A third value, a function of no arguments, says that the output can be had again for little: ops
+    that need it on the way back then do not keep it.
+
+    `backward(gradient, *residuals, **options) -> gradients`: one for each array, None where there is none, or a bare
+    array where there is but one. `gradient` is that of the output, a tuple where there are several; of the options it
+    gets those that it names. A residual that is an argument of `forward` itself has that argument's name here.
+
+    Either is told which arrays need a gradient, as a tuple of bools, if it has a parameter `needs`. `held(*arrays)`:
+    how many elements a kernel holds at a time where the definition holds more than its output.
     """
 
     def __init__(
@@ -192,49 +194,26 @@ class Rule:
     def pull(
         self, gradient: Any, residuals: Sequence[Any], options: Mapping[str, Any], needs: tuple[bool, ...]
     ) -> Sequence[Any]:
-        """The gradients that `backward` returns; of the options it gets those that it names."""
+        """The gradients that `backward` returns."""
         names = self.names[1]
-        chosen = {key: value for key, value in options.items() if key in names} if options else {}
+        named = {key: value for key, value in options.items() if key in names} if options else {}
         if "needs" in names:
-            chosen["needs"] = needs
-        made = self.backward(gradient, *residuals, **chosen)
-        return made if isinstance(made, (tuple, list)) else (made,)
-
-
-class Step:
-    """A function of plain values that handlers may be asked about, by its name, as they are about ops."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.name = self.__name__ = function.__name__
-        self.__qualname__, self.__doc__, self.__wrapped__ = function.__qualname__, function.__doc__, function
-        self.__module__ = function.__module__
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """What the innermost handler makes of it, or below them all the function itself."""
-        state = _stack.get()
-        if not (always if state is None else state[0]):
-            return self.run(arguments, options)
-        entries, left = state or (tuple(always), len(always))
-        while left and not entries[left - 1].asked(self):
-            left -= 1
-        token = _stack.set((entries, left - 1 if left else len(entries)))  # what the step itself calls begins anew
-        try:
-            return entries[left - 1].function(self, arguments, options) if left else self.run(arguments, options)
-        finally:
-            _stack.reset(token)
-
-    def run(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """What a call does below all handlers."""
-        return self.__wrapped__(*arguments, **options)
+            named["needs"] = needs
+        gradients = self.backward(gradient, *residuals, **named)
+        return gradients if isinstance(gradients, (tuple, list)) else (gradients,)
 
 
 class Op(Step):
-    """A differentiable function of arrays: its positional parameters are arrays, its keyword parameters options.
+    """A differentiable function of arrays: its positional parameters are arrays, its keyword-only parameters options.
 
-    `definition` is the rule of `ops/`; `kernels` holds faster ones by backend, tried in order: each may return
-    `NotImplemented` for what it is not made for. An op that is not `differentiable` returns plain arrays, its function
-    the output alone.
+    Called, it runs, unless a handler does something else (see `handlers`). `definition` is the rule of `ops/`;
+    `kernels` holds faster ones by backend, tried in order: each may return `NotImplemented` for what it is not made
+    for. A keyword-only parameter `needs` is no option (see `Rule`). A variadic op (`checks.Traits`) is called with one
+    sequence of arrays, which its rules get one by one. An op that is not `differentiable` returns plain arrays and
+    records nothing; its function returns the output alone, without residuals.
     """
+
+    is_op = True
 
     def __init__(self, forward: Callable[..., Any], *, differentiable: bool = True, **traits: Any) -> None:
         super().__init__(forward)
@@ -257,21 +236,22 @@ class Op(Step):
     @cached_property
     def plain(self) -> Op:
         """The same op by its definition, whatever kernels there are."""
-        made = type(self).__new__(type(self))
-        made.__dict__.update(self.__dict__, kernels={})
-        made.__dict__["plain"] = made.__dict__["fast"] = made
-        return made
+        return self._fixed(kernels={})
 
     @cached_property
     def fast(self) -> Op:
         """The same op by its kernels, whatever mode holds around."""
-        made = type(self).__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        made.__dict__["plain"] = made.__dict__["fast"] = made
-        return made
+        return self._fixed()
+
+    def _fixed(self, **changes: Any) -> Op:
+        """A copy that modes leave as it is."""
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__, **changes)
+        copy.__dict__["plain"] = copy.__dict__["fast"] = copy
+        return copy
 
     def run(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Compute; record when a `Tensor` is among the arguments. Returns arrays or `Tensor`s accordingly."""
+        """Compute, and record when a `Tensor` is among the arguments: `Tensor`s are returned then, else arrays."""
         if self.traits.variadic or options:
             arguments, options = checks.bound(self, arguments, options)
         needs = tuple([type(argument) is Tensor for argument in arguments])
@@ -279,32 +259,32 @@ class Op(Step):
         try:
             for rule in (*self.kernels.get(backend, ()), self.definition):
                 rule = half.widened(rule) if narrow and self.traits.numbers == "computed" else rule
-                made = rule.run(arrays, options, needs)
-                if made is not NotImplemented:
+                result = rule.run(arrays, options, needs)
+                if result is not NotImplemented:
                     break
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             raise checks.refused(self, arrays, error) from error
-        out, residuals, *again = made
+        out, residuals, *again = result
         out = checks.result(self, arrays, out)
         if True not in needs or not self.differentiable:
             return out
-        edges = [Edge(i, a.node, a.output) for i, a in enumerate(arguments) if needs[i]]
-        tape = edges[0].node.tape
+        outputs = out if isinstance(out, tuple) else (out,)
+        edges = tuple([Edge(i, a.node, a.output) for i, a in enumerate(arguments) if needs[i]])
+        tape, slots = edges[0].node.tape, tuple([Slot(o.shape, o.dtype) for o in outputs])
         if any(edge.node.tape is not tape for edge in edges):
             raise TypeError(f"{self.name} mixes values of two differentiations: {checks.FIRST_ORDER}")
-        node = Node(tape, tuple([Slot(o.shape, o.dtype) for o in (out if isinstance(out, tuple) else (out,))]), self)
-        node.rule, node.options, node.needs, node.edges = rule, options, needs, tuple(edges)
-        node.residuals, node.again = self._kept(rule, residuals, edges), (again[0] if again else None)
-        return tuple([Tensor(o, node, i) for i, o in enumerate(out)]) if isinstance(out, tuple) else Tensor(out, node)
+        node = Node(tape, slots, self, rule, needs, options, edges, self._kept(rule, residuals, edges), *again)
+        tensors = tuple([Tensor(o, node, i) for i, o in enumerate(outputs)])
+        return tensors if isinstance(out, tuple) else tensors[0]
 
     def _kept(self, rule: Rule, residuals: tuple[Any, ...], edges: Sequence[Edge]) -> tuple[Any, ...]:
         """The residuals; arguments among them that their own nodes can make again are not kept."""
-        cheap = {e.position: e.node for e in edges if e.node.again is not None}
+        cheap = [edge for edge in edges if edge.node.again is not None]
         if not cheap or self.traits.variadic or len(residuals) >= len(rule.names[1]):  # not each has a name
             return residuals
-        again = {self.arrays[position]: node for position, node in cheap.items()}
+        again = {self.arrays[edge.position]: Again(edge.node) for edge in cheap}
         named = zip(residuals, rule.names[1][1:])
-        return tuple([Again(again[n]) if r is not None and n in again else r for r, n in named])
+        return tuple([again.get(n, r) if r is not None else r for r, n in named])
 
     def pull(self, node: Node, gradient: Any, residuals: Sequence[Any]) -> Sequence[Any]:
         """The gradients of the arguments of a node of this op, before they are summed over broadcast axes."""
@@ -327,55 +307,3 @@ def op(forward: Callable[..., Any] | None = None, **options: Any) -> Any:
         return made
 
     return register if forward is None else register(forward)
-
-
-# ---- what happens when an op runs
-
-Function = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-"""Given an op, or a step, with its arguments and options: what is to be its result."""
-
-
-class Handler:
-    """An entry of the stack: asked about ops, or about other `steps`; about nothing once its context is `left`."""
-
-    __slots__ = ("function", "left", "steps")
-
-    def __init__(self, function: Function, steps: bool = False) -> None:
-        self.function, self.steps, self.left = function, steps, False
-
-    def asked(self, step: Step) -> bool:
-        """Whether this handler is asked about a step."""
-        return not self.left and isinstance(step, Op) is not self.steps
-
-
-_stack: ContextVar[tuple[tuple[Handler, ...], int] | None] = ContextVar("_stack", default=None)
-"""The handlers, outermost first, and how many are still to be asked: inside one it is those around it."""
-always: list[Handler] = []
-"""The handlers around all others, in every thread; environment variables put them here."""
-
-
-def handlers() -> tuple[Handler, ...]:
-    """The handlers that are asked here, outermost first."""
-    entries, left = _stack.get() or (tuple(always), len(always))
-    return tuple([entry for entry in entries[:left] if not entry.left])
-
-
-@contextmanager
-def handle(function: Function, *, steps: bool = False) -> Iterator[None]:
-    """Within this context every op is `function(op, arguments, options)`, which may call the op, or others, itself.
-
-    The innermost handler is asked first; what it calls goes to the next one out, and below the outermost the op runs.
-    Observing, kernels by name, finite checks, experiments on a model and its arithmetic are all functions like this.
-    With `steps` it is asked about the `Step`s that are no ops, in their place.
-    """
-    entry = Handler(function, steps)
-    entries = (*handlers(), entry)
-    _stack.set((entries, len(entries)))
-    try:
-        yield
-    finally:  # a generator may leave its context late, or in another thread: it takes away its own entry alone
-        entry.left = True
-        if state := _stack.get():
-            entries, left = state
-            kept = tuple([other for other in entries if not other.left])
-            _stack.set((kept, sum(not other.left for other in entries[:left])))

@@ -107,7 +107,7 @@ def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequen
     """Gradients of sum(output * cotangent) over all outputs, with respect to each leaf of `wrt`.
 
     The graph is used up: its residuals are freed as the walk passes, so a second walk raises `RuntimeError`.
-    Returned arrays share no memory with each other, with the cotangents or with any input; a leaf that the outputs do
+    Returned arrays share no memory with each other, with the cotangents or with the leaves; a leaf that the outputs do
     not depend on gets zeros.
     """
     pending: dict[Node, list[Any]] = {}  # per output of a node: None, or [sum so far, whether it may be added to]
@@ -115,16 +115,16 @@ def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequen
     found: dict[Node, Array] = {}
 
     def send(node: Node, output: int, gradient: Array) -> None:
-        slots = pending.get(node)
-        if slots is None:
-            slots = pending[node] = [None] * len(node.outputs)
+        sums = pending.get(node)
+        if sums is None:
+            sums = pending[node] = [None] * len(node.outputs)
             heapq.heappush(queue, (-node.serial, node))
-        if slots[output] is None:
-            slots[output] = [gradient, False]  # borrowed: the rule may have returned one array twice
-        elif slots[output][1]:
-            slots[output][0] += gradient
+        if sums[output] is None:
+            sums[output] = [gradient, False]  # borrowed: the rule may have returned one array twice
+        elif sums[output][1]:
+            sums[output][0] += gradient
         else:
-            slots[output] = [as_array(slots[output][0] + gradient), True]
+            sums[output] = [as_array(sums[output][0] + gradient), True]
 
     cotangents = [checks.cotangent(c, tensor.data) for tensor, c in zip(outputs, cotangents, strict=True)]
     for tensor, cotangent in zip(outputs, cotangents):
@@ -132,12 +132,12 @@ def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequen
     leaf_nodes = {tensor.node for tensor in wrt}
     while queue:
         _, node = heapq.heappop(queue)
-        slots = pending.pop(node)
+        arrived = [None if entry is None else entry[0] for entry in pending.pop(node)]
         if node.op is None:
             if node in leaf_nodes:
-                found[node] = slots[0][0]
+                found[node] = arrived[0]
             continue
-        for edge, gradient in _pulled(node, [None if slot is None else slot[0] for slot in slots]):
+        for edge, gradient in _pulled(node, arrived):
             send(edge.node, edge.output, gradient)
     return _separate([found.get(tensor.node) for tensor in wrt], wrt, cotangents)
 
@@ -146,7 +146,7 @@ def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
     """Run one node's backward rule on the gradients of its outputs, and use the node up."""
     assert node.op is not None
     if node.edges is None or node.residuals is None:
-        raise RuntimeError(f"the graph through {node.op.name} was already walked back; compute the output again")
+        raise checks.walked(node.op)
     if node.rule is None or node.rule.backward is None:
         raise TypeError(f"{node.op.name} has no backward rule")
     like = next(g for g in gradients if g is not None)
@@ -155,8 +155,8 @@ def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
         made = node.op.pull(node, upstream[0] if len(upstream) == 1 else tuple(upstream), node.arrays())
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"backward of {node.op.name}: {error}") from error
-    if len(made) <= max(edge.position for edge in node.edges):
-        raise ValueError(f"backward of {node.op.name} gave argument {len(made) + 1} no gradient, not even None")
+    if missing := [edge.position + 1 for edge in node.edges if edge.position >= len(made)]:
+        raise ValueError(f"backward of {node.op.name} gave argument {missing[0]} no gradient, not even None")
     chosen = [(edge, made[edge.position]) for edge in node.edges]
     sent = [(e, fit(g, e.node.outputs[e.output], node.op.name, e.position)) for e, g in chosen if g is not None]
     node.used()
@@ -164,7 +164,10 @@ def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
 
 
 def fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
-    """A gradient summed over the axes along which its argument was broadcast, of the argument's shape and dtype."""
+    """A gradient summed over the axes along which its argument was broadcast, of the argument's shape and dtype.
+
+    float32 is rounded for a float16 argument (see `half`); anything else that does not fit is a `ValueError`.
+    """
     if type(gradient) is np.ndarray and gradient.shape == slot.shape and gradient.dtype is slot.dtype:
         return gradient
     fitting = gradient if gradient.shape == slot.shape else unbroadcast(gradient, slot.shape)
@@ -176,7 +179,7 @@ def fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
     return fitting
 
 
-def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array | None:
     """Sum `gradient` over the axes that broadcasting added to `shape`; None when it is no broadcast of `shape`."""
     extra = gradient.ndim - len(shape)
     if extra < 0 or any(want not in (1, got) for want, got in zip(shape, gradient.shape[extra:])):

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .core import Function, Handler, Op, always, handle, handlers
+from .core import Op
+from .handlers import Function, Handler, always, handle, handlers
 
 VARIABLE = "PERCEIVER_REF_KERNELS"
 

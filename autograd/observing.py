@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from .backend import Array, is_array, xp
 from .checks import bound, describe
-from .core import Handler, Node, Op, Rule, Tensor, always, array_of, handle
+from .core import Node, Op, Rule, Tensor, array_of
+from .handlers import Handler, always, handle
 
 _HERE = str(Path(__file__).parent) + os.sep
 

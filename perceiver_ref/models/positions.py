@@ -16,7 +16,8 @@ import numpy as np
 from ..autograd import backend as backends
 from ..autograd import ops
 from ..autograd.backend import Array
-from ..autograd.core import Step, array_of, handlers
+from ..autograd.core import array_of
+from ..autograd.handlers import Step, handlers
 from ..autograd.tree import Tree
 from ..errors import InputError
 from ..host.memory import require

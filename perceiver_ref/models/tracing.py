@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..autograd import ops
-from ..autograd.core import Step, array_of
+from ..autograd.core import array_of
+from ..autograd.handlers import Step
 from ..autograd.scoped import Scoped
 
 _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only when asked for by name

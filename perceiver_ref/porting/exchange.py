@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ..autograd.core import Step, handle
+from ..autograd.handlers import Step, handle
 
 Replacement = Callable[..., Any]
 """Called with the original and its arguments."""

@@ -13,7 +13,7 @@ import pytest
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import NonFiniteError, detect_nonfinite, kernels, ops, threads
-from perceiver_ref.autograd.core import Step, handle, handlers
+from perceiver_ref.autograd.handlers import Step, handle, handlers
 from perceiver_ref.autograd.modes import mode
 from perceiver_ref.autograd.observing import observe
 from perceiver_ref.models.tracing import point, scope

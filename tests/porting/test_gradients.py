@@ -20,7 +20,8 @@ from porting.cases import case_of
 
 from perceiver_ref.autograd import tree, value_and_grad
 from perceiver_ref.autograd.core import Rule as OpRule
-from perceiver_ref.autograd.core import array_of, handle, registry
+from perceiver_ref.autograd.core import array_of, registry
+from perceiver_ref.autograd.handlers import handle
 from perceiver_ref.autograd.modes import kernels
 from perceiver_ref.cli import main
 from perceiver_ref.models.tracing import trace, where

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ...autograd.backend import Array, xp
-from ...autograd.core import Step
+from ...autograd.handlers import Step
 from ...errors import InputError, one_of
 
 Which = Literal["immediate", "all"]

@@ -9,7 +9,8 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 from ...autograd import tree
-from ...autograd.core import Op, array_of, handle
+from ...autograd.core import Op, array_of
+from ...autograd.handlers import handle
 from ...autograd.observing import observe
 from ...autograd.tree import Tree
 from ...models.module import Module

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backend import is_array
-from ...autograd.core import Op, Tensor, array_of, handle
+from ...autograd.core import Op, Tensor, array_of
+from ...autograd.handlers import handle
 from ...autograd.ops.attention import keep_used, scale_factor, slopes
 from ..cases.compare import difference
 from ..exchange import exchanged_steps

@@ -15,7 +15,8 @@ import numpy as np
 
 from ...autograd import tree
 from ...autograd.backend import is_array, xp
-from ...autograd.core import Op, array_of, handle
+from ...autograd.core import Op, array_of
+from ...autograd.handlers import handle
 from ...autograd.scoped import Setting
 from ...autograd.tree import Tree
 from .attention import attention

@@ -15,7 +15,8 @@ from typing import Any
 from weakref import ref
 
 from ...autograd.backend import is_array, to_host
-from ...autograd.core import Op, array_of, handle
+from ...autograd.core import Op, array_of
+from ...autograd.handlers import handle
 
 BYTES = 4 << 30
 """As much is kept at most; what a larger model computes after that is computed again by every run that needs it."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from ....autograd import ops
 from ....autograd.backend import Array, xp
-from ....autograd.core import Step, array_of
+from ....autograd.core import array_of
+from ....autograd.handlers import Step
 from ....autograd.ops.attention import scale_factor
 from ....autograd.tree import Tree
 from ....errors import InputError
