@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Entry(Generic[T]):
+class Scope(Generic[T]):
     """What one context has set. Once it is left, it counts no more, wherever it is still remembered."""
 
     __slots__ = ("left", "value")
@@ -28,7 +28,7 @@ class Scoped(Generic[T]):
     """The values of the contexts under way, the innermost last."""
 
     def __init__(self, name: str) -> None:
-        self.entries: ContextVar[tuple[Entry[T], ...]] = ContextVar(name, default=())
+        self.entries: ContextVar[tuple[Scope[T], ...]] = ContextVar(name, default=())
 
     def values(self) -> tuple[T, ...]:
         """All of them."""
@@ -38,7 +38,7 @@ class Scoped(Generic[T]):
     @contextmanager
     def entered(self, value: T) -> Iterator[None]:
         """Within this context the value is the innermost one."""
-        entry = Entry(value)
+        entry = Scope(value)
         self.entries.set((*self.entries.get(), entry))
         try:
             yield

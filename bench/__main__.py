@@ -19,7 +19,7 @@ from .cases import chosen
 from .implementations import IMPLEMENTATIONS
 from .machine import cores
 from .page import merged, page, read_result
-from .session import Options, measure
+from .session import Measuring, measure
 from .table import EXPONENT_HEAD, HEAD, as_text, exponent_table, main_table
 
 
@@ -86,7 +86,7 @@ def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, An
         raise InputError(f"--threads must be 1 to {cores()}, the cores that there are; got {given.threads}")
     if given.rounds < 1:
         raise InputError(f"--rounds must be at least 1, got {given.rounds}")
-    options = Options(
+    options = Measuring(
         given.backend,
         given.threads,
         given.tf32,

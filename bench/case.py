@@ -12,7 +12,7 @@ PASSES = (FORWARD, BOTH, STEP, IMPORT)
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchCase:
     """One thing to measure.
 
     `kind` names the function of `subjects` that makes the model (or "engine", "import"); `full` and `quick` are its

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perceiver_ref.errors import one_of
 
-from .case import BOTH, FORWARD, IMPORT, STEP, Case
+from .case import BOTH, FORWARD, IMPORT, STEP, BenchCase
 from .scaling import POINTS, points
 
 
@@ -24,11 +24,11 @@ VIDEO = {"frames": 16, "height": 224, "samples": 1920, "latents": 784, "channels
 VIDEO_QUICK = {"frames": 2, "height": 8, "samples": 32, "latents": 4, "channels": 16, "layers": 1, "outputs": 16}
 PERCEIVER = {"height": 224, "latents": 256, "channels": 512, "depth": 6, "classes": 1000, "heads": 8}
 
-CASES: dict[str, Case] = {
+CASES: dict[str, BenchCase] = {
     case.name: case
     for case in (
         *(
-            Case(
+            BenchCase(
                 f"imagenet-{batch}",
                 f"Perceiver IO on ImageNet with Fourier features, batch {batch}",
                 "imagenet",
@@ -40,7 +40,7 @@ CASES: dict[str, Case] = {
             for batch in (1, 8)
         ),
         *(
-            Case(
+            BenchCase(
                 f"language-{batch}",
                 f"Perceiver IO masked language model, 2048 bytes, 201M parameters, batch {batch}",
                 "language",
@@ -51,7 +51,7 @@ CASES: dict[str, Case] = {
             )
             for batch in (1, 8)
         ),
-        Case(
+        BenchCase(
             "flow",
             "Perceiver IO optical flow, 368 x 496: 182,528 inputs and outputs",
             "flow",
@@ -60,7 +60,7 @@ CASES: dict[str, Case] = {
             ("ours", "transformers", "transformers compiled"),
             gib={("ours", BOTH): 12, ("transformers", FORWARD): 8, ("transformers", BOTH): 24},
         ),
-        Case(
+        BenchCase(
             "multimodal",
             "Perceiver IO video autoencoder: 52,097 inputs, and 1 of 128 parts of its 804,737 outputs",
             "multimodal",
@@ -68,7 +68,7 @@ CASES: dict[str, Case] = {
             {**VIDEO_QUICK, "parts": 4},
             ("ours", "transformers", "transformers compiled"),
         ),
-        Case(
+        BenchCase(
             "perceiver",
             "Perceiver with 6 cross-attentions on 50,176 pixels, perceiver-pytorch's variant",
             "perceiver",
@@ -76,7 +76,7 @@ CASES: dict[str, Case] = {
             {**PERCEIVER, "height": 4, "latents": 4, "channels": 16, "depth": 2, "classes": 5, "heads": 2},
             _ours_and("perceiver-pytorch"),
         ),
-        Case(
+        BenchCase(
             "resampler",
             "Perceiver Resampler, 8 x 256 features of 1024 channels, depth 6, 16 heads",
             "resampler",
@@ -84,7 +84,7 @@ CASES: dict[str, Case] = {
             {"batch": 2, "features": 5, "channels": 16, "depth": 2, "heads": 2, "latents": 3},
             _ours_and("flamingo-pytorch"),
         ),
-        Case(
+        BenchCase(
             "gated",
             "gated cross-attention, 8 texts of 256 tokens and 3 media of 64, 1024 channels, 16 heads",
             "gated",
@@ -92,7 +92,7 @@ CASES: dict[str, Case] = {
             {"batch": 2, "length": 7, "media": 2, "tokens": 3, "channels": 16, "heads": 2},
             _ours_and("flamingo-pytorch"),
         ),
-        Case(
+        BenchCase(
             "training-step",
             "a step of AdamW on a small language model, where overhead rules",
             "language",
@@ -101,7 +101,7 @@ CASES: dict[str, Case] = {
             _ours_and("transformers"),
             passes=(STEP,),
         ),
-        Case(
+        BenchCase(
             "engine",
             "the engine alone: a pre-norm Transformer block, 8 x 32 vectors of 64 channels, 4 heads",
             "engine",
@@ -110,7 +110,7 @@ CASES: dict[str, Case] = {
             ("ours", "ours elementary", "autograd", "mygrad"),
             passes=(BOTH,),
         ),
-        Case(
+        BenchCase(
             "import",
             "importing, each in a fresh Python",
             "import",
@@ -123,7 +123,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def case(name: str) -> Case:
+def case(name: str) -> BenchCase:
     """A row of the table, scaling's included; `InputError` listing all for an unknown name."""
     known = {**CASES, **POINTS}
     if name not in known:
@@ -131,12 +131,12 @@ def case(name: str) -> Case:
     return known[name]
 
 
-def chosen(names: Sequence[str] | None, backend: str = "numpy") -> list[Case]:
+def chosen(names: Sequence[str] | None, backend: str = "numpy") -> list[BenchCase]:
     """The cases of these names, all for None; "scaling" and "scaling-M" stand for all points of the axes or of one."""
     along = points(backend)
     if not names:
         return [*CASES.values(), *along]
-    found: dict[str, Case] = {}
+    found: dict[str, BenchCase] = {}
     for name in names:
         group = [row for row in along if name == "scaling" or row.name.startswith(f"{name}-")]
         found |= {row.name: row for row in (group if name.startswith("scaling") and group else [case(name)])}

@@ -8,7 +8,7 @@ from importlib import import_module
 from perceiver_ref.errors import one_of
 
 from .base import Built, Spec
-from .case import Case
+from .case import BenchCase
 from .cases import case
 
 
@@ -64,7 +64,7 @@ def build(spec: Spec) -> Built:
     return made
 
 
-def measured(row: Case, backend: str, only: list[str] | None, quick: bool) -> list[str]:
+def measured(row: BenchCase, backend: str, only: list[str] | None, quick: bool) -> list[str]:
     """The implementations of a case to measure: ours first, then what `only` names or belongs on this backend."""
     names = list(row.implementations)
     if quick and row.sizes(True).get("modules"):

@@ -21,7 +21,7 @@ from .base import BACKWARD_FLOPS, RATE, Built, Spec, sample, with_gradients
 from .case import BOTH, FORWARD, STEP
 from .cases import case
 from .memory import cupy_peak, process_peak, resident
-from .subjects import Subject, cotangent, nested, subject, weights
+from .subjects import Workload, cotangent, nested, subject, weights
 
 
 def build(spec: Spec) -> Built:
@@ -97,7 +97,7 @@ def _recomputing(model: Any) -> Any:
     return replace(model, encoder=replace(model.encoder, recompute=True))
 
 
-def _caller(made: Subject, model: Any, rebuilt: Any, inputs: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
+def _caller(made: Workload, model: Any, rebuilt: Any, inputs: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
     """params -> outputs by name. transformers' arguments are laid out as ours beforehand, once."""
     if made.peer != "hf":
         return lambda p: rebuilt.run(rebuilt.model, p, inputs, {}, Call())
@@ -123,7 +123,7 @@ def total(values: Any) -> Any:
     return result
 
 
-def _stepper(made: Subject, run: Any, params: Any, mode: Any) -> Callable[[], Any]:
+def _stepper(made: Workload, run: Any, params: Any, mode: Any) -> Callable[[], Any]:
     """One step of AdamW after the other, as the recipes' loop takes them: flat trees, the loss before the update."""
     optimizer = optim.adamw(RATE, weight_decay=0.01)
     flat = tree.flatten(params)

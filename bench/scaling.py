@@ -12,7 +12,7 @@ from typing import Any
 
 from perceiver_ref.errors import InputError
 
-from .case import Case
+from .case import BenchCase
 from .figures import exponent
 
 
@@ -77,10 +77,10 @@ AXES: dict[str, Axis] = {
 }
 
 
-def _points(axis: Axis) -> Iterable[Case]:
+def _points(axis: Axis) -> Iterable[BenchCase]:
     for number, size in enumerate(dict.fromkeys((*axis.full, *axis.gpu))):
         quick = axis.quick[min(number, len(axis.quick) - 1)]
-        yield Case(
+        yield BenchCase(
             f"scaling-{axis.name}-{size}",
             f"{axis.what} {axis.name} = {size}",
             "perceiver_io",
@@ -90,10 +90,10 @@ def _points(axis: Axis) -> Iterable[Case]:
         )
 
 
-POINTS: dict[str, Case] = {row.name: row for axis in AXES.values() for row in _points(axis)}
+POINTS: dict[str, BenchCase] = {row.name: row for axis in AXES.values() for row in _points(axis)}
 
 
-def points(backend: str) -> list[Case]:
+def points(backend: str) -> list[BenchCase]:
     """The rows of all axes at a backend's sizes."""
     return [POINTS[f"scaling-{axis.name}-{size}"] for axis in AXES.values() for size in axis.sizes(backend)]
 

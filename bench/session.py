@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .base import Spec, difference
-from .case import IMPORT, PASSES, STEP, Case
+from .case import IMPORT, PASSES, STEP, BenchCase
 from .figures import calls, ratios, rounds, spread
 from .implementations import measured
 from .machine import describe
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class Measuring:
     """How a run is made. `budget` is the seconds that the turns of one case and pass may take together."""
 
     backend: str = "numpy"
@@ -45,7 +45,10 @@ class Options:
 
 
 def measure(
-    cases: Sequence[Case], options: Options, say: Say, keep: Callable[[dict[str, Any]], None] = lambda result: None
+    cases: Sequence[BenchCase],
+    options: Measuring,
+    say: Say,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """The result of a run, as JSON holds it; `keep` is given what there is after every case.
 
@@ -70,7 +73,7 @@ def measure(
 
 
 def measure_case(
-    case: Case, options: Options, say: Say, rows: list[dict[str, Any]] | None = None
+    case: BenchCase, options: Measuring, say: Say, rows: list[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """The rows of one case: all passes, all implementations. They are added to `rows` as they are made, if given."""
     rows = [] if rows is None else rows
@@ -97,7 +100,12 @@ def measure_case(
 
 
 def _measure_pass(
-    case: Case, name: str, workers: dict[str, Worker], options: Options, say: Say, done: list[dict[str, Any]]
+    case: BenchCase,
+    name: str,
+    workers: dict[str, Worker],
+    options: Measuring,
+    say: Say,
+    done: list[dict[str, Any]],
 ) -> None:
     """Add the rows of a pass to `done`; those of one that is interrupted are of the rounds that all took part in."""
     rows: dict[str, dict[str, Any]] = {}
@@ -151,7 +159,7 @@ def _measure_pass(
         done += rows.values()
 
 
-def _row(case: Case, name: str, who: str, options: Options, **more: Any) -> dict[str, Any]:
+def _row(case: BenchCase, name: str, who: str, options: Measuring, **more: Any) -> dict[str, Any]:
     return {"case": case.name, "pass": name, "implementation": who, "quick": options.quick, **more}
 
 

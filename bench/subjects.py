@@ -22,7 +22,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Subject:
+class Workload:
     """A class of a peer with inputs by the peer's names (int64 and float32 arrays, on the host).
 
     `call` are arguments of the peer's call besides. `ours` are options of our `apply` that change no result, such as
@@ -78,7 +78,7 @@ def _rng() -> np.random.Generator:
 
 def imagenet(
     *, batch: int, height: int, latents: int, channels: int, blocks: int, layers: int, classes: int
-) -> Subject:
+) -> Workload:
     """Perceiver IO, appendix I, the configuration of deepmind/vision-perceiver-fourier."""
     config = {
         "num_latents": latents,
@@ -91,10 +91,10 @@ def imagenet(
         "num_labels": classes,
     }
     images = _rng().standard_normal((batch, 3, height, height), np.float32)
-    return Subject("hf", "PerceiverForImageClassificationFourier", config, {"inputs": images})
+    return Workload("hf", "PerceiverForImageClassificationFourier", config, {"inputs": images})
 
 
-def language(*, batch: int, length: int, embedding: int, latents: int, channels: int, layers: int) -> Subject:
+def language(*, batch: int, length: int, embedding: int, latents: int, channels: int, layers: int) -> Workload:
     """Perceiver IO, appendix F, the configuration of deepmind/language-perceiver; the last quarter is padding."""
     config = {
         "num_latents": latents,
@@ -108,10 +108,10 @@ def language(*, batch: int, length: int, embedding: int, latents: int, channels:
     ids, labels = _rng().integers(6, 262, (2, batch, length))
     mask = np.broadcast_to(np.arange(length) < length * 3 // 4, (batch, length)).astype(np.int64)
     inputs = {"inputs": ids, "attention_mask": mask}
-    return Subject("hf", "PerceiverForMaskedLM", config, inputs, labels=labels)
+    return Workload("hf", "PerceiverForMaskedLM", config, inputs, labels=labels)
 
 
-def flow(*, size: tuple[int, int], latents: int, channels: int, layers: int, heads: int) -> Subject:
+def flow(*, size: tuple[int, int], latents: int, channels: int, layers: int, heads: int) -> Workload:
     """Perceiver IO, appendix H, the configuration of deepmind/optical-flow-perceiver."""
     config = {
         "num_latents": latents,
@@ -123,12 +123,12 @@ def flow(*, size: tuple[int, int], latents: int, channels: int, layers: int, hea
         "train_size": list(size),
     }
     patches = _rng().standard_normal((1, 2, 27, *size), np.float32)
-    return Subject("hf", "PerceiverForOpticalFlow", config, {"inputs": patches}, ours={"chunk": 16384})
+    return Workload("hf", "PerceiverForOpticalFlow", config, {"inputs": patches}, ours={"chunk": 16384})
 
 
 def multimodal(
     *, frames: int, height: int, samples: int, latents: int, channels: int, layers: int, outputs: int, parts: int
-) -> Subject:
+) -> Workload:
     """Perceiver IO, section 4.3, the configuration of deepmind/multimodal-perceiver, decoded in `parts`."""
     config = {
         "num_latents": latents,
@@ -153,10 +153,10 @@ def multimodal(
         "subsampled_output_points.audio": np.arange(frames * samples // 16 // parts),
     }
     call = {"subsampled_output_points.label": None}
-    return Subject("hf", "PerceiverForMultimodalAutoencoding", config, inputs, call)
+    return Workload("hf", "PerceiverForMultimodalAutoencoding", config, inputs, call)
 
 
-def perceiver(*, height: int, latents: int, channels: int, depth: int, classes: int, heads: int) -> Subject:
+def perceiver(*, height: int, latents: int, channels: int, depth: int, classes: int, heads: int) -> Workload:
     """The example of perceiver-pytorch's README, with its positions, for square images."""
     config = {
         "num_freq_bands": 6,
@@ -168,10 +168,10 @@ def perceiver(*, height: int, latents: int, channels: int, depth: int, classes: 
         "latent_heads": heads,
     }
     images = _rng().standard_normal((1, height, height, 3), np.float32)
-    return Subject("lucidrains-perceiver", "Perceiver", config, {"data": images})
+    return Workload("lucidrains-perceiver", "Perceiver", config, {"data": images})
 
 
-def perceiver_io(*, inputs: int, latents: int, outputs: int, depth: int, channels: int) -> Subject:
+def perceiver_io(*, inputs: int, latents: int, outputs: int, depth: int, channels: int) -> Workload:
     """perceiver-pytorch's PerceiverIO, of which every size is free: what scaling is measured on."""
     config = {
         "depth": depth,
@@ -187,17 +187,17 @@ def perceiver_io(*, inputs: int, latents: int, outputs: int, depth: int, channel
         "data": rng.standard_normal((1, inputs, 64), np.float32),
         "queries": rng.standard_normal((1, outputs, 64), np.float32),
     }
-    return Subject("lucidrains-perceiver", "PerceiverIO", config, arrays)
+    return Workload("lucidrains-perceiver", "PerceiverIO", config, arrays)
 
 
-def resampler(*, batch: int, features: int, channels: int, depth: int, heads: int, latents: int) -> Subject:
+def resampler(*, batch: int, features: int, channels: int, depth: int, heads: int, latents: int) -> Workload:
     """Flamingo, section 2.1, in flamingo-pytorch's form."""
     config = {"dim": channels, "depth": depth, "heads": heads, "dim_head": channels // heads, "num_latents": latents}
     x = _rng().standard_normal((batch, 1, features, channels), np.float32)
-    return Subject("lucidrains-flamingo", "PerceiverResampler", config, {"x": x})
+    return Workload("lucidrains-flamingo", "PerceiverResampler", config, {"x": x})
 
 
-def gated(*, batch: int, length: int, media: int, tokens: int, channels: int, heads: int) -> Subject:
+def gated(*, batch: int, length: int, media: int, tokens: int, channels: int, heads: int) -> Workload:
     """Flamingo, section 2.2, in flamingo-pytorch's form; media come at even distances, the first at the start."""
     config = {"dim": channels, "heads": heads, "dim_head": channels // heads}
     rng = _rng()
@@ -208,16 +208,16 @@ def gated(*, batch: int, length: int, media: int, tokens: int, channels: int, he
         "media": rng.standard_normal((batch, media, tokens, channels), np.float32),
         "media_locations": locations,
     }
-    return Subject("lucidrains-flamingo", "GatedCrossAttentionBlock", config, inputs)
+    return Workload("lucidrains-flamingo", "GatedCrossAttentionBlock", config, inputs)
 
 
-SUBJECTS: dict[str, Callable[..., Subject]] = {
+SUBJECTS: dict[str, Callable[..., Workload]] = {
     function.__name__: function
     for function in (imagenet, language, flow, multimodal, perceiver, perceiver_io, resampler, gated)
 }
 
 
-def subject(kind: str, sizes: Mapping[str, Any]) -> Subject:
+def subject(kind: str, sizes: Mapping[str, Any]) -> Workload:
     """The subject of a case."""
     return SUBJECTS[kind](**sizes)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .implementations import IMPLEMENTATIONS
-from .targets import Outcome, outcomes
+from .targets import Reached, outcomes
 
 Cells = tuple[str, ...]
 HEAD: Cells = (
@@ -73,7 +73,7 @@ def exponent_table(result: Mapping[str, Any]) -> list[Cells]:
     ]
 
 
-def _notes(found: Iterable[Outcome]) -> dict[tuple[str, str, str], list[str]]:
+def _notes(found: Iterable[Reached]) -> dict[tuple[str, str, str], list[str]]:
     """(case, pass, implementation) -> what the targets say there."""
     notes: dict[tuple[str, str, str], list[str]] = {}
     for outcome in found:
@@ -90,11 +90,11 @@ def _notes(found: Iterable[Outcome]) -> dict[tuple[str, str, str], list[str]]:
     return notes
 
 
-def _value(outcome: Outcome) -> str:
+def _value(outcome: Reached) -> str:
     return f"{size(outcome.value)} " if outcome.target.quantity == "bytes" else f"{outcome.value:.2f} "
 
 
-def _verdict(outcome: Outcome) -> str:
+def _verdict(outcome: Reached) -> str:
     return "met" if outcome.met else "MISSED"
 
 

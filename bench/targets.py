@@ -16,7 +16,7 @@ TORCH = "fastest PyTorch"
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """At most `limit` (at least, for a "share") of a quantity of one row.
 
     "time" and "memory" are of `implementation` as a ratio to `against`; "bytes" includes parameters. Exponents are at
@@ -52,60 +52,60 @@ class Target:
 EXPONENT = 0.05
 
 
-def _cpu() -> Iterable[Target]:
+def _cpu() -> Iterable[Goal]:
     for case, forward, both in (("imagenet-1", 0.9, 0.85), ("language-1", 0.85, 0.8), ("resampler", 0.9, 0.8)):
-        yield Target(case, "numpy", FORWARD, "time", forward, TORCH)
-        yield Target(case, "numpy", BOTH, "time", both, TORCH)
-    yield Target("training-step", "numpy", STEP, "time", 0.6, TORCH)
-    yield Target("imagenet-1", "numpy", FORWARD, "share", 0.8)
+        yield Goal(case, "numpy", FORWARD, "time", forward, TORCH)
+        yield Goal(case, "numpy", BOTH, "time", both, TORCH)
+    yield Goal("training-step", "numpy", STEP, "time", 0.6, TORCH)
+    yield Goal("imagenet-1", "numpy", FORWARD, "share", 0.8)
     for case in ("imagenet-1", "language-1", "resampler"):
-        yield Target(case, "numpy", FORWARD, "memory", 0.5, TORCH)
-        yield Target(case, "numpy", BOTH, "memory", 0.5, TORCH)
+        yield Goal(case, "numpy", FORWARD, "memory", 0.5, TORCH)
+        yield Goal(case, "numpy", BOTH, "memory", 0.5, TORCH)
     for case in ("imagenet-1", "language-1"):
-        yield Target(case, "numpy", BOTH, "memory", 0.3, TORCH, "checkpointed")
-    yield Target("flow", "numpy", FORWARD, "time", 0.5, TORCH)
-    yield Target("flow", "numpy", FORWARD, "bytes", 2.5 * GIB)
+        yield Goal(case, "numpy", BOTH, "memory", 0.3, TORCH, "checkpointed")
+    yield Goal("flow", "numpy", FORWARD, "time", 0.5, TORCH)
+    yield Goal("flow", "numpy", FORWARD, "bytes", 2.5 * GIB)
     for other in ("autograd", "mygrad"):
-        yield Target("engine", "numpy", BOTH, "time", 0.33, other)
+        yield Goal("engine", "numpy", BOTH, "time", 0.33, other)
 
 
-def _gpu() -> Iterable[Target]:
+def _gpu() -> Iterable[Goal]:
     for tf32, forward, both in ((False, 0.082, 0.230), (True, 0.040, 0.110)):
         for which in ("ours", "recorded"):
-            yield Target("imagenet-8", "cupy", FORWARD, "seconds", forward, implementation=which, tf32=tf32)
-            yield Target("imagenet-8", "cupy", BOTH, "seconds", both, implementation=which, tf32=tf32)
+            yield Goal("imagenet-8", "cupy", FORWARD, "seconds", forward, implementation=which, tf32=tf32)
+            yield Goal("imagenet-8", "cupy", BOTH, "seconds", both, implementation=which, tf32=tf32)
     for which in ("ours", "recorded"):
-        yield Target("imagenet-1", "cupy", FORWARD, "seconds", 0.017, implementation=which)
-    yield Target("imagenet-8", "cupy", BOTH, "bytes", 8 * GB)
-    yield Target("imagenet-8", "cupy", BOTH, "bytes", 4.5 * GB, implementation="checkpointed")
+        yield Goal("imagenet-1", "cupy", FORWARD, "seconds", 0.017, implementation=which)
+    yield Goal("imagenet-8", "cupy", BOTH, "bytes", 8 * GB)
+    yield Goal("imagenet-8", "cupy", BOTH, "bytes", 4.5 * GB, implementation="checkpointed")
     for case, limit in (("language-8", 0.6), ("imagenet-1", 0.5), ("language-1", 0.5)):
         for which in ("ours", "recorded"):
-            yield Target(case, "cupy", FORWARD, "time", limit, "transformers", which)
-            yield Target(case, "cupy", BOTH, "time", limit, "transformers", which)
+            yield Goal(case, "cupy", FORWARD, "time", limit, "transformers", which)
+            yield Goal(case, "cupy", BOTH, "time", limit, "transformers", which)
     for case in ("imagenet-1", "imagenet-8", "language-1", "language-8"):
         for which in ("ours", "recorded"):
-            yield Target(case, "cupy", FORWARD, "time", 1.0, "transformers compiled", which)
+            yield Goal(case, "cupy", FORWARD, "time", 1.0, "transformers compiled", which)
 
 
-def _both() -> Iterable[Target]:
+def _both() -> Iterable[Goal]:
     for backend in ("numpy", "cupy"):
         for case in ("imagenet-1", "language-1") if backend == "numpy" else ("imagenet-8", "language-8"):
-            yield Target(case, backend, BOTH, "memory", 0.5, "ours", "checkpointed")
-            yield Target(case, backend, BOTH, "time", 1.35, "ours", "checkpointed")
+            yield Goal(case, backend, BOTH, "memory", 0.5, "ours", "checkpointed")
+            yield Goal(case, backend, BOTH, "time", 1.35, "ours", "checkpointed")
         for name in (FORWARD, BOTH):
-            yield Target("scaling-M", backend, name, "exponent", 1.0)
-            yield Target("scaling-M", backend, name, "memory exponent", 1.0 + EXPONENT)
-            yield Target("scaling-O", backend, name, "memory exponent", 1.0 + EXPONENT)
+            yield Goal("scaling-M", backend, name, "exponent", 1.0)
+            yield Goal("scaling-M", backend, name, "memory exponent", 1.0 + EXPONENT)
+            yield Goal("scaling-O", backend, name, "memory exponent", 1.0 + EXPONENT)
 
 
-TARGETS: tuple[Target, ...] = (*_cpu(), *_gpu(), *_both())
+TARGETS: tuple[Goal, ...] = (*_cpu(), *_gpu(), *_both())
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Reached:
     """A target with the value measured; `against` is what stood for `TORCH`."""
 
-    target: Target
+    target: Goal
     value: float
     against: str
 
@@ -114,7 +114,7 @@ class Outcome:
         return self.target.met(self.value)
 
 
-def outcomes(result: Mapping[str, Any], targets: Sequence[Target] = TARGETS) -> list[Outcome]:
+def outcomes(result: Mapping[str, Any], targets: Sequence[Goal] = TARGETS) -> list[Reached]:
     """The targets that one run's rows and exponents say something about, in the table's order."""
     found = []
     for target in targets:
@@ -122,11 +122,11 @@ def outcomes(result: Mapping[str, Any], targets: Sequence[Target] = TARGETS) -> 
             continue
         value, against = _value(target, result)
         if value is not None:
-            found.append(Outcome(target, value, against))
+            found.append(Reached(target, value, against))
     return found
 
 
-def _value(target: Target, result: Mapping[str, Any]) -> tuple[float | None, str]:
+def _value(target: Goal, result: Mapping[str, Any]) -> tuple[float | None, str]:
     if target.quantity in ("exponent", "memory exponent"):
         key = "seconds" if target.quantity == "exponent" else "peak"
         axis = target.case.removeprefix("scaling-")

@@ -14,7 +14,7 @@ from .base import RATE, Built, MissingError, Spec, sample, with_gradients
 from .case import BOTH, FORWARD, STEP
 from .cases import case
 from .memory import process_peak, resident, torch_peak
-from .subjects import Subject, cotangent, nested, subject, weights
+from .subjects import Workload, cotangent, nested, subject, weights
 
 PACKAGES = {
     "hf": "transformers",
@@ -86,14 +86,14 @@ def build(spec: Spec) -> Built:
     )
 
 
-def _model(package: Any, made: Subject) -> Any:
+def _model(package: Any, made: Workload) -> Any:
     if made.peer == "hf":
         package.logging.set_verbosity_error()
         return getattr(package, made.cls)(package.PerceiverConfig(**made.config))
     return getattr(package, made.cls)(**made.config)
 
 
-def _load(torch: Any, model: Any, made: Subject) -> None:
+def _load(torch: Any, model: Any, made: Workload) -> None:
     """Our weights, by the peer's names; every parameter must get some."""
     shapes = {name: tuple(a.shape) for name, a in model.state_dict().items()}
     rebuilt = made.rebuild(shapes)

@@ -8,11 +8,11 @@ from typing import Any
 
 from ..errors import InputError, listed, one_of
 from ..porting.cases import Case
-from ..porting.export.adversarial import ROWS, Row, rows
+from ..porting.export.adversarial import ROWS, Kind, rows
 from ..porting.export.find import Wanted, find
 from ..porting.export.make import ExportOptions, make
 from ..porting.export.pack import pack
-from ..porting.export.subject import Subject
+from ..porting.export.subject import Exported
 from ..porting.export.write import INDEX, check_folder, write_folder
 from .main import OK
 from .result import write_result
@@ -97,7 +97,7 @@ def _cases(given: argparse.Namespace) -> Iterator[Case]:
     return (make(subject, row, settings) for row in chosen)
 
 
-def _rows(subject: Subject, given: argparse.Namespace) -> list[Row]:
+def _rows(subject: Exported, given: argparse.Namespace) -> list[Kind]:
     known = {row.id: row for row in rows(subject)}
     if given.cases is None:
         return [known["plain"]] if given.full else list(known.values())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.base import Spec, difference
-from bench.case import BOTH, IMPORT, PASSES, STEP, Case
+from bench.case import BOTH, IMPORT, PASSES, STEP, BenchCase
 from bench.cases import CASES, case, chosen
 from bench.implementations import IMPLEMENTATIONS, build, measured
 from bench.scaling import AXES, POINTS, points
@@ -129,7 +129,7 @@ def test_scaling_stands_for_its_points(on: str) -> None:
 
 
 def test_compiled_peers_are_measured_on_a_gpu_or_when_named() -> None:
-    row: Case = CASES["resampler"]
+    row: BenchCase = CASES["resampler"]
     assert "flamingo-pytorch compiled" not in measured(row, "numpy", None, False)
     assert "flamingo-pytorch compiled" in measured(row, "cupy", None, False)
     assert measured(row, "numpy", ["flamingo-pytorch compiled"], False) == ["ours", "flamingo-pytorch compiled"]

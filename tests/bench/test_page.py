@@ -11,7 +11,7 @@ from bench.__main__ import main
 from bench.page import merged, page, read_result
 from bench.scaling import AXES, exponents
 from bench.table import EXPONENT_HEAD, HEAD, as_markdown, as_text, exponent_table, main_table, seconds, size
-from bench.targets import TARGETS, TORCH, Target, outcomes
+from bench.targets import TARGETS, TORCH, Goal, outcomes
 from perceiver_ref.errors import InputError
 
 
@@ -73,7 +73,7 @@ def test_nothing_is_said_of_what_was_not_measured(result: dict) -> None:
     ],
 )
 def test_when_a_target_is_met(quantity: str, limit: float, value: float, met: bool) -> None:
-    assert Target("engine", "numpy", "forward", quantity, limit).met(value) is met
+    assert Goal("engine", "numpy", "forward", quantity, limit).met(value) is met
 
 
 def test_the_table_has_the_target_beside_the_ratio(result: dict) -> None:

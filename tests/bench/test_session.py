@@ -11,7 +11,7 @@ from bench.base import Spec
 from bench.case import BOTH, FORWARD
 from bench.cases import CASES
 from bench.process import LostError, Worker
-from bench.session import Options, measure_case
+from bench.session import Measuring, measure_case
 
 SCRIPT: dict[str, dict[str, Any]] = {
     "ours": {"vector": [1.0, 2.0], "seconds": [0.2, 0.4, 0.2], "peak": 100},
@@ -57,7 +57,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(**options: Any) -> dict[str, dict[str, Any]]:
-    made = measure_case(CASES["resampler"], Options(passes=(FORWARD,), rounds=3, **options), lambda text: None)
+    made = measure_case(CASES["resampler"], Measuring(passes=(FORWARD,), rounds=3, **options), lambda text: None)
     return {row["implementation"]: row for row in made}
 
 
@@ -78,7 +78,7 @@ def test_medians_ratios_and_shares() -> None:
 def test_what_is_measured_is_kept_after_every_case() -> None:
     kept: list[set[str]] = []
     rows = [CASES["resampler"], CASES["gated"]]
-    options = Options(passes=(FORWARD,), rounds=3)
+    options = Measuring(passes=(FORWARD,), rounds=3)
     made = session.measure(rows, options, lambda text: None, lambda r: kept.append({x["case"] for x in r["rows"]}))
     assert kept == [{"resampler"}, {"resampler", "gated"}]
     assert {row["case"] for row in made["rows"]} == kept[-1]
@@ -124,7 +124,7 @@ def test_what_needs_more_memory_than_there_is_is_left_out(monkeypatch: pytest.Mo
 
 
 def test_real_workers_measure_a_case() -> None:
-    options = Options(quick=True, only=("plain",))
+    options = Measuring(quick=True, only=("plain",))
     made = measure_case(CASES["gated"], options, lambda text: None)
     assert [(row["pass"], row["implementation"]) for row in made] == [
         (name, who) for name in (FORWARD, BOTH) for who in ("ours", "plain", "product")
@@ -177,7 +177,10 @@ def test_an_interrupted_run_keeps_the_rounds_that_all_took_part_in(
     kept: list[dict[str, Any]] = []
     with pytest.raises(KeyboardInterrupt):
         session.measure(
-            [CASES["resampler"], CASES["gated"]], Options(passes=(FORWARD,), rounds=3), lambda text: None, kept.append
+            [CASES["resampler"], CASES["gated"]],
+            Measuring(passes=(FORWARD,), rounds=3),
+            lambda text: None,
+            kept.append,
         )
     rows = {(row["case"], row["implementation"]): row for row in kept[-1]["rows"]}
     assert rows["resampler", "ours"]["rounds"] == 3

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from specification import svg
 from specification.page import FIGURES
-from specification.shapes import Sizes, traced
+from specification.shapes import Symbols, traced
 from specification.symbols import SIZES
 
 import perceiver_ref as pr
@@ -87,7 +87,7 @@ def test_the_symbols_are_right_for_other_sizes(name: str) -> None:
     shapes |= {point: np.shape(array) for point, array in points.items()}
     labels = [(point, symbols) for point, symbols in FIGURES[name].drawn().labels if "224" not in symbols]
     assert len(labels) >= 8
-    sizes = Sizes()
+    sizes = Symbols()
     sizes.learn([(point, symbols, shapes[point]) for point, symbols in labels])
     assert sizes["B"] == 2
     assert sizes["N"] == {"perceiver-io": 5, "layer": 5}.get(name, 7)
@@ -101,7 +101,7 @@ def test_a_symbol_that_does_not_fit_is_an_error() -> None:
         ([("x", "N, w N", (3, 4))], "w N is 3, not 4"),
     ):
         with pytest.raises(InputError, match=message):
-            Sizes().learn(wrong)
+            Symbols().learn(wrong)
     figure = FIGURES["resampler"]
     with pytest.raises(InputError, match=r"is \(1, 1, 64, 1536\), not \(B, N, D\)"):
         replace(figure, draw=lambda d: d.shape(0, 0, "resampler", "B, N, D")).drawn()

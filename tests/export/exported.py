@@ -12,11 +12,11 @@ from perceiver_ref.porting.export.adversarial import ROWS
 from perceiver_ref.porting.export.make import ExportOptions, make
 from perceiver_ref.porting.export.pack import own_subject
 from perceiver_ref.porting.export.small import small
-from perceiver_ref.porting.export.subject import Subject
+from perceiver_ref.porting.export.subject import Exported
 
 
 @cache
-def subject_of(preset: str) -> Subject:
+def subject_of(preset: str) -> Exported:
     """The small model of a preset."""
     model, sizes = small(pr.preset(preset))
     return own_subject(preset, preset, model, sizes, "")

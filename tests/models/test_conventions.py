@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conventions import FAMILIES, Evidence, Family, Option, Row
+from conventions import FAMILIES, Convention, Evidence, Family, PartOption
 from conventions.exchange import case_path, exchanged, outcome, rebuilt, values
 from conventions.page import anchor, markdown
 from conventions.rows import to, worded
@@ -47,7 +47,7 @@ def test_every_dialect_has_a_column() -> None:
 
 
 def test_every_field_of_the_conventions_has_a_row() -> None:
-    named = {row.kept.name for _, row in ROWS if isinstance(row.kept, Option) and row.kept.owner == "Conventions"}
+    named = {row.kept.name for _, row in ROWS if isinstance(row.kept, PartOption) and row.kept.owner == "Conventions"}
     assert named == {field.name for field in fields(Conventions)}
 
 
@@ -55,14 +55,14 @@ def test_where_dialects_of_a_family_differ_there_is_a_row() -> None:
     unseen = {"resampler": {"masked_rows"}}  # latents are always among the keys
     unseen["autoregressive"] = {"grid", "free_widths"}  # no grid; latents as wide as inputs
     for family, name in zip(FAMILIES, ("perceiver", "autoregressive", "resampler", "gated")):
-        rows = {row.kept.name for row in family.rows if isinstance(row.kept, Option)}
+        rows = {row.kept.name for row in family.rows if isinstance(row.kept, PartOption)}
         for field in fields(Conventions):
             if len({getattr(made, field.name) for made in family.columns.values()}) > 1:
                 assert field.name in rows | unseen.get(name, set()), (family.title, field.name)
 
 
 @every_row
-def test_a_row_is_complete(family: Family, row: Row) -> None:
+def test_a_row_is_complete(family: Family, row: Convention) -> None:
     assert set(row.values) <= set(family.columns)
     peers = {evidence.peer for evidence in row.evidence}
     assert {evidence.peer for evidence in row.evidence} <= set(PEERS)
@@ -78,8 +78,8 @@ def test_names_of_rows_are_told_apart_by_links() -> None:
 
 
 @every_row
-def test_words_for_a_convention_hold_its_value(family: Family, row: Row) -> None:
-    if not isinstance(row.kept, Option) or row.kept.owner != "Conventions":
+def test_words_for_a_convention_hold_its_value(family: Family, row: Convention) -> None:
+    if not isinstance(row.kept, PartOption) or row.kept.owner != "Conventions":
         return
     for column, words in row.values.items():
         value = worded(getattr(family.columns[column], row.kept.name))
@@ -111,7 +111,7 @@ def test_the_case_is_its_peers_and_passes(case: str) -> None:
     [(row, e) for _, row, e in EVIDENCE if (e.option or row.option) and (e.instead is None or e.option)],
     ids=lambda value: value.case if isinstance(value, Evidence) else value.name,
 )
-def test_the_rebuilt_model_has_the_value(row: Row, evidence: Evidence) -> None:
+def test_the_rebuilt_model_has_the_value(row: Convention, evidence: Evidence) -> None:
     option = evidence.option or row.option
     assert values(rebuilt(evidence.case)[1].model, option) == {evidence.value}
 
@@ -119,21 +119,21 @@ def test_the_rebuilt_model_has_the_value(row: Row, evidence: Evidence) -> None:
 @pytest.mark.parametrize(
     ("row", "evidence", "other"), EXCHANGES, ids=[f"{row.name}-{e.case}-{other}" for row, e, other in EXCHANGES]
 )
-def test_the_case_tells_the_choices_apart(row: Row, evidence: Evidence, other: str) -> None:
+def test_the_case_tells_the_choices_apart(row: Convention, evidence: Evidence, other: str) -> None:
     change = row.changes(evidence)[other]
     assert outcome(evidence.case, change, gradients=row.gradients).agrees == evidence.same
     assert outcome(evidence.case).agrees  # nothing stays exchanged
 
 
 def test_an_exchange_is_another_model() -> None:
-    model, option = rebuilt("hf/model_bare")[1].model, Option("Encoder", "blocks")
+    model, option = rebuilt("hf/model_bare")[1].model, PartOption("Encoder", "blocks")
     with exchanged(model, to(option, 3)) as other:
         assert values(other, option) == {3}
         assert values(model, option) == {2}
 
 
 def test_a_value_that_a_part_refuses_is_said() -> None:
-    change = to(Option("Encoder", "self_heads"), 5)
+    change = to(PartOption("Encoder", "self_heads"), 5)
     assert outcome("hf/model_bare", change).refused == "channels (18) must be divisible by the number of heads (5)"
 
 

@@ -30,7 +30,7 @@ from perceiver_ref.porting.cases import Case, write_case
 from perceiver_ref.porting.cases.execution import rebuild, sum_of_products
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.porting.gradients.backward import GRADIENT_CAUSES, ROWS, scaled
-from perceiver_ref.porting.gradients.graph import Step, record
+from perceiver_ref.porting.gradients.graph import Ran, record
 from perceiver_ref.porting.subject import Subject
 
 RESAMPLER, GATED, TEXT = "lucidrains-flamingo/resampler_4d", "open-flamingo/gated_immediate", "hf/masked_lm"
@@ -306,10 +306,10 @@ def test_a_recorded_graph_gives_the_gradients_of_the_engine(name: str) -> None:
     rng = np.random.default_rng(0)
     for i in rng.choice([i for i, step in graph.steps if step.edges], 10):
         step = graph.nodes[i]
-        assert isinstance(step, Step)
+        assert isinstance(step, Ran)
         changes = scaled([(int(i), step.edges[0].position)], 0.3)
         again = {**found, **graph.again(changes)}
-        whole = graph.again({**{n: Step.pull for n, _ in graph.steps}, **changes})
+        whole = graph.again({**{n: Ran.pull for n, _ in graph.steps}, **changes})
         for path, array in whole.items():
             np.testing.assert_allclose(again[path], array, rtol=1e-12, atol=1e-12)
 

@@ -16,7 +16,7 @@ import numpy as np
 from ...backend import Array
 
 
-class Fit(NamedTuple):
+class Approximation(NamedTuple):
     """P / 2 of one dtype: coefficients of 1, t, t^2, ...; its k; the integers as wide, and their sign bit."""
 
     coefficients: tuple[float, ...]
@@ -48,13 +48,13 @@ def normal(x: Array, out: Array, spare: tuple[Array, Array]) -> None:
 
 
 FITS = {
-    np.dtype(np.float32): Fit(
+    np.dtype(np.float32): Approximation(
         (0.160811545, -0.245448569, 0.0971822977, -0.00498182758, -0.0104424666, -0.0020182429),
         k=2.121,
         integer=np.uint32,
         sign=np.uint32(1 << 31),
     ),
-    np.dtype(np.float64): Fit(
+    np.dtype(np.float64): Approximation(
         (
             0.09683299994256121,
             -0.17390630791450323,

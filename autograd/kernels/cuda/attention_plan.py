@@ -14,8 +14,8 @@ import numpy as np
 from ...backend import Array
 from ...ops.attention import check_shapes, scale_factor
 from . import blas
-from .batches import Batch, Operand, Workspace
-from .blas import Product, Sizes
+from .batches import MatrixBatch, Operand, Workspace
+from .blas import Product, ProductSizes
 from .launch import fits
 
 WORKSPACE = 128 << 20
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     copied: tuple[bool, ...]
     """Which of the arrays given must be copied first."""
     lead: tuple[int, ...]
-    batch: Batch
+    batch: MatrixBatch
     workspace: tuple[int, int, int]
     tiles: list[tuple[int, tuple[int, ...], list[_Group]]]
     """First query, bytes by which the arrays given and those made move there, and groups."""
@@ -117,7 +117,7 @@ def _plan(
             operands.append(Operand(x.shape[:-2], x.strides[:-2], 0))
     spaces = [Workspace(chunk, rows * m * size, m)] * (1 + backwards)
     listed, aligned = mask is not None or bias is not None, aligned and (rows == n or rows % 4 == 0)
-    batch = Batch(lead, operands, spaces, listed=listed, aligned=aligned)
+    batch = MatrixBatch(lead, operands, spaces, listed=listed, aligned=aligned)
     products: dict[Any, Any] = {}
     tiles = []
     for start in range(0, n, rows):
@@ -141,19 +141,19 @@ Unplaced = tuple[Product, int, int, int]
 
 
 def _forward_calls(
-    batch: Batch, char: str, sizes: tuple[int, int, int, int], s: int, factor: float, count: int, again: bool
+    batch: MatrixBatch, char: str, sizes: tuple[int, int, int, int], s: int, factor: float, count: int, again: bool
 ) -> tuple[list[Unplaced], list[Unplaced]]:
     """Scores; after the kernel, weights times values. Operands: q, k, v, out, ..., s the scores."""
     n, m, d, e = sizes
     del again
     make: Callable[..., Product] = batch.product
-    scores = make(char, Sizes(n, m, d), 0, 1, s, turned="y", count=count, alpha=factor)
-    out = make(char, Sizes(n, e, m), s, 2, 3, count=count)
+    scores = make(char, ProductSizes(n, m, d), 0, 1, s, turned="y", count=count, alpha=factor)
+    out = make(char, ProductSizes(n, e, m), s, 2, 3, count=count)
     return [(scores, 0, 1, s)], [(out, s, 2, 3)]
 
 
 def _backward_calls(
-    batch: Batch, char: str, sizes: tuple[int, int, int, int], s: int, factor: float, count: int, again: bool
+    batch: MatrixBatch, char: str, sizes: tuple[int, int, int, int], s: int, factor: float, count: int, again: bool
 ) -> tuple[list[Unplaced], list[Unplaced]]:
     """Scores and the weights' gradients; after the kernel, dv, dq and dk. Operands: q, k, v, g, dq, dk, dv, ..., s, ds.
 
@@ -163,18 +163,18 @@ def _backward_calls(
     ds, beta = s + 1, float(again)
     make: Callable[..., Product] = batch.product
     before = [
-        (make(char, Sizes(n, m, d), 0, 1, s, turned="y", count=count, alpha=factor), 0, 1, s),
-        (make(char, Sizes(n, m, e), 3, 2, ds, turned="y", count=count), 3, 2, ds),
+        (make(char, ProductSizes(n, m, d), 0, 1, s, turned="y", count=count, alpha=factor), 0, 1, s),
+        (make(char, ProductSizes(n, m, e), 3, 2, ds, turned="y", count=count), 3, 2, ds),
     ]
     after = [
-        (make(char, Sizes(m, e, n), s, 3, 6, turned="x", count=count, beta=beta), s, 3, 6),
-        (make(char, Sizes(n, d, m), ds, 1, 4, count=count, alpha=factor), ds, 1, 4),
-        (make(char, Sizes(m, d, n), ds, 0, 5, turned="x", count=count, alpha=factor, beta=beta), ds, 0, 5),
+        (make(char, ProductSizes(m, e, n), s, 3, 6, turned="x", count=count, beta=beta), s, 3, 6),
+        (make(char, ProductSizes(n, d, m), ds, 1, 4, count=count, alpha=factor), ds, 1, 4),
+        (make(char, ProductSizes(m, d, n), ds, 0, 5, turned="x", count=count, alpha=factor, beta=beta), ds, 0, 5),
     ]
     return before, after
 
 
-def _placed(batch: Batch, call: Unplaced, first: int) -> _Call:
+def _placed(batch: MatrixBatch, call: Unplaced, first: int) -> _Call:
     product, *operands = call
     x, y, out = ((i, batch.offset(i, first)) for i in operands)
     return _Call(product, x, y, out)

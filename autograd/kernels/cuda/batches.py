@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .blas import Listed, Matrices, Product, Sizes, Spaced
+from .blas import Listed, Matrices, Product, ProductSizes, Spaced
 from .launch import function
 
 _SLOTS = 12
@@ -46,7 +46,7 @@ class Workspace(NamedTuple):
     row: int
 
 
-class Batch:
+class MatrixBatch:
     """Where the matrices of a batch lie, from shapes and strides alone; kept from call to call.
 
     A call turns the arrays' addresses into `origins`; matrix `first` of operand i is then at origins[i] +
@@ -98,7 +98,7 @@ class Batch:
     def product(
         self,
         char: str,
-        sizes: Sizes,
+        sizes: ProductSizes,
         x: int,
         y: int,
         out: int,

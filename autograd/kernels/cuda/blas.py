@@ -40,7 +40,7 @@ class Matrices(NamedTuple):
     transposed: bool = False
 
 
-class Sizes(NamedTuple):
+class ProductSizes(NamedTuple):
     """Rows and columns of the result, and the length of the sums."""
 
     n: int
@@ -117,7 +117,7 @@ class Spaced:
     def __init__(
         self,
         char: str,
-        sizes: Sizes,
+        sizes: ProductSizes,
         x: Matrices,
         y: Matrices,
         out: Matrices,
@@ -182,7 +182,7 @@ class Listed:
     def __init__(
         self,
         char: str,
-        sizes: Sizes,
+        sizes: ProductSizes,
         x: Matrices,
         y: Matrices,
         out: Matrices,
@@ -241,7 +241,7 @@ def _layout(lt: Any, char: str, matrices: Matrices, shape: tuple[int, int], coun
     return layout
 
 
-def _first_choice(lt: Any, problem: tuple[Any, ...], alignment: int, sizes: Sizes) -> _Result:
+def _first_choice(lt: Any, problem: tuple[Any, ...], alignment: int, sizes: ProductSizes) -> _Result:
     """What cublasLt would compute a product by."""
     import cupy
 

@@ -11,14 +11,14 @@ from typing import Any
 from ...backend import Array
 from ...ops.linear import linear
 from . import blas
-from .blas import Matrices, Sizes, Spaced
+from .blas import Matrices, ProductSizes, Spaced
 from .launch import column_sums, contiguous, fits
 
 MOST = 1000
 """Products that are kept prepared: texts that are generated make some for each length."""
 
 
-class _Kept(threading.local):
+class _KeptParts(threading.local):
     """Prepared products of one thread, by the kind of call: each holds the address of the bias it is called with."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class _Kept(threading.local):
         self.backward: dict[Any, Spaced] = {}
 
 
-_kept = _Kept()
+_kept = _KeptParts()
 
 
 def forward(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[bool, ...] = ()) -> Any:
@@ -72,16 +72,16 @@ def backward(g: Array, x: Array | None, weight: Array | None, needs: tuple[bool,
         dx = cupy.empty((*g.shape[:-1], inputs), g.dtype)
         of_weight = _matrix(weight)
         flipped = of_weight._replace(transposed=not of_weight.transposed)
-        _product(g, weight, dx, Sizes(rows, inputs, outputs), Matrices(outputs), flipped)
+        _product(g, weight, dx, ProductSizes(rows, inputs, outputs), Matrices(outputs), flipped)
     if needs[1]:
         assert x is not None
         x, inputs = contiguous(x), x.shape[-1]
         dw = cupy.empty((inputs, outputs), g.dtype)
-        _product(x, g, dw, Sizes(inputs, outputs, rows), Matrices(inputs, transposed=True), Matrices(outputs))
+        _product(x, g, dw, ProductSizes(inputs, outputs, rows), Matrices(inputs, transposed=True), Matrices(outputs))
     return dx, dw, column_sums(g) if len(needs) > 2 and needs[2] else None
 
 
-def _product(x: Array, y: Array, out: Array, sizes: Sizes, of_x: Matrices, of_y: Matrices) -> None:
+def _product(x: Array, y: Array, out: Array, sizes: ProductSizes, of_x: Matrices, of_y: Matrices) -> None:
     aligned, char = (x.data.ptr | y.data.ptr | out.data.ptr) % 16 == 0, out.dtype.char
     kind = (sizes, of_x, of_y, aligned, char, blas.precision(char), out.device.id)
     product = _kept.backward.get(kind)
@@ -95,7 +95,7 @@ def _product(x: Array, y: Array, out: Array, sizes: Sizes, of_x: Matrices, of_y:
 
 def _prepared(x: Array, weight: Array, bias: Array | None, aligned: bool) -> Spaced:
     inputs, outputs = weight.shape
-    sizes, fused = Sizes(x.size // inputs, outputs, inputs), bias is not None and aligned
+    sizes, fused = ProductSizes(x.size // inputs, outputs, inputs), bias is not None and aligned
     matrices = (Matrices(inputs), _matrix(weight), Matrices(outputs))
     return Spaced(x.dtype.char, sizes, *matrices, aligned=aligned, bias=fused)
 

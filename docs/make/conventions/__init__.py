@@ -15,8 +15,8 @@ from conventions.autoregressive import AUTOREGRESSIVE
 from conventions.gated import GATED
 from conventions.perceiver import PERCEIVER
 from conventions.resampler import RESAMPLER
-from conventions.rows import Change, Edit, Evidence, Family, Option, Row
+from conventions.rows import Change, Convention, Edit, Evidence, Family, PartOption
 
 FAMILIES: tuple[Family, ...] = (PERCEIVER, AUTOREGRESSIVE, RESAMPLER, GATED)
 
-__all__ = ["FAMILIES", "Change", "Edit", "Evidence", "Family", "Option", "Row"]
+__all__ = ["FAMILIES", "Change", "Convention", "Edit", "Evidence", "Family", "PartOption"]

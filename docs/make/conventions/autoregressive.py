@@ -7,12 +7,12 @@ from typing import Any
 from perceiver_ref.models.conventions import AUTOREGRESSIVE_DIALECTS
 from perceiver_ref.models.rotary import frequencies
 
-from .rows import Edit, Evidence, Family, Option, Row, convention, to
+from .rows import Convention, Edit, Evidence, Family, PartOption, convention, to
 
 _COLUMNS = {name: AUTOREGRESSIVE_DIALECTS[name] for name in ("perceiver-ar", "krasserm")}
 _CASES = ("perceiver-ar/ar_rotary", "krasserm/causal")
-_PAIRING = Option("Rotary", "pairing")
-_FREQUENCIES = Option("Rotary", "frequencies")
+_PAIRING = PartOption("Rotary", "pairing")
+_FREQUENCIES = PartOption("Rotary", "frequencies")
 
 
 def _half_open(old: tuple[float, ...], part: Any) -> tuple[float, ...]:
@@ -20,9 +20,9 @@ def _half_open(old: tuple[float, ...], part: Any) -> tuple[float, ...]:
     return frequencies(2 * len(old), 64)
 
 
-def _option(name: str, about: str, theirs: str, krasserms: str, option: str, *evidence: Evidence) -> Row:
+def _option(name: str, about: str, theirs: str, krasserms: str, option: str, *evidence: Evidence) -> Convention:
     words = {"perceiver-ar": theirs, "krasserm": krasserms}
-    return Row(name, about, words, Option("PerceiverAR", option), evidence)
+    return Convention(name, about, words, PartOption("PerceiverAR", option), evidence)
 
 
 AUTOREGRESSIVE = Family(
@@ -107,7 +107,7 @@ AUTOREGRESSIVE = Family(
             Evidence("perceiver-ar/ar_rotary", None),
             Evidence("krasserm/causal", 1),
         ),
-        Row(
+        Convention(
             "Rotary wavelengths",
             "How wavelengths are spaced from 1 to the longest: with both ends, or without the longest, which is the "
             "usual form.",
@@ -122,7 +122,7 @@ AUTOREGRESSIVE = Family(
                 Evidence("krasserm/causal_no_abs_norm", "without the longest"),
             ),
         ),
-        Row(
+        Convention(
             "Rotary channels",
             "How many channels of a head turn.",
             {
@@ -135,7 +135,7 @@ AUTOREGRESSIVE = Family(
                 Evidence("krasserm/causal_no_abs_norm", "all"),
             ),
         ),
-        Row(
+        Convention(
             "Rotary pairs",
             "Which channels turn together: neighbours (interleaved) in both. Versions of krasserm's up to 0.6, and "
             "flamingo-pytorch's FlamingoPaLM, turn channel i with channel i + r / 2 (half_split).",

@@ -20,7 +20,7 @@ from perceiver_ref.porting.cases.execution import rebuild, run
 from perceiver_ref.porting.deviations import Candidate, deviating
 from perceiver_ref.porting.deviations.base import exchanged as deviation
 
-from .rows import Change, Edit, Option
+from .rows import Change, Edit, PartOption
 
 _FOLDERS = (PACKAGED, Path(__file__).resolve().parents[3] / "tests/vectors")
 
@@ -133,13 +133,13 @@ def edited(value: Any, change: Edit) -> Any:
     return replace(value, **changed) if changed else value
 
 
-def values(model: Module, option: Option) -> set[Any]:
+def values(model: Module, option: PartOption) -> set[Any]:
     """The values that an option has in the model's parts."""
     kept = [old for part in parts(model) for _, old in _kept(part, option)]
     return {getattr(old, option.name) if isinstance(old, Conventions) else old for old in kept}
 
 
-def _kept(part: Any, option: Option) -> list[tuple[str, Any]]:
+def _kept(part: Any, option: PartOption) -> list[tuple[str, Any]]:
     """(field, value) of an option of a part, or of the conventions that it belongs to."""
     if option.owner == "Conventions":
         held = [(field.name, getattr(part, field.name)) for field in fields(part)]

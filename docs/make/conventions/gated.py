@@ -9,7 +9,7 @@ from perceiver_ref.autograd.backend import xp
 from perceiver_ref.models.attention import Attention
 from perceiver_ref.models.conventions import FLAMINGO_DIALECTS
 
-from .rows import Change, Evidence, Family, Option, Row, convention
+from .rows import Change, Convention, Evidence, Family, PartOption, convention
 
 _LUCIDRAINS = FLAMINGO_DIALECTS["lucidrains-flamingo"]
 _RMS = replace(FLAMINGO_DIALECTS["idefics2"], activation="silu")
@@ -108,7 +108,7 @@ GATED = Family(
             _COLUMNS,
             (_HALF,),
             values={"evolla": "`aligner_enable_bias`: yes"},
-            evidence=(Evidence("evolla/aligner_gated_xattn", True, option=Option("Aligner", "output_bias")),),
+            evidence=(Evidence("evolla/aligner_gated_xattn", True, option=PartOption("Aligner", "output_bias")),),
         ),
         convention(
             "masked_rows",
@@ -128,7 +128,7 @@ GATED = Family(
             ),
             gradients=True,
         ),
-        Row(
+        Convention(
             "Text before the first medium",
             "What attention adds to it where text attends to one medium alone.",
             {
@@ -146,7 +146,7 @@ GATED = Family(
                 Evidence("mllama/cross_attention_layer", "attends to all media"),
             ),
         ),
-        Row(
+        Convention(
             "MLP of text without a medium",
             "Whether the gated layer's MLP runs for it.",
             {
@@ -160,7 +160,7 @@ GATED = Family(
             "`rows` of `GatedCrossAttention.apply`",
             (Evidence("idefics/gated_xattn_float", "runs"), Evidence("mllama/cross_attention_layer", "left out")),
         ),
-        Row(
+        Convention(
             "Media that text attends to",
             "The last medium before it alone (immediate), or all before it.",
             {
@@ -178,7 +178,7 @@ GATED = Family(
                 Evidence("lucidrains-flamingo/gated_all", "all before it", {"immediate": {"media_mask": _last_medium}}),
             ),
         ),
-        Row(
+        Convention(
             "No mask under sdpa",
             "Whom text attends to when transformers' layers get no mask: all media, but by the implementation `sdpa`, "
             "which takes the layer for causal self-attention, token i to the first i of the media.",
@@ -190,7 +190,7 @@ GATED = Family(
                 Evidence("lucidrains-flamingo/gated_no_locations", "all media"),
             ),
         ),
-        Row(
+        Convention(
             "Gates",
             "Whether a gate is one number for all channels (scalar) or one for each (vector).",
             {
@@ -201,14 +201,14 @@ GATED = Family(
                 "mllama": "scalar",
                 "evolla": "scalar",
             },
-            Option(_BLOCK, "gate"),
+            PartOption(_BLOCK, "gate"),
             (
                 Evidence("idefics/gated_xattn_vector", "vector"),
                 Evidence("idefics/gated_xattn_float", "scalar"),
                 Evidence("mllama/cross_attention_layer", "scalar"),
             ),
         ),
-        Row(
+        Convention(
             "Norm of queries and keys",
             "Whether each head's queries and keys are normed.",
             {
@@ -219,10 +219,10 @@ GATED = Family(
                 "mllama": "yes",
                 "evolla": "no",
             },
-            Option(_BLOCK, "qk_norm"),
+            PartOption(_BLOCK, "qk_norm"),
             (Evidence("mllama/cross_attention_layer", True), Evidence("open-flamingo/gated_immediate", False)),
         ),
-        Row(
+        Convention(
             "Heads of keys and values",
             "How many there are where they are fewer than those of queries (none: as many).",
             {
@@ -233,10 +233,10 @@ GATED = Family(
                 "mllama": "`num_key_value_heads`: 8 of 32",
                 "evolla": "as many",
             },
-            Option(_BLOCK, "kv_heads"),
+            PartOption(_BLOCK, "kv_heads"),
             (Evidence("mllama/cross_attention_layer", 2), Evidence("open-flamingo/gated_immediate", None)),
         ),
-        Row(
+        Convention(
             "Scale of scores",
             "By what attention's scores are multiplied: 1 / sqrt of the head's width, or of the number of heads.",
             {
@@ -256,7 +256,7 @@ GATED = Family(
                 Evidence("idefics/gated_xattn_float", "1 / sqrt(width)", _BY_HEADS),
             ),
         ),
-        Row(
+        Convention(
             "Place of the gated layers",
             "Before layers 0, every, 2 every, ... of the language model, after them, or instead of some.",
             {

@@ -11,7 +11,7 @@ from textwrap import fill
 
 from . import FAMILIES
 from .exchange import Outcome, outcome
-from .rows import Family, Option, Row, worded
+from .rows import Convention, Family, PartOption, worded
 
 _FILE = re.compile(r"(peers/[\w/]+\.py)")
 _INTRO = """\
@@ -48,8 +48,8 @@ def _family(family: Family) -> list[str]:
     return [*lines, "", *(line for row in family.rows for line in _row(row))]
 
 
-def _row(row: Row) -> list[str]:
-    kept = f"`{row.kept}`" if isinstance(row.kept, Option) else _FILE.sub(r"[\1](../perceiver_ref/\1)", row.kept)
+def _row(row: Convention) -> list[str]:
+    kept = f"`{row.kept}`" if isinstance(row.kept, PartOption) else _FILE.sub(r"[\1](../perceiver_ref/\1)", row.kept)
     text = fill(f"{row.about} Here: {kept}.", 120, break_long_words=False, break_on_hyphens=False)
     lines = [f"### {row.name}", "", text, "", "| case | does | instead |", "| --- | --- | --- |"]
     for evidence in row.evidence:

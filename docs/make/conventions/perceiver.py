@@ -11,7 +11,7 @@ from perceiver_ref.models.decoder import ProjectionDecoder
 from perceiver_ref.peers.lucidrains.perceiver.quirks import NormedProjection
 
 from .perceiver_inputs import INPUTS, POSITIONS
-from .rows import Change, Evidence, Family, Option, Row, convention, to
+from .rows import Change, Convention, Evidence, Family, PartOption, convention, to
 
 _COLUMNS = {
     "paper": DIALECTS["paper"],
@@ -36,7 +36,7 @@ def _with_norm(original: Any, head: Any, p: Any, latents: Any, *request: Any) ->
     return NormedProjection(head.latent_channels, head.outputs).apply({**p, "norm": unit}, latents)
 
 
-_TWICE: dict[Any, Change] = {2: to(Option("Encoder", "cross_attends"), 2)}
+_TWICE: dict[Any, Change] = {2: to(PartOption("Encoder", "cross_attends"), 2)}
 _NORMED: dict[Any, Change] = {"mean, norm, linear": {ProjectionDecoder.apply: _with_norm}}
 
 CONVENTIONS = (
@@ -103,7 +103,7 @@ CONVENTIONS = (
 )
 
 LAYOUT = (
-    Row(
+    Convention(
         "Query residual of the encoder",
         "Whether the cross-attention of latents adds its result to them. What is added to is not normed.",
         {
@@ -113,14 +113,14 @@ LAYOUT = (
             "lucidrains-perceiver": "yes",
             "krasserm": "yes",
         },
-        Option("Encoder", "query_residual"),
+        PartOption("Encoder", "query_residual"),
         (
             Evidence("deepmind/imagenet_pixels_fourier", True),
             Evidence("hf/model_no_query_residual", False),
             Evidence("krasserm/encoder_1cross_1block", True),
         ),
     ),
-    Row(
+    Convention(
         "Query residual of the decoder",
         "Whether the decoder adds its attention to its queries. In transformers the image model with trained positions "
         "adds it, where DeepMind's notebook does not.",
@@ -131,7 +131,7 @@ LAYOUT = (
             "lucidrains-perceiver": "no",
             "krasserm": "`cross_attention_residual`: yes",
         },
-        Option("Decoder", "query_residual"),
+        PartOption("Decoder", "query_residual"),
         (
             Evidence("deepmind/imagenet_conv1x1_trainable_project", False),
             Evidence("hf/image_learned", True),
@@ -139,7 +139,7 @@ LAYOUT = (
             Evidence("krasserm/mlm_tied", True),
         ),
     ),
-    Row(
+    Convention(
         "MLP of the decoder",
         "Whether an MLP follows the cross-attention of queries.",
         {
@@ -149,14 +149,14 @@ LAYOUT = (
             "lucidrains-perceiver": "`decoder_ff`: no",
             "krasserm": "yes",
         },
-        Option("OptionalMLPDecoder", "mlp"),
+        PartOption("OptionalMLPDecoder", "mlp"),
         (
             Evidence("lucidrains-perceiver/io", False),
             Evidence("lucidrains-perceiver/io_ff_tied_mask", True),
             Evidence("krasserm/mlm_tied", True, instead={}),
         ),
     ),
-    Row(
+    Convention(
         "Sharing of blocks",
         "Whose weights are one among the repetitions of the block of self-attentions: those of all, of all but the "
         "first (later), or of none. perceiver-pytorch's Perceiver leaves the first out, its PerceiverIO does not.",
@@ -167,7 +167,7 @@ LAYOUT = (
             "lucidrains-perceiver": "`weight_tie_layers`: none; else later, or all in PerceiverIO",
             "krasserm": "`first_self_attention_block_shared`: all; else later",
         },
-        Option("Encoder", "shared_blocks"),
+        PartOption("Encoder", "shared_blocks"),
         (
             Evidence("deepmind/encoder_shared_blocks", "all"),
             Evidence("hf/model_bare", "all"),
@@ -176,7 +176,7 @@ LAYOUT = (
             Evidence("krasserm/encoder_3cross_4blocks_owncross_ownself", "later"),
         ),
     ),
-    Row(
+    Convention(
         "Number of cross-attentions",
         "How often latents attend to the inputs, each time before a block: once in Perceiver IO, before every block in "
         "Perceiver.",
@@ -187,7 +187,7 @@ LAYOUT = (
             "lucidrains-perceiver": "Perceiver: `depth`; PerceiverIO: 1",
             "krasserm": "`num_cross_attention_layers`: 1",
         },
-        Option("Encoder", "cross_attends"),
+        PartOption("Encoder", "cross_attends"),
         (
             Evidence("deepmind/encoder_shared_blocks", 1, _TWICE),
             Evidence("hf/model_bare", 1, _TWICE),
@@ -198,7 +198,7 @@ LAYOUT = (
 )
 
 WIDTHS = (
-    Row(
+    Convention(
         "Width of queries and keys",
         "What all heads together default to in cross-attention: the width of the inputs (kv) or of the latents (q).",
         {
@@ -208,14 +208,14 @@ WIDTHS = (
             "lucidrains-perceiver": "`cross_heads` x `cross_dim_head`",
             "krasserm": "q; kv in ImageClassifier and OpticalFlow",
         },
-        Option("Encoder", "attend_in"),
+        PartOption("Encoder", "attend_in"),
         (
             Evidence("deepmind/encoder_shared_blocks", "kv"),
             Evidence("hf/model_shape_q", "q"),
             Evidence("krasserm/encoder_adapted_input", "q"),
         ),
     ),
-    Row(
+    Convention(
         "Widening of the MLP",
         "How many times as wide as its layer the MLP of self-attention is.",
         {
@@ -225,14 +225,14 @@ WIDTHS = (
             "lucidrains-perceiver": "4, and the gate as much",
             "krasserm": "`self_attention_widening_factor`: 1",
         },
-        Option("Encoder", "self_widening"),
+        PartOption("Encoder", "self_widening"),
         (
             Evidence("hf/model_bare", 1),
             Evidence("lucidrains-perceiver/perceiver_2d", 4),
             Evidence("krasserm/image_classifier", 1),
         ),
     ),
-    Row(
+    Convention(
         "Head without queries",
         "How class logits come from the mean of the latents, in models without a decoder.",
         {

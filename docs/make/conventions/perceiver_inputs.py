@@ -13,7 +13,7 @@ from perceiver_ref.peers.lucidrains.perceiver.quirks import axis_major
 from perceiver_ref.peers.transformers.perceiver.quirks import STEM_PADDING
 from perceiver_ref.porting.exchange import Replacement
 
-from .rows import Change, Evidence, Row
+from .rows import Change, Convention, Evidence
 
 # Exchanges of what is no option: each takes the place of a layer or function, as in `deviations.base.Exchange`.
 
@@ -64,7 +64,7 @@ _BY_AXIS: dict[Any, Change] = {"by axis": {FourierPositions.apply: _by_axis}}
 _PADDING: dict[Any, Change] = {"True is padding": {Encoder.cross_attended: _padding_attended}}
 
 POSITIONS = (
-    Row(
+    Convention(
         "Order of Fourier features",
         "How the channels follow each other: positions of all axes, all sines, all cosines (by kind), or the sines, "
         "cosines and position of one axis after the other (by axis).",
@@ -82,7 +82,7 @@ POSITIONS = (
             Evidence("lucidrains-perceiver/perceiver_2d", "by axis", {"by kind": {"axis_major": _by_kind}}),
         ),
     ),
-    Row(
+    Convention(
         "Highest frequency",
         "Half of which resolution the frequencies reach. It stays as it was trained when images of another size come "
         "in, but for krasserm's, which follows the grid.",
@@ -100,7 +100,7 @@ POSITIONS = (
             Evidence("krasserm/fourier_position_encoding", "the grid's, in a buffer"),
         ),
     ),
-    Row(
+    Convention(
         "Fourier features as weights",
         "Whether they are computed, or stored with the weights in the dtype of their making and read from there.",
         {
@@ -116,7 +116,7 @@ POSITIONS = (
             Evidence("krasserm/image_classifier_float32_buffer", "a buffer"),
         ),
     ),
-    Row(
+    Convention(
         "Given positions",
         "Fourier features of positions that differ in each item of a batch: of every item, or sines and cosines of the "
         "first item for all.",
@@ -127,7 +127,7 @@ POSITIONS = (
             Evidence("hf/fourier_features_batched_pos", "of the first item"),
         ),
     ),
-    Row(
+    Convention(
         "Queries of a full grid",
         "Where queries of a Fourier encoding are when all points are decoded: on the output grid, or on a line of as "
         "many points as inputs have channels.",
@@ -141,7 +141,7 @@ POSITIONS = (
 )
 
 INPUTS = (
-    Row(
+    Convention(
         "Polarity of masks",
         "What True, or 1, means in the mask that a user gives.",
         {
@@ -162,7 +162,7 @@ INPUTS = (
             ),
         ),
     ),
-    Row(
+    Convention(
         "Mask of queries",
         "Whether queries of padding attend to nothing in the decoder of a language model. transformers takes such a "
         "mask and never uses it.",
@@ -178,7 +178,7 @@ INPUTS = (
             Evidence("hf/masked_lm", "ignored", {"used, as the inputs' mask": _same_for_queries()}),
         ),
     ),
-    Row(
+    Convention(
         "Length of language outputs",
         "How many positions a masked language model answers for when its input is shorter than the longest.",
         {
@@ -194,7 +194,7 @@ INPUTS = (
             Evidence("lucidrains-perceiver/lm", "9 for 9, of 12"),
         ),
     ),
-    Row(
+    Convention(
         "Padding of the convolutional stem",
         "How its convolution and pooling are padded: as SAME, or 3 on both sides and not at all. 224 pixels become 56 "
         "or 55 tokens on a side.",
@@ -213,7 +213,7 @@ INPUTS = (
             ),
         ),
     ),
-    Row(
+    Convention(
         "Downsampled pixels",
         "Which axes `spatial_downsample` skips along, for images that are not cut into patches: height and width, or, "
         "for images but not video, batch and channels.",

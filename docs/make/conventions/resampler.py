@@ -8,7 +8,7 @@ from perceiver_ref.models.attention import Attention
 from perceiver_ref.models.conventions import FLAMINGO_DIALECTS
 from perceiver_ref.models.module import variant
 
-from .rows import Evidence, Family, Option, Row, convention
+from .rows import Convention, Evidence, Family, PartOption, convention
 
 _PAPER, _LUCIDRAINS = FLAMINGO_DIALECTS["paper"], FLAMINGO_DIALECTS["lucidrains-flamingo"]
 _COLUMNS = {
@@ -61,7 +61,7 @@ RESAMPLER = Family(
             ("lucidrains-flamingo/resampler_4d", "idefics2/resampler_mqa_sdpa"),
             values={"idefics2": "1e-06, or `rms_norm_eps`"},
         ),
-        Row(
+        Convention(
             "Embeddings of media",
             "How many learned embeddings of a medium's place among the media are added to its features (none: the "
             "paper's).",
@@ -73,14 +73,14 @@ RESAMPLER = Family(
                 "idefics2": "none",
                 "evolla": "none",
             },
-            Option("PerceiverResampler", "media"),
+            PartOption("PerceiverResampler", "media"),
             (
                 Evidence("lucidrains-flamingo/resampler_4d", 4),
                 Evidence("open-flamingo/resampler_embs", 5),
                 Evidence("open-flamingo/resampler_plain", None),
             ),
         ),
-        Row(
+        Convention(
             "Embeddings of frames",
             "How many learned embeddings of time are added to the features of frames.",
             {
@@ -91,14 +91,14 @@ RESAMPLER = Family(
                 "idefics2": "none",
                 "evolla": "none",
             },
-            Option("PerceiverResampler", "frames"),
+            PartOption("PerceiverResampler", "frames"),
             (
                 Evidence("lucidrains-flamingo/resampler_4d", None),
                 Evidence("open-flamingo/resampler_embs", 3),
                 Evidence("idefics/resampler_plain", None),
             ),
         ),
-        Row(
+        Convention(
             "Norm of queries and keys in the resampler",
             "Whether each head's queries and keys are normed.",
             {
@@ -109,10 +109,10 @@ RESAMPLER = Family(
                 "idefics2": "no",
                 "evolla": "no",
             },
-            Option("PerceiverResampler", "qk_norm"),
+            PartOption("PerceiverResampler", "qk_norm"),
             (Evidence("idefics/resampler_qknorm", True), Evidence("open-flamingo/resampler_plain", False)),
         ),
-        Row(
+        Convention(
             "Heads of keys and values in the resampler",
             "How many there are where they are fewer than those of queries (none: as many).",
             {
@@ -123,10 +123,10 @@ RESAMPLER = Family(
                 "idefics2": "`num_key_value_heads`: 4 of 16",
                 "evolla": "as many",
             },
-            Option("PerceiverResampler", "kv_heads"),
+            PartOption("PerceiverResampler", "kv_heads"),
             (Evidence("idefics2/resampler_gqa", 2), Evidence("idefics/resampler_plain", None)),
         ),
-        Row(
+        Convention(
             "Masked scores of the resampler",
             "What becomes of scores of padding: left out, or set to -1e4 after the row's largest score, padding "
             "included, was subtracted. The two are one unless scores are thousands apart.",
@@ -144,7 +144,7 @@ RESAMPLER = Family(
                 Evidence("evolla/resampler", "-1e4", {"left out": {Attention.apply: _left_out}}, same=True),
             ),
         ),
-        Row(
+        Convention(
             "End of the resampler",
             "What follows the last layer: a norm, or a linear map with bias to the language model's width and a norm.",
             {

@@ -11,7 +11,7 @@ from perceiver_ref.porting.deviations.base import Exchange
 
 
 @dataclass(frozen=True)
-class Option:
+class PartOption:
     """A hyper-parameter of all parts of a class of this name; "Conventions" stands for the conventions of any part."""
 
     owner: str
@@ -25,7 +25,7 @@ class Option:
 class Edit:
     """Another value of an option: `made(value, part)` of the part's own."""
 
-    option: Option
+    option: PartOption
     made: Callable[[Any, Any], Any]
 
 
@@ -45,7 +45,7 @@ class Evidence:
     case: str
     value: Any
     instead: Mapping[Any, Change] | None = None
-    option: Option | None = None
+    option: PartOption | None = None
     same: bool = False
 
     @property
@@ -55,10 +55,10 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Row:
+class Convention:
     """One choice: its name, what it is about, what each implementation does, where it is kept here, and evidence.
 
-    `values` are in words, by column; a column that is left out has no such part. `kept`: an `Option`, or in words.
+    `values` are in words, by column; a column that is left out has no such part. `kept`: an `PartOption`, or in words.
     `paper`: what the paper says, for rows in which the implementations that have cases may all depart from it alike.
     `gradients`: two choices may give the same outputs, so that gradients are compared, too.
     """
@@ -66,15 +66,15 @@ class Row:
     name: str
     about: str
     values: Mapping[str, str]
-    kept: Option | str
+    kept: PartOption | str
     evidence: tuple[Evidence, ...]
     paper: Any = None
     gradients: bool = False
 
     @property
-    def option(self) -> Option | None:
+    def option(self) -> PartOption | None:
         """The option of a class that keeps the choice, or None where something else does."""
-        return self.kept if isinstance(self.kept, Option) else None
+        return self.kept if isinstance(self.kept, PartOption) else None
 
     def changes(self, evidence: Evidence) -> dict[str, Change]:
         """The other choices, in words, and how each is made in this case."""
@@ -97,17 +97,17 @@ class Family:
     title: str
     intro: str
     columns: Mapping[str, Conventions]
-    rows: tuple[Row, ...]
+    rows: tuple[Convention, ...]
 
 
-def to(option: Option, value: Any) -> Edit:
+def to(option: PartOption, value: Any) -> Edit:
     """This value of an option, whatever it was."""
     return Edit(option, lambda old, part: value)
 
 
 def convention(
     field: str, name: str, about: str, columns: Mapping[str, Conventions], cases: tuple[str, ...], **others: Any
-) -> Row:
+) -> Convention:
     """A row of a field of `Conventions`: its values are those of the columns' conventions.
 
     `others`: `values` that differ in words, `evidence` besides the cases, cases that are the `same` either way, and
@@ -120,7 +120,7 @@ def convention(
     )
     paper = getattr(columns["paper"], field) if "paper" in columns else None
     every, gradients = evidence + others.get("evidence", ()), others.get("gradients", False)
-    return Row(name, about, values, Option("Conventions", field), every, paper, gradients)
+    return Convention(name, about, values, PartOption("Conventions", field), every, paper, gradients)
 
 
 def worded(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .shapes import Shape, Sizes, traced
+from .shapes import Shape, Symbols, traced
 from .svg import TIMES, Picture
 from .symbols import SIZES
 
@@ -38,7 +38,7 @@ class Drawing:
     def __init__(self, picture: Picture, shapes: dict[str, Shape]) -> None:
         self.picture = picture
         self.shapes = shapes
-        self.sizes = Sizes()
+        self.sizes = Symbols()
         self.labels: list[tuple[str, str]] = []
 
     def shape(self, x: float, y: float, point: str, symbols: str, anchor: str = "start") -> None:

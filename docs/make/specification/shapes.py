@@ -41,7 +41,7 @@ def shapes(model: Any, inputs: Any) -> dict[str, Shape]:
     }
 
 
-class Sizes(dict[str, int]):
+class Symbols(dict[str, int]):
     """Symbol -> size, learned from shapes: each symbol has one size in all of them."""
 
     def learn(self, shapes: list[tuple[str, str, Shape]]) -> None:

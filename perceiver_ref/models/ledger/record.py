@@ -20,7 +20,7 @@ from ..tracing import point, trace
 from .sketch import sketch
 
 
-class Step(NamedTuple):
+class TracedOp(NamedTuple):
     """An op, and the traced point at or before which it ran."""
 
     name: str
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 class Recording(NamedTuple):
     """The steps of a run in order, its outputs, its parameters by path, and whatever else it was given."""
 
-    steps: list[Step]
+    steps: list[TracedOp]
     outputs: list[Any]
     params: dict[str, Any]
     given: list[Any]
@@ -98,14 +98,14 @@ def _row_sums(weights: np.ndarray) -> np.ndarray:
     return np.zeros_like(weights[..., :1])
 
 
-def _named(events: list[Event], marks: list[tuple[int, str]]) -> Iterable[Step]:
+def _named(events: list[Event], marks: list[tuple[int, str]]) -> Iterable[TracedOp]:
     """Each event goes to the first mark after it; those after the last mark go to that."""
     remaining = iter([*marks, (len(events), marks[-1][1] if marks else "")])
     upto, name = next(remaining)
     for number, event in enumerate(events):
         while number >= upto:
             upto, name = next(remaining)
-        yield Step(name, event)
+        yield TracedOp(name, event)
 
 
 class _SketchedGrid(FourierPositions):

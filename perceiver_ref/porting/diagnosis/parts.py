@@ -25,7 +25,7 @@ SMALL = 0.05
 """Rounding of a part changes outputs by less than this part of their largest number."""
 
 
-class Part(NamedTuple):
+class NarrowPart(NamedTuple):
     """A part in less precision, beside other deviations: what it leaves of the difference, what of that of the others
     alone, and how much it repeats exactly, of the outputs and of the first point."""
 
@@ -53,9 +53,9 @@ class Parts:
     fit: Fit
     candidates: Sequence[Candidate]
     first: str | None
-    known: dict[tuple[Candidate, ...], Part | None] = field(default_factory=dict)
+    known: dict[tuple[Candidate, ...], NarrowPart | None] = field(default_factory=dict)
 
-    def best(self, chosen: tuple[Candidate, ...] = (), dtype: str = "", *, rare: bool = True) -> Part | None:
+    def best(self, chosen: tuple[Candidate, ...] = (), dtype: str = "", *, rare: bool = True) -> NarrowPart | None:
         """The best beside these deviations, or the first that leaves next to nothing; `rare` ones too."""
         without = self.fit.ours if not chosen else self.fit.subject.deviating(chosen)
         if without is None or (chosen and self.fit.size(without) > SMALL):
@@ -77,11 +77,11 @@ class Parts:
         made = (self._run((candidate,), self.fit.ours) for candidate in candidates)
         return any(part is not None and part.repeated for part in made)
 
-    def alone(self) -> list[Part]:
+    def alone(self) -> list[NarrowPart]:
         """Those that have been run beside no other deviation."""
         return [part for part in self.known.values() if part is not None and len(part.chosen) == 1]
 
-    def _run(self, chosen: tuple[Candidate, ...], without: Arrays) -> Part | None:
+    def _run(self, chosen: tuple[Candidate, ...], without: Arrays) -> NarrowPart | None:
         if chosen not in self.known:
             made = self.fit.subject.deviating(chosen)
             remaining = float("inf") if made is None else self.fit.remaining(made)
@@ -91,7 +91,7 @@ class Parts:
                 alike = (
                     self.fit.alike(made, without, DIGITS[_format(chosen[-1])], name) for name in (None, self.first)
                 )
-                self.known[chosen] = Part(chosen, remaining, left, *alike)
+                self.known[chosen] = NarrowPart(chosen, remaining, left, *alike)
         return self.known[chosen]
 
 

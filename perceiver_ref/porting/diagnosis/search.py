@@ -17,7 +17,7 @@ from .fit import Fit
 from .formats import Formats, is_autocast, name_of
 from .nearby import causes_near
 from .pairs import Pairs
-from .parts import SMALL, Part, Parts
+from .parts import SMALL, NarrowPart, Parts
 
 PARTLY = 0.6
 """As `EXPLAINED`, for a part in less precision whose roundings are not repeated exactly, as float32's hardly can be,
@@ -77,7 +77,7 @@ class Search:
             return self._narrow(whole)
         if (best := self._near()) is not None:
             return self._with_second(best)
-        part: Part | None = None
+        part: NarrowPart | None = None
         small = self.fit.size(self.ours) <= SMALL
         for rare in (False, True):
             if (best := self._single(rare)) is not None:
@@ -146,7 +146,7 @@ class Search:
                     return dtype if self.parts.repeat(everything(self.subject.survey, narrow)) else None
         return None
 
-    def _deviation(self, part: Part | None = None) -> tuple[str, list[Cause]]:
+    def _deviation(self, part: NarrowPart | None = None) -> tuple[str, list[Cause]]:
         """The best explanation so far; among equally good ones the shorter, and the first of the table.
 
         Of variants of one cause it is the one that leaves least, unless they leave nothing.
@@ -259,7 +259,7 @@ class Search:
         if part is not None and part.remaining <= PARTLY * min(score.remaining for score in self.scores):
             self.scores = [_Score(part.remaining, part.chosen)]
 
-    def _is_likely(self, part: Part) -> bool:
+    def _is_likely(self, part: NarrowPart) -> bool:
         """Whether a part that does not repeat the roundings fits better than everything in less precision."""
         if not part.remaining <= (PARTLY if self._begins_late() else REPEATED):
             return False

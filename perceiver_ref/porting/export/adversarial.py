@@ -11,7 +11,7 @@ import numpy as np
 from ...models.perceiver_io import PerceiverIO
 from ...models.queries import MultimodalQueries
 from .layouts import spread
-from .subject import Draft, Resize, Subject
+from .subject import Draft, Exported, Resize
 
 FLAGS: dict[str, str] = {
     "batch": "the number of examples",
@@ -32,27 +32,27 @@ FLAGS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Kind:
     """A case: `catches` is a sentence for people. `needs` says which subjects have it, `change` alters the draft."""
 
     id: str
     flags: tuple[str, ...]
     catches: str
-    needs: Callable[[Subject], bool] = lambda subject: True
+    needs: Callable[[Exported], bool] = lambda subject: True
     batch: int = 2
     resize: Resize | None = None
     change: Callable[[Draft], None] = lambda draft: None
 
 
-def _trait(*names: str) -> Callable[[Subject], bool]:
+def _trait(*names: str) -> Callable[[Exported], bool]:
     return lambda subject: set(names) <= subject.layout.traits
 
 
-def _masks(subject: Subject) -> bool:
+def _masks(subject: Exported) -> bool:
     return subject.layout.mask is not None
 
 
-def _anywhere(subject: Subject) -> bool:
+def _anywhere(subject: Exported) -> bool:
     """Whether a mask may have holes and rows without any True."""
     return subject.layout.mask is not None and not subject.layout.mask.left
 
@@ -100,7 +100,7 @@ def _large_logits(draft: Draft) -> None:
                 draft.params[path] = 30 * draft.params[path]
 
 
-def _has_attention(subject: Subject) -> bool:
+def _has_attention(subject: Exported) -> bool:
     return any(b.path.endswith("attention/query/weight") for b in subject.rebuilt.bindings)
 
 
@@ -184,7 +184,7 @@ def _closed(draft: Draft) -> None:
             draft.params[path] = np.zeros_like(draft.params[path])
 
 
-def _own_gated(subject: Subject) -> bool:
+def _own_gated(subject: Exported) -> bool:
     return "tags" in subject.layout.traits and subject.peer == "perceiver-ref"
 
 
@@ -198,122 +198,126 @@ def _one_latent(draft: Draft) -> None:
     draft.call = {**draft.call, "prefix": draft.inputs["ids"].shape[1] - 1}
 
 
-ROWS: tuple[Row, ...] = (
-    Row("plain", (), "any difference in the computation itself"),
-    Row("batch-1", ("batch",), "an axis of length 1 that is squeezed away or broadcast by accident", batch=1),
-    Row(
+ROWS: tuple[Kind, ...] = (
+    Kind("plain", (), "any difference in the computation itself"),
+    Kind("batch-1", ("batch",), "an axis of length 1 that is squeezed away or broadcast by accident", batch=1),
+    Kind(
         "odd-sizes",
         ("sizes",),
         "sizes that were written into the code, and wrong rounding at borders",
         batch=3,
         resize="odd",
     ),
-    Row("non-square", ("sizes", "positions"), "height and width, or x and y, exchanged", resize="non-square"),
-    Row("single", ("sizes", "numerics"), "0 / 0 in a grid of one position, and softmax over one key", resize="single"),
-    Row(
+    Kind("non-square", ("sizes", "positions"), "height and width, or x and y, exchanged", resize="non-square"),
+    Kind("single", ("sizes", "numerics"), "0 / 0 in a grid of one position, and softmax over one key", resize="single"),
+    Kind(
         "padding",
         ("mask", "padding"),
         "padding that reaches the outputs, and masks inverted or left out",
         _masks,
         change=_pad,
     ),
-    Row(
+    Kind(
         "mask-holes",
         ("mask", "padding"),
         "masks reduced to a length, or laid over the wrong axis",
         _anywhere,
         change=_holes,
     ),
-    Row(
+    Kind(
         "masked-row",
         ("mask", "numerics"),
         "NaN, or another rule, for an example that has nothing to attend to",
         _anywhere,
         change=_empty_row,
     ),
-    Row(
+    Kind(
         "large-logits",
         ("numerics",),
         "softmax that overflows for want of subtracting the largest logit",
         _has_attention,
         change=_large_logits,
     ),
-    Row(
+    Kind(
         "tiny-variance",
         ("numerics",),
         "another eps in a norm, or eps outside the square root",
         _trait("latents"),
         change=_tiny,
     ),
-    Row("large-mean", ("numerics",), "variance as the difference of two large numbers", _trait("vectors"), change=_far),
-    Row(
+    Kind(
+        "large-mean", ("numerics",), "variance as the difference of two large numbers", _trait("vectors"), change=_far
+    ),
+    Kind(
         "repeated-tokens",
         ("tokens", "positions"),
         "gradients of an embedding that overwrite instead of adding up",
         _trait("tokens"),
         change=_repeated,
     ),
-    Row(
+    Kind(
         "edge-tokens",
         ("tokens",),
         "ids off by one, and a padding id that is treated apart",
         _trait("tokens"),
         change=_edges,
     ),
-    Row(
+    Kind(
         "own-positions",
         ("positions", "batch"),
         "positions of the first example used for all",
         _trait("positions"),
         change=_own_positions,
     ),
-    Row(
+    Kind(
         "some-points",
         ("points", "positions"),
         "positions of single outputs by another formula, and outputs in another order",
         _trait("points"),
         change=_points,
     ),
-    Row(
+    Kind(
         "fewer-frames",
         ("frames",),
         "embeddings of the last frames used in place of the first ones",
         resize="fewer-frames",
     ),
-    Row(
+    Kind(
         "more-frames", ("frames",), "embeddings not interpolated, or interpolated with other ends", resize="more-frames"
     ),
-    Row(
+    Kind(
         "text-before-media",
         ("media",),
         "text that sees media before any came, and text without media",
         _trait("tags"),
         change=_locations(2, 5),
     ),
-    Row("adjacent-tags", ("media",), "tags next to each other counted as one", _trait("tags"), change=_locations(1, 2)),
-    Row(
+    Kind(
+        "adjacent-tags", ("media",), "tags next to each other counted as one", _trait("tags"), change=_locations(1, 2)
+    ),
+    Kind(
         "more-tags-than-media",
         ("media", "mask"),
         "another rule for text whose medium is not there",
         _trait("tags"),
         change=_locations(0, 2, 4, 6),
     ),
-    Row(
+    Kind(
         "all-media",
         ("media",),
         "all earlier media mistaken for the last one, or the reverse",
         _own_gated,
         change=_all_media,
     ),
-    Row(
+    Kind(
         "gates-closed",
         ("gates",),
         "gates without tanh, and layers that do not begin as the identity",
         _trait("gates"),
         change=_closed,
     ),
-    Row("no-prefix", ("prefix",), "a first latent that does not see itself", _trait("prefix"), change=_no_prefix),
-    Row(
+    Kind("no-prefix", ("prefix",), "a first latent that does not see itself", _trait("prefix"), change=_no_prefix),
+    Kind(
         "one-latent",
         ("prefix", "sizes"),
         "a last latent that sees what comes after it, or not itself",
@@ -324,7 +328,7 @@ ROWS: tuple[Row, ...] = (
 """Every case that `export` can make of a class, in this order."""
 
 
-def rows(subject: Subject, chosen: list[str] | None = None) -> list[Row]:
+def rows(subject: Exported, chosen: list[str] | None = None) -> list[Kind]:
     """The rows that a subject has, all or those `chosen` by id."""
     found = [row for row in ROWS if row.needs(subject) and (row.resize is None or subject.layout.resized(row.resize))]
     if subject.given is not None:  # arguments are what they are

@@ -20,7 +20,7 @@ from ...weights.checkpoints import class_named, read_checkpoint, read_config, re
 from ...weights.formats.npz import read_npz
 from . import layouts
 from .small import parse_small, reductions, small
-from .subject import Layout, Subject
+from .subject import Exported, Layout
 from .theirs import theirs
 
 
@@ -38,7 +38,7 @@ class Wanted:
     dialect: str | None = None
 
 
-def find(wanted: Wanted) -> Subject:
+def find(wanted: Wanted) -> Exported:
     """The subject; `InputError` for anything unknown or contradictory."""
     arguments = _arguments(wanted.inputs)
     sizes = None if wanted.inputs is None or arguments is not None else parse_sizes(wanted.inputs)
@@ -55,7 +55,7 @@ def _arguments(inputs: str | None) -> dict[str, np.ndarray] | None:
     return read_npz(inputs) if inputs is not None and inputs.endswith(".npz") else None
 
 
-def _published(wanted: Wanted, sizes: Sizes | None, arguments: Mapping[str, np.ndarray] | None) -> Subject:
+def _published(wanted: Wanted, sizes: Sizes | None, arguments: Mapping[str, np.ndarray] | None) -> Exported:
     published = preset(wanted.model, dialect=wanted.dialect)
     if wanted.full:
         if wanted.sizes:
@@ -68,7 +68,7 @@ def _published(wanted: Wanted, sizes: Sizes | None, arguments: Mapping[str, np.n
     return _own(wanted, wanted.model, model, sizes or usual, arguments, notes)
 
 
-def _configured(wanted: Wanted, sizes: Sizes | None, arguments: Mapping[str, np.ndarray] | None) -> Subject:
+def _configured(wanted: Wanted, sizes: Sizes | None, arguments: Mapping[str, np.ndarray] | None) -> Exported:
     config = read_config(wanted.model)
     if wanted.peer in (None, NAME):
         if "type" not in config and wanted.cls is None:
@@ -94,17 +94,17 @@ def _configured(wanted: Wanted, sizes: Sizes | None, arguments: Mapping[str, np.
     rebuilt = known.rebuild(cls, Given(config, shapes, params, layout.call))
     weights = _weights(wanted, known.name, cls, config, shapes)
     name = f"{known.name}/{cls.rpartition('.')[2]}"
-    return Subject(name, known.name, cls, config, rebuilt, layout, "", weights, arguments)
+    return Exported(name, known.name, cls, config, rebuilt, layout, "", weights, arguments)
 
 
 def _own(
     wanted: Wanted, cls: str, model: Any, sizes: Sizes | None, arguments: Mapping[str, np.ndarray] | None, notes: str
-) -> Subject:
+) -> Exported:
     config = to_config(model)
     weights = _weights(wanted, NAME, cls, config, {})
     layout = Layout((), lambda batch, chosen: {}) if arguments is not None else layouts.layout(model, sizes or ())
     rebuilt = PEER.rebuild(cls, Given(config))
-    return Subject(cls, NAME, cls, config, rebuilt, layout, notes, weights, arguments)
+    return Exported(cls, NAME, cls, config, rebuilt, layout, notes, weights, arguments)
 
 
 def _weights(

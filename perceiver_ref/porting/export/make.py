@@ -18,8 +18,8 @@ from ..cases.case import groups
 from ..cases.compare import difference
 from ..cases.execution import Run, run
 from . import draw
-from .adversarial import Row
-from .subject import Arrays, Draft, Subject, arrays_by_name, paths_of
+from .adversarial import Kind
+from .subject import Arrays, Draft, Exported, arrays_by_name, paths_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ExportOptions:
     batch: int | None = None
 
 
-def make(subject: Subject, row: Row, options: ExportOptions) -> Case:
+def make(subject: Exported, row: Kind, options: ExportOptions) -> Case:
     """The case of this row.
 
     Everything is computed in `options.dtype` by the reference. In float32 the same is computed in float64, too: where
@@ -67,7 +67,7 @@ def make(subject: Subject, row: Row, options: ExportOptions) -> Case:
     return case
 
 
-def drafted(subject: Subject, row: Row, options: ExportOptions) -> Draft:
+def drafted(subject: Exported, row: Kind, options: ExportOptions) -> Draft:
     """Parameters, inputs and call of a case, before any of them is computed with; float64."""
     batch = row.batch if options.batch is None or row.id == "batch-1" else options.batch
     layout, model = subject.layout, subject.rebuilt.model
@@ -101,7 +101,7 @@ def _arrays(draft: Draft) -> Arrays:
 
 
 def _computed(
-    subject: Subject, arrays: Arrays, inputs: Arrays, call: dict[str, Any], options: ExportOptions, dtype: str
+    subject: Exported, arrays: Arrays, inputs: Arrays, call: dict[str, Any], options: ExportOptions, dtype: str
 ) -> Run:
     """Outputs, then with cotangents drawn for their shapes the gradients."""
     arguments: dict[str, Any] = {"dtype": dtype, "where": subject.id}
@@ -126,7 +126,7 @@ def _cotangents(found: Run, options: ExportOptions) -> Arrays:
     return {name: _cast(array, options.dtype) for name, array in drawn.items()}
 
 
-def _meta(subject: Subject, row: Row, draft: Draft, options: ExportOptions) -> dict[str, Any]:
+def _meta(subject: Exported, row: Kind, draft: Draft, options: ExportOptions) -> dict[str, Any]:
     return {
         "case": f"{subject.id}/{row.id}",
         "peer": subject.peer,

@@ -10,9 +10,9 @@ import numpy as np
 
 from ...peers.base import Given
 from ...peers.reference import NAME, PEER
-from .adversarial import Row
+from .adversarial import Kind
 from .draw import Argument
-from .subject import Draft, Layout, Subject
+from .subject import Draft, Exported, Layout
 
 Change = Callable[[Draft], None]
 
@@ -30,16 +30,16 @@ class Operation:
     change: Change = lambda draft: None
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> Exported:
         """The operation, called so."""
         laid_out = Layout((), lambda batch, sizes: dict(self.arguments), call=dict(self.call))
         rebuilt = PEER.rebuild(self.operation, Given({}))
-        return Subject("operations", NAME, self.operation, {}, rebuilt, laid_out)
+        return Exported("operations", NAME, self.operation, {}, rebuilt, laid_out)
 
     @property
-    def row(self) -> Row:
+    def row(self) -> Kind:
         """The only row of that subject."""
-        return Row(self.id, ("operation", *self.flags), self.catches, change=self.change)
+        return Kind(self.id, ("operation", *self.flags), self.catches, change=self.change)
 
 
 def _set(**arrays: Callable[[np.ndarray], np.ndarray]) -> Change:

@@ -17,7 +17,7 @@ from .layouts import layout
 from .make import ExportOptions, make
 from .operations import OPERATIONS
 from .small import Small, reductions, small
-from .subject import Subject
+from .subject import Exported
 
 _SMALL = Small(latents=3, channels=4, width=4, layers=1, length=7)
 _VIDEO = replace(_SMALL, side=2, length=4, patch=1)
@@ -84,11 +84,11 @@ def pack(options: ExportOptions | None = None) -> Iterator[Case]:
         yield make(operation.subject, operation.row, options)
 
 
-def own_subject(name: str, cls: str, model: Module, sizes: Any, notes: str) -> Subject:
+def own_subject(name: str, cls: str, model: Module, sizes: Any, notes: str) -> Exported:
     """A model of ours."""
-    return Subject(name, NAME, cls, to_config(model), rebuilt(model), layout(model, sizes), notes)
+    return Exported(name, NAME, cls, to_config(model), rebuilt(model), layout(model, sizes), notes)
 
 
-def _cases(subject: Subject, chosen: tuple[str, ...], options: ExportOptions) -> Iterator[Case]:
+def _cases(subject: Exported, chosen: tuple[str, ...], options: ExportOptions) -> Iterator[Case]:
     for row in rows(subject, ["plain", *chosen]):
         yield make(subject, row, replace(options, trace=options.trace and row.id == "plain"))

@@ -56,7 +56,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Exported:
     """A class with everything that its cases share. `id` is the first part of theirs."""
 
     id: str
@@ -76,7 +76,7 @@ class Subject:
 class Draft:
     """A case in the making: everything but the results, parameters by our paths."""
 
-    subject: Subject
+    subject: Exported
     params: Arrays
     state: Arrays
     inputs: Arrays

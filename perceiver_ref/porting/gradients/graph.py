@@ -26,7 +26,7 @@ from ...models.tracing import trace, where
 
 Gradients = list[Any]
 """One array for each output of a node."""
-Pull = Callable[["Step", Any], Sequence[Any]]
+Pull = Callable[["Ran", Any], Sequence[Any]]
 """From a step and the gradient of its output (a tuple for several) to those of its arguments."""
 
 
@@ -35,7 +35,7 @@ def _same(gradient: Any) -> Any:
 
 
 @dataclass
-class Step:
+class Ran:
     """One op as it ran: its node, and what it was given. `place` are the scopes around it, `point` the traced value
     that it makes or goes into, `role` its name in its layer."""
 
@@ -97,7 +97,7 @@ class Graph:
     `arriving` and `sent` are the gradients of the unchanged walk.
     """
 
-    def __init__(self, nodes: Mapping[Node, Step | str], starts: Mapping[Node, list[tuple[int, Any, str]]]) -> None:
+    def __init__(self, nodes: Mapping[Node, Ran | str], starts: Mapping[Node, list[tuple[int, Any, str]]]) -> None:
         self.nodes = {node.serial: nodes[node] for node in sorted(nodes, key=lambda node: node.serial)}
         self.shapes = {node.serial: [slot.shape for slot in node.outputs] for node in nodes}
         self.loss = {node.serial: given for node, given in starts.items() if node in nodes}
@@ -105,7 +105,7 @@ class Graph:
         self.upstream: dict[int, int] = {}
         for i, node in self.nodes.items():
             self.upstream[i] = 1 << len(self.upstream) if isinstance(node, str) else 0
-            for edge in node.edges if isinstance(node, Step) else ():
+            for edge in node.edges if isinstance(node, Ran) else ():
                 self.consumers[edge.node.serial].append((i, edge))
                 self.upstream[i] |= self.upstream[edge.node.serial]
         self.leaves = {node: self.upstream[i] for i, node in self.nodes.items() if isinstance(node, str)}
@@ -113,14 +113,14 @@ class Graph:
         self.sent: dict[tuple[int, int], Any] = {}
 
     @property
-    def steps(self) -> list[tuple[int, Step]]:
+    def steps(self) -> list[tuple[int, Ran]]:
         """Steps with their numbers."""
-        return [(i, node) for i, node in self.nodes.items() if isinstance(node, Step)]
+        return [(i, node) for i, node in self.nodes.items() if isinstance(node, Ran)]
 
     def walk(self, after: Callable[[Any], Any] = _same, pulls: Mapping[str, Pull] | None = None) -> dict[str, Any]:
         """All the way back: gradients by leaf. `after` is applied to every gradient sent, `pulls` are other rules."""
         self.arriving, self.sent = {}, {}
-        every = {i: (pulls or {}).get(step.op.name, Step.pull) for i, step in self.steps}
+        every = {i: (pulls or {}).get(step.op.name, Ran.pull) for i, step in self.steps}
         return self._back(every, set(self.nodes), self.arriving, self.sent, after=after)
 
     def again(self, changes: Mapping[int, Pull], loss: float | Mapping[str, float] = 1.0) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Graph:
             if isinstance(node, str):
                 found[node] = gradients[0]
                 continue
-            made = changes.get(i, Step.pull)(node, gradients[0] if len(gradients) == 1 else tuple(gradients))
+            made = changes.get(i, Ran.pull)(node, gradients[0] if len(gradients) == 1 else tuple(gradients))
             for edge in node.edges:
                 sent[i, edge.position] = after(node.fit(edge.position, made[edge.position]))
                 touched.add(edge.node.serial)
@@ -175,7 +175,7 @@ class Graph:
     def edges(self, i: int) -> tuple[Edge, ...]:
         """Those of a step; a leaf has none."""
         node = self.nodes[i]
-        return node.edges if isinstance(node, Step) else ()
+        return node.edges if isinstance(node, Ran) else ()
 
 
 def _of(loss: float | Mapping[str, float], name: str) -> float:
@@ -233,12 +233,12 @@ def _graph(
     for name, value in traced.items():
         if type(value) is Tensor:
             points.setdefault(value.node, name)
-    needed, nodes = set(starts), dict[Node, Step | str](leaves)
+    needed, nodes = set(starts), dict[Node, Ran | str](leaves)
     for event, place in reversed(events):
         node = event.node
         if node is not None and node in needed:
             needed.update(edge.node for edge in node.edges or ())
-            nodes[node] = Step(node, event.arguments, event.outputs, place, points.get(node, ""))
+            nodes[node] = Ran(node, event.arguments, event.outputs, place, points.get(node, ""))
     graph = Graph(nodes, starts)
     _name(graph)
     return graph
@@ -247,9 +247,9 @@ def _graph(
 def _name(graph: Graph) -> None:
     """Steps between two points take the name of the one that they lead to, and each a role: its name in its layer."""
     for i, step in reversed(graph.nodes.items()):
-        if isinstance(step, Step) and not step.point:
+        if isinstance(step, Ran) and not step.point:
             following = (graph.nodes[n] for n, _ in graph.consumers[i])
-            inside = [n.point for n in following if isinstance(n, Step) and n.point.startswith(step.place)]
+            inside = [n.point for n in following if isinstance(n, Ran) and n.point.startswith(step.place)]
             outputs = [f"output.{name}" for _, _, name in graph.loss.get(i, ())]
             step.point = (inside or outputs or [step.place])[0] or step.place
     seen: dict[tuple[str, str, str], int] = {}

@@ -21,7 +21,7 @@ from ..exchange import exchanged_steps
 from ..rounding.arithmetic import DIGITS, MOVING, kept_digits, rounded, rounded_tree
 from ..rounding.attention import logits, weights
 from ..rounding.steps import Rounding
-from .graph import Graph, Pull, Step
+from .graph import Graph, Pull, Ran
 
 FACTOR = 10.0
 """Rounding errors may be this many times those of the runs that they are estimated from. In 50 runs of peers in true
@@ -111,7 +111,7 @@ def _pulls(near: _Round, products: int | None) -> dict[str, Pull]:
 
     to = Rounding(factor=short)
 
-    def attention(step: Step, g: Any) -> Any:
+    def attention(step: Ran, g: Any) -> Any:
         q, k, v, *bias = step.arguments
         options = step.options
         mask, rows = options["mask"], options["masked_rows"]
@@ -129,19 +129,19 @@ def _pulls(near: _Round, products: int | None) -> dict[str, Pull]:
             ds,
         )
 
-    def layer_norm(step: Step, g: Any) -> Any:
+    def layer_norm(step: Ran, g: Any) -> Any:
         unit, inverse, scale = step.residuals
         g_unit, unit = near(g * scale), near(unit)
         mean, projected = near(g_unit.mean(-1, keepdims=True)), near((g_unit * unit).mean(-1, keepdims=True))
         return near(inverse) * near(near(g_unit - mean) - near(unit * projected)), near(g * unit), g
 
-    def rms_norm(step: Step, g: Any) -> Any:
+    def rms_norm(step: Ran, g: Any) -> Any:
         unit, inverse, scale = step.residuals
         g_unit, unit = near(g * scale), near(unit)
         projected = near((g_unit * unit).mean(-1, keepdims=True))
         return near(inverse) * near(g_unit - near(unit * projected)), near(g * unit)
 
-    def product(step: Step, g: Any) -> Any:
+    def product(step: Ran, g: Any) -> Any:
         made = step.pull(short(g), [short(r) if is_array(r) else r for r in step.residuals])
         return (*made[:2], g) if step.op.name == "linear" else made
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..subject import EXPLAINED, NOTHING, Cause
 from .backward import ROWS, Place, Wrong, described, factor_said, flows, narrowed, padding, scaled, shared
 from .finishing import finishes
-from .graph import Step
+from .graph import Ran
 from .target import Target
 
 _SAME = 1e-5
@@ -210,7 +210,7 @@ class GradientSearch:
             return "", ""
         i, position = max(places)
         step = self.graph.nodes[i]
-        if not isinstance(step, Step):
+        if not isinstance(step, Ran):
             return step, step
         names = " and ".join(step.argument(p) for n, p in sorted(places) if n == i)
         only = len([p for n, p in places if n == i]) == 1

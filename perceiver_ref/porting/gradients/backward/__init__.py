@@ -7,7 +7,7 @@ rules       norms, activations, embeddings, linear maps, broadcasting
 """
 
 from .attention import ATTENTION
-from .base import Place, Row, Wrong, scaled
+from .base import Place, Slip, Wrong, scaled
 from .flow import described, factor_said, flows, narrowed, norm_of, shared
 from .rules import RULES, padding
 
@@ -36,7 +36,7 @@ __all__ = [
     "GRADIENT_CAUSES",
     "ROWS",
     "Place",
-    "Row",
+    "Slip",
     "Wrong",
     "described",
     "factor_said",

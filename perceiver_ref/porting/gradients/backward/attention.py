@@ -11,30 +11,30 @@ import numpy as np
 from ....autograd import ops
 from ....autograd.ops.attention import scale_factor
 from ...rounding.grid import cast_to
-from ..graph import Step
-from .base import Row, Rule
+from ..graph import Ran
+from .base import Rule, Slip
 
 _Scores = Callable[[Any, Any, Any], Any]
 
 
-def _options(step: Step) -> dict[str, Any]:
+def _options(step: Ran) -> dict[str, Any]:
     return {name: step.options[name] for name in ("mask", "scale", "masked_rows")}
 
 
-def _weights(step: Step, **changed: Any) -> Any:
+def _weights(step: Ran, **changed: Any) -> Any:
     """p, (..., N, M); with other options or another bias."""
     q, k, _, bias = (*step.arguments, None)[:4]
     options = {"bias": bias, **_options(step), **changed}
     return ops.attention_weights(q, k, options.pop("bias"), **options)
 
 
-def _of_weights(step: Step, gradient: Any) -> Any:
+def _of_weights(step: Ran, gradient: Any) -> Any:
     """The gradient of the weights, (..., N, M), of masked keys as well, unless their values are not finite."""
     v = step.arguments[2]
     return gradient @ np.where(np.isfinite(v), v, 0.0).swapaxes(-1, -2)
 
 
-def _of_scores(step: Step, ds: Any, *, leaking: bool = False) -> dict[int, Any]:
+def _of_scores(step: Ran, ds: Any, *, leaking: bool = False) -> dict[int, Any]:
     """Gradients of queries, keys and bias from those of the scores; zero where masked unless `leaking`."""
     (q, k, *_), options = step.arguments, _options(step)
     mask = options["mask"]
@@ -47,7 +47,7 @@ def _of_scores(step: Step, ds: Any, *, leaking: bool = False) -> dict[int, Any]:
 def _softmax(rule: _Scores, *, leaking: bool = False) -> Rule:
     """The rule from the weights, their gradient and the sum of their products to the gradient of the scores."""
 
-    def run(step: Step, gradient: Any) -> dict[int, Any]:
+    def run(step: Ran, gradient: Any) -> dict[int, Any]:
         p, g = _weights(step), _of_weights(step, gradient)
         return _of_scores(step, rule(p, g, (p * g).sum(-1, keepdims=True)), leaking=leaking)
 
@@ -57,7 +57,7 @@ def _softmax(rule: _Scores, *, leaking: bool = False) -> Rule:
 def _scaled(power: float, *positions: int) -> Rule:
     """Gradients of queries or keys times a power of the scale."""
 
-    def run(step: Step, gradient: Any) -> dict[int, Any]:
+    def run(step: Ran, gradient: Any) -> dict[int, Any]:
         made, factor = step.pull(gradient), scale_factor(step.arguments[0], _options(step)["scale"])
         return {p: made[p] * factor**power for p in positions}
 
@@ -67,7 +67,7 @@ def _scaled(power: float, *positions: int) -> Rule:
 def _again(**changed: Any) -> Rule:
     """Everything with weights that are computed again with other options."""
 
-    def run(step: Step, gradient: Any) -> dict[int, Any]:
+    def run(step: Ran, gradient: Any) -> dict[int, Any]:
         p = _weights(step, **changed)
         p_g = gradient @ step.arguments[2].swapaxes(-1, -2)
         ds = p * (p_g - (p * p_g).sum(-1, keepdims=True))
@@ -76,20 +76,20 @@ def _again(**changed: Any) -> Rule:
     return run
 
 
-def _leaking(step: Step, gradient: Any) -> dict[int, Any]:
+def _leaking(step: Ran, gradient: Any) -> dict[int, Any]:
     """Rows without any key: the gradient passes through the fill of the scores."""
     p = _weights(step, masked_rows="uniform")
     p_g = _of_weights(step, gradient)
     return _of_scores(step, p * (p_g - (p * p_g).sum(-1, keepdims=True)), leaking=True)
 
 
-def _filled(step: Step, gradient: Any) -> dict[int, Any]:
+def _filled(step: Ran, gradient: Any) -> dict[int, Any]:
     """Rows without any key: masked scores were filled in, not added to, so that nothing passes through them."""
     p, p_g = _weights(step), _of_weights(step, gradient)
     return _of_scores(step, p * (p_g - (p * p_g).sum(-1, keepdims=True)))
 
 
-def _wiped(step: Step, gradient: Any) -> dict[int, Any]:
+def _wiped(step: Ran, gradient: Any) -> dict[int, Any]:
     """Values of rows without any key get the gradient that their zeros stop."""
     return {2: _weights(step, masked_rows="uniform").swapaxes(-1, -2) @ gradient}
 
@@ -98,31 +98,31 @@ def _narrow_scores(cast: Callable[[Any], Any], p: Any, g: Any, s: Any) -> Any:
     return cast(p * (g - s))
 
 
-def _empty_rows(step: Step) -> bool:
+def _empty_rows(step: Ran) -> bool:
     mask = _options(step)["mask"]
     return mask is not None and not mask.any(-1).all()
 
 
-def _filling(step: Step) -> bool:
+def _filling(step: Ran) -> bool:
     return _empty_rows(step) and _options(step)["masked_rows"] != "added"
 
 
-def _adding(step: Step) -> bool:
+def _adding(step: Ran) -> bool:
     return _empty_rows(step) and _options(step)["masked_rows"] == "added"
 
 
-def _biased(step: Step) -> bool:
+def _biased(step: Ran) -> bool:
     return len(step.arguments) > 3 and step.arguments[3] is not None
 
 
-def _masked(step: Step) -> bool:
+def _masked(step: Ran) -> bool:
     return _options(step)["mask"] is not None
 
 
 def _row(
-    cause: str, variant: str, rule: Rule, *positions: int, when: Callable[[Step], bool] = lambda step: True
-) -> Row:
-    return Row(cause, variant, ("attention",), positions or (0, 1, 3), rule, when)
+    cause: str, variant: str, rule: Rule, *positions: int, when: Callable[[Ran], bool] = lambda step: True
+) -> Slip:
+    return Slip(cause, variant, ("attention",), positions or (0, 1, 3), rule, when)
 
 
 _STEPS: dict[str, _Scores] = {
@@ -139,7 +139,7 @@ _STEPS: dict[str, _Scores] = {
 
 _UNWEIGHTED = ("not multiplied by the weights", "left out, the scores get the weights' gradient")
 
-ATTENTION: tuple[Row, ...] = (
+ATTENTION: tuple[Slip, ...] = (
     _row("gradient-stopped", "through the attention weights", _softmax(lambda p, g, s: 0.0 * p)),
     *(_row("softmax-backward", variant, _softmax(rule)) for variant, rule in _STEPS.items()),
     *(

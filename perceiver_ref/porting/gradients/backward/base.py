@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from ...deviations.base import groups, layer_of
-from ..graph import Graph, Pull, Step
+from ..graph import Graph, Pull, Ran
 
 Place = tuple[int, int]
 """The number of a step and the position of an argument: where a gradient is sent."""
-Rule = Callable[[Step, Any], Mapping[int, Any]]
+Rule = Callable[[Ran, Any], Mapping[int, Any]]
 """From a step and the gradient of its output to the wrong gradients, by the position of the argument."""
 
 
@@ -31,7 +31,7 @@ class Wrong:
 
 
 @dataclass(frozen=True)
-class Row:
+class Slip:
     """A wrong backward rule of some ops: which, at which arguments, and where it can be at all."""
 
     cause: str
@@ -39,7 +39,7 @@ class Row:
     ops: tuple[str, ...]
     positions: tuple[int, ...]
     rule: Rule
-    when: Callable[[Step], bool] = lambda step: True
+    when: Callable[[Ran], bool] = lambda step: True
 
     def candidates(self, graph: Graph) -> Iterator[Wrong]:
         """This rule everywhere, in one part, layer or place."""
@@ -54,7 +54,7 @@ class Row:
 def changed(rule: Rule) -> Pull:
     """A step's gradients with those of the rule in place of some."""
 
-    def pull(step: Step, gradient: Any) -> Sequence[Any]:
+    def pull(step: Ran, gradient: Any) -> Sequence[Any]:
         made = list(step.pull(gradient))
         for position, other in rule(step, gradient).items():
             if position < len(made):
@@ -94,9 +94,9 @@ def sets(graph: Graph, steps: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
         yield from new(f"at {_step(graph, i).point}", [i])
 
 
-def _step(graph: Graph, i: int) -> Step:
+def _step(graph: Graph, i: int) -> Ran:
     step = graph.nodes[i]
-    assert isinstance(step, Step)
+    assert isinstance(step, Ran)
     return step
 
 
@@ -113,7 +113,7 @@ def scaled(places: Sequence[Place], factor: float | Callable[[Any], Any]) -> dic
     return {i: partial(_scaled, positions, factor) for i, positions in by_step.items()}
 
 
-def _scaled(positions: set[int], factor: float | Callable[[Any], Any], step: Step, gradient: Any) -> Sequence[Any]:
+def _scaled(positions: set[int], factor: float | Callable[[Any], Any], step: Ran, gradient: Any) -> Sequence[Any]:
     function = factor if callable(factor) else lambda g: g * factor
     made = list(step.pull(gradient))
     return [function(step.fit(p, g)) if p in positions and g is not None else g for p, g in enumerate(made)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...rounding.grid import cast_to
-from ..graph import Graph, Step
+from ..graph import Graph, Ran
 from .base import Place, Wrong, scaled, sets
 
 _TOGETHER = {"attention": ((0, 1), (1, 2), (0, 1, 2)), "linear": ((1, 2),), "layer_norm": ((1, 2),)}
@@ -41,7 +41,7 @@ def _values(graph: Graph) -> Iterator[Wrong]:
         name = node if isinstance(node, str) else node.point
         if len(uses) > 1:
             yield Wrong("", f"to {name} from all its uses", tuple(uses))
-        if isinstance(node, Step):
+        if isinstance(node, Ran):
             by_role.setdefault(node.role, []).append((name, uses))
     for alike in by_role.values():
         if len(alike) > 1:
@@ -51,7 +51,7 @@ def _values(graph: Graph) -> Iterator[Wrong]:
         yield Wrong("", "to the inputs", tuple(inputs))
 
 
-def _is_input(node: Step | str) -> bool:
+def _is_input(node: Ran | str) -> bool:
     return isinstance(node, str) and node.startswith("input/")
 
 
@@ -74,13 +74,13 @@ def _alike(graph: Graph) -> Iterator[Wrong]:
 
 def _argument(graph: Graph, i: int, position: int) -> str:
     step = graph.nodes[i]
-    return step.argument(position) if isinstance(step, Step) else ""
+    return step.argument(position) if isinstance(step, Ran) else ""
 
 
 def described(graph: Graph, i: int, position: int) -> str:
     """A place in words."""
     step = graph.nodes[i]
-    assert isinstance(step, Step)
+    assert isinstance(step, Ran)
     source = next((graph.nodes[edge.node.serial] for edge in step.edges if edge.position == position), "")
     of = f" ({source})" if isinstance(source, str) and source else ""
     return f"through {step.argument(position)}{of} of {step.op.name}"
@@ -101,7 +101,7 @@ def shared(graph: Graph) -> Iterator[Wrong]:
         seen.add(frozenset(members))
         yield from _once(graph, f"to {name or 'shared parameters'}", members)
     for n, node in graph.nodes.items():
-        if isinstance(node, Step) and len(graph.consumers[n]) > 1:
+        if isinstance(node, Ran) and len(graph.consumers[n]) > 1:
             yield from _once(graph, f"to {node.point}", [n])
 
 
@@ -143,7 +143,7 @@ def _known(graph: Graph, places: Sequence[Place]) -> Iterator[tuple[float, str]]
     sizes: dict[int, str] = {}
     for i, _ in places:
         step = graph.nodes[i]
-        if not isinstance(step, Step):
+        if not isinstance(step, Ran):
             continue
         if step.op.name == "attention":
             sizes.setdefault(step.arguments[0].shape[-1], "channels of a head")

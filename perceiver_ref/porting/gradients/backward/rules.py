@@ -10,8 +10,8 @@ import numpy as np
 
 from ....autograd import ops, vjp
 from ...deviations.layers import ACTIVATIONS
-from ..graph import Step
-from .base import Row, Rule
+from ..graph import Ran
+from .base import Rule, Slip
 
 _Norm = Callable[[Any, Any, Any, Any], Any]
 _NORMS, _CURVES = ("layer_norm", "rms_norm"), (*ops.activations, "tanh", "sigmoid")
@@ -70,10 +70,10 @@ _SCALES: dict[str, Rule] = {
 }
 
 
-def _derivative(function: Callable[[Any], Any], at: Callable[[Step], Any] = lambda step: step.arguments[0]) -> Rule:
+def _derivative(function: Callable[[Any], Any], at: Callable[[Ran], Any] = lambda step: step.arguments[0]) -> Rule:
     """The derivative of another function, or at another place."""
 
-    def run(step: Step, gradient: Any) -> dict[int, Any]:
+    def run(step: Ran, gradient: Any) -> dict[int, Any]:
         x = np.asarray(at(step))
         _, pull = vjp(function, x)
         return {0: pull(np.broadcast_to(gradient, x.shape).copy())[0]}
@@ -81,11 +81,11 @@ def _derivative(function: Callable[[Any], Any], at: Callable[[Step], Any] = lamb
     return run
 
 
-def _taken_at_x(slope: Callable[[Any], Any], step: Step, gradient: Any) -> dict[int, Any]:
+def _taken_at_x(slope: Callable[[Any], Any], step: Ran, gradient: Any) -> dict[int, Any]:
     return {0: gradient * slope(step.arguments[0])}
 
 
-def _curves() -> Iterator[Row]:
+def _curves() -> Iterator[Slip]:
     functions: dict[str, Callable[[Any], Any]] = {**ACTIVATIONS, "sigmoid": ops.sigmoid, "tanh": ops.tanh}
     for used in _CURVES:
         own = functions[used]
@@ -93,29 +93,29 @@ def _curves() -> Iterator[Row]:
             if other == used:
                 continue
             name = "1, straight through" if other == "identity" else f"that of {other}"
-            yield Row("activation-backward", f"derivative of {used} is {name}", (used,), (0,), _derivative(function))
+            yield Slip("activation-backward", f"derivative of {used} is {name}", (used,), (0,), _derivative(function))
         at_y = _derivative(own, lambda step: step.outputs[0])
-        yield Row("activation-backward", f"derivative of {used} at y in place of x", (used,), (0,), at_y)
+        yield Slip("activation-backward", f"derivative of {used} at y in place of x", (used,), (0,), at_y)
         if used in ("tanh", "sigmoid"):
             taken = (lambda y: 1 - y * y) if used == "tanh" else (lambda y: y * (1 - y))
             x_for_y = partial(_taken_at_x, taken)
-            yield Row("activation-backward", f"derivative of {used} with x for y", (used,), (0,), x_for_y)
+            yield Slip("activation-backward", f"derivative of {used} with x for y", (used,), (0,), x_for_y)
         for value in (1.0, 0.5):
 
-            def at_zero(step: Step, g: Any, value: float = value) -> dict[int, Any]:
+            def at_zero(step: Ran, g: Any, value: float = value) -> dict[int, Any]:
                 return {0: np.where(step.arguments[0] == 0, g * value, step.pull(g)[0])}
 
-            def kink(step: Step) -> bool:
+            def kink(step: Ran) -> bool:
                 return bool((step.arguments[0] == 0).any())
 
             if used == "relu":
-                yield Row("activation-backward", f"derivative of relu at 0 is {value:g}", (used,), (0,), at_zero, kink)
+                yield Slip("activation-backward", f"derivative of relu at 0 is {value:g}", (used,), (0,), at_zero, kink)
 
 
 def _tokens(rule: Callable[[Any, Any, Any], Any]) -> Rule:
     """The table's gradient from zeros, the tokens in order and the rows of their gradients."""
 
-    def run(step: Step, gradient: Any) -> dict[int, Any]:
+    def run(step: Ran, gradient: Any) -> dict[int, Any]:
         ids, shape = step.residuals
         rows = gradient.reshape(-1, *shape[1:])
         return {0: rule(np.zeros(shape), ids.reshape(-1), rows)}
@@ -136,7 +136,7 @@ def _averaged_tokens(table: Any, ids: Any, rows: Any) -> Any:
 
 
 def _ignoring(token: int) -> Rule:
-    def run(step: Step, gradient: Any) -> dict[int, Any]:
+    def run(step: Ran, gradient: Any) -> dict[int, Any]:
         table = np.array(step.pull(gradient)[0])
         table[token] = 0.0
         return {0: table}
@@ -144,27 +144,27 @@ def _ignoring(token: int) -> Rule:
     return run
 
 
-def _embedding(step: Step) -> bool:
+def _embedding(step: Ran) -> bool:
     return bool(step.options["axis"] == 0)
 
 
-def _transposed_weight(step: Step, gradient: Any) -> dict[int, Any]:
+def _transposed_weight(step: Ran, gradient: Any) -> dict[int, Any]:
     return {0: gradient @ step.arguments[1]}
 
 
-def _square(step: Step) -> bool:
+def _square(step: Ran) -> bool:
     shape = step.arguments[1].shape
     return bool(len(shape) == 2 and shape[0] == shape[1] > 1)
 
 
-def _both(step: Step) -> bool:
+def _both(step: Ran) -> bool:
     return _square(step) and len(step.node.needs) > 1 and all(step.node.needs[:2])
 
 
 def _raw(position: int, make: Callable[[Any, tuple[int, ...]], Any]) -> Rule:
     """A gradient that is to be summed over broadcast axes, made of the unsummed one and those axes."""
 
-    def run(step: Step, gradient: Any) -> dict[int, Any]:
+    def run(step: Ran, gradient: Any) -> dict[int, Any]:
         raw = np.asarray(step.pull(gradient)[position])
         axes = _summed(raw.shape, step.arguments[position].shape)
         return {position: make(raw, axes)} if axes else {}
@@ -178,10 +178,10 @@ def _summed(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
     return (*range(extra), *(extra + i for i, n in enumerate(wanted) if n == 1 and shape[extra + i] != 1))
 
 
-def _broadcast(position: int) -> Callable[[Step], bool]:
+def _broadcast(position: int) -> Callable[[Ran], bool]:
     """Whether the argument is smaller than the output, and the rule leaves the sum to the engine."""
 
-    def when(step: Step) -> bool:
+    def when(step: Ran) -> bool:
         if position >= len(step.arguments) or (step.op.name == "linear" and position == 1):
             return False
         shape, out = getattr(step.arguments[position], "shape", None), step.outputs[0].shape
@@ -210,7 +210,7 @@ def _only(raw: Any, axes: tuple[int, ...], index: int) -> Any:
 def _matrix(over: Callable[[Any], float]) -> Rule:
     """A linear map's gradients divided by the number of rows or of examples."""
 
-    def run(step: Step, g: Any) -> dict[int, Any]:
+    def run(step: Ran, g: Any) -> dict[int, Any]:
         return {
             p: np.asarray(step.fit(p, made)) / over(g) for p, made in enumerate(step.pull(g)) if p and made is not None
         }
@@ -218,13 +218,13 @@ def _matrix(over: Callable[[Any], float]) -> Rule:
     return run
 
 
-RULES: tuple[Row, ...] = (
-    *(Row("norm-backward", f"layer norm's {name}", ("layer_norm",), (0,), rule) for name, rule in _LAYER_NORM.items()),
-    *(Row("norm-backward", f"RMS norm's {name}", ("rms_norm",), (0,), rule) for name, rule in _RMS_NORM.items()),
-    *(Row("norm-backward", name, _NORMS, (1,), rule) for name, rule in _SCALES.items()),
+RULES: tuple[Slip, ...] = (
+    *(Slip("norm-backward", f"layer norm's {name}", ("layer_norm",), (0,), rule) for name, rule in _LAYER_NORM.items()),
+    *(Slip("norm-backward", f"RMS norm's {name}", ("rms_norm",), (0,), rule) for name, rule in _RMS_NORM.items()),
+    *(Slip("norm-backward", name, _NORMS, (1,), rule) for name, rule in _SCALES.items()),
     *_curves(),
-    Row("embedding-backward", "a repeated token's last gradient alone", ("take",), (0,), _tokens(_last), _embedding),
-    Row(
+    Slip("embedding-backward", "a repeated token's last gradient alone", ("take",), (0,), _tokens(_last), _embedding),
+    Slip(
         "embedding-backward",
         "a repeated token's first gradient alone",
         ("take",),
@@ -232,7 +232,7 @@ RULES: tuple[Row, ...] = (
         _tokens(lambda t, ids, rows: _last(t, ids[::-1], rows[::-1])),
         _embedding,
     ),
-    Row(
+    Slip(
         "embedding-backward",
         "a repeated token's gradients averaged",
         ("take",),
@@ -240,8 +240,8 @@ RULES: tuple[Row, ...] = (
         _tokens(_averaged_tokens),
         _embedding,
     ),
-    Row("weight-backward", "the weight is not transposed", ("linear",), (0,), _transposed_weight, _both),
-    Row(
+    Slip("weight-backward", "the weight is not transposed", ("linear",), (0,), _transposed_weight, _both),
+    Slip(
         "weight-backward",
         "the weight's gradient is transposed",
         ("linear",),
@@ -250,18 +250,18 @@ RULES: tuple[Row, ...] = (
         _square,
     ),
     *(
-        Row("gradient-averaged", f"{what} (argument {p + 1})", _SPREAD, (p,), _raw(p, make), _broadcast(p))
+        Slip("gradient-averaged", f"{what} (argument {p + 1})", _SPREAD, (p,), _raw(p, make), _broadcast(p))
         for p in range(4)
         for what, make in _SUMS.items()
     ),
-    Row(
+    Slip(
         "gradient-averaged",
         "weights and biases averaged over rows",
         ("linear",),
         (1, 2),
         _matrix(lambda g: float(np.prod(g.shape[:-1]))),
     ),
-    Row(
+    Slip(
         "gradient-averaged",
         "weights and biases averaged over the batch",
         ("linear",),
@@ -272,9 +272,9 @@ RULES: tuple[Row, ...] = (
 """Rows about one op each."""
 
 
-def padding(tokens: list[int]) -> list[Row]:
+def padding(tokens: list[int]) -> list[Slip]:
     """The rows of an embedding that gets no gradient for one token."""
     return [
-        Row("embedding-backward", f"token {t} gets none, as padding", ("take",), (0,), _ignoring(t), _embedding)
+        Slip("embedding-backward", f"token {t} gets none, as padding", ("take",), (0,), _ignoring(t), _embedding)
         for t in tokens
     ]
