@@ -81,11 +81,14 @@ def bound(op: Op, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[
 
 def arrays(op: Op, given: list[Any]) -> tuple[list[Any], str, bool]:
     """The arguments as arrays (and None or Python numbers) of one library, its name, and whether one is float16."""
-    for value in given:
-        if type(value) is not np.ndarray or (value.dtype is not _SINGLE and value.dtype is not _DOUBLE):
+    found = False
+    for value in given:  # what nearly all calls are given
+        if type(value) is np.ndarray and (value.dtype is _SINGLE or value.dtype is _DOUBLE):
+            found = True
+        elif value is not None and type(value) is not float:
             break
     else:
-        if given:
+        if found:
             return given, "numpy", False
     backend, others = None, bool(op.traits.labels)
     for i, value in enumerate(given):

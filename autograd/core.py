@@ -188,7 +188,7 @@ class Rule:
     def run(self, arrays: Sequence[Any], options: dict[str, Any], needs: tuple[bool, ...]) -> Any:
         """What `forward` returns."""
         if "needs" in self.names[0]:
-            options = {**options, "needs": needs}
+            return self.forward(*arrays, **options, needs=needs)
         return self.forward(*arrays, **options)
 
     def pull(
@@ -279,10 +279,11 @@ class Op(Step):
 
     def _kept(self, rule: Rule, residuals: tuple[Any, ...], edges: Sequence[Edge]) -> tuple[Any, ...]:
         """The residuals; arguments among them that their own nodes can make again are not kept."""
-        cheap = [edge for edge in edges if edge.node.again is not None]
-        if not cheap or self.traits.variadic or len(residuals) >= len(rule.names[1]):  # not each has a name
+        if all([edge.node.again is None for edge in edges]):
             return residuals
-        again = {self.arrays[edge.position]: Again(edge.node) for edge in cheap}
+        if self.traits.variadic or len(residuals) >= len(rule.names[1]):  # not each has a name
+            return residuals
+        again = {self.arrays[edge.position]: Again(edge.node) for edge in edges if edge.node.again is not None}
         named = zip(residuals, rule.names[1][1:])
         return tuple([again.get(n, r) if r is not None else r for r, n in named])
 

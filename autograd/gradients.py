@@ -149,16 +149,22 @@ def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
         raise checks.walked(node.op)
     if node.rule is None or node.rule.backward is None:
         raise TypeError(f"{node.op.name} has no backward rule")
-    like = next(g for g in gradients if g is not None)
-    upstream = [_zeros(like, slot) if g is None else g for g, slot in zip(gradients, node.outputs)]
+    if len(gradients) == 1:
+        upstream = gradients[0]
+    else:
+        like = next(g for g in gradients if g is not None)
+        upstream = tuple([_zeros(like, slot) if g is None else g for g, slot in zip(gradients, node.outputs)])
     try:
-        made = node.op.pull(node, upstream[0] if len(upstream) == 1 else tuple(upstream), node.arrays())
+        made = node.op.pull(node, upstream, node.arrays())
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"backward of {node.op.name}: {error}") from error
-    if missing := [edge.position + 1 for edge in node.edges if edge.position >= len(made)]:
-        raise ValueError(f"backward of {node.op.name} gave argument {missing[0]} no gradient, not even None")
-    chosen = [(edge, made[edge.position]) for edge in node.edges]
-    sent = [(e, fit(g, e.node.outputs[e.output], node.op.name, e.position)) for e, g in chosen if g is not None]
+    sent = []
+    for edge in node.edges:
+        if edge.position >= len(made):
+            raise ValueError(f"backward of {node.op.name} gave argument {edge.position + 1} no gradient, not even None")
+        gradient = made[edge.position]
+        if gradient is not None:
+            sent.append((edge, fit(gradient, edge.node.outputs[edge.output], node.op.name, edge.position)))
     node.used()
     return sent
 
@@ -182,6 +188,8 @@ def fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array | None:
     """Sum `gradient` over the axes that broadcasting added to `shape`; None when it is no broadcast of `shape`."""
     extra = gradient.ndim - len(shape)
+    if gradient.shape[extra:] == shape:
+        return sums.total(gradient, tuple(range(extra)))
     if extra < 0 or any(want not in (1, got) for want, got in zip(shape, gradient.shape[extra:])):
         return None
     stretched = (extra + i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1)

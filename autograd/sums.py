@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ PRODUCTS = 500
 """The same of products, which BLAS adds in many sums at once: 7e-8."""
 
 
+@cache
 def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The axes that NumPy's `axis` names, in order, from 0; `ValueError` for one that is not there, or twice."""
     if axis is None:
@@ -78,7 +80,7 @@ def wide_total(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     if name(x) != "numpy":
         return _on_device(x, axes, keepdims)
     if x.size <= SMALL:
-        return x.sum(axes, dtype=np.float64, keepdims=keepdims)
+        return np.add.reduce(x, axes, np.float64, keepdims=keepdims)
     x = x.astype(np.float32) if x.dtype == np.float16 else x
     order = list(range(x.ndim))
     if not x.flags.c_contiguous:  # as it lies in memory

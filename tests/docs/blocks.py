@@ -52,7 +52,7 @@ def runs(block: Block, *special: str) -> bool:
 def environment() -> dict[str, str]:
     """The variables of this process, the programs installed beside this Python coming first."""
     beside = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": os.pathsep.join([beside, os.environ["PATH"]])}
+    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": os.pathsep.join([beside, os.environ["PATH"]])}
 
 
 def shell(text: str) -> list[str]:

@@ -25,10 +25,12 @@ GRAIN = 16
 
 def forward(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[bool, ...] = ()) -> Any:
     """As `ops.linear.linear`."""
-    fitting = weight.ndim == 2 and x.shape[-1:] == weight.shape[:1] and x.dtype == weight.dtype
+    if weight.ndim != 2 or not _serves(x, weight.shape[1]):
+        return NotImplemented
+    fitting = x.shape[-1:] == weight.shape[:1] and x.dtype == weight.dtype
     if bias is not None:
         fitting = fitting and bias.shape == weight.shape[1:] and bias.dtype == x.dtype
-    if not (fitting and _serves(x, weight.shape[1])):
+    if not fitting:
         return NotImplemented
     y = _product(_rows(x), weight, bias).reshape(*x.shape[:-1], weight.shape[1])
     return y, (x if needs[1] else None, weight if needs[0] else None)
@@ -63,4 +65,4 @@ def _product(x: Array, y: Array, bias: Array | None = None) -> Array:
 
 def _serves(x: Array, width: int) -> bool:
     """Whether the product of x with a matrix of this width is large, and there are threads to divide it over."""
-    return x.ndim > 1 and x.dtype in rows.FLOATS and x.size * width >= LEAST and threads.count() > 1
+    return x.size * width >= LEAST and x.ndim > 1 and x.dtype in rows.FLOATS and threads.count() > 1
