@@ -107,6 +107,11 @@ class Attention(Module):
             k, v = (split_heads(x, self.shared) for x in (k, v))
             return KeysValues(self._rotated(self._normed(p, "key_norm", self.key_norm, k), positions), v)
 
+    def projections(self, p: Tree, x: Any) -> Any:
+        """x (..., N, D) -> its query, key and value side by side, as implementations have them with one map for all."""
+        maps = (("query", self.query), ("key", self.key), ("value", self.value))
+        return ops.concatenate([made.apply(p[name], x) for name, made in maps], axis=-1)
+
     def apply(
         self,
         p: Tree,
@@ -173,21 +178,41 @@ class Attention(Module):
         return ops.reshape(bias, shape=(*bias.shape[:-3], *heads, *bias.shape[-2:]))
 
 
+Norms = Literal["before", "after", "around"]
+"""Where a layer has the norms of its attention and its MLP f: x + f(norm(x)), as in GPT-2 and the Perceivers;
+x + norm(f(x)), as in Swin v2 (arXiv 2111.09883); or norm(x + f(x)), as in the first Transformer."""
+
+
 class Layer(Module):
     """The course of a layer: attention, added to x or in its place, and what follows it."""
 
     query_residual: bool = True
-    mlp_norm: ClassVar[part[Norm]]
-    mlp: ClassVar[part[MLP]]
+    norms: Norms = "before"
+    norm: ClassVar[part[Any]]
+    mlp_norm: ClassVar[part[Any]]
+    mlp: ClassVar[part[Any]]
+
+    def _given(self, p: Tree, name: str, norm: Norm | None, x: Any) -> Any:
+        """x as attention takes it: after the norm of this name, where there is one before."""
+        return x if norm is None else point(name, norm.apply(p[name], x))
 
     def _joined(self, p: Tree, x: Any, attended: Any) -> Any:
-        """x + attention(...), or the attention alone."""
-        return point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
+        """x + attention(...), or the attention alone; after the norm where that does not come before."""
+        if self.norms == "after":
+            attended = self._given(p, "norm", self.norm, attended)
+        x = point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
+        return self._given(p, "norm", self.norm, x) if self.norms == "around" else x
 
     def _finished(self, p: Tree, x: Any) -> Any:
-        """x + mlp(norm(x)): the second half."""
-        normed = point("mlp_norm", self.mlp_norm.apply(p["mlp_norm"], x))
-        return point("", ops.add(x, self.mlp.apply(p["mlp"], normed)))
+        """The second half: x + mlp(norm(x)), with the norm in its place; x where no MLP follows."""
+        if self.mlp is None:
+            return point("", x)
+        normed = self._given(p, "mlp_norm", self.mlp_norm, x) if self.norms == "before" else x
+        made = self.mlp.apply(p["mlp"], normed)
+        if self.norms == "after":
+            made = self._given(p, "mlp_norm", self.mlp_norm, made)
+        x = ops.add(x, made)
+        return point("", self._given(p, "mlp_norm", self.mlp_norm, x) if self.norms == "around" else x)
 
 
 @dataclass(frozen=True)
@@ -197,7 +222,9 @@ class CrossAttention(Layer):
         x = x + attention(norm(x), norm(z)); x = x + mlp(norm(x))
 
     Without `query_residual` the first sum leaves x out. `qk_channels` defaults to the width that `attend_in` names
-    ("kv": the inputs', "q": the queries'), `v_channels` to `qk_channels`.
+    ("kv": the inputs', "q": the queries'), `v_channels` to `qk_channels`. Without `context_norm` the inputs are taken
+    as they are, without `feed_forward` no MLP follows. `norms`: where those of queries and MLP are; `hidden`: as in
+    `MLP`.
     """
 
     q_inputs: int
@@ -209,16 +236,25 @@ class CrossAttention(Layer):
     widening: int = 1
     query_residual: bool = True
     conventions: Conventions = DEEPMIND
+    hidden: int | None = None
+    norms: Norms = "before"
+    context_norm: bool = True
+    feed_forward: bool = True
 
     @part
-    def query_norm(self) -> Norm:
+    def query_norm(self) -> Norm | None:
         """The norm of queries before attention."""
-        return norm(self.q_inputs, self.conventions)
+        return norm(self.q_inputs, self.conventions) if self.norms == "before" else None
 
     @part
-    def key_value_norm(self) -> Norm:
+    def norm(self) -> Norm | None:
+        """That of what attention gives, where norms do not come before."""
+        return None if self.norms == "before" else norm(self.q_inputs, self.conventions)
+
+    @part
+    def key_value_norm(self) -> Norm | None:
         """The norm of what is attended to."""
-        return norm(self.kv_inputs, self.conventions)
+        return norm(self.kv_inputs, self.conventions) if self.context_norm else None
 
     @part
     def attention(self) -> Attention:
@@ -229,19 +265,19 @@ class CrossAttention(Layer):
         return Attention(self.q_inputs, self.kv_inputs, qk, v, self.q_inputs, self.heads, self.conventions)
 
     @part
-    def mlp_norm(self) -> Norm:
-        """The norm before the MLP."""
-        return norm(self.q_inputs, self.conventions)
+    def mlp_norm(self) -> Norm | None:
+        """The norm of the MLP."""
+        return norm(self.q_inputs, self.conventions) if self.feed_forward else None
 
     @part
-    def mlp(self) -> MLP:
+    def mlp(self) -> MLP | None:
         """The MLP."""
-        return MLP(self.q_inputs, self.widening, self.conventions)
+        return MLP(self.q_inputs, self.widening, self.conventions, self.hidden) if self.feed_forward else None
 
     def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, q_inputs), z (B, M, kv_inputs) -> (B, N, q_inputs); mask and bias as in `Attention`."""
-        q = point("query_norm", self.query_norm.apply(p["query_norm"], x))
-        kv = point("key_value_norm", self.key_value_norm.apply(p["key_value_norm"], z))
+        q = self._given(p, "query_norm", self.query_norm, x)
+        kv = self._given(p, "key_value_norm", self.key_value_norm, z)
         attended = self.attention.apply(p["attention"], q, kv, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
 
@@ -253,7 +289,8 @@ class SelfAttention(Layer):
         x = x + attention(norm(x), norm(x)); x = x + mlp(norm(x))
 
     Without `query_residual` the first sum leaves x out. `qk_channels` defaults to `channels`, `v_channels` to
-    `qk_channels`; v_channels must equal `channels`, unless `conventions.free_widths`.
+    `qk_channels`; v_channels must equal `channels`, unless `conventions.free_widths`. `hidden`, `norms` and
+    `feed_forward` as in `CrossAttention`.
     """
 
     channels: int
@@ -263,6 +300,9 @@ class SelfAttention(Layer):
     widening: int = 1
     conventions: Conventions = DEEPMIND
     query_residual: bool = True
+    hidden: int | None = None
+    norms: Norms = "before"
+    feed_forward: bool = True
 
     def __post_init__(self) -> None:
         if self._widths()[1] != self.channels and not self.conventions.free_widths:
@@ -276,7 +316,7 @@ class SelfAttention(Layer):
 
     @part
     def norm(self) -> Norm:
-        """The norm before attention."""
+        """The norm of attention."""
         return norm(self.channels, self.conventions)
 
     @part
@@ -286,18 +326,18 @@ class SelfAttention(Layer):
         return Attention(self.channels, self.channels, qk, v, self.channels, self.heads, self.conventions)
 
     @part
-    def mlp_norm(self) -> Norm:
-        """The norm before the MLP."""
-        return norm(self.channels, self.conventions)
+    def mlp_norm(self) -> Norm | None:
+        """The norm of the MLP."""
+        return norm(self.channels, self.conventions) if self.feed_forward else None
 
     @part
-    def mlp(self) -> MLP:
+    def mlp(self) -> MLP | None:
         """The MLP."""
-        return MLP(self.channels, self.widening, self.conventions)
+        return MLP(self.channels, self.widening, self.conventions, self.hidden) if self.feed_forward else None
 
     def apply(self, p: Tree, x: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, channels) -> the same shape; mask and bias as in `Attention`."""
-        normed = point("norm", self.norm.apply(p["norm"], x))
+        normed = self._given(p, "norm", self.norm, x) if self.norms == "before" else x
         attended = self.attention.apply(p["attention"], normed, normed, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
 

@@ -101,11 +101,14 @@ FLAMINGO_DIALECTS: dict[str, Conventions] = {
     "open-flamingo": replace(_FLAMINGO, activation="gelu_erf", masked_rows="uniform"),
     "idefics": replace(_FLAMINGO, activation="relu", masked_rows="added"),
     "idefics2": replace(_FLAMINGO, activation="silu", masked_rows="added", norm="rms", norm_eps=1e-6, gated_mlp=True),
+    "aurora": replace(_FLAMINGO, activation="gelu_erf", mlp_bias=True),
+    "edgetam": replace(_FLAMINGO, activation="gelu_erf", free_widths=True),
 }
 """The same for Flamingo's resampler and gated cross-attention; "paper" is the default, since nothing was released."""
 
 AUTOREGRESSIVE_DIALECTS: dict[str, Conventions] = {
     "krasserm": replace(DIALECTS["krasserm"], qkv_bias=False, mlp_bias=False),
+    "perceiver-ar-pytorch": replace(DIALECTS["krasserm"], qkv_bias=False, mlp_bias=False),
     "perceiver-ar": Conventions(activation="squared_relu", masked_rows="uniform", grid="float32"),
 }
 """The same for Perceiver AR; "perceiver-ar" is the default, since its released code is the paper's."""

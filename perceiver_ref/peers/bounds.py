@@ -66,14 +66,15 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         num_self_attends_per_block num_self_attention_blocks num_self_attention_layers
         num_self_attention_layers_per_block num_cross_attention_layers num_transformers_per_block
         initial_query_embed_num_layers n_extra_pos_mlp position_layers cross_attends cross_attn_every
-        rotary_layers additional_cross_attend_after_layers""",
+        rotary_layers additional_cross_attend_after_layers perceiver_resampler_num_layers perceive_depth
+        hidden_blocks""",
     ),
     (
         HEADS,
         """heads num_heads n_heads cross_heads self_heads latent_heads kv_heads num_attention_heads
         num_key_value_heads num_cross_attend_heads num_cross_attention_heads num_self_attend_heads
         num_self_attention_heads num_transformer_heads resampler_heads resampler_n_heads
-        cross_attention_head_group_size""",
+        cross_attention_head_group_size perceiver_resampler_num_attention_heads perceive_max_heads_process""",
     ),
     (
         WIDTH,
@@ -88,7 +89,9 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         num_self_attention_v_channels output_channels output_num_channels in_channels out_channels
         conv_after_patching_in_channels _label_trainable_num_channels q_dim kv_dim kdim vdim input_embed_dim
         msa_encoder_dim protein_encoder_dim structure_encoder_dim resampler_dim_head resampler_head_dim
-        attn_residual_rank rank n_outputs num_outputs num_classes num_labels""",
+        attn_residual_rank rank n_outputs num_outputs num_classes num_labels perceiver_resampler_hidden_size
+        perceiver_resampler_mlp_intermediate_size perceiver_resampler_attention_head_dim attention_channels
+        inner_size hidden_dim output_dim""",
     ),
     (
         LENGTH,
@@ -99,7 +102,8 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         max_context_length max_position_embeddings num_frames frames max_num_frames max_video_frames media
         max_num_media num_media_embeds samples samples_per_patch audio_samples_per_frame
         num_latents_per_position latents_per_position chunked_cross_key_size chunked_cross_query_size resize
-        source target size sizes grid normalized_shape""",
+        source target size sizes grid normalized_shape perceiver_resampler_num_latents
+        perceiver_resampler_num_latents_2d cross_attn_seq_len hidden_steps num_inputs""",
     ),
     (
         COUNT,
@@ -110,7 +114,7 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         FACTOR,
         """widening cross_widening self_widening widening_factor cross_attend_widening_factor
         cross_attention_widening_factor self_attend_widening_factor self_attention_widening_factor
-        transformer_widening_factor mult ff_mult aligner_ffn_mult resampler_ff_mult""",
+        transformer_widening_factor mult ff_mult mlp_ratio aligner_ffn_mult resampler_ff_mult""",
     ),
     (BANDS, "num_bands num_freq_bands num_frequency_bands"),
     (PROJECTED, "project_pos_dim"),
@@ -128,12 +132,12 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         temporal_block_size space time spatial_downsample temporal_downsample spatial_upsample temporal_upsample""",
     ),
     (AXES, "input_axis"),
-    (EPSILON, "eps eps_root norm_eps rms_norm_eps"),
+    (EPSILON, "eps eps_root norm_eps rms_norm_eps ln_eps"),
     (
         SHARE,
-        """dropout dropout_p attn_dropout ff_dropout dropout_prob dropout_attn_prob seq_dropout_prob
-        latent_dropout_prob encoder_dropout_prob decay_rate decay b1 b2 betas label_smoothing mask_probs
-        mask_probabilities fraction_to_rotate fraction_heads_to_rotate""",
+        """dropout drop dropout_p cross_attn_dropout attn_dropout ff_dropout dropout_prob dropout_attn_prob
+        seq_dropout_prob latent_dropout_prob encoder_dropout_prob decay_rate decay b1 b2 betas label_smoothing
+        mask_probs mask_probabilities fraction_to_rotate fraction_heads_to_rotate""",
     ),
     (
         NUMBER,

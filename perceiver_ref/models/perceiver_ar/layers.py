@@ -13,7 +13,7 @@ from ...autograd.tree import Tree
 from ..attention import Attention, CrossAttention, KeysValues, SelfAttention, joined
 from ..module import part
 from ..rotary import Rotary
-from ..tracing import point
+from ..tracing import asked_point
 
 Kept = KeysValues | None
 """Keys (B, H, L, d), turned already, and values (B, H, L, e) of earlier positions; None where there are none."""
@@ -35,15 +35,15 @@ class CausalCrossAttention(CrossAttention):
 
         `own`: z are the queries themselves, (B, N, D), normed as queries are.
         """
-        if own:
+        if own and self.query_norm is not None:
             normed = self.query_norm.apply(p["query_norm"], z)
         else:
-            normed = point("key_value_norm", self.key_value_norm.apply(p["key_value_norm"], z))
+            normed = self._given(p, "key_value_norm", None if own else self.key_value_norm, z)
         return self.attention.keys_values(p["attention"], normed, positions=positions)
 
     def attend(self, p: Tree, x: Any, z: KeysValues, positions: Any, *, mask: Array | None) -> Any:
         """x (B, N, D) at positions (B, N) -> the same shape; mask as in `Attention`."""
-        q = point("query_norm", self.query_norm.apply(p["query_norm"], x))
+        q = self._given(p, "query_norm", self.query_norm, x)
         attended = self.attention.apply(p["attention"], q, z, mask=mask, positions=positions)
         return self._finished(p, self._joined(p, x, attended))
 
@@ -61,7 +61,8 @@ class CausalSelfAttention(SelfAttention):
 
     def attend(self, p: Tree, x: Any, kept: Kept, positions: Any, *, mask: Array | None) -> tuple[Any, KeysValues]:
         """x (B, N, D) at positions (B, N), after those of `kept` -> the same shape, and what to keep now."""
-        normed = point("norm", self.norm.apply(p["norm"], x))
+        normed = self._given(p, "norm", self.norm, x) if self.norms == "before" else x
+        asked_point("attention.projections", lambda: self.attention.projections(p["attention"], normed))
         z = joined(kept, self.attention.keys_values(p["attention"], normed, positions=positions))
         attended = self.attention.apply(p["attention"], normed, z, mask=mask, positions=positions)
         return self._finished(p, self._joined(p, x, attended)), z

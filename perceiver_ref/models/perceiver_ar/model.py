@@ -66,9 +66,12 @@ class PerceiverAR(Module):
     `latents` is the most of them. Positions are learned and added (`position_table`), turn queries and keys
     (`cross_rotary`; `self_rotary`, in the first `rotary_layers` self-attentions, None: all), or both. Latents attend to
     the inputs before those self-attentions that `cross_attends` lists, 0 being before the first one and `layers` after
-    the last; each has its own weights. Without `query_map` z_i is x_i. A latent's own input, and that of the latents
-    before it, is a key among the "inputs", with their norm, or by `own_keys` "queries" with the norm of queries.
+    the last, as often as each is listed; each time has its own weights. Without `query_map` z_i is x_i. A latent's own
+    input, and that of the latents before it, is a key among the "inputs", with their norm, or by `own_keys` "queries"
+    with the norm of queries.
     `tied`: Wy is the embedding, transposed. `masked_latents`: latents of padding are no keys of other latents.
+    `attention_channels`: the width of queries, keys and values, all heads together, where `conventions.free_widths`
+    leaves it free; `hidden`: that of every MLP, in place of the widenings.
     """
 
     vocabulary: int
@@ -96,11 +99,14 @@ class PerceiverAR(Module):
     output_bias: bool = True
     self_output_bias: bool | None = None
     conventions: Conventions = AUTOREGRESSIVE
+    attention_channels: int | None = None
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
+        split = self.width if self.attention_channels is None else self.attention_channels
         for heads in (self.cross_heads, self.self_heads):
-            if heads < 1 or self.width % heads:
-                raise InputError(f"latents of {self.width} channels cannot be split among {heads} heads")
+            if heads < 1 or split % heads:
+                raise InputError(f"latents of {split} channels cannot be split among {heads} heads")
         if self.channels != self.width and not self.query_map:
             raise InputError(f"without a map to queries, latents are as wide as inputs ({self.channels})")
         if self.channels != self.width and (self.tied or self.own_keys == "queries"):
@@ -108,7 +114,7 @@ class PerceiverAR(Module):
         if not 1 <= self.latents <= self.length:
             raise InputError(f"latents ({self.latents}) must be at least 1 and at most length ({self.length})")
         places = self.cross_attends
-        if list(places) != sorted(set(places)) or any(not 0 <= i <= self.layers for i in places):
+        if list(places) != sorted(places) or any(not 0 <= i <= self.layers for i in places):
             raise InputError(f"cross_attends must be increasing numbers from 0 to layers ({self.layers}): {places}")
 
     @property
@@ -123,10 +129,12 @@ class PerceiverAR(Module):
             self.width,
             self.channels,
             self.cross_heads,
+            qk_channels=self.attention_channels,
             attend_in=self.attend_in,
             widening=self.cross_widening,
             query_residual=self.query_residual,
             conventions=self.conventions,
+            hidden=self.hidden,
             rotary=self.cross_rotary,
         )
 
@@ -137,8 +145,10 @@ class PerceiverAR(Module):
         turning = CausalSelfAttention(
             self.width,
             self.self_heads,
+            self.attention_channels,
             widening=self.self_widening,
             conventions=replace(self.conventions, output_bias=bias),
+            hidden=self.hidden,
             rotary=self.self_rotary,
         )
         turns = self.layers if self.rotary_layers is None else min(self.rotary_layers, self.layers)
@@ -191,9 +201,19 @@ class PerceiverAR(Module):
 
     @explains_parameters
     def encode(
-        self, p: Tree, ids: Array, memory: Memory | None = None, *, prefix: int = 0, mask: Array | None = None
+        self,
+        p: Tree,
+        ids: Array,
+        memory: Memory | None = None,
+        *,
+        prefix: int = 0,
+        mask: Array | None = None,
+        keys: Array | None = None,
     ) -> tuple[Any, Memory]:
-        """As `extend`, with the latents (B, N, D) that logits are made of in place of these."""
+        """As `extend`, with the latents (B, N, D) that logits are made of in place of these.
+
+        keys (B, M of all calls), bool: False where an input is no key of cross-attention, which moves no positions.
+        """
         check_ids(ids, self.vocabulary)
         mask = self._mask(ids, memory, mask)
         total = mask.shape[1]
@@ -215,7 +235,7 @@ class PerceiverAR(Module):
             inputs=seen,
             input_positions=place[:, old : old + seen.shape[1]],
             positions=place[:, start:],
-            input_mask=causal & mask[:, None, :],
+            input_mask=causal & (mask if keys is None else mask & keys)[:, None, :],
             latent_mask=((causal & real) | own)[:, :, prefix:],
         )
         z, inputs, latents = self.process(p, self.queries(p, new), course, memory)
@@ -239,8 +259,7 @@ class PerceiverAR(Module):
         inputs: list[KeysValues] = []
         latents: list[KeysValues] = []
         for i in range(self.layers + 1):
-            if i in self.cross_attends:
-                k = len(inputs)
+            for k in range(len(inputs), len(inputs) + self.cross_attends.count(i)):
                 with scope(f"cross_attention.{k}"):
                     kept = None if memory is None else memory.inputs[k]
                     inputs.append(self._input_keys(p["cross_attentions"][k], z, kept, course))

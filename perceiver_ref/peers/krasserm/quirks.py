@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -102,9 +102,10 @@ class BufferedPerceiverAR(PerceiverAR):
         made = np.asarray(self.cross_rotary.frequencies)
         return {"frequencies": Parameter(made.shape, lambda rng, shape: made)}
 
-    def with_state(self, state: Tree) -> PerceiverAR:
+    def with_state(self, state: Tree) -> Self:
         """The same model with the buffer's frequencies."""
-        rotary = Rotary(tuple(float(w) for w in to_host(state["frequencies"])))
+        assert self.cross_rotary is not None
+        rotary = replace(self.cross_rotary, frequencies=tuple(float(w) for w in to_host(state["frequencies"])))
 
         def turning(part: Module) -> Module:
             turns = isinstance(part, Attention) and part.rotary is not None

@@ -32,7 +32,7 @@ _CONFIG = {
     "resampler_head_dim": 96,
     "num_key_value_heads": 4,
 }
-_ATTENTION: Table = {
+ATTENTION: Table = {
     "query/weight": ("q_proj.weight", transposed),
     "key/weight": ("k_proj.weight", transposed),
     "value/weight": ("v_proj.weight", transposed),
@@ -41,7 +41,7 @@ _ATTENTION: Table = {
 _LAYER: Table = {
     "features_norm": ("input_context_norm", NORM),
     "latents_norm": ("input_latents_norm", NORM),
-    "attention": ("self_attn", _ATTENTION),
+    "attention": ("self_attn", ATTENTION),
     "mlp_norm": ("post_attention_layernorm", NORM),
     "mlp": ("mlp", SWIGLU),
 }

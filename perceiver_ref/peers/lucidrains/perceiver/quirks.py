@@ -117,17 +117,6 @@ class VariedCrossAttention(CrossAttention):
 
 
 @dataclass(frozen=True)
-class AttentionAlone(CrossAttention):
-    """Cross-attention that no MLP follows."""
-
-    def parameters(self) -> Tree:
-        return {name: part for name, part in super().parameters().items() if not name.startswith("mlp")}
-
-    def _finished(self, p: Tree, x: Any) -> Any:
-        return point("", x)
-
-
-@dataclass(frozen=True)
 class GRUCell(Module):
     """A gated recurrent unit of equally wide input and state."""
 
@@ -331,5 +320,4 @@ class OptionalMLPDecoder(Decoder):
     @part
     def cross_attention(self) -> CrossAttention:
         """The layer in which queries attend to latents."""
-        layer = super().cross_attention
-        return layer if self.mlp else variant(layer, AttentionAlone)
+        return replace(super().cross_attention, feed_forward=self.mlp)
