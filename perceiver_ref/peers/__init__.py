@@ -56,6 +56,7 @@ PEERS = Peers(
         "idefics2": "transformers.idefics2",
         "evolla": "transformers.evolla",
         "mllama": "transformers.mllama",
+        "aurora": "aurora",
         "optax": "optax",
         "torch": "torch",
         "torch-optimizer": "torch_optimizer",
