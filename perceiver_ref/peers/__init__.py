@@ -56,6 +56,7 @@ PEERS = Peers(
         "idefics2": "transformers.idefics2",
         "evolla": "transformers.evolla",
         "mllama": "transformers.mllama",
+        "edgetam": "transformers.edgetam",
         "aurora": "aurora",
         "optax": "optax",
         "torch": "torch",
