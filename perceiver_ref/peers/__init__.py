@@ -58,6 +58,7 @@ PEERS = Peers(
         "mllama": "transformers.mllama",
         "edgetam": "transformers.edgetam",
         "aurora": "aurora",
+        "perceiver-ar-pytorch": "lucidrains.perceiver_ar",
         "optax": "optax",
         "torch": "torch",
         "torch-optimizer": "torch_optimizer",
