@@ -56,6 +56,7 @@ PEERS = Peers(
         "idefics2": "transformers.idefics2",
         "evolla": "transformers.evolla",
         "mllama": "transformers.mllama",
+        "shape2vecset": "shape2vecset",
         "edgetam": "transformers.edgetam",
         "aurora": "aurora",
         "perceiver-ar-pytorch": "lucidrains.perceiver_ar",
