@@ -60,6 +60,7 @@ PEERS = Peers(
         "edgetam": "transformers.edgetam",
         "aurora": "aurora",
         "perceiver-ar-pytorch": "lucidrains.perceiver_ar",
+        "nemo": "nemo",
         "optax": "optax",
         "torch": "torch",
         "torch-optimizer": "torch_optimizer",
