@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from flamingo_pytorch import FlamingoPaLM, GatedCrossAttentionBlock, PerceiverResampler
+from heavy.draw import COUNTS, Draw, Made, gradient, left_out
 from heavy.hooks import hooked
 from transformers import EvollaConfig, Idefics2Config, IdeficsConfig, MllamaTextConfig
 from transformers.models.evolla import modeling_evolla as evolla
@@ -24,44 +25,16 @@ from transformers.models.mllama import modeling_mllama as mllama
 from perceiver_ref.porting.cases import Case
 
 torch.set_num_threads(1)  # for arrays this small
-Made = tuple[str, str, dict[str, Any], Any, dict[str, np.ndarray], dict[str, Any]]
 MODULES = (evolla, idefics, idefics2, mllama)
 _ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "quick_gelu", "gelu_10", "mish", "tanh", "relu6", "laplace")
 
 
-class Draw:
-    """Numbers, choices and arrays of one example, all equally likely: hypothesis would favour the smallest."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = np.random.default_rng(seed)
-
-    def __call__(self, low: int, high: int) -> int:
-        return int(self.generator.integers(low, high + 1))
-
-    def of(self, *choices: Any) -> Any:
-        return choices[self(0, len(choices) - 1)]
-
-    def array(self, *shape: int) -> np.ndarray:
-        return self.generator.standard_normal(shape)
-
-    def bits(self, *shape: int) -> np.ndarray:
-        return self.generator.random(shape) < self.of(0.0, 0.3, 0.7, 1.0)
-
-
-COUNTS = (1, 2, 3, 5, 7)
-"""Of heads."""
 WHOLE = ("bool", "int64", "int32", "uint8")
 NUMBERS = ("float64", "float32", *WHOLE)
 
 
 def heads(draw: Draw) -> dict[str, int]:
     return {"dim_head": draw(1, 5), "heads": draw.of(*COUNTS)}
-
-
-def left_out(draw: Draw, config: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Half the configurations without some of these options, whose defaults are small enough."""
-    absent = {name for name in names if draw.of(True, False)} if draw.of(True, False) else set()
-    return {name: value for name, value in config.items() if name not in absent}
 
 
 def added(draw: Draw, implementation: str, *shape: int) -> np.ndarray:
@@ -330,8 +303,8 @@ def case(made: Made, seed: int) -> Case:
         outputs={"out": _array(out), **{key: _array(t) for key, t in extra.items()}},
         cotangents={"out": cotangent},
         # FlamingoPaLM freezes its language model when it sees media, and never differentiates its image encoder
-        grad_params={key: _gradient(p) for key, p in params.items() if p.requires_grad},
-        grad_inputs={key: _gradient(t) for key, t in floats.items() if cls != "FlamingoPaLM"},
+        grad_params={key: gradient(p) for key, p in params.items() if p.requires_grad},
+        grad_inputs={key: gradient(t) for key, t in floats.items() if cls != "FlamingoPaLM"},
         trace=traced,
     )
 
@@ -355,7 +328,3 @@ def _prepared(arguments: Mapping[str, Any], tokens: int | None) -> tuple[dict[st
 def _array(value: Any) -> np.ndarray:
     value = value[0] if isinstance(value, tuple) else value
     return value.detach().numpy().copy()
-
-
-def _gradient(tensor: Any) -> np.ndarray:
-    return np.zeros(tuple(tensor.shape)) if tensor.grad is None else tensor.grad.numpy()
