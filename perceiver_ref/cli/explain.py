@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..models.flamingo import PerceiverResampler
 from ..models.ledger import RULE, Ledger, default_sizes, example, ledger, parse_sizes
 from ..models.ledger.printed import PRINTED, agrees
-from ..models.ledger.sizes import Shape, Sizes
+from ..models.ledger.sizes import Shape, Sizes, own_arguments
 from ..models.module import Module
 from ..models.perceiver_io import PerceiverIO
 from ..models.published import INPUTS, is_preset, preset
@@ -63,7 +63,7 @@ def _model(given: argparse.Namespace) -> Module:
         model = rebuild(given.peer, given.cls, read_config(given.model), given.model, {}).model
     if ignored:
         print(f"perceiver-ref explain: note: {ignored_fields(ignored)}", file=sys.stderr)
-    if not isinstance(model, PerceiverIO | PerceiverResampler):
+    if not isinstance(model, PerceiverIO | PerceiverResampler) and own_arguments(model) is None:
         raise InputError(f"{given.model} configures a part, {type(model).__name__}; explain takes whole models")
     return model
 

@@ -136,8 +136,9 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
     (
         SHARE,
         """dropout drop dropout_p cross_attn_dropout attn_dropout ff_dropout dropout_prob dropout_attn_prob
-        seq_dropout_prob latent_dropout_prob encoder_dropout_prob decay_rate decay b1 b2 betas label_smoothing
-        mask_probs mask_probabilities fraction_to_rotate fraction_heads_to_rotate""",
+        drop_path_rate attn_score_dropout attn_layer_dropout ffn_dropout seq_dropout_prob latent_dropout_prob
+        encoder_dropout_prob decay_rate decay b1 b2 betas label_smoothing mask_probs mask_probabilities
+        fraction_to_rotate fraction_heads_to_rotate""",
     ),
     (
         NUMBER,
@@ -145,7 +146,7 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         att_init_scale dense_init_scale final_init_scale_multiplier z_pos_enc_init_scale deviation alpha rescale
         rescale_factor flow_scale_factor scale max_freq max_scale min_scale max_wavelength longest frequencies
         output_range z_loss beta scale_factor lr learning_rate weight_decay momentum dampening clamp_value
-        exponent end_value init_value peak_value""",
+        exponent end_value init_value peak_value kl_weight""",
     ),
 )
 BOUNDS: dict[str, Bound] = {name: bound for bound, names in _ROWS for name in names.split()}

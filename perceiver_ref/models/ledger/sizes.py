@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from ...autograd.tree import Tree
-from ...errors import InputError
+from ...errors import InputError, one_of
 from ..flamingo import GatedLayers
 from ..inputs import (
     AudioPatches,
@@ -47,8 +47,26 @@ def parse_sizes(text: str) -> Sizes:
 
 
 def default_sizes(model: Any) -> Sizes:
-    """The inputs that the model's position encodings were made for; `InputError` where they do not tell."""
-    return _default(getattr(model, "preprocessor", None))
+    """The inputs that the model's position encodings were made for; `InputError` where they do not tell.
+
+    A model may say itself what `apply` takes: its `arguments` are the shapes of one example by name, in order, with
+    None where it does not know, and `indices` the names of those that are whole numbers.
+    """
+    own = own_arguments(model)
+    if own is None:
+        return _default(getattr(model, "preprocessor", None))
+    known = {name: tuple(n for n in shape if n is not None) for name, shape in own.items()}
+    if any(len(known[name]) < len(shape) for name, shape in own.items()):
+        wanted = [f"{'x'.join('?' if n is None else str(n) for n in shape)}" for shape in own.values()]
+        words = wanted[0] if len(own) == 1 else ",".join(f"{n}={w}" for n, w in zip(own, wanted) if "?" in w)
+        raise InputError(f"the model does not say how many inputs it takes; give numbers for each ?: --inputs {words}")
+    return known if len(known) > 1 else next(iter(known.values()))
+
+
+def own_arguments(model: Any) -> Mapping[str, tuple[int | None, ...]] | None:
+    """What a model says of its arguments, see `default_sizes`; None where it says nothing."""
+    found: Mapping[str, tuple[int | None, ...]] | None = getattr(model, "arguments", None)
+    return found
 
 
 def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32) -> Tree:
@@ -58,6 +76,8 @@ def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32
     """
     if batch < 1:
         raise InputError(f"the batch must be at least 1, got {batch}")
+    if (own := own_arguments(model)) is not None:
+        return _own(own, sizes, batch, dtype, getattr(model, "indices", ()))
     if isinstance(model, GatedLayers):
         parts = _by_name(sizes, ["media", "text"])
         return tuple(_array(None, parts[name], batch, dtype) for name in ("text", "media"))
@@ -70,6 +90,26 @@ def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32
     return {name: _array(preprocessor.modalities[name], parts[name], batch, dtype) for name in preprocessor.names}
 
 
+def _own(
+    arguments: Mapping[str, tuple[int | None, ...]], sizes: Sizes, batch: int, dtype: Any, indices: Collection[str]
+) -> Tree:
+    """The arguments of a model that says what they are; those that are not given are as it says."""
+    given = sizes if isinstance(sizes, Mapping) else dict.fromkeys(list(arguments)[:1], sizes)
+    if not isinstance(sizes, Mapping) and len(arguments) > 1:
+        given = _by_name(sizes, list(arguments))
+    if unknown := [name for name in given if name not in arguments]:
+        raise one_of("input of the model", unknown[0], arguments)
+    made = []
+    for name, known in arguments.items():
+        shape = given.get(name, known)
+        if len(shape) != len(known) or None in shape or any(n not in (None, m) for n, m in zip(known, shape)):
+            wanted = "x".join("?" if n is None else str(n) for n in known)
+            raise InputError(f"{name} must be of the shape {wanted}, with a number for each ?: --inputs {name}=...")
+        sized = tuple(n for n in shape if n is not None)
+        made.append(_array(None, sized, batch, dtype, whole=name in indices))
+    return tuple(made) if len(made) > 1 else made[0]
+
+
 def _by_name(sizes: Sizes, names: list[str]) -> Mapping[str, Shape]:
     if not isinstance(sizes, Mapping) or sorted(sizes) != names:
         wanted = ",".join(f"{name}=..." for name in names)
@@ -77,10 +117,10 @@ def _by_name(sizes: Sizes, names: list[str]) -> Mapping[str, Shape]:
     return sizes
 
 
-def _array(part: Any, shape: Shape, batch: int, dtype: Any) -> Any:
+def _array(part: Any, shape: Shape, batch: int, dtype: Any, *, whole: bool = False) -> Any:
     if batch * math.prod(shape) > _LARGEST:
         raise InputError(f"an input of {batch} x {'x'.join(map(str, shape))} elements is too large to count")
-    if isinstance(part, TextInput):
+    if whole or isinstance(part, TextInput):
         if batch * math.prod(shape) > _LARGEST_TEXT:
             raise InputError(f"a text of {batch} x {'x'.join(map(str, shape))} tokens is too large to count")
         return np.zeros((batch, *shape), np.int64)  # read for their range

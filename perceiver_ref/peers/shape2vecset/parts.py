@@ -126,7 +126,8 @@ def _cut(v: Any) -> Any:
     """v within its bounds, and beyond them a constant."""
     data = array_of(v)
     library = xp(data)
-    return ops.where((data >= _LEAST) & (data <= _MOST), v, library.clip(data, _LEAST, _MOST))
+    edge = library.minimum(library.maximum(data, _LEAST), _MOST)
+    return ops.where((data >= _LEAST) & (data <= _MOST), v, edge)
 
 
 @dataclass(frozen=True)
