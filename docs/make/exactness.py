@@ -20,8 +20,11 @@ from perceiver_ref.models.flamingo import Flamingo, GatedCrossAttention, Perceiv
 from perceiver_ref.models.module import Module
 from perceiver_ref.models.perceiver_ar import PerceiverAR
 from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.peers.aurora import GivenLatents
 from perceiver_ref.peers.lucidrains.flamingo.palm import FlamingoPaLM
-from perceiver_ref.peers.transformers import evolla
+from perceiver_ref.peers.nemo import PerceiverEncoder
+from perceiver_ref.peers.shape2vecset.model import SetAutoEncoder
+from perceiver_ref.peers.transformers import edgetam, evolla
 from perceiver_ref.porting.cases import PACKAGED, TOLERANCES, read_case
 from perceiver_ref.porting.cases.execution import rebuild
 from perceiver_ref.porting.check import check_case
@@ -36,6 +39,10 @@ MODELS: tuple[tuple[type[Module], str], ...] = (
     (FlamingoPaLM, "Flamingo"),
     (evolla.Compressor, "resampler"),
     (evolla.Aligner, "gated cross-attention"),
+    (edgetam.MemoryResampler, "resampler"),
+    (GivenLatents, "resampler"),
+    (PerceiverEncoder, "encoder of latents"),
+    (SetAutoEncoder, "set auto-encoder"),
 )
 PARTS = "parts and functions"
 """What is none of the models."""

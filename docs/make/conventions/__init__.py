@@ -5,6 +5,7 @@ perceiver        rows of Perceiver and Perceiver IO; those of inputs in perceive
 autoregressive   rows of Perceiver AR
 resampler        rows of Flamingo's resampler
 gated            rows of Flamingo's gated cross-attention
+sets             rows of resamplers and encoders of other trades
 exchange         what becomes of a case when one choice is exchanged for another
 page             docs/CONVENTIONS.md, made of the table
 
@@ -16,7 +17,8 @@ from conventions.gated import GATED
 from conventions.perceiver import PERCEIVER
 from conventions.resampler import RESAMPLER
 from conventions.rows import Change, Convention, Edit, Evidence, Family, PartOption
+from conventions.sets import SETS
 
-FAMILIES: tuple[Family, ...] = (PERCEIVER, AUTOREGRESSIVE, RESAMPLER, GATED)
+FAMILIES: tuple[Family, ...] = (PERCEIVER, AUTOREGRESSIVE, RESAMPLER, GATED, SETS)
 
 __all__ = ["FAMILIES", "Change", "Convention", "Edit", "Evidence", "Family", "PartOption"]
