@@ -271,3 +271,45 @@ def test_wrong_parameters_are_named(backend: str) -> None:
     del p["query"]
     with pytest.raises(InputError, match="missing: query/bias, query/weight"):
         FIXED.apply(on(backend, p), on(backend, np.zeros((1, 3), int)))
+
+
+def test_several_cross_attentions_in_one_place_follow_each_other(backend: str) -> None:
+    model = replace(FIXED, layers=1, cross_attends=(0, 0, 1))
+    p, ids = random_parameters(model), np.arange(14).reshape(2, 7) % VOCABULARY
+    with pr.trace() as traced:
+        model.apply(on(backend, p), on(backend, ids), prefix=3)
+    ends = [name for name in traced if name in {"latents", "layers.0", *(f"cross_attention.{k}" for k in range(3))}]
+    assert ends == ["latents", "cross_attention.0", "cross_attention.1", "layers.0", "cross_attention.2"]
+    one = replace(model, cross_attends=(0,))
+    course = {**p, "cross_attentions": p["cross_attentions"][:1]}
+    with pr.trace() as first:
+        one.apply(on(backend, course), on(backend, ids), prefix=3)
+    assert_close(traced["cross_attention.0"], host(first["cross_attention.0"]))
+
+
+def test_an_input_that_is_no_key_may_be_any_and_moves_nothing(backend: str) -> None:
+    p, ids = random_parameters(FIXED), np.arange(14).reshape(2, 7) % VOCABULARY
+    keys = np.ones(ids.shape, bool)
+    keys[0, 1] = keys[1, 2] = False
+    others = np.where(keys, ids, (ids + 1) % VOCABULARY)
+
+    def latents(ids: np.ndarray, keys: np.ndarray | None) -> np.ndarray:
+        given = None if keys is None else on(backend, keys)
+        return host(FIXED.encode(on(backend, p), on(backend, ids), prefix=3, keys=given)[0])
+
+    assert_close(latents(others, keys), latents(ids, keys))
+    assert_close(latents(ids, np.ones_like(keys)), latents(ids, None))
+    assert difference(latents(ids, keys), latents(ids, None)) > 1e-3
+
+
+def test_heads_may_be_of_any_width_where_widths_are_free(backend: str) -> None:
+    free = replace(FIXED.conventions, free_widths=True)
+    rotary = Rotary(frequencies(4))
+    model = replace(FIXED, conventions=free, attention_channels=12, hidden=5, cross_rotary=rotary, self_rotary=rotary)
+    p = random_parameters(model)
+    assert p["layers"][0]["attention"]["query"]["weight"].shape == (8, 12)
+    assert p["cross_attentions"][0]["attention"]["output"]["weight"].shape == (12, 8)
+    assert p["layers"][0]["mlp"]["hidden"]["weight"].shape == (8, 5)
+    assert run(backend, model, np.arange(14).reshape(2, 7) % VOCABULARY, 3).shape == (2, 4, VOCABULARY)
+    with pytest.raises(InputError, match="latents of 12 channels cannot be split among 5 heads"):
+        replace(model, self_heads=5)
