@@ -98,14 +98,17 @@ class Attention(Module):
         """The norm of each head of keys."""
         return self.query_norm
 
-    def keys_values(self, p: Tree, z: Any, *, positions: Any = None) -> KeysValues:
-        """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e). positions (..., M): for `rotary`."""
+    def keys_values(self, p: Tree, z: Any, *, positions: Any = None, values: Any = None) -> KeysValues:
+        """z (..., M, C) -> its keys (..., Hk, M, d) and values (..., Hk, M, e). positions (..., M): for `rotary`.
+
+        values (..., M, C): what values are made of in place of z, as where positions are added for keys alone.
+        """
         with scope("attention"):
             k = point("key", self.key.apply(p["key"], z))
-            v = point("value", self.value.apply(p["value"], z))
+            v = point("value", self.value.apply(p["value"], z if values is None else values))
             asked_point("key_value", lambda: ops.concatenate([k, v], axis=-1))
             k, v = (split_heads(x, self.shared) for x in (k, v))
-            return KeysValues(self._rotated(self._normed(p, "key_norm", self.key_norm, k), positions), v)
+            return KeysValues(self._rotated(_normed(p, "key_norm", self.key_norm, k), positions), v)
 
     def projections(self, p: Tree, x: Any) -> Any:
         """x (..., N, D) -> its query, key and value side by side, as implementations have them with one map for all."""
@@ -122,22 +125,27 @@ class Attention(Module):
         bias: Any = None,
         positions: Any = None,
         key_positions: Any = None,
+        values: Any = None,
+        head_mask: Array | None = None,
     ) -> Any:
         """x (..., N, D), z (..., M, C) or its `KeysValues` -> (..., N, outputs).
 
-        mask: bool, broadcastable to (..., N, M). bias: added to the logits, broadcastable to (..., H, N, M).
-        positions (..., N), key_positions (..., M): for `rotary`.
+        mask: bool, broadcastable to (..., N, M); head_mask in its place: to (..., H, N, M). bias: added to the logits,
+        broadcastable to (..., H, N, M). positions (..., N), key_positions (..., M): for `rotary`. values: see
+        `keys_values`.
         Traced as `weights`, what multiplies the values, and where a mask zeroes rows without any key as `softmax` too,
         in which such rows are uniform.
         """
         with scope("attention"):
             q = split_heads(point("query", self.query.apply(p["query"], x)), self.heads)  # (..., H, N, d)
-            q = self._rotated(self._normed(p, "query_norm", self.query_norm, q), positions)
-        k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z, positions=key_positions)
+            q = self._rotated(_normed(p, "query_norm", self.query_norm, q), positions)
+        k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z, positions=key_positions, values=values)
         with scope("attention"):
             if mask is not None:
                 mask = mask[..., None, :, :]  # one mask for all heads
-            mixed = point("mixed", join_heads(self._mixed(q, k, v, mask, bias)))  # (..., N, v_channels)
+            of_heads = self._mixed(q, k, v, head_mask if mask is None else mask, bias)
+            asked_point("mixed.heads", lambda: of_heads)
+            mixed = point("mixed", join_heads(of_heads))  # (..., N, v_channels)
             return point("", self.output.apply(p["output"], mixed))
 
     def _mixed(self, q: Any, k: Any, v: Any, mask: Array | None, bias: Any) -> Any:
@@ -159,9 +167,6 @@ class Attention(Module):
             lazy_point("softmax", shape, lambda: weights(masked_rows="uniform"))
         mixed = ops.attention(q, k, v, bias, **options)
         return mixed if shared == self.heads else ops.reshape(mixed, shape=(*shape[:-1], mixed.shape[-1]))
-
-    def _normed(self, p: Tree, name: str, norm: Norm | None, x: Any) -> Any:
-        return x if norm is None else point(name, norm.apply(p[name], x))
 
     def _rotated(self, x: Any, positions: Any) -> Any:
         if self.rotary is None:
@@ -192,27 +197,23 @@ class Layer(Module):
     mlp_norm: ClassVar[part[Any]]
     mlp: ClassVar[part[Any]]
 
-    def _given(self, p: Tree, name: str, norm: Norm | None, x: Any) -> Any:
-        """x as attention takes it: after the norm of this name, where there is one before."""
-        return x if norm is None else point(name, norm.apply(p[name], x))
-
     def _joined(self, p: Tree, x: Any, attended: Any) -> Any:
         """x + attention(...), or the attention alone; after the norm where that does not come before."""
         if self.norms == "after":
-            attended = self._given(p, "norm", self.norm, attended)
+            attended = _normed(p, "norm", self.norm, attended)
         x = point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
-        return self._given(p, "norm", self.norm, x) if self.norms == "around" else x
+        return _normed(p, "norm", self.norm, x) if self.norms == "around" else x
 
     def _finished(self, p: Tree, x: Any) -> Any:
         """The second half: x + mlp(norm(x)), with the norm in its place; x where no MLP follows."""
         if self.mlp is None:
             return point("", x)
-        normed = self._given(p, "mlp_norm", self.mlp_norm, x) if self.norms == "before" else x
+        normed = _normed(p, "mlp_norm", self.mlp_norm, x) if self.norms == "before" else x
         made = self.mlp.apply(p["mlp"], normed)
         if self.norms == "after":
-            made = self._given(p, "mlp_norm", self.mlp_norm, made)
+            made = _normed(p, "mlp_norm", self.mlp_norm, made)
         x = ops.add(x, made)
-        return point("", self._given(p, "mlp_norm", self.mlp_norm, x) if self.norms == "around" else x)
+        return point("", _normed(p, "mlp_norm", self.mlp_norm, x) if self.norms == "around" else x)
 
 
 @dataclass(frozen=True)
@@ -276,8 +277,8 @@ class CrossAttention(Layer):
 
     def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, q_inputs), z (B, M, kv_inputs) -> (B, N, q_inputs); mask and bias as in `Attention`."""
-        q = self._given(p, "query_norm", self.query_norm, x)
-        kv = self._given(p, "key_value_norm", self.key_value_norm, z)
+        q = _normed(p, "query_norm", self.query_norm, x)
+        kv = _normed(p, "key_value_norm", self.key_value_norm, z)
         attended = self.attention.apply(p["attention"], q, kv, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
 
@@ -337,9 +338,14 @@ class SelfAttention(Layer):
 
     def apply(self, p: Tree, x: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, channels) -> the same shape; mask and bias as in `Attention`."""
-        normed = self._given(p, "norm", self.norm, x) if self.norms == "before" else x
+        normed = _normed(p, "norm", self.norm, x) if self.norms == "before" else x
         attended = self.attention.apply(p["attention"], normed, normed, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
+
+
+def _normed(p: Tree, name: str, norm: Norm | None, x: Any) -> Any:
+    """x after the norm of this name, where there is one."""
+    return x if norm is None else point(name, norm.apply(p[name], x))
 
 
 def joined(*parts: KeysValues | None) -> KeysValues:

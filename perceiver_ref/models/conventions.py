@@ -30,7 +30,7 @@ Activation = Literal[
     "sqrt_softplus",
     "tanh",
 ]
-Norm = Literal["layer", "rms"]
+Norm = Literal["layer", "rms", "l2"]
 Grid = Literal["float32", "compute"]
 Subsampling = Literal["half_open", "grid"]
 
@@ -52,9 +52,10 @@ class Conventions:
     """Where a decoder asked for single grid points puts them: "half_open" at -1 + 2 i / n, "grid" where the full grid
     has them."""
     norm: Norm = "layer"
-    """What normalises: "layer" norm, or the root mean square of "rms" norm, which has no offset."""
+    """What normalises: "layer" norm; the root mean square of "rms" norm, which has no offset; or the length of "l2"
+    norm, the same but for what is done with `norm_eps`."""
     norm_eps: NotNegative = 1e-5
-    """Added to the variance, or the mean square, in norms."""
+    """Added to the variance, or the mean square, in norms; the least length of an "l2" norm."""
     gated_mlp: bool = False
     """Whether the MLP is a gated linear unit: activation(x Wg) * (x W1) in place of activation(x W1)."""
     qkv_bias: bool = True
@@ -112,6 +113,29 @@ AUTOREGRESSIVE_DIALECTS: dict[str, Conventions] = {
     "perceiver-ar": Conventions(activation="squared_relu", masked_rows="uniform", grid="float32"),
 }
 """The same for Perceiver AR; "perceiver-ar" is the default, since its released code is the paper's."""
+
+_RESAMPLER = replace(_FLAMINGO, activation="gelu_erf")
+_XTTS = replace(_RESAMPLER, masked_rows="uniform", norm="l2", norm_eps=1e-12, gated_mlp=True, mlp_bias=True)
+RESAMPLER_DIALECTS: dict[str, Conventions] = {
+    "ip-adapter": _RESAMPLER,
+    "diffusers": _RESAMPLER,
+    "pulid": _RESAMPLER,
+    "xtts": _XTTS,
+    "naturalspeech2": _XTTS,
+}
+"""The same for resamplers of several layers that came after Flamingo's (`models.resamplers.Resampler`)."""
+
+_POOL = Conventions(activation="gelu_erf", masked_rows="zero", grid="compute")
+POOLER_DIALECTS: dict[str, Conventions] = {
+    "timm": _POOL,
+    "open-clip": _POOL,
+    "siglip": replace(_POOL, activation="gelu_tanh", masked_rows="added", norm_eps=1e-6),
+    "chatterbox": _POOL,
+    "kosmos2": _POOL,
+    "aria": replace(_POOL, activation="gelu_tanh", mlp_bias=False),
+    "minicpmv": replace(_POOL, norm_eps=1e-6),
+}
+"""The same for learned queries that attend to features once (`models.resamplers.AttentionPool`)."""
 
 AUTOREGRESSIVE = AUTOREGRESSIVE_DIALECTS["perceiver-ar"]
 FLAMINGO = FLAMINGO_DIALECTS["paper"]

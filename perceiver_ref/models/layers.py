@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ..autograd import ops, tree
+from ..autograd.backend import xp
 from ..autograd.core import array_of
 from ..autograd.tree import Tree
 from ..errors import InputError
@@ -67,12 +68,46 @@ class RMSNorm(Module):
         return ops.rms_norm(x, p["scale"], eps=self.eps)
 
 
-Norm = LayerNorm | RMSNorm
+@dataclass(frozen=True)
+class L2Norm(Module):
+    """Divide the last axis by its length, times the square root of its size, then scale.
+
+        y = x / max(|x|, eps) * sqrt(D) * scale
+
+    That is RMS norm without anything added to the mean square; a length below `eps` counts as `eps`.
+    """
+
+    channels: int
+    eps: NotNegative = 1e-12
+
+    def parameters(self) -> Tree:
+        return {"scale": Parameter((self.channels,), ones)}
+
+    def apply(self, p: Tree, x: Any) -> Any:
+        """x (..., channels) -> the same shape."""
+        squares = ops.sum(ops.multiply(x, x), axis=-1, keepdims=True)
+        data = array_of(squares)
+        long, one = data > self.eps**2, xp(data).ones((), data.dtype)
+        length = ops.where(long, ops.sqrt(ops.where(long, squares, one)), one * self.eps)  # 0 has no slope
+        return ops.multiply(ops.divide(x, length), ops.multiply(p["scale"], math.sqrt(self.channels)))
+
+
+Norm = LayerNorm | RMSNorm | L2Norm
+_NORMS: dict[str, type[LayerNorm] | type[RMSNorm] | type[L2Norm]] = {"layer": LayerNorm, "rms": RMSNorm, "l2": L2Norm}
 
 
 def norm(channels: int, conventions: Conventions) -> Norm:
     """The norm of these conventions."""
-    return (RMSNorm if conventions.norm == "rms" else LayerNorm)(channels, conventions.norm_eps)
+    return _NORMS[conventions.norm](channels, conventions.norm_eps)
+
+
+@dataclass(frozen=True)
+class Same(Module):
+    """x itself: what stands in the place of a part that an implementation leaves out."""
+
+    def apply(self, p: Tree, x: Any) -> Any:
+        """x of any shape -> x."""
+        return x
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Flamingo, section 2.1, figure 5 and its listing. B batch, m media, T frames, S t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ...autograd import ops
 from ...autograd.backend import Array
@@ -24,14 +24,102 @@ from ..tracing import point, scope
 LatentsPer = Literal["medium", "frame"]
 
 
+Norms = Literal["before", "none"]
+
+
+class LatentsAttend(Layer):
+    """Latents attend to features and, with `latents_in_keys`, to themselves: the part that resamplers share.
+
+        attention(q = norm(x), kv = [norm(features), norm(x)])
+
+    With `latents_first` the latents come before the features among the keys. `norms` "none" leaves both norms out. The
+    features are `kv_inputs` wide.
+    """
+
+    channels: int
+    heads: int
+    latents_in_keys: bool
+    latents_first: bool
+    norms: Norms
+    conventions: Conventions
+
+    @property
+    def kv_inputs(self) -> int:
+        """The width of what is attended to."""
+        return self.channels
+
+    @part
+    def features_norm(self) -> Norm | None:
+        """The norm of features."""
+        return norm(self.kv_inputs, self.conventions) if self.norms == "before" else None
+
+    @part
+    def latents_norm(self) -> Norm | None:
+        """The norm of latents before attention."""
+        return norm(self.channels, self.conventions) if self.norms == "before" else None
+
+    attention: ClassVar[part[Any]]
+
+    def normed(self, p: Tree, name: str, x: Any) -> Any:
+        """x after the norm of this name, where there is one."""
+        own = getattr(self, name)
+        return x if own is None else point(name, own.apply(p[name], x))
+
+    def attended(
+        self,
+        p: Tree,
+        q: Any,
+        normed: Any,
+        *,
+        mask: Array | None = None,
+        key_mask: Array | None = None,
+        values: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Normed latents (..., N, D) and normed features (..., S, C) -> what attention gives, (..., N, outputs).
+
+        mask (..., S), bool: True where a feature is real; key_mask (..., keys) the same of all keys, latents among
+        them. values (..., S, C): what values are made of in place of `normed`. `options`: as in `Attention.apply`.
+        """
+        if mask is not None:
+            key_mask = self._keys(mask, q.shape[-2])
+        if key_mask is not None:
+            options["mask"] = key_mask[..., None, :]
+        if values is not None:
+            options["values"] = self._beside(q, values)
+        return self.attention.apply(p["attention"], q, self._beside(q, normed), **options)
+
+    def _beside(self, q: Any, normed: Any) -> Any:
+        """What is attended to: features, and latents where they are among the keys."""
+        if not self.latents_in_keys:
+            return normed
+        return ops.concatenate([q, normed] if self.latents_first else [normed, q], axis=-2)
+
+    def _keys(self, mask: Array, latents: int) -> Array:
+        """The mask of all keys: latents, where they are among them, are always real."""
+        if not self.latents_in_keys:
+            return mask
+        beside = (latents, 0) if self.latents_first else (0, latents)
+        made: Array = ops.pad(mask, widths=((0, 0),) * (mask.ndim - 1) + (beside,), value=True)
+        return made
+
+
+def width_of_heads(channels: int, heads: int, head_channels: int | None) -> int:
+    """The width of all heads together: `channels`, unless a head's is given; `InputError` where heads do not fit."""
+    if head_channels is None and (heads < 1 or channels % heads):
+        raise InputError(f"channels ({channels}) must be divisible by the number of heads ({heads})")
+    return channels if head_channels is None else heads * head_channels
+
+
 @dataclass(frozen=True)
-class ResamplerLayer(Layer):
+class ResamplerLayer(LatentsAttend):
     """Latents attend to the features and to themselves, then an MLP; both with pre-norm and residual (figure 5).
 
         x = x + attention(q = norm(x), kv = [norm(features), norm(x)]); x = x + mlp(norm(x))
 
-    Without `latents_in_keys` keys and values are of the features alone. Heads are `head_channels` wide (default:
-    channels / heads). `qk_norm` and `kv_heads` as in `Attention`, `hidden` as in `MLP`.
+    Without `latents_in_keys` keys and values are of the features alone; with `latents_first` latents are the first of
+    the keys. Heads are `head_channels` wide (default: channels / heads). `qk_norm` and `kv_heads` as in `Attention`,
+    `hidden` as in `MLP`. `norms`: "before" attention and MLP, or "none".
     """
 
     channels: int
@@ -43,52 +131,35 @@ class ResamplerLayer(Layer):
     kv_heads: int | None = None
     hidden: int | None = None
     conventions: Conventions = FLAMINGO
+    latents_first: bool = False
+    norms: Norms = "before"
 
     def __post_init__(self) -> None:
-        if self.head_channels is None and (self.heads < 1 or self.channels % self.heads):
-            raise InputError(f"channels ({self.channels}) must be divisible by the number of heads ({self.heads})")
-
-    @part
-    def features_norm(self) -> Norm:
-        """The norm of features."""
-        return norm(self.channels, self.conventions)
-
-    @part
-    def latents_norm(self) -> Norm:
-        """The norm of latents before attention."""
-        return norm(self.channels, self.conventions)
+        width_of_heads(self.channels, self.heads, self.head_channels)
 
     @part
     def attention(self) -> Attention:
         """The attention."""
-        d = self.channels
-        width = d if self.head_channels is None else self.heads * self.head_channels
+        d, width = self.channels, width_of_heads(self.channels, self.heads, self.head_channels)
         return Attention(d, d, width, width, d, self.heads, self.conventions, self.kv_heads, self.qk_norm)
 
     @part
-    def mlp_norm(self) -> Norm:
+    def mlp_norm(self) -> Norm | None:
         """The norm before the MLP."""
-        return norm(self.channels, self.conventions)
+        return norm(self.channels, self.conventions) if self.norms == "before" else None
 
     @part
     def mlp(self) -> MLP:
         """The MLP."""
         return MLP(self.channels, self.widening, self.conventions, self.hidden)
 
-    def apply(self, p: Tree, x: Any, features: Any, *, mask: Array | None = None) -> Any:
-        """x (..., N, D), features (..., S, D) -> (..., N, D). mask (..., S), bool: True where a feature is real."""
-        normed = point("features_norm", self.features_norm.apply(p["features_norm"], features))
-        q = point("latents_norm", self.latents_norm.apply(p["latents_norm"], x))
-        kv = ops.concatenate([normed, q], axis=-2) if self.latents_in_keys else normed
-        attend = None if mask is None else self._attend(mask, x.shape[-2])
-        attended = self.attention.apply(p["attention"], q, kv, mask=attend)
+    def apply(self, p: Tree, x: Any, features: Any, *, mask: Array | None = None, key_mask: Array | None = None) -> Any:
+        """x (..., N, D), features (..., S, D) -> (..., N, D). mask (..., S), bool: True where a feature is real;
+        key_mask (..., keys) the same of all keys, in their order."""
+        normed = self.normed(p, "features_norm", features)
+        q = self.normed(p, "latents_norm", x)
+        attended = self.attended(p, q, normed, mask=mask, key_mask=key_mask)
         return self._finished(p, self._joined(p, x, attended))
-
-    def _attend(self, mask: Array, latents: int) -> Array:
-        """(..., 1, keys): latents, where they are among the keys, are always real."""
-        if self.latents_in_keys:
-            mask = ops.pad(mask, widths=((0, 0),) * (mask.ndim - 1) + ((0, latents),), value=True)
-        return mask[..., None, :]
 
 
 @dataclass(frozen=True)

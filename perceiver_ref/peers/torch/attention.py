@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from ...autograd.tree import Tree
 from ...errors import InputError
 from ...models.call import Call
 from ..base import Arguments, Given, Option, Outputs, Rebuilt, options, read_call
+from ..masks import spoilt
 from ..names import Binding, same
 from ..replay import Named
 from .function import function
@@ -109,7 +109,7 @@ def _multihead(given: Given) -> Rebuilt:
         )
         mask, bias = _masks(values, batch, heads, extra)
         if wanted["need_weights"]:
-            mask, bias = _spoilt(mask, bias, array_of(q).dtype)
+            mask, bias = spoilt(mask, bias, array_of(q).dtype)
         biased = (q, k) if bias is None else (q, k, bias)
         mixed = ops.attention(q, k, v, *biased[2:], mask=mask, masked_rows="zero")
         mixed = ops.reshape(ops.transpose(mixed, axes=(0, 2, 1, 3)), shape=(batch, q.shape[2], width))
@@ -146,23 +146,6 @@ def _masks(values: Mapping[str, Any], batch: int, heads: int, extra: int) -> tup
             added = ops.pad(ops.reshape(given, shape=shape), widths=widths)
             bias = added if bias is None else ops.add(bias, added)
     return mask, bias
-
-
-def _spoilt(mask: Any, bias: Any, dtype: Any) -> tuple[Any, Any]:
-    """The same with NaN to add in rows that have no key: what PyTorch's softmax makes of them where maps are asked for.
-
-    Without maps its fused attention gives zeros.
-    """
-    if mask is None and bias is None:
-        return mask, bias
-    library = xp(array_of(bias) if mask is None else mask)
-    attend: Any = True if bias is None else ~library.isneginf(array_of(bias))
-    empty = ~(attend if mask is None else mask & attend).any(-1, keepdims=True)
-    if not empty.any():
-        return mask, bias
-    keys = array_of(bias if mask is None else mask).shape[-1]
-    lost = library.where(empty, library.asarray(math.nan, dtype), library.zeros(keys, dtype))
-    return None if mask is None else mask | empty, lost if bias is None else ops.add(bias, lost)
 
 
 ATTENTION = {

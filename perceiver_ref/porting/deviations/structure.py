@@ -243,12 +243,8 @@ def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...
 
     def attended(x: Any) -> Any:
         if isinstance(layer, ResamplerLayer):
-            features = layer.features_norm.apply(p["features_norm"], others[0])
-            q = point("latents_norm", layer.latents_norm.apply(p["latents_norm"], x))
-            kv = ops.concatenate([features, q], axis=-2) if layer.latents_in_keys else features
-            mask = options.get("mask")
-            attend = None if mask is None else layer._attend(mask, x.shape[-2])
-            return layer.attention.apply(p["attention"], q, kv, mask=attend)
+            features = layer.normed(p, "features_norm", others[0])
+            return layer.attended(p, layer.normed(p, "latents_norm", x), features, **options)
         if "key_value_norm" in p:
             q = point("query_norm", layer.query_norm.apply(p["query_norm"], x))
             kv = layer.key_value_norm.apply(p["key_value_norm"], others[0])
@@ -265,7 +261,8 @@ def _halves(layer: Any, p: Tree, options: dict[str, Any], others: tuple[Any, ...
         return layer.attention.apply(p["attention"], normed, normed, **options)
 
     def fed(x: Any) -> Any:
-        out = layer.mlp.apply(p["mlp"], point("mlp_norm", layer.mlp_norm.apply(p["mlp_norm"], x)))
+        normed = x if layer.mlp_norm is None else point("mlp_norm", layer.mlp_norm.apply(p["mlp_norm"], x))
+        out = layer.mlp.apply(p["mlp"], normed)
         if options.get("rows") is not None:
             out = ops.multiply(options["rows"], out)
         return layer._gated(p, "mlp_gate", out) if hasattr(layer, "_gated") else out

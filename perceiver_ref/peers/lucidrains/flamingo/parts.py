@@ -27,13 +27,13 @@ ATTENTION: Table = {
     "value/weight": ("to_kv.weight", fused(1, 2)),
     "output/weight": ("to_out.weight", transposed),
 }
-_MLP: Table = {"hidden/weight": ("1.weight", transposed), "output/weight": ("3.weight", transposed)}
+MLP: Table = {"hidden/weight": ("1.weight", transposed), "output/weight": ("3.weight", transposed)}
 _LAYER: Table = {
     "features_norm": ("0.norm_media", NORM),
     "latents_norm": ("0.norm_latents", NORM),
     "attention": ("0", ATTENTION),
     "mlp_norm": ("1.0", NORM),
-    "mlp": ("1", _MLP),
+    "mlp": ("1", MLP),
 }
 
 
@@ -67,7 +67,7 @@ GATED_NAMES: Table = {
     "attention": ("attn", ATTENTION),
     "attention_gate": ("attn_gate", same),
     "mlp_norm": ("ff.0", NORM),
-    "mlp": ("ff", _MLP),
+    "mlp": ("ff", MLP),
     "mlp_gate": ("ff_gate", same),
 }
 GATED_POINTS: Rows = [
