@@ -4,6 +4,8 @@ base    what a peer is, and reading its options and calls
 names   renaming of arrays and traced points, in both directions
 replay  what the peers that are optimizers share
 gru     a cell that two of them use
+masks   masks as PyTorch's functions take them
+hard_coded  constants of a class's source that a case has replaced
 """
 
 from collections.abc import Iterator, MutableMapping
@@ -61,6 +63,18 @@ PEERS = Peers(
         "aurora": "aurora",
         "perceiver-ar-pytorch": "lucidrains.perceiver_ar",
         "nemo": "nemo",
+        "ip-adapter": "ip_adapter",
+        "diffusers": "diffusers",
+        "pulid": "pulid",
+        "xtts": "xtts",
+        "naturalspeech2": "naturalspeech2",
+        "timm": "timm",
+        "open-clip": "open_clip",
+        "siglip": "transformers.siglip",
+        "chatterbox": "chatterbox",
+        "kosmos2": "transformers.kosmos2",
+        "aria": "transformers.aria",
+        "minicpmv": "minicpmv",
         "optax": "optax",
         "torch": "torch",
         "torch-optimizer": "torch_optimizer",

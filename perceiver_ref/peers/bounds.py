@@ -71,19 +71,20 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
     ),
     (
         HEADS,
-        """heads num_heads n_heads cross_heads self_heads latent_heads kv_heads num_attention_heads
-        num_key_value_heads num_cross_attend_heads num_cross_attention_heads num_self_attend_heads
-        num_self_attention_heads num_transformer_heads resampler_heads resampler_n_heads
-        cross_attention_head_group_size perceiver_resampler_num_attention_heads perceive_max_heads_process""",
+        """heads num_heads n_heads cross_heads self_heads latent_heads kv_heads num_attention_heads num_key_value_heads
+        num_cross_attend_heads num_cross_attention_heads num_self_attend_heads num_self_attention_heads
+        num_transformer_heads resampler_heads resampler_n_heads cross_attention_head_group_size
+        perceiver_resampler_num_attention_heads perceive_max_heads_process n_head num_attn_heads
+        attention_heads""",
     ),
     (
         WIDTH,
         """channels dim dim_head head_dim head_channels cross_dim_head latent_dim latent_dim_head context_dim
-        dim_visual queries_dim query_dim logits_dim embed_dim hidden hidden_size intermediate_size input_size
-        d_model d_latents qk_channels v_channels self_qk_channels self_v_channels num_qk_channels num_v_channels
-        q_inputs kv_inputs inputs outputs latent_channels query_channels media_channels image_channels
-        audio_channels input_channels linear num_channels num_z_channels num_latent_channels num_query_channels
-        num_input_channels num_output_channels num_kv_input_channels num_q_input_channels
+        dim_visual queries_dim query_dim logits_dim embed_dim hidden hidden_size intermediate_size
+        input_size d_model d_latents qk_channels v_channels self_qk_channels self_v_channels num_qk_channels
+        num_v_channels q_inputs kv_inputs inputs outputs latent_channels query_channels media_channels
+        image_channels audio_channels input_channels linear num_channels num_z_channels num_latent_channels
+        num_query_channels num_input_channels num_output_channels num_kv_input_channels num_q_input_channels
         num_output_query_channels num_patch_hidden_channels num_patch_input_channels
         num_cross_attention_qk_channels num_cross_attention_v_channels num_self_attention_qk_channels
         num_self_attention_v_channels output_channels output_num_channels in_channels out_channels
@@ -91,19 +92,23 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         msa_encoder_dim protein_encoder_dim structure_encoder_dim resampler_dim_head resampler_head_dim
         attn_residual_rank rank n_outputs num_outputs num_classes num_labels perceiver_resampler_hidden_size
         perceiver_resampler_mlp_intermediate_size perceiver_resampler_attention_head_dim attention_channels
-        inner_size hidden_dim output_dim""",
+        inner_size hidden_dim output_dim features last embedding_dim cross_attention_dim id_embeddings_dim
+        clip_embeddings_dim embed_dims output_dims hidden_dims timestep_in_dim in_features out_features
+        dim_context pre_attention_query_size ids""",
     ),
     (
         LENGTH,
-        """latents num_latents n_latents max_latents resampler_n_latents resampler_num_latents
-        perceiver_num_latents z_index_dim latent_index_dim num_queries num_output_queries index_dim index_dims
-        output_index_dims subsampled_index_dims input_shape image_shape output_image_shape output_shape
-        image_size train_size input_reshape_size patch_size max_resolution length max_len max_seq_len
-        max_context_length max_position_embeddings num_frames frames max_num_frames max_video_frames media
-        max_num_media num_media_embeds samples samples_per_patch audio_samples_per_frame
-        num_latents_per_position latents_per_position chunked_cross_key_size chunked_cross_query_size resize
-        source target size sizes grid normalized_shape perceiver_resampler_num_latents
-        perceiver_resampler_num_latents_2d cross_attn_seq_len hidden_steps num_inputs""",
+        """latents num_latents n_latents max_latents resampler_n_latents resampler_num_latents perceiver_num_latents
+        z_index_dim latent_index_dim num_queries num_output_queries index_dim index_dims output_index_dims
+        subsampled_index_dims input_shape image_shape output_image_shape output_shape image_size train_size
+        input_reshape_size patch_size max_resolution length max_len max_seq_len max_context_length
+        max_position_embeddings num_frames frames max_num_frames max_video_frames media max_num_media
+        num_media_embeds samples samples_per_patch audio_samples_per_frame num_latents_per_position
+        latents_per_position chunked_cross_key_size chunked_cross_query_size resize source target size sizes
+        grid normalized_shape perceiver_resampler_num_latents perceiver_resampler_num_latents_2d
+        cross_attn_seq_len hidden_steps num_inputs pooled places num_latents_mean_pooled num_id_token
+        latent_len feat_size n_queries pre_attention_query_token latent_query_num max_size max_temporal_size
+        grid_size tokens""",
     ),
     (
         COUNT,
@@ -114,10 +119,11 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         FACTOR,
         """widening cross_widening self_widening widening_factor cross_attend_widening_factor
         cross_attention_widening_factor self_attend_widening_factor self_attention_widening_factor
-        transformer_widening_factor mult ff_mult mlp_ratio aligner_ffn_mult resampler_ff_mult""",
+        transformer_widening_factor mult ff_mult mlp_ratio aligner_ffn_mult resampler_ff_mult ffn_ratio
+        ffproj_ratio""",
     ),
     (BANDS, "num_bands num_freq_bands num_frequency_bands"),
-    (PROJECTED, "project_pos_dim"),
+    (PROJECTED, "project_pos_dim num_head_channels"),
     (LAYERS_OR_ALL, "num_self_attention_rotary_layers"),
     (UPDATES, "steps"),
     (LENGTH_OR_NONE, "input_idx_size"),
@@ -129,24 +135,24 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
     (
         WINDOW,
         """kernel_shape kernel_size window_shape dilation groups stride strides rate rates spatial_block_size
-        temporal_block_size space time spatial_downsample temporal_downsample spatial_upsample temporal_upsample""",
+        temporal_block_size space time spatial_downsample temporal_downsample spatial_upsample
+        temporal_upsample""",
     ),
     (AXES, "input_axis"),
-    (EPSILON, "eps eps_root norm_eps rms_norm_eps ln_eps"),
+    (EPSILON, "eps eps_root norm_eps rms_norm_eps ln_eps layer_norm_eps"),
     (
         SHARE,
         """dropout drop dropout_p cross_attn_dropout attn_dropout ff_dropout dropout_prob dropout_attn_prob
-        drop_path_rate attn_score_dropout attn_layer_dropout ffn_dropout seq_dropout_prob latent_dropout_prob
-        encoder_dropout_prob decay_rate decay b1 b2 betas label_smoothing mask_probs mask_probabilities
-        fraction_to_rotate fraction_heads_to_rotate""",
+        drop_path_rate attn_score_dropout attn_layer_dropout ffn_dropout seq_dropout_prob
+        latent_dropout_prob dropout_rate encoder_dropout_prob decay_rate decay b1 b2 betas label_smoothing
+        mask_probs mask_probabilities fraction_to_rotate fraction_heads_to_rotate""",
     ),
     (
         NUMBER,
-        """norm_type
-        att_init_scale dense_init_scale final_init_scale_multiplier z_pos_enc_init_scale deviation alpha rescale
-        rescale_factor flow_scale_factor scale max_freq max_scale min_scale max_wavelength longest frequencies
-        output_range z_loss beta scale_factor lr learning_rate weight_decay momentum dampening clamp_value
-        exponent end_value init_value peak_value kl_weight""",
+        """norm_type att_init_scale dense_init_scale final_init_scale_multiplier z_pos_enc_init_scale deviation alpha
+        rescale rescale_factor flow_scale_factor scale max_freq max_scale min_scale max_wavelength longest
+        frequencies output_range z_loss beta scale_factor lr learning_rate weight_decay momentum dampening
+        clamp_value exponent end_value init_value peak_value kl_weight timestep_freq_shift shortcut_scale""",
     ),
 )
 BOUNDS: dict[str, Bound] = {name: bound for bound, names in _ROWS for name in names.split()}

@@ -14,7 +14,14 @@ from conventions.page import anchor, markdown
 from conventions.rows import to, worded
 
 from perceiver_ref.errors import InputError
-from perceiver_ref.models.conventions import AUTOREGRESSIVE_DIALECTS, DIALECTS, FLAMINGO_DIALECTS, Conventions
+from perceiver_ref.models.conventions import (
+    AUTOREGRESSIVE_DIALECTS,
+    DIALECTS,
+    FLAMINGO_DIALECTS,
+    POOLER_DIALECTS,
+    RESAMPLER_DIALECTS,
+    Conventions,
+)
 from perceiver_ref.peers import PEERS
 from perceiver_ref.peers.reference import NAME
 from perceiver_ref.porting import check_file
@@ -42,7 +49,7 @@ def test_every_family_of_models_has_a_column() -> None:
 
 def test_every_dialect_has_a_column() -> None:
     used = [conventions for family in FAMILIES for conventions in family.columns.values()]
-    for dialects in (DIALECTS, FLAMINGO_DIALECTS, AUTOREGRESSIVE_DIALECTS):
+    for dialects in (DIALECTS, FLAMINGO_DIALECTS, AUTOREGRESSIVE_DIALECTS, RESAMPLER_DIALECTS, POOLER_DIALECTS):
         assert [name for name, conventions in dialects.items() if conventions not in used] == []
 
 
@@ -54,7 +61,9 @@ def test_every_field_of_the_conventions_has_a_row() -> None:
 def test_where_dialects_of_a_family_differ_there_is_a_row() -> None:
     unseen = {"resampler": {"masked_rows"}}  # latents are always among the keys
     unseen["autoregressive"] = {"grid", "free_widths"}  # no grid; latents as wide as inputs
-    for family, name in zip(FAMILIES, ("perceiver", "autoregressive", "resampler", "gated")):
+    unseen["poolers"] = {"masked_rows"}  # a row in words: three rules, one of them NaN
+    names = ("perceiver", "autoregressive", "resampler", "gated", "later", "poolers", "sets")
+    for family, name in zip(FAMILIES, names):
         rows = {row.kept.name for row in family.rows if isinstance(row.kept, PartOption)}
         for field in fields(Conventions):
             if len({getattr(made, field.name) for made in family.columns.values()}) > 1:

@@ -11,9 +11,13 @@ from porting.cases import FILES, label
 from perceiver_ref.porting.cases import read_case
 from perceiver_ref.porting.cases.execution import named_points, rebuild, run
 
-PEERS = ("krasserm", "open-flamingo", "idefics", "mllama", "edgetam", "aurora", "perceiver-ar-pytorch")
+PEERS = (
+    *("krasserm", "open-flamingo", "idefics", "mllama", "ip-adapter", "diffusers", "pulid", "xtts", "naturalspeech2"),
+    *("timm", "open-clip", "siglip", "chatterbox", "kosmos2", "aria", "minicpmv"),
+    *("edgetam", "aurora", "perceiver-ar-pytorch"),
+)
 """Of implementations that hook their modules; the first two cannot be installed beside the others, to be run live."""
-NOT_CALLED = {"latent_provider", "output_query_provider", "frq_pos_encoding"}
+NOT_CALLED = {"latent_provider", "output_query_provider", "frq_pos_encoding", "relative_attention_bias"}
 """Modules that hold a table or a buffer, which something else reads."""
 SHARED = {"cross_attention.0.module.q_norm", "perceive_layers.0.0.norm", "perceive_layers.1.0.norm"}
 """Perceiver AR's norm of queries, which norms the latents among the keys before."""

@@ -5,7 +5,8 @@ perceiver        rows of Perceiver and Perceiver IO; those of inputs in perceive
 autoregressive   rows of Perceiver AR
 resampler        rows of Flamingo's resampler
 gated            rows of Flamingo's gated cross-attention
-sets             rows of resamplers and encoders of other trades
+later            rows of resamplers that came after
+poolers          rows of learned queries that attend once
 exchange         what becomes of a case when one choice is exchanged for another
 page             docs/CONVENTIONS.md, made of the table
 
@@ -14,11 +15,12 @@ Rows of `Conventions` take their values from the dialects in conventions.py; the
 
 from conventions.autoregressive import AUTOREGRESSIVE
 from conventions.gated import GATED
+from conventions.later import LATER
 from conventions.perceiver import PERCEIVER
+from conventions.poolers import POOLERS
 from conventions.resampler import RESAMPLER
 from conventions.rows import Change, Convention, Edit, Evidence, Family, PartOption
-from conventions.sets import SETS
 
-FAMILIES: tuple[Family, ...] = (PERCEIVER, AUTOREGRESSIVE, RESAMPLER, GATED, SETS)
+FAMILIES: tuple[Family, ...] = (PERCEIVER, AUTOREGRESSIVE, RESAMPLER, GATED, LATER, POOLERS)
 
 __all__ = ["FAMILIES", "Change", "Convention", "Edit", "Evidence", "Family", "PartOption"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ...autograd import ops
 from ...autograd.backend import xp
@@ -148,6 +148,7 @@ class GatedLayers(Module):
     layers: int
     every: int
     block: GatedCrossAttention
+    arguments: ClassVar[tuple[str, ...]] = ("text", "media")
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.layers < 1:

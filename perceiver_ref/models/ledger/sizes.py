@@ -10,7 +10,6 @@ import numpy as np
 
 from ...autograd.tree import Tree
 from ...errors import InputError, one_of
-from ..flamingo import GatedLayers
 from ..inputs import (
     AudioPatches,
     Conv1x1,
@@ -49,24 +48,31 @@ def parse_sizes(text: str) -> Sizes:
 def default_sizes(model: Any) -> Sizes:
     """The inputs that the model's position encodings were made for; `InputError` where they do not tell.
 
-    A model may say itself what `apply` takes: its `arguments` are the shapes of one example by name, in order, with
-    None where it does not know, and `indices` the names of those that are whole numbers.
+    A model may say itself what `apply` takes (`own_arguments`); `indices` are the names of those that are whole numbers.
     """
     own = own_arguments(model)
-    if own is None:
+    if own is None or not all(own.values()):
         return _default(getattr(model, "preprocessor", None))
-    known = {name: tuple(n for n in shape if n is not None) for name, shape in own.items()}
-    if any(len(known[name]) < len(shape) for name, shape in own.items()):
-        wanted = [f"{'x'.join('?' if n is None else str(n) for n in shape)}" for shape in own.values()]
+    known = {name: tuple(n for n in shape or () if n is not None) for name, shape in own.items()}
+    if any(len(known[name]) < len(shape or ()) for name, shape in own.items()):
+        wanted = [_wanted(shape) for shape in own.values()]
         words = wanted[0] if len(own) == 1 else ",".join(f"{n}={w}" for n, w in zip(own, wanted) if "?" in w)
         raise InputError(f"the model does not say how many inputs it takes; give numbers for each ?: --inputs {words}")
     return known if len(known) > 1 else next(iter(known.values()))
 
 
-def own_arguments(model: Any) -> Mapping[str, tuple[int | None, ...]] | None:
-    """What a model says of its arguments, see `default_sizes`; None where it says nothing."""
-    found: Mapping[str, tuple[int | None, ...]] | None = getattr(model, "arguments", None)
-    return found
+Known = tuple[int | None, ...] | None
+"""What is known of a shape: its sizes, None for one that is not known; None where nothing is."""
+
+
+def own_arguments(model: Any) -> Mapping[str, Known] | None:
+    """The arguments of a model that has `arguments`: their names in order, or what is known of their shapes by name."""
+    found = getattr(model, "arguments", None)
+    return dict.fromkeys(found) if isinstance(found, tuple) else found
+
+
+def _wanted(known: Known) -> str:
+    return "..." if known is None else "x".join("?" if n is None else str(n) for n in known)
 
 
 def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32) -> Tree:
@@ -78,9 +84,6 @@ def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32
         raise InputError(f"the batch must be at least 1, got {batch}")
     if (own := own_arguments(model)) is not None:
         return _own(own, sizes, batch, dtype, getattr(model, "indices", ()))
-    if isinstance(model, GatedLayers):
-        parts = _by_name(sizes, ["media", "text"])
-        return tuple(_array(None, parts[name], batch, dtype) for name in ("text", "media"))
     preprocessor = getattr(model, "preprocessor", None)
     if not isinstance(preprocessor, MultimodalInput):
         if isinstance(sizes, Mapping):
@@ -90,21 +93,19 @@ def example(model: Any, sizes: Sizes, *, batch: int = 1, dtype: Any = np.float32
     return {name: _array(preprocessor.modalities[name], parts[name], batch, dtype) for name in preprocessor.names}
 
 
-def _own(
-    arguments: Mapping[str, tuple[int | None, ...]], sizes: Sizes, batch: int, dtype: Any, indices: Collection[str]
-) -> Tree:
+def _own(arguments: Mapping[str, Known], sizes: Sizes, batch: int, dtype: Any, indices: Collection[str]) -> Tree:
     """The arguments of a model that says what they are; those that are not given are as it says."""
     given = sizes if isinstance(sizes, Mapping) else dict.fromkeys(list(arguments)[:1], sizes)
     if not isinstance(sizes, Mapping) and len(arguments) > 1:
-        given = _by_name(sizes, list(arguments))
+        given = _by_name(sizes, sorted(arguments))
     if unknown := [name for name in given if name not in arguments]:
         raise one_of("input of the model", unknown[0], arguments)
     made = []
     for name, known in arguments.items():
-        shape = given.get(name, known)
-        if len(shape) != len(known) or None in shape or any(n not in (None, m) for n, m in zip(known, shape)):
-            wanted = "x".join("?" if n is None else str(n) for n in known)
-            raise InputError(f"{name} must be of the shape {wanted}, with a number for each ?: --inputs {name}=...")
+        shape = given.get(name, known or ())
+        fits = known is None or (len(shape) == len(known) and all(n in (None, m) for n, m in zip(known, shape)))
+        if not shape or None in shape or not fits:
+            raise InputError(f"{name} must be of the shape {_wanted(known)}, with numbers: --inputs {name}=...")
         sized = tuple(n for n in shape if n is not None)
         made.append(_array(None, sized, batch, dtype, whole=name in indices))
     return tuple(made) if len(made) > 1 else made[0]

@@ -1,4 +1,5 @@
-"""The published configurations, by name (Perceiver; Perceiver IO, table 9; Flamingo, table 4; DeepMind's notebooks).
+"""The published configurations, by name (Perceiver; Perceiver IO, table 9; Flamingo, table 4; DeepMind's notebooks; and
+resamplers that came later).
 
 `presets()` are the models that the papers present, `variants()` those of their ablations and other rows of their
 tables; `preset` makes either. One file for each task; every file states what its source leaves open.
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, one_of
-from ..conventions import DIALECTS, FLAMINGO_DIALECTS, Conventions
-from . import audioset, flamingo, flow, imagenet, language, perceiver, starcraft, video
+from ..conventions import DIALECTS, FLAMINGO_DIALECTS, POOLER_DIALECTS, RESAMPLER_DIALECTS, Conventions
+from . import audioset, flamingo, flow, imagenet, language, perceiver, resamplers, starcraft, video
 from .language import language_model
 
 PRESETS: dict[str, Callable[[Conventions], Any]] = {
@@ -24,6 +25,7 @@ PRESETS: dict[str, Callable[[Conventions], Any]] = {
     **audioset.PRESETS,
     **starcraft.PRESETS,
     **flamingo.PRESETS,
+    **resamplers.PRESETS,
 }
 VARIANTS: dict[str, Callable[[Conventions], Any]] = {**perceiver.VARIANTS, **imagenet.VARIANTS, **audioset.VARIANTS}
 
@@ -31,15 +33,21 @@ INPUTS: dict[str, Any] = {
     "perceiver/modelnet40": (2048, 3),
     "perceiver-io/starcraft": (512, 256),
     **flamingo.INPUTS,
+    **resamplers.INPUTS,
 }
 """The shape of one example where the model's own positions do not give it."""
 
-_DIALECTS = {"perceiver": DIALECTS, "perceiver-io": DIALECTS, "flamingo": FLAMINGO_DIALECTS}
+_DIALECTS: dict[str, dict[str, Conventions]] = {
+    "perceiver": DIALECTS,
+    "perceiver-io": DIALECTS,
+    "flamingo": FLAMINGO_DIALECTS,
+    **{name: {name: own} for name, own in {**RESAMPLER_DIALECTS, **POOLER_DIALECTS}.items()},
+}
 _DEFAULT = {"perceiver": "deepmind", "perceiver-io": "deepmind", "flamingo": "paper"}
 
 
 def presets() -> list[str]:
-    """The names of the papers' models."""
+    """The names of the papers' models, and of later ones of their family."""
     return sorted(PRESETS)
 
 
@@ -66,7 +74,8 @@ def preset(name: str, *, dialect: str | None = None) -> Any:
     """The model of a published configuration, without parameters: call its `init` or load some.
 
     `dialect` names the implementation whose conventions it follows: by default DeepMind's released code, and the paper
-    for Flamingo, of which none was released. Raises `InputError` listing the known names.
+    for Flamingo, of which none was released; a later model has its own alone. Raises `InputError` listing the known
+    names.
 
     >>> f"{preset('perceiver-io/language').count():,}"
     '201,108,230'
@@ -75,7 +84,7 @@ def preset(name: str, *, dialect: str | None = None) -> Any:
     if name not in known:
         raise one_of("preset", name, known)
     family = name.partition("/")[0]
-    dialects, chosen = _DIALECTS[family], _DEFAULT[family] if dialect is None else dialect
+    dialects, chosen = _DIALECTS[family], _DEFAULT.get(family, family) if dialect is None else dialect
     if chosen not in dialects:
         raise one_of(f"dialect of {name}", chosen, dialects)
     return known[name](dialects[chosen])

@@ -7,7 +7,7 @@ encoders and their projectors have it. B batch, S features, F their width, N lat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ...autograd import ops
 from ...autograd.backend import Array
@@ -57,6 +57,7 @@ class AttentionPool(LatentsAttend):
     last: int | None = None
     take: Take = "all"
     conventions: Conventions = POOLER_DIALECTS["timm"]
+    arguments: ClassVar[tuple[str, ...]] = ("features",)
 
     def __post_init__(self) -> None:
         width_of_heads(self.channels, self.heads, None)

@@ -162,6 +162,11 @@ class Resampler(Module):
         return norm(self.channels if self.outputs is None else self.outputs, self.conventions)
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arrays that the model is called with, in order."""
+        return ("features",) if self.latents is not None else ("features", "latents")
+
+    @property
     def width(self) -> int:
         """The width of the features that the model takes."""
         return self.channels if self.features is None else self.features
@@ -181,8 +186,8 @@ class Resampler(Module):
         self,
         p: Tree,
         features: Any,
-        *,
         latents: Any = None,
+        *,
         mask: Array | None = None,
         key_mask: Array | None = None,
     ) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import InputError, input_errors, one_of, shortened
-from ...models import attention, conventions, decoder, encoder, flamingo, inputs, layers, outputs
+from ...models import attention, conventions, decoder, encoder, flamingo, inputs, layers, outputs, resamplers
 from ...models import perceiver_ar as autoregressive
 from ...models import positions as position
 from ...models import queries as query_sources
@@ -57,10 +57,14 @@ TYPES: dict[str, type] = {
         layers.MLP,
         layers.LayerNorm,
         layers.RMSNorm,
+        layers.L2Norm,
         layers.BatchNorm,
         flamingo.PerceiverResampler,
         flamingo.GatedCrossAttention,
         flamingo.GatedLayers,
+        resamplers.Resampler,
+        resamplers.LatentAttention,
+        resamplers.AttentionPool,
         autoregressive.PerceiverAR,
         Rotary,
         conventions.Conventions,

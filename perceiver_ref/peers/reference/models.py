@@ -26,12 +26,13 @@ from ...models.inputs import (
     TextInput,
     VectorInput,
 )
-from ...models.layers import MLP, BatchNorm, LayerNorm, RMSNorm
+from ...models.layers import MLP, BatchNorm, L2Norm, LayerNorm, RMSNorm
 from ...models.outputs import AudioOutput, ClassificationOutput, ImageOutput, MultimodalOutput, ProjectionOutput
 from ...models.perceiver_ar import PerceiverAR
 from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions, ProjectedPositions, TrainablePositions
 from ...models.queries import Request
+from ...models.resamplers import AttentionPool, LatentAttention, Resampler
 from ..base import Outputs
 
 Values = dict[str, Any]
@@ -118,6 +119,19 @@ def _resampler(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call)
     return model.apply(p, v["features"], mask=_array(v, "mask"))
 
 
+def _family(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
+    return model.apply(p, v["features"], v.get("latents"), mask=_array(v, "mask"), key_mask=_array(v, "key_mask"))
+
+
+def _latent_attention(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
+    return model.apply(p, v["x"], v["features"], mask=_array(v, "mask"))
+
+
+def _pool(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
+    positions = {name: v.get(name) for name in ("bias", "query_positions", "key_positions")}
+    return model.apply(p, v["features"], mask=_array(v, "mask"), **positions)
+
+
 def _gated(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
     return model.apply(p, v["text"], v["media"], mask=_media_mask(v, o))
 
@@ -154,6 +168,7 @@ CALLERS: dict[type, Caller] = {
     MLP: Caller(_plain, ("x",)),
     LayerNorm: Caller(_plain, ("x",)),
     RMSNorm: Caller(_plain, ("x",)),
+    L2Norm: Caller(_plain, ("x",)),
     BatchNorm: _FEATURES,
     ConvStem: _FEATURES,
     Conv1x1: _FEATURES,
@@ -175,6 +190,9 @@ CALLERS: dict[type, Caller] = {
     ImageOutput: _OUTPUT,
     MultimodalOutput: _OUTPUT,
     PerceiverResampler: Caller(_resampler, ("features",), ("mask",)),
+    Resampler: Caller(_family, ("features",), ("latents", "mask", "key_mask")),
+    LatentAttention: Caller(_latent_attention, ("x", "features"), ("mask",)),
+    AttentionPool: Caller(_pool, ("features",), ("mask", "bias", "query_positions", "key_positions")),
     GatedCrossAttention: Caller(_gated, ("text", "media"), ("locations",), {"which": "immediate"}),
     GatedLayers: Caller(_gated, ("text", "media"), ("locations",), {"which": "immediate"}),
     PerceiverAR: Caller(_autoregressive, ("ids",), ("mask",), {"prefix": 0}),

@@ -28,6 +28,7 @@ from ...models.perceiver_ar import PerceiverAR
 from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions, ProjectedPositions, TrainablePositions
 from ...models.queries import InputQueries, MultimodalQueries, PositionQueries
+from ...models.resamplers import AttentionPool, Resampler
 from . import draw
 from .draw import Argument
 from .subject import Arrays, Layout, Masking, Resize
@@ -39,6 +40,8 @@ def layout(model: Any, sizes: Sizes) -> Layout:
         return _perceiver_io(model, sizes)
     if isinstance(model, PerceiverResampler):
         return _resampler(model, sizes)
+    if isinstance(model, (Resampler, AttentionPool)):
+        return _one_set(model, sizes)
     if isinstance(model, (GatedCrossAttention, GatedLayers)):
         return _gated(model, sizes)
     if isinstance(model, PerceiverAR):
@@ -190,6 +193,22 @@ def _resampler(model: PerceiverResampler, sizes: Sizes) -> Layout:
         other,
         Masking("mask", "features", flat=False),
         lambda inputs: math.prod(inputs["features"].shape[1:-1]),
+        frozenset({"latents", "vectors"}),
+    )
+
+
+def _one_set(model: Resampler | AttentionPool, sizes: Sizes) -> Layout:
+    """A resampler or pool of one set of features."""
+    if len(model.arguments) > 1:
+        raise InputError("give the features and latents of a Resampler as an .npz file (--inputs)")
+    tokens, width = single(sizes)
+    fixed = model.places is not None
+    return Layout(
+        (tokens, width),
+        lambda batch, shapes: {"features": Argument((batch, *single(shapes)))},
+        lambda kind: None if fixed else {"odd": (tokens + 2, width), "single": (1, width)}.get(kind),
+        Masking("mask", "features"),
+        lambda inputs: inputs["features"].shape[1],
         frozenset({"latents", "vectors"}),
     )
 

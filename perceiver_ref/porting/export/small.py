@@ -36,6 +36,7 @@ from ...models.outputs import (
 from ...models.perceiver_io import PerceiverIO
 from ...models.positions import FourierPositions, ProjectedPositions, TrainablePositions
 from ...models.queries import InputQueries, MultimodalQueries, PositionQueries
+from ...models.resamplers import AttentionPool, Resampler
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def small(model: Module, to: Small | None = None) -> tuple[Any, Sizes]:
             frames=None if model.frames is None else _cut(model.frames, to.frames + 1),
         )
         return made, (2, to.frames + 1, 4, made.channels)
+    if isinstance(model, Resampler | AttentionPool):
+        return _one_set(model, to)
     if isinstance(model, GatedLayers):
         block = model.block
         block = replace(
@@ -112,6 +115,24 @@ def small(model: Module, to: Small | None = None) -> tuple[Any, Sizes]:
             "media": (2, 3, block.media_channels),
         }
     raise InputError(f"a {type(model).__name__} cannot be made smaller; export it with --full")
+
+
+def _one_set(model: Resampler | AttentionPool, to: Small) -> tuple[Any, Sizes]:
+    """A resampler or pool of one set of features."""
+    channels, heads = _cut(model.channels, to.channels), _cut(model.heads, to.heads)
+    features = None if model.features is None else _cut(model.features, to.width)
+    if isinstance(model, AttentionPool) and model.features == model.channels:
+        features = channels
+    hidden = None if model.hidden is None else _cut(model.hidden, 2 * to.channels)
+    latents = None if model.latents is None else _cut(model.latents, to.latents)
+    made = replace(model, channels=channels, features=features, heads=heads, hidden=hidden, latents=latents)
+    if isinstance(made, Resampler):
+        wide = None if made.head_channels is None else _cut(made.head_channels, to.channels)
+        outputs = None if made.outputs is None else _cut(made.outputs, to.width)
+        made = replace(made, layers=_cut(made.layers, to.layers), head_channels=wide, outputs=outputs)
+    elif made.last is not None:
+        made = replace(made, last=_cut(made.last, channels))
+    return made, (to.length, channels if features is None else features)
 
 
 def reductions(published: Module, reduced: Module) -> list[str]:
