@@ -20,9 +20,14 @@ from perceiver_ref.models.flamingo import Flamingo, GatedCrossAttention, Perceiv
 from perceiver_ref.models.module import Module
 from perceiver_ref.models.perceiver_ar import PerceiverAR
 from perceiver_ref.models.perceiver_io import PerceiverIO
+from perceiver_ref.models.resamplers import AttentionPool, Resampler
 from perceiver_ref.peers.aurora import GivenLatents
+from perceiver_ref.peers.chatterbox import TwicePerceiver
+from perceiver_ref.peers.diffusers import TimeResampler
+from perceiver_ref.peers.ip_adapter import FaceProjection
 from perceiver_ref.peers.lucidrains.flamingo.palm import FlamingoPaLM
 from perceiver_ref.peers.nemo import PerceiverEncoder
+from perceiver_ref.peers.pulid import IDFormer
 from perceiver_ref.peers.shape2vecset.model import SetAutoEncoder
 from perceiver_ref.peers.transformers import edgetam, evolla
 from perceiver_ref.porting.cases import PACKAGED, TOLERANCES, read_case
@@ -37,6 +42,12 @@ MODELS: tuple[tuple[type[Module], str], ...] = (
     (GatedCrossAttention, "gated cross-attention"),
     (Flamingo, "Flamingo"),
     (FlamingoPaLM, "Flamingo"),
+    (Resampler, "resampler"),
+    (FaceProjection, "resampler"),
+    (TimeResampler, "resampler"),
+    (IDFormer, "resampler"),
+    (AttentionPool, "attention pooler"),
+    (TwicePerceiver, "attention pooler"),
     (evolla.Compressor, "resampler"),
     (evolla.Aligner, "gated cross-attention"),
     (edgetam.MemoryResampler, "resampler"),

@@ -215,7 +215,7 @@ class TimeResampler(Module):
         return {"resampler": around, "first": self.first.parameters(), "second": self.second.parameters()}
 
     def apply(self, p: Tree, features: Any, times: Any) -> tuple[Any, Any]:
-        """features (B, S, F), times (B,), (1,) or (B, 1) -> latents (B, N, O), time embedding (B or 1, D)."""
+        """features (B, S, C), times (B,), (1,) or (B, 1) -> latents (B, N, E), time embedding (B or 1, D)."""
         whole, own = self.resampler, p["resampler"]
         h = point("time.sinusoids", self._sinusoids(times, array_of(features).dtype))
         h = point("time.first", self.first.apply(p["first"], h))

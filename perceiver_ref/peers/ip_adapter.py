@@ -144,7 +144,7 @@ class FaceProjection(Module):
         return norm(self.resampler.channels, self.resampler.conventions)
 
     def apply(self, p: Tree, ids: Any, features: Any, *, shortcut: float | None = None) -> Any:
-        """ids (..., I), features (..., S, F) -> (B, tokens, O); B is all axes before the last (two) together.
+        """ids (..., I), features (..., S, C) -> (B, tokens, E); B is all axes before the last (two) together.
 
         shortcut: what comes of the resampler, times this, is added to the tokens, which must be as wide.
         """

@@ -142,7 +142,7 @@ class IDFormer(Module):
         }
 
     def apply(self, p: Tree, embeddings: Any, *scales: Any) -> Any:
-        """embeddings (B, I) or (B, m, I) of m identities, five features (B, S_i, F) -> (B, N, O)."""
+        """embeddings (B, I) or (B, m, I) of m identities, five features (B, S_i, C) -> (B, N, E)."""
         b = embeddings.shape[0]
 
         def mapped(i: int, x: Any) -> Any:

@@ -32,6 +32,7 @@ from perceiver_ref.models.perceiver_ar import PerceiverAR
 from perceiver_ref.models.perceiver_io import PerceiverIO
 from perceiver_ref.models.positions import FourierPositions, ProjectedPositions
 from perceiver_ref.models.queries import PositionQueries
+from perceiver_ref.models.resamplers import AttentionPool, Resampler
 
 Trace = dict[str, Any]
 MODALITIES = ("audio", "image", "label")
@@ -59,6 +60,16 @@ def gated(**options: Any) -> None:
 def resampler() -> None:
     model = PerceiverResampler(6, latents=2, layers=2, heads=2, widening=2, frames=4)
     model.apply(random_parameters(model), normal(0, 1, 2, 3, 5, 6))
+
+
+def one_set() -> None:
+    model = Resampler(6, 5, 4, latents=2, pooled=1, places=8, layers=1, heads=2)
+    model.apply(random_parameters(model), normal(0, 2, 3, 5))
+
+
+def pool() -> None:
+    model = AttentionPool(5, 6, 2, 3, projection="affine", norms="before", qk_norm=True, hidden=7, end="norm", last=4)
+    model.apply(random_parameters(model), normal(0, 2, 3, 5))
 
 
 def autoregressive(**options: Any) -> None:
@@ -92,6 +103,8 @@ RUNS: dict[str, Callable[[], None]] = {
     "flamingo on features": lambda: flamingo(False),
     "flamingo on images": lambda: flamingo(True),
     "resampler": resampler,
+    "resampler of one set": one_set,
+    "attention pool": pool,
     "gated cross-attention": gated,
     "gated cross-attention with normed queries": lambda: gated(qk_norm=True),
     "perceiver ar": autoregressive,

@@ -7,7 +7,7 @@
     {{all ops}}                     every op of the engine, by file
     {{symbols Sizes}}               a group of the notation
     {{figure perceiver}}            a diagram
-    {{table sizes}}                 a table of `costs`
+    {{table sizes}}                 a table of `costs`, or of `family`
 
 A block of Python with `run` after its language is run, and what it prints put below it.
 """
@@ -26,7 +26,7 @@ from conventions.page import anchor
 
 from perceiver_ref.errors import one_of
 
-from . import costs, flamingos, perceivers, symbols
+from . import costs, family, flamingos, perceivers, symbols
 from .figures import Figure
 from .quotes import by_file, link, operations, quote
 
@@ -47,6 +47,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "worked": costs.worked,
     "rule": lambda: f"```math\n{costs.RULE.replace('D D', 'D^2')}\n```",
     "parameters": costs.parameter_table,
+    "family": family.table,
 }
 
 

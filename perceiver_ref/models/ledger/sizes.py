@@ -48,7 +48,7 @@ def parse_sizes(text: str) -> Sizes:
 def default_sizes(model: Any) -> Sizes:
     """The inputs that the model's position encodings were made for; `InputError` where they do not tell.
 
-    A model may say itself what `apply` takes (`own_arguments`); `indices` are the names of those that are whole numbers.
+    A model may say itself what `apply` takes (`own_arguments`), and by `indices` which of it are whole numbers.
     """
     own = own_arguments(model)
     if own is None or not all(own.values()):

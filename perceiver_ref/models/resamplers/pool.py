@@ -1,7 +1,7 @@
 """Attention pooling: learned queries attend to features once, and nothing is added to what they get.
 
 Set Transformer's pooling by attention (Lee et al. 2019, arXiv 1810.00825, section 3.2) in the forms that vision
-encoders and their projectors have it. B batch, S features, F their width, N latents, D channels, O outputs.
+encoders and their projectors have it. B batch, S features, C their width, N latents, D and E channels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Take = Literal["all", "first", "mean"]
 
 @dataclass(frozen=True)
 class AttentionPool(LatentsAttend):
-    """features (B, S, F) -> (B, N, O), or (B, O) where one row is taken.
+    """features (B, S, C) -> (B, N, E), or (B, E) where one row is taken.
 
         x = features W + b; q = norm(latents); y = attention(q, kv = norm(x)); y = y + mlp(norm(y)); y = norm(y) W'
 
@@ -138,7 +138,7 @@ class AttentionPool(LatentsAttend):
         query_positions: Any = None,
         key_positions: Any = None,
     ) -> Any:
-        """features (B, S, F) -> (B, N, O), or (B, O).
+        """features (B, S, C) -> (B, N, E), or (B, E).
 
         mask (B, S), bool: True where a feature is real; head_mask, broadcastable to (B, H, N, keys), in its place.
         bias: added to the scores, broadcastable to (B, H, N, keys). query_positions (N, D): added to the normed
@@ -151,7 +151,7 @@ class AttentionPool(LatentsAttend):
         return self.answered(p, x, keys=keys, query_positions=query_positions, **options)
 
     def entered(self, p: Tree, features: Any) -> Any:
-        """The first half: features (B, S, F) with positions, mapped and normed -> (B, S, C)."""
+        """The first half: features (B, S, C) with positions, mapped and normed -> (B, S, D)."""
         shape = tuple(features.shape)
         if len(shape) != 3 or shape[-1] != self.features:
             raise InputError(f"features must be (batch, tokens, {self.features}), got {shape}")
@@ -166,9 +166,9 @@ class AttentionPool(LatentsAttend):
             return self.normed(p, "features_norm", x)
 
     def answered(self, p: Tree, x: Any, *, keys: Any = None, query_positions: Any = None, **options: Any) -> Any:
-        """The second half: what `entered` gives, (B, S, C) -> (B, N, O), or (B, O).
+        """The second half: what `entered` gives, (B, S, D) -> (B, N, E), or (B, E).
 
-        keys (B, S, C): what keys are made of, where that is not x. `options`: masks and bias as in `apply`.
+        keys (B, S, D): what keys are made of, where that is not x. `options`: masks and bias as in `apply`.
         """
         with scope("pool"):
             q = self.normed(p, "latents_norm", p["latents"])  # (N, D): the same for the whole batch

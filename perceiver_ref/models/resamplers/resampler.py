@@ -1,6 +1,6 @@
 """Resamplers of one set of features, with linear maps before and after the layers: the family of Flamingo's.
 
-B batch, S features, F their width, N latents, D their width, O outputs.
+B batch, S features, C their width, N latents, D their width, E that of outputs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LatentAttention(LatentsAttend):
         return Attention(self.channels, self.kv_inputs, width, width, self.channels, self.heads, self.conventions)
 
     def apply(self, p: Tree, x: Any, features: Any, *, mask: Array | None = None) -> Any:
-        """x (B, N, D), features (B, S, F) -> (B, N, D). mask (B, S), bool: True where a feature is real."""
+        """x (B, N, D), features (B, S, C) -> (B, N, D). mask (B, S), bool: True where a feature is real."""
         normed = self.normed(p, "features_norm", features)
         return self.attended(p, self.normed(p, "latents_norm", x), normed, mask=mask)
 
@@ -95,7 +95,7 @@ class Pooled(Module):
 
 @dataclass(frozen=True)
 class Resampler(Module):
-    """features (B, S, F) -> (B, N, O): latents attend to features in `layers` layers of their own weights.
+    """features (B, S, C) -> (B, N, E): latents attend to features in `layers` layers of their own weights.
 
         x = (features + positions) W + b; z = layers(latents, x); y = norm(z W' + b')
 
@@ -191,7 +191,7 @@ class Resampler(Module):
         mask: Array | None = None,
         key_mask: Array | None = None,
     ) -> Any:
-        """features (..., S, F) -> (B, N, O); B is all axes before S together.
+        """features (..., S, C) -> (B, N, E); B is all axes before S together.
 
         latents (B, N, D): in place of learned ones. mask (B, S), bool: True where a feature is real; key_mask (B,
         keys): the same of all keys, latents among them, in their order. Raises `InputError` for other shapes, and where
