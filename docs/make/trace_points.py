@@ -111,7 +111,7 @@ POINTS = (
     Point("decoder", "what the decoder gives: of a classifier, its only output", "B, O, E or B, E or B, *grid, E"),
     Point("vision.patches", "patches of every image after their linear map", "F, S, C"),
     Point("vision", "features of all media, by frame", "B, m, T, S, C"),
-    Point("resampler.features", "features of a medium's frames with the frames' embeddings, or of one set", "B, m, T S, D or B, S, D"),
+    Point("resampler.features", "features with embeddings of frames, or of one set", "B, m, T S, D or B, S, D"),
     Point("resampler.positions", "learned positions of one set of features", "S, C"),
     Point("resampler.projected", "features after their linear map", "..., S, D"),
     Point("resampler.pooled.norm", "the mean of mapped features, normed", "B, D"),

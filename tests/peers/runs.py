@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from porting.cases import case_of
 
 from perceiver_ref.peers import Given, Rebuilt, peer
 from perceiver_ref.porting import Run, run
@@ -25,3 +26,15 @@ def ran(case: Case, backend: str = "numpy", call: dict[str, Any] | None = None, 
 
 def out(case: Case, backend: str = "numpy", call: dict[str, Any] | None = None, **changed: Any) -> np.ndarray:
     return ran(case, backend, call, **changed).outputs["out"]
+
+
+Refused = tuple[str, dict[str, Any], dict[str, Any] | None, dict[str, Any], str]
+"""A case's name, what is changed of its configuration, call (None: nothing) and inputs, and what is said of it."""
+
+
+def changed(row: Refused) -> np.ndarray:
+    """The case of a row with its changes."""
+    name, config, call, inputs, _ = row
+    case = case_of(name)
+    rebuilt(case, **config)
+    return out(case, call=call, **inputs)
