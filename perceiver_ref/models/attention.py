@@ -108,6 +108,7 @@ class Attention(Module):
             v = point("value", self.value.apply(p["value"], z if values is None else values))
             asked_point("key_value", lambda: ops.concatenate([k, v], axis=-1))
             k, v = (split_heads(x, self.shared) for x in (k, v))
+            asked_point("key.heads", lambda: k)
             return KeysValues(self._rotated(_normed(p, "key_norm", self.key_norm, k), positions), v)
 
     def projections(self, p: Tree, x: Any) -> Any:
@@ -138,6 +139,8 @@ class Attention(Module):
         """
         with scope("attention"):
             q = split_heads(point("query", self.query.apply(p["query"], x)), self.heads)  # (..., H, N, d)
+            split = q
+            asked_point("query.heads", lambda: split)
             q = self._rotated(_normed(p, "query_norm", self.query_norm, q), positions)
         k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z, positions=key_positions, values=values)
         with scope("attention"):

@@ -62,6 +62,7 @@ _PARTS = (
     ("to_k", "attention.key"),
     ("to_v", "attention.value"),
     ("attention", "attention.mixed"),
+    (r"attention\.dropout", "attention.weights"),
     ("proj_out", "attention"),
 )
 _POINTS: Rows = [

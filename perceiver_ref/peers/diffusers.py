@@ -67,7 +67,7 @@ _FACE_NAMES: Table = {
 }
 _FEEDFORWARD: Rows = [
     (r"net\.0\.proj", "hidden"),
-    (r"net\.0", "activation"),
+    (r"net\.[01]", "activation"),
     (r"net\.2", ""),
     ("", ""),
 ]
@@ -78,7 +78,7 @@ _LAYER_POINTS: Rows = [
     (r"attn\.to_k", "attention.key"),
     (r"attn\.to_v", "attention.value"),
     (r"attn\.to_kv", "attention.key_value"),
-    (r"attn(\.to_out\.0)?", "attention"),
+    (r"attn(?:\.to_out\.[01])?", "attention"),
     ("", ""),
 ]
 _POINTS: Rows = inside(
@@ -93,7 +93,7 @@ _POINTS: Rows = inside(
 _FACE_POINTS: Rows = [
     *PROJECTION_POINTS,
     (r"proj\.net\.2", "ids.second"),
-    (r"proj\.net\.0", "ids.activation"),
+    (r"proj\.net\.[01]", "ids.activation"),
     (r"proj\.net\.0\.proj", "ids.first"),
 ]
 
@@ -166,7 +166,8 @@ class ModulatedLayer(ResamplerLayer):
     def timed(self, p: Tree, x: Any, features: Any, time: Any) -> Any:
         """x (B, N, D), features (B, S, D), time (B, D) -> (B, N, D)."""
         normed = self.normed(p, "features_norm", features)
-        moved = point("modulation", self.modulation.apply(p["modulation"], ops.silu(time)))
+        moved = point("modulation.activation", ops.silu(time))
+        moved = point("modulation", self.modulation.apply(p["modulation"], moved))
         moved = ops.reshape(moved, shape=(moved.shape[0], 1, moved.shape[1]))
         shift1, scale1, shift2, scale2 = ops.split(moved, sizes=(self.channels,) * 4, axis=-1)
         q = _moved(self.normed(p, "latents_norm", x), scale1, shift1)
@@ -271,7 +272,12 @@ _TIME_POINTS: Rows = [
             *inside(
                 r"layers\.(\d+)",
                 r"layers.\1",
-                [*_LAYER_POINTS, ("adaln_norm", "mlp_norm"), ("adaln_proj", "modulation")],
+                [
+                    *_LAYER_POINTS,
+                    ("adaln_norm", "mlp_norm"),
+                    ("adaln_silu", "modulation.activation"),
+                    ("adaln_proj", "modulation"),
+                ],
             ),
             *inside(r"layers\.(\d+)\.ff", r"layers.\1.mlp", _FEEDFORWARD),
         ],

@@ -107,7 +107,7 @@ POINTS: Rows = inside(
         ("pos_emb", "positions"),
         (r"to_latents_from_mean_pooled_seq\.0", "pooled.norm"),
         (r"to_latents_from_mean_pooled_seq\.1", "pooled.linear"),
-        ("to_latents_from_mean_pooled_seq", "pooled"),
+        (r"to_latents_from_mean_pooled_seq(?:\.2)?", "pooled"),
         *LAYER_POINTS,
     ],
 )

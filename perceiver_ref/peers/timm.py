@@ -67,7 +67,12 @@ _QKV: Table = {
     "output": ("proj", LINEAR),
 }
 MLP: Table = {"hidden": ("fc1", LINEAR), "output": ("fc2", LINEAR)}
-MLP_POINTS: Rows = [("", ""), ("fc1", "hidden"), ("act", "activation"), ("activation_fn", "activation"), ("fc2", "")]
+MLP_POINTS: Rows = [
+    ("", ""),
+    ("fc1", "hidden"),
+    ("(?:act|activation_fn|drop1|norm)", "activation"),
+    ("(?:fc2|drop2)", ""),
+]
 _NAMES: Table = {
     "latents": ("latent", only),
     "positions": ("pos_embed", same),
@@ -81,10 +86,10 @@ _POINTS: Rows = inside(
     [
         ("q", "attention.query"),
         ("kv", "attention.key_value"),
-        ("q_norm", "attention.query_norm"),
-        ("k_norm", "attention.key_norm"),
-        ("proj", "attention"),
-        ("norm", "mlp_norm"),
+        ("q_norm", "attention.query_norm|attention.query.heads"),
+        ("k_norm", "attention.key_norm|attention.key.heads"),
+        ("proj(?:_drop)?", "attention"),
+        ("norm", "mlp_norm|attention"),
         *inside("mlp", "mlp", MLP_POINTS),
     ],
 )

@@ -46,11 +46,18 @@ _NAMES: Table = {
     "norm/scale": ("norm.gamma", same),
 }
 _POINTS: Rows = [
-    ("proj_context", "resampler.projected"),
+    ("proj_context", "resampler.projected|resampler.features"),
     *inside(
         r"layers\.(\d+)\.0",
         r"resampler.layers.\1.attention",
-        [("", ""), ("to_q", "query"), ("to_kv", "key_value"), ("attend", "mixed.heads"), ("to_out", "")],
+        [
+            ("", ""),
+            ("to_q", "query"),
+            ("to_kv", "key_value"),
+            ("attend", "mixed.heads"),
+            (r"attend\.attn_dropout", "weights"),
+            ("to_out", ""),
+        ],
     ),
     *inside(
         r"layers\.(\d+)\.1",
