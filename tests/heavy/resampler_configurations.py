@@ -1,7 +1,7 @@
 """Resamplers and poolers that install from PyPI, run live: cases of the vector format, in float64.
 
-Each function draws a configuration and inputs of one class, and gives (peer, class, config, live module, inputs, options
-of the call). Of packages that need more than the class does, the file of the class alone is run (`sources`).
+Each function draws a configuration and inputs of one class, and gives (peer, class, config, live module, inputs,
+options of the call). Of packages that need more than the class does, the file of the class alone is run (`sources`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import pytest
@@ -20,7 +20,7 @@ import pytest
 class _Anything(ModuleType):
     """A module that is not there: whatever is asked of it exists and does nothing."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -77,8 +77,11 @@ def _bare(package: str, inner: Sequence[str]) -> Iterator[None]:
 
 
 def source(package: str, inner: str, beside: Sequence[str] = (), missing: Sequence[str] = ()) -> Any:
-    """The module `package.inner`, or where the package is not installed what skips a test that uses it. `beside`: other modules of the package that it imports from; `missing`: packages that
-    it names and does not need for what it is wanted for."""
+    """The module `package.inner`; where the package is not installed, what skips a test that uses it.
+
+    `beside`: other modules of the package that it imports from. `missing`: packages that it names, and does not need for
+    what it is wanted for.
+    """
     if importlib.util.find_spec(package) is None:
         return _Absent(package)
     finder = _Missing(missing)

@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 
 from perceiver_ref.porting import check_case
 
-for package in ("transformers", "diffusers", "timm", "open_clip", "einops"):
-    pytest.importorskip(package, reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("diffusers", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("timm", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("open_clip", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("einops", reason="needs the extra: perceiver-ref[peers]")
 from heavy import resampler_configurations as live
 from heavy.draw import Draw
 
