@@ -79,8 +79,8 @@ def _bare(package: str, inner: Sequence[str]) -> Iterator[None]:
 def source(package: str, inner: str, beside: Sequence[str] = (), missing: Sequence[str] = ()) -> Any:
     """The module `package.inner`; where the package is not installed, what skips a test that uses it.
 
-    `beside`: other modules of the package that it imports from. `missing`: packages that it names, and does not need for
-    what it is wanted for.
+    `beside`: other modules of the package that it imports from. `missing`: packages that it names, and does not need
+    for what it is wanted for.
     """
     if importlib.util.find_spec(package) is None:
         return _Absent(package)
