@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -280,4 +281,46 @@ def _gathered(x: Any, index: np.ndarray) -> Any:
     return ops.take(flat, xp(array_of(x)).asarray(index), axis=0)
 
 
-PEER = Peer("minicpmv", {"Resampler2": _old, "Resampler2_5": _new, "Resampler4_5": _timed})
+_VERSIONS = {(2, 5): _new, (2, 6): _new, (4, 0): _new, (4, 5): _timed}
+_WHOLE = {"hidden_size": _SIZE, "query_num": _SIZE, "vision_config": {}}
+
+
+def _of_whole(given: Given) -> Rebuilt:
+    """The resampler of a released model, by the configuration of the whole one, of which nothing else is read.
+
+    Its sizes are those that vLLM takes from there: heads are 128 wide, and without a version a model of 2304 channels
+    is 2.0 and any other 2.5. For 2.0, where OpenBMB's code and vLLM disagree on `adaptive`, its own options are needed.
+    """
+    config = {name: value for name, value in given.config.items() if name in _WHOLE}
+    chosen = options("MiniCPMV", config, _WHOLE)
+    width, queries = positive("hidden_size", chosen["hidden_size"]), chosen["query_num"]
+    said = given.config.get("version")
+    version = (2, 0) if said is None and width == 2304 else (2, 5) if said is None else _version(said)
+    if version not in _VERSIONS:
+        known = ", ".join(f"{a}.{b}" for a, b in _VERSIONS)
+        raise InputError(
+            f"MiniCPMV of version {'.'.join(map(str, version))} is not among {known}; give the options of its resampler"
+            " (--class Resampler2, Resampler2_5 or Resampler4_5)"
+        )
+    features = options("the vision_config of MiniCPMV", _only_width(chosen["vision_config"]), {"hidden_size": 1152})
+    sizes = {"embed_dim": width, "num_heads": width // 128, "kv_dim": features["hidden_size"], "num_queries": queries}
+    return _VERSIONS[version](replace(given, config=sizes))
+
+
+def _version(said: Any) -> tuple[int, ...]:
+    """2.6, or "2.6", as (2, 6)."""
+    parts = str(said).split(".")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise InputError(f"version must be a number such as 2.6, got {shortened(said)}")
+    whole = tuple(map(int, parts))
+    return (*whole, 0)[:2] if len(whole) < 2 else whole
+
+
+def _only_width(config: Any) -> dict[str, Any]:
+    return {"hidden_size": config["hidden_size"]} if "hidden_size" in (config or {}) else {}
+
+
+PEER = Peer(
+    "minicpmv",
+    {"Resampler2": _old, "Resampler2_5": _new, "Resampler4_5": _timed, "MiniCPMV": _of_whole},
+)

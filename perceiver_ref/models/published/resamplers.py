@@ -28,6 +28,7 @@ def _adapter(channels: int, outputs: int, conventions: Conventions) -> Resampler
         layers=4,
         heads=channels // 64,
         head_channels=64,
+        hidden=4 * channels,
         conventions=conventions,
     )
 

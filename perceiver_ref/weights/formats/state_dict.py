@@ -15,8 +15,10 @@ from .opcodes import shown
 KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "module", "network", "net", "weights", "params"),
     *("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "params_ema", "ema"),
+    "image_proj",
 )
-"""Where checkpoints keep their weights, by preference: Lightning under the first, many scripts under the next."""
+"""Where checkpoints keep their weights, by preference: Lightning under the first, many scripts under the next, image
+adapters, beside layers of a diffusion model, under the last."""
 HERE = "."
 """The key that means the outermost level of a file."""
 _LEVELS = 3
