@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from porting.cases import case_of
 
 from perceiver_ref.cli import main
 
@@ -116,6 +117,49 @@ def test_a_configuration_needs_its_peer_and_its_inputs(config, capsys):
     assert main(["explain", config, "--peer", "hf", "--class", "PerceiverModel"]) == 2
     assert "--inputs" in capsys.readouterr().err
     assert main(["explain", config, "--peer", "hf", "--class", "PerceiverModel", "--inputs", "12x24"]) == 0
+
+
+PARTS_OF_MODELS = [
+    ("ip-adapter/resampler_mean_pooled", "6x7"),
+    ("ip-adapter/face_resampler", "features=6x7,latents=4x9"),
+    ("ip-adapter/proj_plus", "id_embeds=7,clip_embeds=6x9"),
+    ("diffusers/plus", "5x10"),
+    ("diffusers/faceid_plus", "id_embeds=7,clip_embeds=6x10"),
+    ("diffusers/time", "x=5x10,timestep=1"),
+    ("pulid/idformer", "x=11,y.0=10x8,y.1=3x8,y.2=10x8,y.3=1x8,y.4=7x8"),
+    ("timm/pool_qknorm_pos_avg", "5x12"),
+    ("timm/pool_bool_mask_all_latents", "6x10"),
+    ("open-clip/pooler", "7x10"),
+    ("siglip/head2_mask", "7x10"),
+    ("xtts/resampler_proj_context", "6x7"),
+    ("naturalspeech2/resampler_mask", "5x6"),
+    ("chatterbox/perceiver", "7x12"),
+    ("kosmos2/kosmos2_eager", "6x7"),
+    ("aria/projector", "7x12"),
+    ("minicpmv/resampler2_adaptive", "9x11"),
+    ("minicpmv/resampler25", "8x7"),
+    ("minicpmv/resampler45_temporal", "8x7"),
+]
+"""Cases of resamplers and poolers, and the shapes of an example."""
+
+
+@pytest.mark.parametrize(("name", "sizes"), PARTS_OF_MODELS, ids=[name for name, _ in PARTS_OF_MODELS])
+def test_resamplers_and_poolers_count_the_parameters_of_their_peers(tmp_path, name, sizes):
+    case = case_of(name)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(case.meta["config"]))
+    cls = case.meta["class"].rpartition(".")[2]
+    result = explained(tmp_path, str(config), "--peer", case.meta["peer"], "--class", cls, "--inputs", sizes)
+    assert result["parameters"] == sum(array.size for array in case.params.values())
+    assert result["flops"] > 0
+
+
+def test_a_part_of_a_model_is_still_refused(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"dim": 8}))
+    arguments = ["explain", str(config), "--peer", "ip-adapter", "--class", "PerceiverAttention", "--inputs", "3x8"]
+    assert main(arguments) == 2
+    assert "configures a part, LatentAttention; explain takes whole models" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--batch", "x"], ["--dtype", "float16"], ["--nope"]])

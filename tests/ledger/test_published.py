@@ -34,6 +34,15 @@ PARAMETERS = {
     "flamingo/gated-xattn-3b": 24 * (2 * 2048**2 + 2 * 1536 * 2048 + 8 * 2048**2 + 4 * 2048 + 2),
     "flamingo/gated-xattn-9b": 10 * (2 * 4096**2 + 2 * 1536 * 4096 + 8 * 4096**2 + 4 * 4096 + 2),
     "flamingo/gated-xattn-80b": 12 * (2 * 8192**2 + 2 * 1536 * 8192 + 8 * 8192**2 + 4 * 8192 + 2),
+    # 4 layers of 4 + 8 squares and three norms, 16 latents, a map from 1280, one to the width after, a norm of that
+    "ip-adapter/plus-sd15": 4 * (12 * 768**2 + 6 * 768) + 16 * 768 + 1281 * 768 + 769 * 768 + 2 * 768,
+    "ip-adapter/plus-sdxl": 4 * (12 * 1280**2 + 6 * 1280) + 16 * 1280 + 1281 * 1280 + 1281 * 2048 + 2 * 2048,
+    # 2 layers of 8 heads 64 wide and a gated MLP of int(1024 * 4 * 2 / 3), with biases; 32 latents, a scale
+    "xtts/v2": 2 * (4 * 1024 * 512 + 1025 * 2 * 2730 + 2731 * 1024) + 32 * 1024 + 1024,
+    # queries, a map from 1152, four maps with biases, three norms, a last map
+    "minicpmv/2.6": 64 * 3584 + 1152 * 3584 + 4 * 3585 * 3584 + 6 * 3584 + 3584**2,
+    "kosmos2/patch14-224": 64 * 2048 + 1025 * 2048 + 4 * 2049 * 2048,
+    "siglip/base-patch16-224": 768 + 4 * 769 * 768 + 2 * 768 + 769 * 3072 + 3073 * 768,
 }
 """Counted by hand or from the released code; see `PRINTED` for what the papers print."""
 

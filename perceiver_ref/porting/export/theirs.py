@@ -166,6 +166,27 @@ def _resampler(name: str, axes: int, mask: Masking | None = None) -> Recipe:
     return recipe
 
 
+def _one_set(name: str, mask: Masking | None = None) -> Recipe:
+    """One set of features (batch, tokens, channels)."""
+
+    def recipe(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> Layout:
+        model: Any = rebuilt.model
+        width = model.block.channels if hasattr(model, "block") else getattr(model, "width", None) or model.features
+        places = getattr(model, "places", None)
+        tokens, width = single(sizes or (min(_LENGTH, places or _LENGTH), width))
+        fixed = places is not None
+        return Layout(
+            (tokens, width),
+            lambda batch, shapes: {name: Argument((batch, *single(shapes)))},
+            lambda kind: None if fixed else {"odd": (tokens + 2, width), "single": (1, width)}.get(kind),
+            mask,
+            lambda inputs: inputs[name].shape[1],
+            frozenset({"latents", "vectors"}),
+        )
+
+    return recipe
+
+
 def _gated(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> Layout:
     model: Any = rebuilt.model
     given = {"text": (9, model.channels), "media": (2, 3, model.media_channels)}
@@ -201,6 +222,19 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("open-flamingo", "GatedCrossAttentionBlock"): _gated,
     ("idefics", "IdeficsPerceiverResampler"): _resampler("context", 0),
     ("idefics2", "Idefics2PerceiverResampler"): _resampler("context", 0, Masking("attention_mask", "context", "int64")),
+    ("ip-adapter", "Resampler"): _one_set("x"),
+    ("diffusers", "IPAdapterPlusImageProjection"): _one_set("x"),
+    ("timm", "AttentionPoolLatent"): _one_set("x"),
+    ("open-clip", "AttentionalPooler"): _one_set("x"),
+    ("siglip", "SiglipMultiheadAttentionPoolingHead"): _one_set("hidden_state"),
+    ("siglip", "Siglip2MultiheadAttentionPoolingHead"): _one_set(
+        "hidden_state", Masking("attention_mask", "hidden_state", "int64")
+    ),
+    ("xtts", "PerceiverResampler"): _one_set("x"),
+    ("naturalspeech2", "PerceiverResampler"): _one_set("x"),
+    ("chatterbox", "Perceiver"): _one_set("h"),
+    ("kosmos2", "Kosmos2ImageToTextProjection"): _one_set("features"),
+    ("kosmos2", "Kosmos2_5ImageToTextProjection"): _one_set("features"),
     ("krasserm", "MaskedLanguageModel"): _text("x_masked", Masking("pad_mask", "x_masked", inverted=True)),
     ("krasserm", "TextClassifier"): _text("x", Masking("pad_mask", "x", inverted=True)),
 }
