@@ -279,11 +279,10 @@ class Op(Step):
 
     def _kept(self, rule: Rule, residuals: tuple[Any, ...], edges: Sequence[Edge]) -> tuple[Any, ...]:
         """The residuals; arguments among them that their own nodes can make again are not kept."""
-        if all([edge.node.again is None for edge in edges]):
+        cheap = [edge for edge in edges if edge.node.again is not None]
+        if not cheap or self.traits.variadic or len(residuals) >= len(rule.names[1]):  # not each has a name
             return residuals
-        if self.traits.variadic or len(residuals) >= len(rule.names[1]):  # not each has a name
-            return residuals
-        again = {self.arrays[edge.position]: Again(edge.node) for edge in edges if edge.node.again is not None}
+        again = {self.arrays[edge.position]: Again(edge.node) for edge in cheap}
         named = zip(residuals, rule.names[1][1:])
         return tuple([again.get(n, r) if r is not None else r for r, n in named])
 
