@@ -195,28 +195,32 @@ class Layer(Module):
     """The course of a layer: attention, added to x or in its place, and what follows it."""
 
     query_residual: bool = True
-    norms: Norms = "before"
+    norms: Norms | Literal["none"] = "before"
     norm: ClassVar[part[Any]]
     mlp_norm: ClassVar[part[Any]]
     mlp: ClassVar[part[Any]]
 
+    def normed(self, p: Tree, name: str, x: Any) -> Any:
+        """x after the norm of this name, where there is one."""
+        return _normed(p, name, getattr(self, name), x)
+
     def _joined(self, p: Tree, x: Any, attended: Any) -> Any:
         """x + attention(...), or the attention alone; after the norm where that does not come before."""
         if self.norms == "after":
-            attended = _normed(p, "norm", self.norm, attended)
+            attended = self.normed(p, "norm", attended)
         x = point("attention_residual", ops.add(x, attended)) if self.query_residual else attended
-        return _normed(p, "norm", self.norm, x) if self.norms == "around" else x
+        return self.normed(p, "norm", x) if self.norms == "around" else x
 
     def _finished(self, p: Tree, x: Any) -> Any:
         """The second half: x + mlp(norm(x)), with the norm in its place; x where no MLP follows."""
         if self.mlp is None:
             return point("", x)
-        normed = _normed(p, "mlp_norm", self.mlp_norm, x) if self.norms == "before" else x
+        normed = x if self.norms in ("after", "around") else self.normed(p, "mlp_norm", x)
         made = self.mlp.apply(p["mlp"], normed)
         if self.norms == "after":
-            made = _normed(p, "mlp_norm", self.mlp_norm, made)
+            made = self.normed(p, "mlp_norm", made)
         x = ops.add(x, made)
-        return point("", _normed(p, "mlp_norm", self.mlp_norm, x) if self.norms == "around" else x)
+        return point("", self.normed(p, "mlp_norm", x) if self.norms == "around" else x)
 
 
 @dataclass(frozen=True)
@@ -280,8 +284,8 @@ class CrossAttention(Layer):
 
     def apply(self, p: Tree, x: Any, z: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, q_inputs), z (B, M, kv_inputs) -> (B, N, q_inputs); mask and bias as in `Attention`."""
-        q = _normed(p, "query_norm", self.query_norm, x)
-        kv = _normed(p, "key_value_norm", self.key_value_norm, z)
+        q = self.normed(p, "query_norm", x)
+        kv = self.normed(p, "key_value_norm", z)
         attended = self.attention.apply(p["attention"], q, kv, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
 
@@ -341,7 +345,7 @@ class SelfAttention(Layer):
 
     def apply(self, p: Tree, x: Any, *, mask: Array | None = None, bias: Any = None) -> Any:
         """x (B, N, channels) -> the same shape; mask and bias as in `Attention`."""
-        normed = _normed(p, "norm", self.norm, x) if self.norms == "before" else x
+        normed = self.normed(p, "norm", x) if self.norms == "before" else x
         attended = self.attention.apply(p["attention"], normed, normed, mask=mask, bias=bias)
         return self._finished(p, self._joined(p, x, attended))
 

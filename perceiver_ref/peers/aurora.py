@@ -74,12 +74,12 @@ class NormedAttention(Attention):
         """The map to keys, and their norm."""
         return variant(super().key, NormedLinear)
 
-    def keys_values(self, p: Tree, z: Any, *, positions: Any = None) -> KeysValues:
+    def keys_values(self, p: Tree, z: Any, *, positions: Any = None, values: Any = None) -> KeysValues:
         """As `Attention.keys_values`."""
         with scope("attention"):
             names = ("key", "value")
             asked_point("key_value.linear", lambda: ops.concatenate([_linear(p[n], z) for n in names], axis=-1))
-        return super().keys_values(p, z, positions=positions)
+        return super().keys_values(p, z, positions=positions, values=values)
 
     def apply(self, p: Tree, x: Any, z: Any, **options: Any) -> Any:
         """As `Attention.apply`."""

@@ -60,11 +60,6 @@ class LatentsAttend(Layer):
 
     attention: ClassVar[part[Any]]
 
-    def normed(self, p: Tree, name: str, x: Any) -> Any:
-        """x after the norm of this name, where there is one."""
-        own = getattr(self, name)
-        return x if own is None else point(name, own.apply(p[name], x))
-
     def attended(
         self,
         p: Tree,

@@ -38,12 +38,12 @@ class CausalCrossAttention(CrossAttention):
         if own and self.query_norm is not None:
             normed = self.query_norm.apply(p["query_norm"], z)
         else:
-            normed = self._given(p, "key_value_norm", None if own else self.key_value_norm, z)
+            normed = z if own else self.normed(p, "key_value_norm", z)
         return self.attention.keys_values(p["attention"], normed, positions=positions)
 
     def attend(self, p: Tree, x: Any, z: KeysValues, positions: Any, *, mask: Array | None) -> Any:
         """x (B, N, D) at positions (B, N) -> the same shape; mask as in `Attention`."""
-        q = self._given(p, "query_norm", self.query_norm, x)
+        q = self.normed(p, "query_norm", x)
         attended = self.attention.apply(p["attention"], q, z, mask=mask, positions=positions)
         return self._finished(p, self._joined(p, x, attended))
 
@@ -61,7 +61,7 @@ class CausalSelfAttention(SelfAttention):
 
     def attend(self, p: Tree, x: Any, kept: Kept, positions: Any, *, mask: Array | None) -> tuple[Any, KeysValues]:
         """x (B, N, D) at positions (B, N), after those of `kept` -> the same shape, and what to keep now."""
-        normed = self._given(p, "norm", self.norm, x) if self.norms == "before" else x
+        normed = self.normed(p, "norm", x) if self.norms == "before" else x
         asked_point("attention.projections", lambda: self.attention.projections(p["attention"], normed))
         z = joined(kept, self.attention.keys_values(p["attention"], normed, positions=positions))
         attended = self.attention.apply(p["attention"], normed, z, mask=mask, positions=positions)

@@ -68,9 +68,9 @@ _FIELDS = PRETRAINED | frozenset(
 class PlacedAttention(Attention):
     """Attention with positions (B, M, channels) added to keys and values, and with the peer's rows of mixed heads."""
 
-    def keys_values(self, p: Tree, z: Any, *, positions: Any = None) -> KeysValues:
+    def keys_values(self, p: Tree, z: Any, *, positions: Any = None, values: Any = None) -> KeysValues:
         """z (B, M, C) -> its keys and values, at these positions."""
-        made = super().keys_values(p, z)
+        made = super().keys_values(p, z, values=values)
         if positions is None:
             return made
         added = split_heads(positions, self.heads)
@@ -93,8 +93,8 @@ class PlacedCrossAttention(CrossAttention):
 
     def apply(self, p: Tree, x: Any, z: Any, *, positions: Any = None, **options: Any) -> Any:
         """x (B, N, D), z (B, M, C), positions (B, M, channels of all heads) -> (B, N, D)."""
-        q = self._given(p, "query_norm", self.query_norm, x)
-        kv = self._given(p, "key_value_norm", self.key_value_norm, z)
+        q = self.normed(p, "query_norm", x)
+        kv = self.normed(p, "key_value_norm", z)
         attended = self.attention.apply(p["attention"], q, kv, key_positions=positions, **options)
         return self._finished(p, self._joined(p, x, attended))
 

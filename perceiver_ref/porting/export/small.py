@@ -125,7 +125,8 @@ def _one_set(model: Resampler | AttentionPool, to: Small) -> tuple[Any, Sizes]:
         features = channels
     hidden = None if model.hidden is None else _cut(model.hidden, 2 * to.channels)
     latents = None if model.latents is None else _cut(model.latents, to.latents)
-    made = replace(model, channels=channels, features=features, heads=heads, hidden=hidden, latents=latents)
+    sizes: dict[str, Any] = {"channels": channels, "features": features, "heads": heads, "latents": latents}
+    made = replace(model, hidden=hidden, **sizes)
     if isinstance(made, Resampler):
         wide = None if made.head_channels is None else _cut(made.head_channels, to.channels)
         outputs = None if made.outputs is None else _cut(made.outputs, to.width)
