@@ -128,9 +128,14 @@ def _cases(path: Path) -> Iterator[tuple[str, Path]]:
         raise pytest.UsageError(
             f"--perceiver-vectors: {path} is not there; perceiver-ref export --pack {path} makes it"
         )
+    from .porting.dumps import case_files, is_case
+
     index = path / _INDEX
+    if is_case(path):
+        yield path.name, path
+        return
     if not index.exists():
-        files = sorted(path.rglob("*.npz"))
+        files = case_files(path)
         if not files:
             raise pytest.UsageError(f"--perceiver-vectors: {path} holds neither {_INDEX} nor .npz files")
         yield from ((file.relative_to(path).with_suffix("").as_posix(), file) for file in files)

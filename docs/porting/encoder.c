@@ -1,7 +1,7 @@
 /* The encoder of Perceiver and Perceiver IO in C99, made with exported vectors as the only oracle; see PORTING.md.
 
        cc -std=c99 -O2 -o encoder encoder.c -lm
-       ./encoder CASE.safetensors [ANSWER.npz]
+       ./encoder CASE.safetensors [ANSWER.safetensors]
 
    Runs what the case is of (an operation, or a PerceiverIO that is an encoder alone), compares every point that it
    computes, and writes the case with its own outputs and traced values for `perceiver-ref check` and `diagnose`.
@@ -256,7 +256,7 @@ static Array run(void) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 2 && count != 3) fail("give a case, and where to write the answer: CASE.safetensors [ANSWER.npz]");
+    if (count != 2 && count != 3) fail("give a case, and where to write the answer: CASE.safetensors [ANSWER.safetensors]");
     read_case(arguments[1]);
     answer("output/out", run());
     int wrong = compare();

@@ -1,4 +1,4 @@
-/* Cases for a port in C99: reading .safetensors, writing .npz, recording values and comparing them; see PORTING.md.
+/* Cases for a port in C99: reading and writing .safetensors, recording values and comparing them; see PORTING.md.
 
    Include it once. With -Dreal=float everything is computed in float32. Nothing is freed: a case is small. */
 
@@ -30,6 +30,7 @@ typedef struct {
 static Entry given[MOST_ARRAYS], answers[MOST_ARRAYS];
 static int given_count, answer_count;
 static char *meta;
+static const char *meta_text; /* as it stands in the file, in quotes */
 
 static void fail(const char *format, ...) {
     va_list arguments;
@@ -118,7 +119,7 @@ static char *unescaped(const char *s) { /* the text at s, which is ASCII */
     return text;
 }
 
-/* ---- Files: .safetensors in, .npz out. */
+/* ---- Files: .safetensors, in and out. */
 
 static void read_values(FILE *file, Entry *entry) { /* the machine is little-endian, as the file is */
     for (long i = 0; i < size(entry->array); i++) {
@@ -151,7 +152,7 @@ static void read_case(const char *path) {
     if (fread(header, 1, n, file) != n) fail("%s is cut off", path);
     const char *text = member(member(header, "__metadata__"), "meta"), *next;
     if (!text) fail("%s has no meta", path);
-    meta = unescaped(text);
+    meta = unescaped(meta_text = text);
     for (const char *s = space(header + 1); *s == '"'; s = space(next)) {
         const char *value = space(after(s));
         next = after(value);
@@ -210,82 +211,44 @@ static Array point(const char *scope, const char *name, Array value) {
     return value;
 }
 
-/* An .npz file is a ZIP archive of .npy files; stored, not compressed, it needs no library but a checksum. */
-static uint32_t crc_of(uint32_t crc, const unsigned char *bytes, size_t count) {
-    for (crc = ~crc; count--; bytes++) {
-        crc ^= *bytes;
-        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
+static void write_values(FILE *file, Entry *entry) {
+    for (long i = 0; i < size(entry->array); i++) {
+        double f64 = entry->array.values[i];
+        float f32 = (float)f64;
+        unsigned char byte = f64 != 0;
+        if (!strcmp(entry->type, "F64")) fwrite(&f64, 8, 1, file);
+        if (!strcmp(entry->type, "F32")) fwrite(&f32, 4, 1, file);
+        if (!strcmp(entry->type, "BOOL")) fwrite(&byte, 1, 1, file);
     }
-    return ~crc;
-}
-
-static void put(unsigned char **to, uint32_t value, int bytes) {
-    for (; bytes--; value >>= 8) *(*to)++ = value & 255;
-}
-
-static unsigned char directory[MOST_ARRAYS * (46 + NAME + 4)];
-static unsigned char *directory_end = directory;
-static int members;
-
-static void write_member(FILE *file, const char *name, const char *descr, const char *shape, const void *data,
-                         size_t bytes) {
-    char npy[128], member_name[NAME + 4];
-    memset(npy, ' ', sizeof npy);
-    memcpy(npy, "\x93NUMPY\x01\x00\x76\x00", 10); /* version 1.0, and 118 bytes to come */
-    npy[10 + snprintf(npy + 10, 117, "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", descr, shape)] = ' ';
-    npy[127] = '\n';
-    uint32_t offset = ftell(file), crc = crc_of(crc_of(0, (unsigned char *)npy, 128), data, bytes);
-    uint32_t length = snprintf(member_name, sizeof member_name, "%s.npy", name), whole = 128 + bytes;
-    unsigned char local[30], *end = local;
-    put(&end, 0x04034b50, 4);
-    put(&directory_end, 0x02014b50, 4), put(&directory_end, 20, 2);
-    for (int both = 0; both < 2; both++) { /* the member's header and the directory have these fields */
-        unsigned char **to = both ? &directory_end : &end;
-        put(to, 20, 4), put(to, 0, 2), put(to, 0, 2), put(to, 0x21, 2);
-        put(to, crc, 4), put(to, whole, 4), put(to, whole, 4), put(to, length, 4);
-    }
-    put(&directory_end, 0, 4), put(&directory_end, 0, 2), put(&directory_end, 0, 4), put(&directory_end, offset, 4);
-    memcpy(directory_end, member_name, length), directory_end += length;
-    fwrite(local, 1, 30, file), fwrite(member_name, 1, length, file), fwrite(npy, 1, 128, file);
-    fwrite(data, 1, bytes, file), members++;
-}
-
-static void write_array(FILE *file, Entry *entry, const char *type) {
-    char shape[MOST_AXES * 21] = "";
-    for (int i = 0; i < entry->array.axes; i++) sprintf(shape + strlen(shape), "%ld, ", entry->array.shape[i]);
-    long count = size(entry->array);
-    double *f64 = memory(count * sizeof *f64);
-    float *f32 = memory(count * sizeof *f32);
-    unsigned char *flags = memory(count);
-    for (long i = 0; i < count; i++) {
-        f64[i] = entry->array.values[i], f32[i] = (float)entry->array.values[i];
-        flags[i] = entry->array.values[i] != 0;
-    }
-    if (!strcmp(type, "F64")) write_member(file, entry->name, "<f8", shape, f64, count * 8);
-    if (!strcmp(type, "F32")) write_member(file, entry->name, "<f4", shape, f32, count * 4);
-    if (!strcmp(type, "BOOL")) write_member(file, entry->name, "|b1", shape, flags, count);
 }
 
 /* The case as it was given, with the outputs and traced values computed here. */
 static void write_case(const char *path) {
+    static Entry *written[2 * MOST_ARRAYS];
+    int count = 0;
+    for (int i = 0; i < given_count; i++)
+        if (!strncmp(given[i].name, "param/", 6) || !strncmp(given[i].name, "input/", 6)) written[count++] = &given[i];
+    for (int i = 0; i < answer_count; i++) {
+        strcpy(answers[i].type, is(meta, "dtype", "float32") ? "F32" : "F64");
+        written[count++] = &answers[i];
+    }
+    char *header = memory(strlen(meta_text) + count * (NAME + 21 * (MOST_AXES + 2) + 64) + 64), *end = header;
+    long begin = 0;
+    end += sprintf(end, "{\"__metadata__\":{\"meta\":%.*s}", (int)(after(meta_text) - meta_text), meta_text);
+    for (int i = 0; i < count; i++) {
+        Array x = written[i]->array;
+        long bytes = size(x) * (written[i]->type[0] == 'B' ? 1 : written[i]->type[1] == '3' ? 4 : 8);
+        end += sprintf(end, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", written[i]->name, written[i]->type);
+        for (int axis = 0; axis < x.axes; axis++) end += sprintf(end, axis ? ",%ld" : "%ld", x.shape[axis]);
+        end += sprintf(end, "],\"data_offsets\":[%ld,%ld]}", begin, begin + bytes);
+        begin += bytes;
+    }
+    end += sprintf(end, "}");
     FILE *file = fopen(path, "wb");
     if (!file) fail("%s cannot be written", path);
-    char descr[24];
-    size_t letters = strlen(meta);
-    uint32_t *utf32 = memory(4 * letters);
-    for (size_t i = 0; i < letters; i++) utf32[i] = (unsigned char)meta[i];
-    snprintf(descr, sizeof descr, "<U%zu", letters);
-    write_member(file, "meta", descr, "", utf32, 4 * letters);
-    for (int i = 0; i < given_count; i++)
-        if (!strncmp(given[i].name, "param/", 6) || !strncmp(given[i].name, "input/", 6))
-            write_array(file, &given[i], given[i].type);
-    const char *type = is(meta, "dtype", "float32") ? "F32" : "F64";
-    for (int i = 0; i < answer_count; i++) write_array(file, &answers[i], type);
-    uint32_t offset = ftell(file), length = directory_end - directory;
-    unsigned char tail[22], *end = tail;
-    put(&end, 0x06054b50, 4), put(&end, 0, 4), put(&end, members, 2), put(&end, members, 2);
-    put(&end, length, 4), put(&end, offset, 4), put(&end, 0, 2);
-    fwrite(directory, 1, length, file), fwrite(tail, 1, 22, file);
+    for (int i = 0; i < 8; i++) fputc((int)((uint64_t)(end - header) >> 8 * i & 255), file);
+    fwrite(header, 1, end - header, file);
+    for (int i = 0; i < count; i++) write_values(file, written[i]);
     if (fclose(file)) fail("%s cannot be written", path);
 }
 

@@ -11,6 +11,7 @@ from ..autograd.backend import module
 from ..errors import InputError, printable
 from ..porting import Result, check_file
 from ..porting.cases import PACKAGED, TOLERANCES, Agreement
+from ..porting.dumps import case_files, is_case
 from .main import BAD_INPUT, MISMATCH, OK, complain, computing
 from .result import write_result
 from .words import verdict
@@ -19,6 +20,11 @@ from .words import verdict
 def options(command: argparse.ArgumentParser) -> None:
     """The command's options."""
     command.add_argument("paths", nargs="*", metavar="PATH", help="case files or folders (default: the packaged ones)")
+    command.add_argument(
+        "--outputs",
+        metavar="MINE",
+        help="what a port answered to the one case PATH, in any format, in place of its own",
+    )
     computing(command, "the case's own")
 
 
@@ -26,11 +32,13 @@ def check(options: argparse.Namespace) -> int:
     """`perceiver-ref check`: 1 when a case does not agree, else 2 when one could not be run, else 0."""
     module(options.backend)
     files = [(path, printable(name)) for path, name in _case_files(options.paths)]
+    if options.outputs and len(files) != 1:
+        raise InputError(f"--outputs is what answers one case, {len(files)} are given; name one")
     width = max(len(name) for _, name in files)
     print(f"{'case':<{width}}  result  outputs   gradients")
     results: list[Result] = []
     for path, name in files:
-        result = check_file(path, backend=options.backend, dtype=options.dtype)
+        result = check_file(path, options.outputs, backend=options.backend, dtype=options.dtype)
         results.append(result)
         outputs, gradients = result.error("output", "trace", "state"), result.error("grad_param", "grad_input")
         print(f"{name:<{width}}  {verdict(result.status, 6)}  {_error(outputs):<8}  {_error(gradients)}", flush=True)
@@ -50,7 +58,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _case_files(paths: list[str]) -> Iterator[tuple[Path, str]]:
-    """Each case file with the name to show for it."""
+    """Each case with the name to show for it."""
     if not paths:
         for path in sorted(PACKAGED.rglob("*.npz")):
             yield path, path.relative_to(PACKAGED).with_suffix("").as_posix()
@@ -59,9 +67,12 @@ def _case_files(paths: list[str]) -> Iterator[tuple[Path, str]]:
         if not root.is_dir():
             yield root, root.name.removesuffix(".npz")
             continue
-        found = sorted(root.rglob("*.npz"))
+        if is_case(root):
+            yield root, root.name or str(root)
+            continue
+        found = case_files(root)
         if not found:
-            raise InputError(f"{root} holds no .npz files; give case files or folders of them")
+            raise InputError(f"{root} holds no .npz files and no other cases; give case files or folders of them")
         for path in found:
             yield path, path.relative_to(root).with_suffix("").as_posix()
 

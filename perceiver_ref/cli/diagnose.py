@@ -23,7 +23,13 @@ from .words import opened
 def options(command: argparse.ArgumentParser) -> None:
     """The command's options."""
     command.add_argument(
-        "case", metavar="CASE", help="a case file whose outputs come from the implementation under test"
+        "case", metavar="CASE", help="a case whose outputs come from the implementation under test, or a reference case"
+    )
+    command.add_argument(
+        "mine",
+        metavar="MINE",
+        nargs="?",
+        help="outputs of the implementation under test, in place of CASE's; any format",
     )
     command.add_argument("--html", metavar="F", help="a page to write: verdict, growth of the error, where it begins")
     command.add_argument(
@@ -33,7 +39,7 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
-    found = diagnose_file(given.case)
+    found = diagnose_file(given.case, given.mine)
     _print(found)
     write_result(given.json, _json(found))
     if given.html:
@@ -45,7 +51,7 @@ def diagnose(given: argparse.Namespace) -> int:
 
 def _write_excerpt(given: argparse.Namespace, found: Diagnosis) -> None:
     """Where the difference begins; that nobody asked for it beside CASE, it may fail to be written there."""
-    path = Path(given.excerpt) if given.excerpt else excerpt_beside(given.case)
+    path = Path(given.excerpt) if given.excerpt else excerpt_beside(given.mine or given.case)
     try:
         write_npz(path, found.excerpt)
     except (InputError, OSError) as error:

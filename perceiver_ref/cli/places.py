@@ -28,10 +28,10 @@ class Places:
 
 
 PLACES: dict[str, Places] = {
-    "check": Places(inputs=("paths",)),
+    "check": Places(inputs=("paths", "outputs")),
     "run": Places(inputs=("weights", "config", "inputs"), outputs=("output",)),
     "convert": Places(inputs=("weights", "config", "inputs"), outputs=("output",)),
-    "diagnose": Places(inputs=("case",), outputs=("html", "excerpt")),
+    "diagnose": Places(inputs=("case", "mine"), outputs=("html", "excerpt")),
     "compare": Places(inputs=("reference", "candidate"), outputs=("html",)),
     "export": Places(
         inputs=("model", "weights", "inputs"), folders=("out", "pack"), owned=("index.json", ".npz", ".safetensors")
@@ -41,8 +41,12 @@ PLACES: dict[str, Places] = {
     "info": Places(),
 }
 
-_READ = (".npz", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pickle", ".pkl", ".pystate")
+_READ = (
+    *(".npz", ".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pickle", ".pkl", ".pystate"),
+    *(".npy", ".raw", ".pb", ".tensorproto"),
+)
 """Endings of files that a command may read in a folder that it is given."""
+_NAMED = ("config.json", "index.json", "meta.json")
 
 
 def check_places(given: argparse.Namespace) -> None:
@@ -52,7 +56,7 @@ def check_places(given: argparse.Namespace) -> None:
     for path in outputs.values():
         check_writable(path)
     if given.name == "diagnose" and not given.excerpt:
-        outputs["the excerpt"] = excerpt_beside(given.case)
+        outputs["the excerpt"] = excerpt_beside(given.mine or given.case)
     inputs = [path for name in places.inputs for path in _values(given, name)]
     folders = {f"--{name}": getattr(given, name) for name in places.folders if getattr(given, name)}
     check_apart({**outputs, **folders}, [found for path in inputs for found in _read(path, outputs)])
@@ -84,7 +88,7 @@ def _read(path: str, outputs: dict[str, str]) -> Iterator[Path]:
 def _is_read(file: Path) -> bool:
     """Whether a file of an input folder counts as read: weights, cases and configurations, not the reports of an
     earlier run."""
-    return file.suffix in _READ or file.name == "config.json" or file.name.endswith(".index.json")
+    return file.suffix in _READ or file.name in _NAMED or file.name.endswith((".index.json", "_FULL_TENSORS.json"))
 
 
 def _check_outside(option: str, folder: Path, what: str, path: Path, owned: tuple[str, ...]) -> None:

@@ -12,6 +12,8 @@ MAGIC = 0x1950A86A20F9469CFC6C
 """The number that PyTorch's older format begins with, pickled."""
 
 PYTORCH, NPZ, SAFETENSORS, PICKLE = "a file of torch.save", "an .npz file", "a safetensors file", "a pickle"
+GGUF = "a GGUF file"
+NPY = "a single NumPy array; numpy.savez writes arrays by name"
 """The formats that have a reader."""
 JSON = "JSON"
 
@@ -19,7 +21,7 @@ _LFS = "a Git LFS pointer in place of the file, which `git lfs pull` fetches"
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs.github.com/", _LFS),
     (b"version https://hawser.github.com/", _LFS),
-    (b"\x93NUMPY", "a single NumPy array; numpy.savez writes arrays by name"),
+    (b"\x93NUMPY", NPY),
     (b"\x1f\x8b", "compressed by gzip; gunzip it first"),
     (b"BZh", "compressed by bzip2; bunzip2 it first"),
     (b"\xfd7zXZ\0", "compressed by xz; unxz it first"),
@@ -27,7 +29,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
     (b"Rar!", "a RAR archive; unpack it first"),
     (b"\x89HDF\r\n", "an HDF5 file, such as Keras writes, for which there is no reader"),
-    (b"GGUF", "a GGUF file, for which there is no reader"),
+    (b"GGUF", GGUF),
     (b"%PDF", "a PDF"),
     (b"\x89PNG", "a picture"),
     (b"\xff\xd8\xff", "a picture"),

@@ -19,13 +19,20 @@ _COSTS = {"{": 256, "[": 96, ",": 40, ":": 40}
 """Bytes that Python takes for what begins or stands beside such a letter."""
 
 
-def parse(text: str | bytes, room: int = 0, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def parse(
+    text: str | bytes,
+    room: int = 0,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    *,
+    limit: int = LIMIT,
+) -> Any:
     """The value of a JSON text; `room` is the size of the file around it, where that is larger, which it may count on.
 
+    Of more than `limit` bytes none is read: a configuration has far less, and what holds arrays as text may have more.
     `pairs` makes an object of its members (default: a dict). Raises `ValueError`, of one line, for anything else.
     """
-    if len(text) > LIMIT:
-        raise ValueError(f"has more than {LIMIT >> 20} MiB")
+    if len(text) > limit:
+        raise ValueError(f"has more than {limit >> 20} MiB")
     if isinstance(text, str):
         counts = {letter: text.count(letter) for letter in _COSTS}
     else:

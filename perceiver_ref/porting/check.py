@@ -37,10 +37,22 @@ class Result:
         return max(self.agreements, key=lambda a: a.error / a.tolerance, default=None)
 
 
-def check_file(path: AnyPath, *, backend: str = "numpy", dtype: str | None = None) -> Result:
-    """`check_case` on a file; what is wrong with the file or its contents becomes a result with status "error"."""
+def check_file(
+    path: AnyPath, mine: AnyPath | None = None, *, backend: str = "numpy", dtype: str | None = None
+) -> Result:
+    """`check_case` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
+
+    What is wrong with files or their contents becomes a result with status "error".
+    """
     try:
-        return check_case(read_case(path), str(path), backend=backend, dtype=dtype)
+        case, notes = read_case(path), list[str]()
+        if mine is not None:
+            from .compare.answers import answered
+
+            case, notes = answered(case, mine)
+        result = check_case(case, str(path), backend=backend, dtype=dtype)
+        result.notes[:0] = notes
+        return result
     except BackendError:
         raise  # concerns every file
     except InputError as error:

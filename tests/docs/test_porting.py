@@ -128,10 +128,10 @@ def test_every_point_of_every_case(port: Path, tmp_path: Path, encoder: dict[str
     assert {"plain", "masked-row", "mask-holes", "single", "large-logits"} <= {path.stem for path in paths}
     for path in paths:
         points = len(read_case(path.with_suffix(".npz")).trace) + 1
-        done = execute(port, path, tmp_path / "answer.npz")
+        done = execute(port, path, tmp_path / "answer.safetensors")
         assert (done.returncode, done.stderr) == (0, ""), path.stem + done.stdout
         assert done.stdout.startswith(f"0 of {points} points differ")
-    assert check_file(tmp_path / "answer.npz").status == "pass"
+    assert check_file(tmp_path / "answer.safetensors").status == "pass"
 
 
 @needs_cc
@@ -140,11 +140,11 @@ def test_a_mistake_is_found_where_it_is_and_named(mistake: str, plain: dict[str,
     right, wrong, first = MISTAKES[mistake]
     assert SOURCE.count(right) == 1
     program = compiled(tmp_path, SOURCE.replace(right, wrong))
-    done = execute(program, plain["padding"], tmp_path / "answer.npz")
+    done = execute(program, plain["padding"], tmp_path / "answer.safetensors")
     assert done.returncode == 1
     assert done.stdout.startswith(f"trace/{first}: error ")
     if mistake in NAMED:
-        found = diagnose_file(tmp_path / "answer.npz")
+        found = diagnose_file(tmp_path / "answer.safetensors")
         assert (found.verdict, found.first_divergence) == ("deviation", first)
         assert [cause.cause for cause in found.explanation] == [mistake]
 

@@ -50,7 +50,6 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "bzip2": (bz2.compress(b"x"), "it is compressed by bzip2"),
     "xz": (lzma.compress(b"x"), "it is compressed by xz"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "it is an HDF5 file"),
-    "GGUF": (b"GGUF\3\0\0\0" + bytes(100), "it is a GGUF file"),
     "nothing": (b"", "it is empty"),
 }
 

@@ -14,7 +14,8 @@ from ...errors import InputError, listed, one_of, shortened
 from ...host import json_text
 from ...host.files import AnyPath
 from ...weights.formats.dtypes import finite
-from ...weights.formats.npz import check_name, read_npz, write_npz
+from ...weights.formats.npz import check_name, write_npz
+from ..dumps import read_arrays
 
 PACKAGED = Path(__file__).parent / "packaged"
 """The folder of the cases that the package ships."""
@@ -90,8 +91,11 @@ class Case:
 
 
 def read_case(path: AnyPath) -> Case:
-    """Read and validate a case file; `InputError` with one line that names the file and the key otherwise."""
-    arrays = read_npz(path)
+    """Read and validate a case, of any format that can hold one (`porting.dumps.FORMATS`).
+
+    `InputError`, with one line that names the file and the key, for anything else.
+    """
+    arrays = read_arrays(path)
     meta = _meta(path, arrays.pop("meta", None))
     _check_list(path, meta.pop("arrays", None), arrays)
     case = Case(meta)

@@ -16,13 +16,25 @@ from ...host import json_text
 from ...host.files import AnyPath
 from ...peers import peer
 from ...peers.base import Given, Rebuilt
-from ...weights.formats.npz import read_npz
 from ...weights.formats.opcodes import shown
 from ..cases import TOLERANCES
 from ..cases.case import is_tolerance
-from ..cases.compare import coarsest, difference, largest_difference, not_finite, shape_text
+from ..cases.compare import coarsest, difference, largest_difference, not_finite
+from ..dumps import Printed, read_held
 from .layouts import in_layout_of, same_shape_transposed
 from .matching import Match, match
+from .printed import (
+    Statistic,
+    cornered_entries,
+    edge_of,
+    entry_of,
+    fitting,
+    nearest,
+    pair_of,
+    remarks,
+    same_shape,
+    statistics,
+)
 from .values import Entry, agreeing, parted
 
 COMPARED = ("trace", "output", "grad_param", "grad_input")
@@ -123,17 +135,22 @@ class Comparison:
 
 
 def read_dump(path: AnyPath) -> Dump:
-    """`as_dump` of the arrays of an `.npz` file."""
-    return as_dump(read_npz(path), str(path))
+    """`as_dump` of what a file or folder of any known format holds (`porting.dumps.FORMATS`)."""
+    held = read_held(path)
+    made = as_dump(held.arrays, str(path), held.dtypes)
+    made.notes[:0] = held.notes
+    return made
 
 
-def as_dump(arrays: Mapping[str, Any], path: str) -> Dump:
+def as_dump(arrays: Mapping[str, Any], path: str, dtypes: Mapping[str, str] | None = None) -> Dump:
     """A dump: arrays by plain names, or under the keys `trace/`, `output/`, `grad_param/` and `grad_input/` of a case.
 
-    `path` is the dump's name in messages. Where a case's `meta` names a known peer the dump can translate its names;
-    where that fails, a note says so. Raises `InputError` when there is nothing to compare.
+    `path` is the dump's name in messages, and `dtypes` are those that arrays had in a file, where other ones. Where a
+    case's `meta` names a known peer the dump can translate its names; where that fails, a note says so.
+    Raises `InputError` when there is nothing to compare.
     """
-    arrays = {name: to_host(array_of(array)) for name, array in arrays.items()}
+    printed = {name: array for name, array in arrays.items() if isinstance(array, Printed)}
+    arrays = {n: printed[n].values if n in printed else to_host(array_of(array)) for n, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype.kind not in "biufU":
             raise InputError(f"{path}: {shown(name)!r} has dtype {array.dtype}; expected real numbers")
@@ -147,7 +164,8 @@ def as_dump(arrays: Mapping[str, Any], path: str) -> Dump:
         if name in text or (grouped and rest and group in _OTHERS):
             continue
         known = grouped and rest and group in COMPARED
-        entries.append(Entry(group, rest, array) if known else Entry("trace", name, array))
+        of = (group, rest) if known else ("trace", name)
+        entries.append(entry_of(*of, printed.get(name, array), (dtypes or {}).get(name, "")))
     entries.sort(key=lambda entry: COMPARED.index(entry.kind))  # stable: the given order within each
     if not entries:
         holds = f"only {', '.join(sorted(groups) or text)}" if arrays else "nothing"
@@ -173,6 +191,9 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
     own `meta`; integers must be equal. The order is the reference's, unless only the candidate has our names, whose
     order is that of computation. Raises `InputError` when nothing can be matched.
     """
+    edge, given = edge_of(reference.entries, candidate.entries), (reference.entries, candidate.entries)
+    if edge is not None:
+        reference, candidate = (replace(d, entries=cornered_entries(d.entries, edge)) for d in (reference, candidate))
     near = agreeing(reference.entries, candidate.entries)
     candidate = replace(candidate, entries=parted(reference.entries, candidate.entries, {j for _, j in near}))
     reference = replace(reference, entries=parted(candidate.entries, reference.entries, {i for i, _ in near}))
@@ -182,6 +203,8 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
         translate_reference=reference.translate if reference.peer else None,
         translate_candidate=candidate.translate if candidate.peer else None,
     )
+    if edge is not None:
+        matches = fitting(matches, reference.entries, candidate.entries)
     if not matches:
         raise InputError(
             f"nothing in {reference.path} and {candidate.path} can be matched: no name is in both, and no shape; "
@@ -192,10 +215,17 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
     previous: dict[str, float] = {}  # gradients do not grow out of points
     for found in matches:
         a, b = reference.entries[found.reference], candidate.entries[found.candidate]
+        if edge is not None:
+            a, b, edge = pair_of(given[0][found.reference], given[1][found.candidate])
         limit = _tolerance(a, b, reference, candidate) if tolerance is None else tolerance
         with np.errstate(over="ignore", invalid="ignore"):
             pairs.append(_compared(a, b, found.how, limit, previous.get(a.group, 0.0)))
         previous[a.group] = pairs[-1].error
+        if edge is not None:
+            told = statistics(a, b, tolerance) if pairs[-1].candidate is not None else []
+            said = "; ".join(filter(None, [pairs[-1].note, *remarks(a, b, edge, told)]))
+            pairs[-1] = replace(pairs[-1], note=said)
+            pairs += [_statistic(a, b, found.how, one) for one in told if not one.passed]
     alone = _alone(reference.entries, {m.reference for m in matches})
     kinds = {entry.kind for entry in candidate.entries}
     return Comparison(
@@ -249,7 +279,7 @@ def _order(reference: Dump, candidate: Dump, matches: list[Match]) -> list[str]:
 def _tolerance(a: Entry, b: Entry, reference: Dump, candidate: Dump) -> float:
     """By the coarser dtype, or what a case's own meta allows; integers and truth values must be equal."""
     kind = "gradient" if a.kind.startswith("grad") else "output"
-    names = [entry.array.dtype.name for entry in (a, b) if entry.array.dtype.kind == "f"]
+    names = [entry.dtype for entry in (a, b) if entry.array.dtype.kind == "f"]
     if not names:
         return 0.0
     default = TOLERANCES[coarsest(*names)][kind]
@@ -259,11 +289,12 @@ def _tolerance(a: Entry, b: Entry, reference: Dump, candidate: Dump) -> float:
 
 
 def _compared(a: Entry, b: Entry, how: str, tolerance: float, previous: float) -> Compared:
-    layout = in_layout_of(b.array, a.array)
-    dtypes = (a.array.dtype.name, b.array.dtype.name)
+    layout = in_layout_of(b.array, a.array) if same_shape(a.shape, b.shape) or not (a.printed or b.printed) else None
+    dtypes = (a.dtype, b.dtype)
     if layout is None:
-        note = f"shape {shape_text(a.array)} in the reference, {shape_text(b.array)} in the candidate"
+        note = f"shape {list(a.shape)} in the reference, {list(b.shape)} in the candidate"
         return Compared(a.label, b.label, how, a.array, None, dtypes, np.inf, np.inf, tolerance, None, None, note)
+    layout = layout._replace(array=nearest(layout.array, a, b))
     error = _error(layout.array, a.array)
     notes = [layout.said] if layout.said else []
     index, largest = _largest(layout.array, a.array)
@@ -284,6 +315,26 @@ def _compared(a: Entry, b: Entry, how: str, tolerance: float, previous: float) -
         ratio,
         index,
         "; ".join(notes),
+    )
+
+
+def _statistic(a: Entry, b: Entry, how: str, found: Statistic) -> Compared:
+    """A sum or the like that differs: it tells of the elements that are not shown."""
+    off, scale = abs(found.candidate - found.reference), max(abs(found.reference), 1.0)
+    off = off if np.isfinite(off) else np.inf
+    return Compared(
+        f"{a.label} ({found.what})",
+        f"{b.label} ({found.what})",
+        how,
+        np.array(found.reference),
+        np.array(found.candidate),
+        (a.dtype, b.dtype),
+        off,
+        off / scale,
+        found.limit / scale,
+        None,
+        (),
+        f"the {found.what} of all elements: others than those that are shown differ",
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from ..cases.compare import TOLERANCES, coarsest, difference
+from ..dumps import Printed
 from .layouts import in_layout_of
 
 Pairs = list[tuple[int, int]]
@@ -21,11 +22,34 @@ _HUGE = 1e150
 
 @dataclass(frozen=True)
 class Entry:
-    """An array to be compared; `kind` is "trace", "output", "grad_param" or "grad_input"."""
+    """An array to be compared; `kind` is "trace", "output", "grad_param" or "grad_input".
+
+    `kept` is the dtype that its numbers had in a file, where it was another. Where one of two dumps is `printed`,
+    `array` is what is shown of it, and the corners of a `whole` one (`printed`).
+    """
 
     kind: str
     name: str
     array: np.ndarray
+    kept: str = ""
+    printed: Printed | None = None
+    whole: np.ndarray | None = None
+
+    @property
+    def dtype(self) -> str:
+        """The precision of the numbers."""
+        return self.kept if self.kept in TOLERANCES else self.array.dtype.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the whole array."""
+        whole = self.array if self.whole is None else self.whole
+        return self.printed.shape if self.printed else whole.shape
+
+    @property
+    def resolution(self) -> float:
+        """Half a unit of the last digit of a printed array's largest number; 0 for others."""
+        return float(self.printed.resolution.max(initial=0.0)) if self.printed else 0.0
 
     @property
     def label(self) -> str:
@@ -92,9 +116,14 @@ def _summaries(entries: Sequence[Entry]) -> np.ndarray:
 
 
 def _limit(entry: Entry, gradient: bool) -> float:
-    """The tolerance of an array's own dtype; integers must be equal."""
-    dtype = entry.array.dtype
-    return TOLERANCES[coarsest(dtype.name)]["gradient" if gradient else "output"] if dtype.kind == "f" else 0.0
+    """The tolerance of an array's own dtype, and what a text rounds; integers must be equal."""
+    if entry.array.dtype.kind != "f":
+        return 0.0
+    limit = TOLERANCES[coarsest(entry.dtype)]["gradient" if gradient else "output"]
+    if resolution := entry.resolution:
+        finite = np.abs(entry.array[np.isfinite(entry.array)])
+        limit += 2 * resolution / max(float(finite.max(initial=0.0)), 4 * resolution)
+    return limit
 
 
 def by_values(
@@ -159,13 +188,14 @@ def parted(reference: Sequence[Entry], candidate: Sequence[Entry], whole: Set[in
     those: keys and values that are one linear map, or an MLP's channels and gates. `whole` are places of the rest."""
     made: list[Entry] = []
     for j, entry in enumerate(candidate):
-        cuts = [] if j in whole or entry.kind != "trace" else _cuts(reference, entry)
+        kept = j in whole or entry.kind != "trace" or entry.printed or entry.whole is not None
+        cuts = [] if kept else _cuts(reference, entry)
         made += [_part(entry, a, b) for a, b in pairwise(cuts)] if len(cuts) > 2 else [entry]
     return made
 
 
 def _part(entry: Entry, first: int, last: int) -> Entry:
-    return Entry(entry.kind, f"{entry.name}[..., {first}:{last}]", entry.array[..., first:last])
+    return replace(entry, name=f"{entry.name}[..., {first}:{last}]", array=entry.array[..., first:last])
 
 
 def _cuts(reference: Sequence[Entry], entry: Entry) -> list[int]:

@@ -16,6 +16,7 @@ from ...errors import input_errors
 from ...host.files import AnyPath
 from ..cases import Case, read_case
 from ..check import tolerances
+from ..compare.answers import answered
 from ..deviations import Candidate
 from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_gradients
 from ..subject import NOTHING, Arrays, Cause, Subject
@@ -68,9 +69,18 @@ class Diagnosis:
         return [cause.cause for cause in self.explanation]
 
 
-def diagnose_file(path: AnyPath) -> Diagnosis:
-    """`diagnose` on a case file. Raises `InputError` for one that cannot be run."""
-    return diagnose(read_case(path), str(path))
+def diagnose_file(path: AnyPath, mine: AnyPath | None = None) -> Diagnosis:
+    """`diagnose` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
+
+    Raises `InputError` for a case that cannot be run.
+    """
+    case = read_case(path)
+    if mine is None:
+        return diagnose(case, str(path))
+    case, notes = answered(case, mine)
+    found = diagnose(case, str(mine))
+    found.notes = [*notes, *found.notes]
+    return found
 
 
 def diagnose(case: Case, path: str = "") -> Diagnosis:

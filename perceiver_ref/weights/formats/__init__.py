@@ -2,6 +2,7 @@
 
 read              chooses the reader of a file or directory
 safetensors_file  `.safetensors`, read and written
+gguf              `.gguf`: F32, F16, BF16, Q8_0 and integers
 pytorch           files of `torch.save`: tensors as views of storages (`tensors`) in a pickle
 pickles           DeepMind's pickles of NumPy trees
 opcodes           pickles interpreted in place of being run

@@ -44,7 +44,7 @@ def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
                         raise ValueError(other)
                     raise InputError(f"{path}: {shown(name)!r} is there twice or no .npy; expected numbers or text")
                 with archive.open(member) as opened:
-                    arrays[name] = cast(_read_array(path, name, opened, archive.size(member)), dtype, name, path)
+                    arrays[name] = cast(read_npy(path, name, opened, archive.size(member)), dtype, name, path)
     except InputError:
         raise
     except Exception as error:  # damaged files make zipfile, its decompressors and NumPy raise almost anything
@@ -59,8 +59,8 @@ def check_name(path: object, name: str) -> None:
         raise InputError(f"{path}: the name {shown(name)!r} is no printable text of up to {_NAME} characters")
 
 
-def _read_array(path: object, name: str, file: IO[bytes], size: int) -> np.ndarray:
-    """One `.npy` member of `size` bytes; its header must announce what it holds."""
+def read_npy(path: object, name: str, file: IO[bytes], size: int) -> np.ndarray:
+    """One `.npy` file or member of `size` bytes; its header must announce what it holds, else `ValueError`."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"{name!r} is written in version {version} of the format")

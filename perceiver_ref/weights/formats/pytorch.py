@@ -33,10 +33,17 @@ _ZIP = b"PK\x03\x04"
 _PROTOCOL = 1001
 
 
-def read_pytorch(path: Path, dtype: Any = None, key: str | None = None, prefix: str = "") -> Found:
+Find = Callable[[object, Any, str | None], Found]
+"""From a path, the object of a file and a key to the tensors that are meant, by name."""
+
+
+def read_pytorch(
+    path: Path, dtype: Any = None, key: str | None = None, prefix: str = "", *, find: Find | None = None
+) -> Found:
     """The arrays of the state dict in a file, and notes (see `find_state_dict`); floating-point ones in `dtype`.
 
-    Tensors that are the same view of a storage are the same array. Raises `InputError` when the file is damaged, or
+    `find` chooses among the file's tensors in place of it. Tensors that are the same view of a storage are the same
+    array. Raises `InputError` when the file is damaged, or
     holds no state dict, or several of which none is known to be preferred.
     """
     existing_file(path, "a file of torch.save")
@@ -45,15 +52,15 @@ def read_pytorch(path: Path, dtype: Any = None, key: str | None = None, prefix: 
             start = file.read(512)
         if start.startswith(_ZIP):
             with open_archive(path) as archive:
-                return _read_zip(path, archive, dtype, key, prefix)
+                return _read_zip(path, archive, dtype, key, prefix, find or _weights)
         if start[257:262] == b"ustar":
             raise InputError(
                 f"{path} is in PyTorch's tar format of 2016; load it with torch.load and save it again with torch.save"
             )
-        return _read_legacy(path, dtype, key, prefix)
+        return _read_legacy(path, dtype, key, prefix, find or _weights)
 
 
-def _read_zip(path: Path, archive: Archive, dtype: Any, key: str | None, prefix: str) -> Found:
+def _read_zip(path: Path, archive: Archive, dtype: Any, key: str | None, prefix: str, find: Find) -> Found:
     pickles = [name for name in archive if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise InputError(f"{path} is no file of torch.save: it holds {len(pickles)} members data.pkl, expected one")
@@ -80,10 +87,10 @@ def _read_zip(path: Path, archive: Archive, dtype: Any, key: str | None, prefix:
             file.read(1)  # the end, where the checksum is compared
         return buffer
 
-    return _arrays(path, tree, read, "<" if order == b"little" else ">", dtype, key, prefix)
+    return _arrays(path, find(path, tree, key), read, "<" if order == b"little" else ">", dtype, prefix)
 
 
-def _read_legacy(path: Path, dtype: Any, wanted: str | None, prefix: str) -> Found:
+def _read_legacy(path: Path, dtype: Any, wanted: str | None, prefix: str, find: Find) -> Found:
     """Pickles of a number, a version, the machine, the object and the storages' keys; then each storage."""
     size = path.stat().st_size
     storages: dict[str, Storage] = {}
@@ -128,13 +135,14 @@ def _read_legacy(path: Path, dtype: Any, wanted: str | None, prefix: str) -> Fou
             read_into(file, buffer)
             return buffer
 
-        return _arrays(path, tree, read, "<" if little else ">", dtype, wanted, prefix)
+        return _arrays(path, find(path, tree, wanted), read, "<" if little else ">", dtype, prefix)
 
 
-def _arrays(
-    path: Path, tree: Any, read: Callable[[str], np.ndarray], order: str, dtype: Any, wanted: str | None, prefix: str
-) -> Found:
-    found = find_state_dict(path, tree, _is_tensor, _is_weight, wanted)
+def _weights(path: object, tree: Any, key: str | None) -> Found:
+    return find_state_dict(path, tree, is_tensor, _is_weight, key)
+
+
+def _arrays(path: Path, found: Found, read: Callable[[str], np.ndarray], order: str, dtype: Any, prefix: str) -> Found:
     tensors = {n: v for n, v in found.arrays.items() if isinstance(v, Tensor) and n.startswith(prefix)}
     budget = 4 * path.stat().st_size + (1 << 20)
     buffers: dict[str, np.ndarray] = {}
@@ -168,7 +176,8 @@ def _arrays(
     return Found(found.arrays | {name: made[tensor] for name, tensor in tensors.items()} | others, found.notes)
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Whether a leaf of a file's object is a tensor."""
     return isinstance(value, Tensor)
 
 

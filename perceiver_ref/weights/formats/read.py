@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...host.contents import NPZ, PICKLE, PYTORCH, SAFETENSORS, contents
+from ...host.contents import GGUF, NPZ, PICKLE, PYTORCH, SAFETENSORS, contents
 from ...host.files import AnyPath, existing_file, read_json
 from .dtypes import cast
+from .gguf import read_gguf
 from .npz import check_name, read_npz
 from .opcodes import shown
 from .pickles import read_haiku
@@ -33,6 +34,11 @@ def _safetensors(path: Path, dtype: Any, key: str | None, prefix: str) -> Found:
     return Found(dict(read_safetensors(path, dtype, prefix)))
 
 
+def _gguf(path: Path, dtype: Any, key: str | None, prefix: str) -> Found:
+    _no_key(path, key)
+    return Found(dict(read_gguf(path, dtype, prefix)[0]))
+
+
 def _pickle(path: Path, dtype: Any, key: str | None, prefix: str) -> Found:
     found = read_haiku(path, key)
     return Found({name: cast(array, dtype, name, path) for name, array in found.arrays.items()}, found.notes)
@@ -50,10 +56,11 @@ READERS: dict[str, Callable[[Path, Any, str | None, str], Found]] = {
     ".safetensors": _safetensors,
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), read_pytorch),
     **dict.fromkeys((".pickle", ".pkl", ".pystate"), _pickle),
+    ".gguf": _gguf,
 }
 """By the end of a file's name: what reads it, given a dtype (None: as it is), a key (None: the usual ones) and a
 prefix: what large formats hold under names without it is listed and not read (see `dtypes.unread`)."""
-_BY_CONTENTS = {PYTORCH: read_pytorch, NPZ: _npz, SAFETENSORS: _safetensors, PICKLE: _pickle}
+_BY_CONTENTS = {PYTORCH: read_pytorch, NPZ: _npz, SAFETENSORS: _safetensors, PICKLE: _pickle, GGUF: _gguf}
 
 DIRECTORY = (
     ("model.safetensors", "model.safetensors.index.json", ".safetensors"),
@@ -78,7 +85,7 @@ def read_arrays(path: AnyPath, dtype: Any = None, key: str | None = None, prefix
         existing_file(path, f"a weights file ({known}) or a checkpoint directory")
         if path.suffix not in READERS:
             raise InputError(
-                f"{path}: weights must be a .pystate, .npz or .safetensors file, or a checkpoint directory; "
+                f"{path}: weights must be a .pystate, .npz, .safetensors or .gguf file, or a checkpoint directory; "
                 f"known endings are {known}"
             )
         found = _read_file(path, dtype, key, prefix)

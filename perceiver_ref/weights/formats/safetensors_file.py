@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,19 @@ def read_safetensors(path: Path, dtype: Any = None, prefix: str = "") -> dict[st
     complex numbers, and others of no meaning here, `foreign.unreadable` stands, and in place of arrays whose names do
     not begin with `prefix`, `dtypes.unread`.
     """
+    return read_contents(path, dtype, prefix).arrays
+
+
+class Contents(NamedTuple):
+    """A file's arrays, its metadata (None, or whatever stands there), and the dtype of each array in the file."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: Any
+    dtypes: dict[str, str]
+
+
+def read_contents(path: Path, dtype: Any = None, prefix: str = "") -> Contents:
+    """`read_safetensors`, with all else that a file holds."""
     existing_file(path, "a .safetensors file")
     try:
         _checked_by_the_package(path)
@@ -74,7 +87,8 @@ def read_safetensors(path: Path, dtype: Any = None, prefix: str = "") -> dict[st
                 read_into(file, array)
                 native = array.astype(array.dtype.newbyteorder("="), copy=False)
                 arrays[name] = cast(decoded(native, kind), dtype, name, path)
-            return with_shared(arrays, metadata)
+            dtypes = {name: _DTYPES.get(code, code) for name, (code, *_) in header.items()}
+            return Contents(with_shared(arrays, metadata), metadata, dtypes)
     except InputError:
         raise
     except Exception as error:  # the package and JSON raise errors of their own

@@ -1,0 +1,83 @@
+"""What a port answered, in a file of its own, put into the place of a reference case's answers.
+
+The case has parameters and inputs; the other file has outputs, and whatever else there is of traced values and
+gradients, in any format and under names of its own, which are matched as `compare` matches them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+
+from ...errors import InputError, listed
+from ...host.files import AnyPath
+from ..cases import Case
+from ..cases.case import groups
+from .dumps import Dump, as_dump, read_dump
+from .layouts import in_layout_of
+from .matching import Match, match
+
+_SURE = ("name", "translated", "spelling", "values")
+"""How a traced value or a gradient must be matched; an output may be matched by shape and order, too, and is named."""
+_FIELDS = {"output": "outputs", "trace": "trace", "grad_param": "grad_params", "grad_input": "grad_inputs"}
+
+
+def answered(case: Case, mine: AnyPath) -> tuple[Case, list[str]]:
+    """The case with the answers of a file or folder `mine` in place of its own, and notes for the user.
+
+    Of the case's outputs those that `mine` has are kept; of traced values and gradients as well. Raises `InputError`
+    where it has none of the outputs, one in another shape, or only what a text prints of one.
+    """
+    theirs = read_dump(mine)
+    ours = as_dump(
+        {
+            "meta": np.array(json.dumps(case.meta)),
+            **{f"{g}/{n}": a for g, named in groups(case) for n, a in named.items()},
+        },
+        case.name,
+    )
+    found = _matched(ours, theirs)
+    made: dict[str, dict[str, np.ndarray]] = {field: {} for field in _FIELDS.values()}
+    notes = list(theirs.notes)
+    for m in found:
+        a, b = ours.entries[m.reference], theirs.entries[m.candidate]
+        output = a.kind == "output"
+        if m.how not in _SURE and not output:
+            continue
+        if b.printed:
+            if output:
+                raise InputError(
+                    f"{mine}: {b.label} is printed, rounded and not whole; compare takes it, this does not"
+                )
+            continue
+        layout = in_layout_of(b.array, a.array)
+        if layout is None:
+            if output:
+                raise InputError(
+                    f"{mine}: {b.label} has shape {list(b.shape)}, {a.label} of {case.name} {list(a.shape)}"
+                )
+            continue
+        made[_FIELDS[a.kind]][a.name] = np.ascontiguousarray(layout.array)
+        if output and (b.name != a.name or layout.said):
+            how = "" if m.how != "order" else ", by its shape alone"
+            notes.append(f"{a.label} is {b.label} of {mine}{how}{f'; {layout.said}' if layout.said else ''}")
+    if not made["outputs"]:
+        held = listed([f"{e.label} {list(e.shape)}" for e in theirs.entries], 4)
+        wanted = listed([f"{name} {list(array.shape)}" for name, array in case.outputs.items()], 4)
+        raise InputError(f"{mine} has none of the outputs of {case.name}: {wanted}; it holds {held}")
+    if missing := [name for name in case.outputs if name not in made["outputs"]]:
+        notes.append(f"{mine} has no {listed(missing, 4)}; the other outputs are taken")
+    made["outputs"] = {name: made["outputs"][name] for name in case.outputs if name in made["outputs"]}
+    return dataclasses.replace(case, **made, state_out={}, outputs_as_run={}), notes
+
+
+def _matched(ours: Dump, theirs: Dump) -> list[Match]:
+    """Pairs by the same rules as in `compare_dumps`."""
+    return match(
+        ours.entries,
+        theirs.entries,
+        translate_reference=ours.translate if ours.peer else None,
+        translate_candidate=theirs.translate if theirs.peer else None,
+    )
