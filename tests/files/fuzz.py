@@ -35,8 +35,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cli.command import CONFIG, weights
 from files import torch_files
 from files.damage import VALUES, Random, damaged, within_header, within_legacy, within_pickle, within_zip
+from files.dump_damage import DUMPS
 
 from perceiver_ref import InputError
+from perceiver_ref.porting.dumps import Printed, read_held
 from perceiver_ref.weights.checkpoints import read_checkpoint, read_weights
 from perceiver_ref.weights.formats.fit import Fitted
 from perceiver_ref.weights.formats.npz import write_npz
@@ -154,6 +156,12 @@ def _load_own(path: Path) -> Any:
     return checkpoint.arrays
 
 
+def _read_dump(path: Path) -> Any:
+    """A dump that is a file, or the folder of which it is the index."""
+    held = read_held(path.parent if path.name in ("index.json", "meta.json") else path)
+    return {name: a.values if isinstance(a, Printed) else a for name, a in held.arrays.items()}
+
+
 KINDS: dict[str, tuple[str, Callable[[], bytes], Callable[[bytes, Random], bytes]]] = {
     "npz": (".npz", _npz, lambda data, rng: within_zip(data, rng, lambda _, content, rng: damaged(content, rng))),
     "safetensors": (".safetensors", _safetensors, within_header),
@@ -170,10 +178,17 @@ KINDS: dict[str, tuple[str, Callable[[], bytes], Callable[[bytes, Random], bytes
     "safetensors-alone": (".safetensors", _safetensors, within_header),
     "own": (".npz", cache(_own), _within_own),
     "index": ("model.safetensors.index.json", _index, _within_index),
+    "gguf": DUMPS["dump-gguf"][:3],
+    **{kind: row[:3] for kind, row in DUMPS.items()},
 }
-READ = {"own": _load_own, "index": _read_index, "safetensors-alone": _without_the_package}
-"""By name: the ending of the file, a whole one, and changes that know its structure."""
-assert {ending for ending, _, _ in KINDS.values()} | {".pth"} == {*READERS, "model.safetensors.index.json"}
+"""By name: the ending of the file or its name, a whole one, and changes that know its structure."""
+READ = {
+    "own": _load_own,
+    "index": _read_index,
+    "safetensors-alone": _without_the_package,
+    **dict.fromkeys(DUMPS, _read_dump),
+}
+assert {ending for kind, (ending, _, _) in KINDS.items() if kind not in {*DUMPS, "index"}} | {".pth"} == set(READERS)
 
 
 def case(kind: str, seed: int, number: int) -> bytes:
@@ -244,8 +259,11 @@ def _largest() -> int:
 
 def run(kind: str, data: bytes, folder: Path, traced: bool = True) -> str:
     """What the reader makes of a file: "read" or the error's kind; `AssertionError` for anything that may not be."""
-    path = folder / (KINDS[kind][0] if kind == "index" else f"weights{KINDS[kind][0]}")
+    name = KINDS[kind][0]
+    path = folder / (name if not name.startswith(".") else f"weights{name}")
     path.write_bytes(data)
+    for beside, content in DUMPS[kind][3].items() if kind in DUMPS else ():
+        (folder / beside).write_bytes(content)
     if kind == "index" and not (folder / SHARD).exists():
         write_safetensors(folder / SHARD, ARRAYS)
     with limited(traced):

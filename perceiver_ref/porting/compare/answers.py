@@ -18,9 +18,11 @@ from ..cases.case import groups
 from .dumps import Dump, as_dump, read_dump
 from .layouts import in_layout_of
 from .matching import Match, match
+from .printed import same_shape
+from .values import agreeing
 
 _SURE = ("name", "translated", "spelling", "values")
-"""How a traced value or a gradient must be matched; an output may be matched by shape and order, too, and is named."""
+"""How a traced value or a gradient must be matched; an output may be the only one of its shape, too, and is named."""
 _FIELDS = {"output": "outputs", "trace": "trace", "grad_param": "grad_params", "grad_input": "grad_inputs"}
 
 
@@ -38,14 +40,12 @@ def answered(case: Case, mine: AnyPath) -> tuple[Case, list[str]]:
         },
         case.name,
     )
-    found = _matched(ours, theirs)
+    found = _matched(ours, theirs, mine)
     made: dict[str, dict[str, np.ndarray]] = {field: {} for field in _FIELDS.values()}
     notes = list(theirs.notes)
     for m in found:
         a, b = ours.entries[m.reference], theirs.entries[m.candidate]
         output = a.kind == "output"
-        if m.how not in _SURE and not output:
-            continue
         if b.printed:
             if output:
                 raise InputError(
@@ -73,11 +73,27 @@ def answered(case: Case, mine: AnyPath) -> tuple[Case, list[str]]:
     return dataclasses.replace(case, **made, state_out={}, outputs_as_run={}), notes
 
 
-def _matched(ours: Dump, theirs: Dump) -> list[Match]:
-    """Pairs by the same rules as in `compare_dumps`."""
-    return match(
+def _matched(ours: Dump, theirs: Dump, mine: AnyPath) -> list[Match]:
+    """Pairs by the rules of `compare_dumps`; outputs that it leaves, with what is left of the other's by shape alone.
+
+    Raises `InputError` where that leaves a choice: a wrong one would be diagnosed as a mistake of the port.
+    """
+    found = match(
         ours.entries,
         theirs.entries,
         translate_reference=ours.translate if ours.peer else None,
         translate_candidate=theirs.translate if theirs.peer else None,
     )
+    near = agreeing(ours.entries, theirs.entries)
+    sure = [m for m in found if m.how in _SURE and (m.how != "values" or (m.reference, m.candidate) in near)]
+    taken, done = {m.candidate for m in sure}, {m.reference for m in sure}
+    outputs = [i for i, e in enumerate(ours.entries) if e.kind == "output" and i not in done]
+    left = [j for j, e in enumerate(theirs.entries) if j not in taken and e.group == "point"]
+    for i in outputs:
+        fits = [j for j in left if same_shape(theirs.entries[j].shape, ours.entries[i].shape)]
+        rivals = [k for k in outputs if same_shape(ours.entries[k].shape, ours.entries[i].shape)]
+        if len(fits) > 1 or (fits and len(rivals) > 1):
+            which, name = listed([theirs.entries[j].label for j in fits], 4), ours.entries[i].label
+            raise InputError(f"{mine}: {which} may be {name}, by the shape; name it so")
+        sure += [Match(i, j, "order") for j in fits]
+    return sorted(sure, key=lambda m: m.reference)

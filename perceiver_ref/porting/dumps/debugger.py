@@ -70,7 +70,7 @@ def held_debugger(path: Path) -> Held:
             "use_repr=True keeps each"
         )
     for name, file in _others(index, top, files):
-        if name not in made.arrays and f"{name}@0" not in calls:
+        if name not in calls:
             array, dtype = _saved(index, file, None)
             made.add(path, name, array, dtype)
     return made
