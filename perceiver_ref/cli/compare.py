@@ -28,8 +28,8 @@ _LISTED = 4
 
 def options(command: argparse.ArgumentParser) -> None:
     """The command's options."""
-    command.add_argument("reference", metavar="REFERENCE.npz", help="arrays by name, or a case of the vector format")
-    command.add_argument("candidate", metavar="CANDIDATE.npz", help="what is held against it")
+    command.add_argument("reference", metavar="REFERENCE", help="arrays by name, or a case: a file or folder")
+    command.add_argument("candidate", metavar="CANDIDATE", help="what is held against it")
     command.add_argument("--html", metavar="FILE", help="also write a page with a plot and the arrays where it begins")
     command.add_argument(
         "--tolerance",

@@ -257,6 +257,6 @@ def test_every_option_that_names_a_path_is_in_the_table() -> None:
         named = {
             action.dest
             for action in commands.choices[name]._actions
-            if re.search(r"\b(F|FILE|DIR|PATH|CASE|CONFIG)\b|\.npz", str(action.metavar))
+            if re.search(r"\b(F|FILE|DIR|PATH|CASE|MINE|REFERENCE|CANDIDATE|CONFIG)\b|\.npz", str(action.metavar))
         }
         assert named == {*places.inputs, *places.outputs, *places.folders, "json"}, name

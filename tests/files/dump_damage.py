@@ -52,13 +52,14 @@ def within_json(data: bytes, rng: Random) -> bytes:
             parent, value = value, value[key]
         kind = rng.randrange(5)
         if parent is None:
-            content = rng.choice(VALUES)
+            content = json.loads(json.dumps(rng.choice(VALUES)))
         elif kind == 0 and isinstance(value, str):
             parent[key] = damaged(value.encode(), rng).decode("utf-8", "replace")
         elif kind == 1 and isinstance(parent, dict):
             parent[rng.choice((*_TEXTS, "x", "b"))] = parent.pop(key)
         else:
-            parent[key] = rng.choice((*VALUES, *_TEXTS, value, {"values": value}, [value, value]))
+            other = rng.choice((*VALUES, *_TEXTS, value, {"values": value}, [value, value]))
+            parent[key] = json.loads(json.dumps(other))  # a copy, of what may be changed
         if not isinstance(content, (dict, list)):
             break
     return json.dumps(content).encode()

@@ -24,6 +24,7 @@ from perceiver_ref.porting.compare.answers import answered
 
 PACKAGED = Path(str(files("perceiver_ref"))) / "porting/cases/packaged"
 REFERENCE = PACKAGED / "open-flamingo/gated_immediate.npz"
+TINY = PACKAGED / "krasserm/multihead_attention_causal_rotary.npz"
 WITH_TRACE = PACKAGED / "hf/sequence_classification.npz"
 
 
@@ -156,12 +157,12 @@ def test_printed_outputs_are_for_compare(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_files_are_kept_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The second file is read, as the first is: neither is written over; the excerpt lies beside the second."""
-    case = read_case(REFERENCE)
+    case = read_case(TINY)
     name = next(iter(case.outputs))
     mine = dump_writers.npz(tmp_path, {name: one_output(case) + normal(0, *one_output(case).shape)})
-    invoke(capsys, "diagnose", REFERENCE, mine, "--json", mine).assert_refused("would be written over")
-    assert invoke(capsys, "diagnose", REFERENCE, mine).code == 1
+    invoke(capsys, "diagnose", TINY, mine, "--json", mine).assert_refused("would be written over")
+    assert invoke(capsys, "diagnose", TINY, mine).code == 1
     assert (tmp_path / "dump.excerpt.npz").exists()
-    invoke(capsys, "check", REFERENCE, REFERENCE, "--outputs", mine).assert_refused("answers one case, 2 are given")
-    invoke(capsys, "check", REFERENCE, "--outputs", mine, "--json", mine).assert_refused("would be written over")
-    assert invoke(capsys, "check", REFERENCE, "--outputs", mine).code == 1
+    invoke(capsys, "check", TINY, TINY, "--outputs", mine).assert_refused("answers one case, 2 are given")
+    invoke(capsys, "check", TINY, "--outputs", mine, "--json", mine).assert_refused("would be written over")
+    assert invoke(capsys, "check", TINY, "--outputs", mine).code == 1

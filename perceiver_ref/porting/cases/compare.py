@@ -61,7 +61,7 @@ def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray |
         max |candidate - reference| / max(max |reference|, 1)
 
     The reference is what perceiver-ref computes, in `check` and in `diagnose`; the case, for a port in its own tests
-    (`perceiver_ref.testing`); REFERENCE.npz, in `compare`. NaN and infinities agree with themselves alone: anything
+    (`perceiver_ref.testing`); REFERENCE, in `compare`. NaN and infinities agree with themselves alone: anything
     else that is not finite, or another shape, is an infinite error. The lowest number of one dtype, as a mask to be
     added holds it, agrees with another dtype's, the largest likewise. `scale`: divide by this array's largest value, so
     that several errors have one unit.
