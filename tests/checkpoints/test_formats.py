@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli.command import CONFIG, IMAGE_CONFIG, invoke, prepare, rebuilt, weights
+from files.dump_writers import gguf
 from files.torch_files import ordered, save
 from support import assert_close
 
@@ -40,6 +41,7 @@ WRITERS: dict[str, Callable[[Path, Arrays], Any]] = {
     ".pth": pytorch(old=True),
     ".bin": pytorch(wrap=dict),
     ".ckpt": lightning,
+    ".gguf": lambda path, arrays: gguf(path.parent, arrays).rename(path),
 }
 
 

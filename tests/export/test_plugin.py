@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from export.exported import subject_of
+from files import dump_writers
 
+from perceiver_ref.porting.cases import read_case
 from perceiver_ref.porting.export.adversarial import rows
 from perceiver_ref.porting.export.make import ExportOptions, make
-from perceiver_ref.porting.export.write import write_folder
+from perceiver_ref.porting.export.write import arrays_of, write_folder
 
 pytest_plugins = ["pytester"]
 PLUGIN = ("-p", "perceiver_ref.pytest_plugin", "-p", "no:cacheprovider")
@@ -124,6 +127,21 @@ def test_cases_are_chosen_by_k_and_dtype_sets_the_tolerance(run) -> None:
 def test_a_folder_without_an_index_and_a_single_case_will_do(run, pack: Path) -> None:
     run("adapter_under_test:right", vectors=pack / "perceiver-io").assert_outcomes(passed=3)
     run("adapter_under_test:right", vectors=pack / "perceiver-io/language/plain.npz").assert_outcomes(passed=1)
+
+
+def test_cases_of_other_formats(run, pack: Path, tmp_path: Path) -> None:
+    """`.safetensors` files, and folders of raw numbers: one test each, by the same names."""
+    for name in ("plain", "padding"):
+        case = read_case(pack / f"perceiver-io/language/{name}.npz")
+        dump_writers.safetensors(tmp_path, arrays_of(case), {"meta": json.dumps(case.meta)}).rename(
+            tmp_path / f"{name}.safetensors"
+        )
+    dump_writers.raw(tmp_path, arrays_of(case), case.meta)
+    result = run("adapter_under_test:right", "-v", vectors=tmp_path)
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*perceiver-vectors::dump PASSED*", "*perceiver-vectors::padding PASSED*"])
+    run("adapter_under_test:right", vectors=tmp_path / "dump").assert_outcomes(passed=1)
+    run("adapter_under_test:right", vectors=tmp_path / "plain.safetensors").assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(
