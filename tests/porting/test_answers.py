@@ -49,6 +49,8 @@ def test_outputs_alone_are_diagnosed_from_every_format(kind: str, tmp_path: Path
     right = WRITERS[kind](tmp_path, {name: expected.astype(np.float32)})
     assert diagnose_file(REFERENCE, right).verdict == "rounding"
     assert check_file(REFERENCE, right).status == "pass"
+    if kind not in ("npz", "raw", "safetensors"):
+        return  # the arrays are the same, and searching takes a second
     (tmp_path / "wrong").mkdir()
     found = diagnose_file(REFERENCE, WRITERS[kind](tmp_path / "wrong", {name: one_output(wrong())}))
     assert (found.verdict, found.causes[0]) == ("deviation", "media-mask")

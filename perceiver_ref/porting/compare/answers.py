@@ -59,7 +59,7 @@ def answered(case: Case, mine: AnyPath) -> tuple[Case, list[str]]:
                     f"{mine}: {b.label} has shape {list(b.shape)}, {a.label} of {case.name} {list(a.shape)}"
                 )
             continue
-        made[_FIELDS[a.kind]][a.name] = np.ascontiguousarray(layout.array)
+        made[_FIELDS[a.kind]][a.name] = np.array(layout.array, order="C")
         if output and (b.name != a.name or layout.said):
             how = "" if m.how != "order" else ", by its shape alone"
             notes.append(f"{a.label} is {b.label} of {mine}{how}{f'; {layout.said}' if layout.said else ''}")

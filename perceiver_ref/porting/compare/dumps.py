@@ -99,6 +99,8 @@ class Comparison:
     missing: list[str]
     """Outputs and gradients of the reference that the candidate, which has others, lacks: a mismatch."""
     notes: list[str]
+    elsewhere: frozenset[str] = frozenset()
+    """Points in no pair whose names a peer knows that knows most of the other dump's as well: not recorded there."""
 
     @property
     def passed(self) -> bool:
@@ -113,7 +115,7 @@ class Comparison:
             ("candidate", self.candidate, self.unmatched_candidate),
             ("reference", self.reference, self.unmatched_reference),
         ):
-            points = [entry.label for entry in dump.entries if entry.group == "point"]
+            points = [e.label for e in dump.entries if e.group == "point" and e.label not in self.elsewhere]
             sides.append((len(points), name, len(set(points) & set(alone))))
         least, name, unmatched = min(sides, key=lambda side: side[0])
         return name if 2 * unmatched > least else ""
@@ -203,6 +205,7 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
         translate_reference=reference.translate if reference.peer else None,
         translate_candidate=candidate.translate if candidate.peer else None,
     )
+    matches = [m for m in matches if m.how != "order" or not _told_apart(m, reference, candidate)]
     if edge is not None:
         matches = fitting(matches, reference.entries, candidate.entries)
     if not matches:
@@ -227,15 +230,17 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
             pairs[-1] = replace(pairs[-1], note=said)
             pairs += [_statistic(a, b, found.how, one) for one in told if not one.passed]
     alone = _alone(reference.entries, {m.reference for m in matches})
+    others = _alone(candidate.entries, {m.candidate for m in matches})
     kinds = {entry.kind for entry in candidate.entries}
     return Comparison(
         reference,
         candidate,
         pairs,
         [entry.label for entry in alone],
-        [entry.label for entry in _alone(candidate.entries, {m.candidate for m in matches})],
+        [entry.label for entry in others],
         [entry.label for entry in alone if entry.kind != "trace" and entry.kind in kinds],
         notes,
+        _elsewhere(reference, candidate, alone) | _elsewhere(candidate, reference, others),
     )
 
 
@@ -261,6 +266,25 @@ def _add_meta(dump: Dump, text: np.ndarray, arrays: dict[str, np.ndarray]) -> No
         dump.peer = peer(name).rebuild(cls, given)
     except InputError as error:
         dump.notes.append(f"{dump.path}: its names are not translated to ours: {error}")
+
+
+def _told_apart(found: Match, reference: Dump, candidate: Dump) -> bool:
+    """Whether a peer, whose names one of the dumps has, knows both names as those of different points."""
+    names = reference.entries[found.reference].name, candidate.entries[found.candidate].name
+    for dump in (reference, candidate):
+        a, b = (dump.translate(name) for name in names) if dump.peer else ([], [])
+        if a and b and a != b:
+            return True
+    return False
+
+
+def _elsewhere(dump: Dump, other: Dump, alone: Sequence[Entry]) -> frozenset[str]:
+    """The traced points of `alone` that `Comparison.elsewhere` tells of."""
+    points = [entry.name for entry in other.entries if entry.kind == "trace"]
+    for side in (side for side in (dump, other) if side.peer):
+        if 2 * sum(bool(side.translate(name)) for name in points) > len(points):
+            return frozenset(e.label for e in alone if e.kind == "trace" and side.translate(e.name))
+    return frozenset()
 
 
 def _order(reference: Dump, candidate: Dump, matches: list[Match]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import InputError, listed
 from ...host.memory import require
+from ...weights.formats.dtypes import BFLOAT16
 from ...weights.formats.foreign import Foreign, foreign_of
 from ...weights.formats.gguf import read_gguf
 from ...weights.formats.npz import read_npy, read_npz
@@ -22,16 +23,20 @@ from .held import GROUPS, META, Held, text_array
 
 def held_npz(path: Path) -> Held:
     """An `.npz` file."""
-    return Held(dict(read_npz(path)))
+    widened: set[str] = set()
+    arrays = read_npz(path, widened=widened)
+    return Held(dict(arrays), dtypes=dict.fromkeys(widened, BFLOAT16))
 
 
-def read_npy_file(path: Path) -> np.ndarray:
-    """The array of one `.npy` file; `InputError` for any damage."""
+def read_npy_file(path: Path) -> tuple[np.ndarray, str]:
+    """The array of one `.npy` file, and its dtype there if another ("" if not); `InputError` for any damage."""
+    widened: set[str] = set()
     try:
         size = path.stat().st_size
         require(str(path), size)
         with path.open("rb") as file:
-            return read_npy(path, path.stem, file, size)
+            array = read_npy(path, path.stem, file, size, widened)
+            return array, BFLOAT16 if widened else ""
     except InputError:
         raise
     except Exception as error:  # NumPy raises almost anything
@@ -41,7 +46,7 @@ def read_npy_file(path: Path) -> np.ndarray:
 def held_npy(path: Path) -> Held:
     """A single `.npy` file, by the name of the file."""
     made = Held({})
-    made.add(path, path.stem, read_npy_file(path))
+    made.add(path, path.stem, *read_npy_file(path))
     return made
 
 

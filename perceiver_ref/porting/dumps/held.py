@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import InputError
 from ...host import json_text
 from ...host.files import existing_file
+from ...host.memory import require
 from ...weights.formats.npz import check_name
 from ...weights.formats.opcodes import shown
 
@@ -106,6 +107,7 @@ def read_json_of(path: Path, what: str, limit: int) -> Any:
     existing_file(path, what)
     if path.stat().st_size > limit:
         raise InputError(f"{path} has more than {limit >> 20} MiB; write {what} in parts, or as .safetensors")
+    require(str(path), 4 * path.stat().st_size)
     try:
         return json_text.parse(path.read_bytes(), limit=limit)
     except ValueError as error:

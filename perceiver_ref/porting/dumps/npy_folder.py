@@ -27,7 +27,7 @@ def held_npy_folder(folder: Path) -> Held:
         beside(index, relative.as_posix())
         total += path.stat().st_size
         require(str(folder), total)
-        made.add(folder, relative.with_suffix("").as_posix(), read_npy_file(path))
+        made.add(folder, relative.with_suffix("").as_posix(), *read_npy_file(path))
     if index.exists():
         beside(index, META_FILE)
         made.add(

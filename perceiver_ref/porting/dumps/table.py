@@ -131,8 +131,10 @@ def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
     """The arrays of a case's file or folder, `meta` among them; `InputError` for a format that cannot hold a case."""
     kind = kind_of(path)
     if kind and not FORMATS[kind].case:
-        known = ", ".join(row.what for row in FORMATS.values() if row.case)
-        raise InputError(f"{path} is {FORMATS[kind].what}, which holds no whole case; a case is {known}")
+        raise InputError(
+            f"{path} is {FORMATS[kind].what}, which holds no whole case; name the case that it answers first: "
+            f"diagnose CASE {path.name}, check CASE --outputs {path.name}"
+        )
     return {name: array for name, array in read_held(path).arrays.items() if isinstance(array, np.ndarray)}
 
 

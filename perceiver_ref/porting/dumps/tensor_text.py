@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array as numbers
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,9 @@ def parse_tensor(text: str, shape: tuple[int, ...], dtype: str) -> Printed:
     if not found or before.strip() not in ("", "Parameter containing:"):
         raise ValueError("it does not begin with tensor(")
     end = _end(rest)
-    numbers: list[str] = []
+    given, half = numbers("d"), numbers("d")
     depth, most, elided = 0, 0, False
-    for token in _TOKEN.findall(rest[:end]):
+    for token in (found[0] for found in _TOKEN.finditer(rest, 0, end)):
         if token == "[":
             depth += 1
             most = max(most, depth)
@@ -69,13 +70,13 @@ def parse_tensor(text: str, shape: tuple[int, ...], dtype: str) -> Printed:
         elif token == "...":
             elided = True
         else:
-            numbers.append(token)
-    if depth or (numbers and most != len(shape)):
+            value, room = parse_number(token)
+            given.append(value)
+            half.append(room)
+    if depth or (given and most != len(shape)):
         raise ValueError(f"its brackets are not those of shape {list(shape)}")
-    edge = _edge(shape, len(numbers), elided)
-    values, resolution = np.empty(len(numbers)), np.empty(len(numbers))
-    for i, token in enumerate(numbers):
-        values[i], resolution[i] = parse_number(token)
+    edge = _edge(shape, len(given), elided)
+    values, resolution = np.array(given), np.array(half)
     reduced = cornered(shape, edge)
     kind = np.dtype({"bfloat16": "float32", "float16": "float32"}.get(dtype, dtype))
     if kind.kind != "f":

@@ -21,12 +21,12 @@ _NAME = 1000  # characters
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
+def read_npz(path: AnyPath, dtype: Any = None, widened: set[str] | None = None) -> dict[str, np.ndarray]:
     """Every array of an `.npz` file by name; floating-point ones in `dtype` if given.
 
-    bfloat16, which NumPy stores as two bytes of no dtype, becomes float32. Raises `InputError`, one line that names the
-    file, when it is missing, a directory, truncated, corrupted, no `.npz`, holds a name twice, or anything but bool,
-    integer, floating-point and text arrays.
+    bfloat16, which NumPy stores as two bytes of no dtype, becomes float32, and its name is added to `widened`. Raises
+    `InputError`, one line that names the file, when it is missing, a directory, truncated, corrupted, no `.npz`, holds
+    a name twice, or anything but bool, integer, floating-point and text arrays.
     """
     path = existing_file(path, "an .npz file")
     arrays: dict[str, np.ndarray] = {}
@@ -44,7 +44,7 @@ def read_npz(path: AnyPath, dtype: Any = None) -> dict[str, np.ndarray]:
                         raise ValueError(other)
                     raise InputError(f"{path}: {shown(name)!r} is there twice or no .npy; expected numbers or text")
                 with archive.open(member) as opened:
-                    arrays[name] = cast(read_npy(path, name, opened, archive.size(member)), dtype, name, path)
+                    arrays[name] = cast(read_npy(path, name, opened, archive.size(member), widened), dtype, name, path)
     except InputError:
         raise
     except Exception as error:  # damaged files make zipfile, its decompressors and NumPy raise almost anything
@@ -59,16 +59,22 @@ def check_name(path: object, name: str) -> None:
         raise InputError(f"{path}: the name {shown(name)!r} is no printable text of up to {_NAME} characters")
 
 
-def read_npy(path: object, name: str, file: IO[bytes], size: int) -> np.ndarray:
-    """One `.npy` file or member of `size` bytes; its header must announce what it holds, else `ValueError`."""
+def read_npy(path: object, name: str, file: IO[bytes], size: int, widened: set[str] | None = None) -> np.ndarray:
+    """One `.npy` file or member of `size` bytes; its header must announce what it holds, else `ValueError`.
+
+    The name of one that is bfloat16 is added to `widened`.
+    """
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"{name!r} is written in version {version} of the format")
     shape, fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
         raise InputError(f"{path}: {shown(name)!r} is an object array; store plain numbers instead")
-    widened = dtype == np.dtype("V2") and dtype.names is None  # what NumPy makes of the bfloat16 of ml_dtypes
-    dtype = np.dtype("<u2") if widened else dtype
+    bfloat16 = dtype == np.dtype("V2") and dtype.names is None  # what NumPy makes of the bfloat16 of ml_dtypes
+    if bfloat16:
+        dtype = np.dtype("<u2")
+        if widened is not None:
+            widened.add(name)
     if dtype.kind not in _KINDS:
         raise InputError(f"{path}: {shown(name)!r} has dtype {dtype}; expected numbers or text")
     if len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 60 for n in shape):
@@ -79,7 +85,7 @@ def read_npy(path: object, name: str, file: IO[bytes], size: int) -> np.ndarray:
     if array.nbytes:
         read_into(file, array)
     file.read(1)  # the end, where the checksum is compared
-    return decoded(array.astype(dtype.newbyteorder("="), copy=False), BFLOAT16 if widened else dtype.name)
+    return decoded(array.astype(dtype.newbyteorder("="), copy=False), BFLOAT16 if bfloat16 else dtype.name)
 
 
 def write_npz(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:
