@@ -40,6 +40,7 @@ def test_what_a_tool_writes_today(tool: str, tmp_path: Path, monkeypatch: pytest
             np.testing.assert_array_equal(a, b, strict=True)
 
 
+@pytest.mark.filterwarnings("ignore:std\\(\\):UserWarning")  # the debugger's, of a loss, which is one number
 @pytest.mark.parametrize("use_repr", [True, False])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_model_of_transformers_through_its_debugger(dtype: str, use_repr: bool, tmp_path: Path) -> None:
