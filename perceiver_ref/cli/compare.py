@@ -179,7 +179,7 @@ def _why(pair: Compared) -> str:
     if pair.candidate is None or pair.index is None:
         return pair.note
     a, b = pair.reference[pair.index], pair.candidate[pair.index]
-    place = f"most at {list(pair.index)}, {value_text(b)} instead of {value_text(a)}"
+    place = f"most at {list(pair.place or ())}, {value_text(b)} instead of {value_text(a)}"
     said = f"; {pair.note}" if pair.note else ""
     return f"error {pair.error:.1e}, tolerance {pair.tolerance:.0e}, {place}{said}"
 
@@ -189,7 +189,7 @@ def _both(pair: Compared) -> str:
 
 
 def _shape(pair: Compared) -> str:
-    return "x".join(map(str, pair.reference.shape)) or "scalar"
+    return "x".join(map(str, pair.shape)) or "scalar"
 
 
 def _ratio(pair: Compared) -> str:
@@ -212,13 +212,13 @@ def _json(result: Comparison) -> dict[str, Any]:
                 "name": pair.name,
                 "candidate": pair.other,
                 "matched": pair.how,
-                "shape": pair.reference.shape,
+                "shape": pair.shape,
                 "dtypes": pair.dtypes,
                 "max_abs": pair.largest,
                 "error": pair.error,
                 "tolerance": pair.tolerance,
                 "ratio": pair.ratio,
-                "index": pair.index,
+                "index": pair.place,
                 "passed": pair.passed,
                 "note": pair.note,
             }

@@ -104,7 +104,7 @@ def test_equal_arrays_match_and_one_wrong_element_does_not(kind: str, tmp_path: 
     assert result.passed
     assert len(result.pairs) == (1 if kind == "npy" else 3)
     name = "output/logits" if kind == "npy" else "encoder.block.0"
-    for place in [(0, 0, 0), (1, 5, 8)]:  # a corner, and what a text does not show
+    for place in [(0, 0, 0), (1, 9, 15), (1, 5, 8)]:  # corners, and what a text does not show
         wrong = values()
         wrong[name][place[-wrong[name].ndim :] if kind != "npy" else (1, 3)] += 0.5
         (tmp_path / str(place)).mkdir()
@@ -112,6 +112,9 @@ def test_equal_arrays_match_and_one_wrong_element_does_not(kind: str, tmp_path: 
         assert not result.passed
         assert result.first is not None
         assert result.first.name.startswith(name)
+        assert result.first.shape in (wrong[name].shape, ())
+        if place != (1, 5, 8) and kind != "npy":
+            assert result.first.place == place
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -346,7 +349,7 @@ def test_the_debuggers_calls_and_files(tmp_path: Path) -> None:
     child["outputs"] = [dump_writers.torch_json(arrays["M.a_outputs"]), {"k": dump_writers.torch_json(np.arange(3))}]
     (tmp_path / "M_debug_tree_FULL_TENSORS.json").write_text(json.dumps(tree))
     assert list(read_held(tmp_path).arrays) == ["a@0", "a@1", "a.1.k@0", "a.1.k@1", "output/logits"]
-    (tmp_path / "M_debug_tree_SUMMARY.json").write_text("{}")
+    (tmp_path / "M_debug_tree_SUMMARY.json").write_text('{"module_path": "M"}')
     with pytest.raises(InputError, match=r"holds no values; give the file \*_FULL_TENSORS.json beside it"):
         read_held(tmp_path / "M_debug_tree_SUMMARY.json")
 

@@ -22,13 +22,15 @@ from ..cases.case import is_tolerance
 from ..cases.compare import coarsest, difference, largest_difference, not_finite
 from ..dumps import Printed, read_held
 from .layouts import in_layout_of, same_shape_transposed
-from .matching import Match, match
+from .matching import Match, Translate, match
+from .naming import elsewhere, told_apart
 from .printed import (
     Statistic,
     cornered_entries,
     edge_of,
     entry_of,
     fitting,
+    in_whole,
     nearest,
     pair_of,
     remarks,
@@ -80,6 +82,18 @@ class Compared:
     ratio: float | None
     index: tuple[int, ...] | None
     note: str
+    corners_of: tuple[int, ...] | None = None
+    """The shape of the whole array, where `reference` and `candidate` are its corners, as one of them is printed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the whole array, in the reference."""
+        return self.reference.shape if self.corners_of is None else self.corners_of
+
+    @property
+    def place(self) -> tuple[int, ...] | None:
+        """`index` in the whole array."""
+        return self.index and in_whole(self.index, self.reference.shape, self.shape)
 
     @property
     def passed(self) -> bool:
@@ -205,7 +219,11 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
         translate_reference=reference.translate if reference.peer else None,
         translate_candidate=candidate.translate if candidate.peer else None,
     )
-    matches = [m for m in matches if m.how != "order" or not _told_apart(m, reference, candidate)]
+    peers = [dump.translate for dump in (reference, candidate) if dump.peer]
+    names = [[entry.name for entry in dump.entries] for dump in (reference, candidate)]
+    matches = [
+        m for m in matches if m.how != "order" or not told_apart((names[0][m.reference], names[1][m.candidate]), peers)
+    ]
     if edge is not None:
         matches = fitting(matches, reference.entries, candidate.entries)
     if not matches:
@@ -227,7 +245,7 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
         if edge is not None:
             told = statistics(a, b, tolerance) if pairs[-1].candidate is not None else []
             said = "; ".join(filter(None, [pairs[-1].note, *remarks(a, b, edge, told)]))
-            pairs[-1] = replace(pairs[-1], note=said)
+            pairs[-1] = replace(pairs[-1], note=said, corners_of=a.shape)
             pairs += [_statistic(a, b, found.how, one) for one in told if not one.passed]
     alone = _alone(reference.entries, {m.reference for m in matches})
     others = _alone(candidate.entries, {m.candidate for m in matches})
@@ -240,7 +258,7 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
         [entry.label for entry in others],
         [entry.label for entry in alone if entry.kind != "trace" and entry.kind in kinds],
         notes,
-        _elsewhere(reference, candidate, alone) | _elsewhere(candidate, reference, others),
+        _elsewhere(alone, candidate, peers) | _elsewhere(others, reference, peers),
     )
 
 
@@ -268,23 +286,11 @@ def _add_meta(dump: Dump, text: np.ndarray, arrays: dict[str, np.ndarray]) -> No
         dump.notes.append(f"{dump.path}: its names are not translated to ours: {error}")
 
 
-def _told_apart(found: Match, reference: Dump, candidate: Dump) -> bool:
-    """Whether a peer, whose names one of the dumps has, knows both names as those of different points."""
-    names = reference.entries[found.reference].name, candidate.entries[found.candidate].name
-    for dump in (reference, candidate):
-        a, b = (dump.translate(name) for name in names) if dump.peer else ([], [])
-        if a and b and a != b:
-            return True
-    return False
-
-
-def _elsewhere(dump: Dump, other: Dump, alone: Sequence[Entry]) -> frozenset[str]:
+def _elsewhere(alone: Sequence[Entry], other: Dump, peers: Sequence[Translate]) -> frozenset[str]:
     """The traced points of `alone` that `Comparison.elsewhere` tells of."""
-    points = [entry.name for entry in other.entries if entry.kind == "trace"]
-    for side in (side for side in (dump, other) if side.peer):
-        if 2 * sum(bool(side.translate(name)) for name in points) > len(points):
-            return frozenset(e.label for e in alone if e.kind == "trace" and side.translate(e.name))
-    return frozenset()
+    points = [entry.name for entry in alone if entry.kind == "trace"]
+    known = elsewhere(points, [entry.name for entry in other.entries if entry.kind == "trace"], peers)
+    return frozenset(entry.label for entry in alone if entry.kind == "trace" and entry.name in known)
 
 
 def _order(reference: Dump, candidate: Dump, matches: list[Match]) -> list[str]:

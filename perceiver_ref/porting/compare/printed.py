@@ -71,6 +71,11 @@ def pair_of(reference: Entry, candidate: Entry) -> tuple[Entry, Entry, int]:
     return a, b, edge
 
 
+def in_whole(index: tuple[int, ...], corners: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...]:
+    """Where an element of the corners of an array is in the whole."""
+    return tuple(i if 2 * i < n else i + m - n for i, n, m in zip(index, corners, whole))
+
+
 def fitting(matches: Sequence[Match], reference: Sequence[Entry], candidate: Sequence[Entry]) -> list[Match]:
     """Without pairs that came together by their corners, although the whole shapes are others."""
     named = ("name", "translated", "spelling")

@@ -1,6 +1,7 @@
 """The files and folders that hold a port's arrays, one reader each. Nothing in a file ever runs.
 
 table        which reader a file or folder gets, by what it holds: the rows that code, tests and documents share
+look         what a file or folder is recognised by
 held         what every reader gives: arrays by name, and what a text prints of others
 containers   `.npz`, `.npy`, `.safetensors`, `.pt` and `.gguf`, by the readers of `weights.formats`
 npy_folder   a folder of `.npy`

@@ -37,6 +37,8 @@ def held_debugger(path: Path) -> Held:
     Of a module that is called n times they are `path@0` to `path@n-1`. Where these went into one file, which is written
     over at each call, the last is there alone, and a note says so.
     """
+    if path.name.endswith(SUMMARY):
+        raise InputError(f"{path} holds no values; give the file *{FULL} beside it, or their folder")
     index = _index(path) if path.is_dir() else path
     root = read_json_of(index, "a tree of calls", LIMIT)
     if not is_tree(root):

@@ -11,25 +11,24 @@ import numpy as np
 from ...errors import InputError, one_line
 from ...host import json_text
 from ...host.contents import GGUF, NPY, NPZ, PYTORCH, SAFETENSORS, contents
-from ...host.files import AnyPath, existing_file
+from ...host.files import AnyPath
 from .containers import held_gguf, held_npy, held_npz, held_pytorch, held_safetensors
-from .debugger import FULL, SUMMARY, held_debugger, is_tree
+from .debugger import FULL, held_debugger, is_tree
 from .ggml_text import held_ggml_text, is_ggml_text
 from .held import META, Held
+from .look import Look, has_npy
 from .npy_folder import META_FILE, held_npy_folder
 from .onnx_tensor import ENDINGS, held_onnx
 from .polygraphy import held_polygraphy, is_polygraphy
 from .raw import INDEX, held_raw, is_index
 
-_START = 1 << 20
-_SMALL = 1 << 16
-
 
 @dataclass(frozen=True)
 class Format:
-    """A row: `case` says whether it can hold a whole case, `written` how a port writes it."""
+    """A row: `is_it` recognises it, `case` says whether it can hold a whole case, `written` how a port writes it."""
 
     what: str
+    is_it: Callable[[Look], bool]
     read: Callable[[Path], Held]
     case: bool
     written: str
@@ -37,75 +36,100 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "npz": Format(
-        "an `.npz` file", held_npz, True, "Python: `numpy.savez`; C++: cnpy's `npz_save`; Rust: `ndarray-npy`"
+        "an `.npz` file",
+        lambda look: look.contents == NPZ,
+        held_npz,
+        True,
+        "Python: `numpy.savez`; C++: cnpy's `npz_save`; Rust: `ndarray-npy`",
     ),
     "safetensors": Format(
         "a `.safetensors` file",
+        lambda look: look.contents == SAFETENSORS,
         held_safetensors,
         True,
         "C: `write_case` of [vectors.h](porting/vectors.h); Rust: `safetensors::serialize_to_file`; MLX Swift: "
         "`save(arrays:metadata:url:)`",
     ),
+    "pytorch": Format(
+        "a `.pt` file of tensors in dicts",
+        lambda look: look.contents == PYTORCH,
+        held_pytorch,
+        True,
+        '`torch.save({"output": {"logits": logits}}, "mine.pt")`; it is read without PyTorch, and nothing in it runs',
+    ),
+    "raw": Format(
+        "raw numbers with a JSON index",
+        lambda look: is_index(look.json) or look.begins(b'"arrays"'),
+        held_raw,
+        True,
+        "C, C++, Rust, Swift: `fwrite` or its like of each array, and `index.json`, below",
+    ),
+    "npy": Format(
+        "a single `.npy` file",
+        lambda look: look.contents == NPY,
+        held_npy,
+        False,
+        "`numpy.save`; its name is the file's",
+    ),
+    "gguf": Format(
+        "GGUF tensors",
+        lambda look: look.contents == GGUF,
+        held_gguf,
+        False,
+        "`gguf_write_to_file`, `gguf.GGUFWriter`: F32, F16, BF16, Q8_0 and integers",
+    ),
+    "debugger": Format(
+        "a folder of transformers' model debugger",
+        lambda look: look.has_ending(FULL) or is_tree(look.json) or look.begins(b'"module_path"'),
+        held_debugger,
+        False,
+        "`with model_addition_debugger_context(model, debug_path=...)`; whole tensors with `use_repr=False`, "
+        "else what PyTorch prints",
+    ),
+    "onnx": Format(
+        "ONNX tensors, `.pb` or `.tensorproto`",
+        lambda look: look.has_ending(*ENDINGS),
+        held_onnx,
+        False,
+        "`onnx.save_tensor`, a test data set, or ONNX Runtime with `ORT_DEBUG_NODE_IO_DUMP_DATA_DESTINATION=files`",
+    ),
+    "polygraphy": Format(
+        "Polygraphy's JSON",
+        lambda look: is_polygraphy(look.json) or look.begins(b'"lst"', b'"polygraphy_class"'),
+        held_polygraphy,
+        False,
+        "`polygraphy run ... --save-outputs mine.json`",
+    ),
+    "ggml-text": Format(
+        "tensors as ggml's tools print them",
+        lambda look: is_ggml_text(look.start),
+        held_ggml_text,
+        False,
+        "`llama-eval-callback ... > mine.txt`, or `common_debug_cb_eval` as `cb_eval`: corners and sums",
+    ),
     "npy-folder": Format(
         "a folder of `.npy`",
+        lambda look: look.is_folder and (META_FILE in look.names or has_npy(look.path)),
         held_npy_folder,
         True,
         "a file for each array, `output/logits.npy`, and `meta.json`; C++: cnpy's `npy_save`; Rust: "
         "`ndarray_npy::write_npy`",
     ),
-    "raw": Format(
-        "raw numbers with a JSON index",
-        held_raw,
-        True,
-        "C, C++, Rust, Swift: `fwrite` or its like of each array, and `index.json`, below",
-    ),
-    "pytorch": Format(
-        "a `.pt` file of tensors in dicts",
-        held_pytorch,
-        True,
-        '`torch.save({"output": {"logits": logits}}, "mine.pt")`; it is read without PyTorch, and nothing in it runs',
-    ),
-    "npy": Format("a single `.npy` file", held_npy, False, "`numpy.save`; its name is the file's"),
-    "gguf": Format(
-        "GGUF tensors", held_gguf, False, "`gguf_write_to_file`, `gguf.GGUFWriter`: F32, F16, BF16, Q8_0 and integers"
-    ),
-    "ggml-text": Format(
-        "tensors as ggml's tools print them",
-        held_ggml_text,
-        False,
-        "`llama-eval-callback ... > mine.txt`, or `common_debug_cb_eval` as `cb_eval`: corners and sums",
-    ),
-    "debugger": Format(
-        "a folder of transformers' model debugger",
-        held_debugger,
-        False,
-        "`with model_addition_debugger_context(model, debug_path=...)`; whole tensors with `use_repr=False`, else what "
-        "PyTorch prints",
-    ),
-    "onnx": Format(
-        "ONNX tensors, `.pb` or `.tensorproto`",
-        held_onnx,
-        False,
-        "`onnx.save_tensor`, a test data set, or ONNX Runtime with `ORT_DEBUG_NODE_IO_DUMP_DATA_DESTINATION=files`",
-    ),
-    "polygraphy": Format("Polygraphy's JSON", held_polygraphy, False, "`polygraphy run ... --save-outputs mine.json`"),
 }
-"""By id. What is none of these is given to the reader of `.npz` files, which says what it is."""
-_FILES = {NPZ: "npz", NPY: "npy", SAFETENSORS: "safetensors", PYTORCH: "pytorch", GGUF: "gguf"}
+"""By id; the first that recognises something reads it. What is none of these is given to the reader of `.npz` files,
+which says what it is."""
 
 
 def kind_of(path: AnyPath) -> str:
     """The id of the format of a file or folder; "" where it is none of `FORMATS`, or not there."""
     path = Path(path)
     try:
-        if path.is_dir():
-            return _folder(path)
-        if not path.is_file():
+        if not path.is_dir() and not path.is_file():
             return ""
-        found = contents(path)
+        look = Look(path)
+        return next((kind for kind, row in FORMATS.items() if row.is_it(look)), "")
     except (OSError, ValueError):
         return ""
-    return _FILES.get(found) or _by_text(path) or ("onnx" if path.suffix in ENDINGS else "")
 
 
 def read_held(path: AnyPath) -> Held:
@@ -173,54 +197,3 @@ def is_case(folder: Path) -> bool:
     except InputError:
         return False
     return kind == "raw" or (kind == "npy-folder" and (folder / META_FILE).exists())
-
-
-def _folder(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    if any(name.endswith(FULL) for name in names):
-        return "debugger"
-    if INDEX in names and is_index(_json(folder / INDEX)):
-        return "raw"
-    if any(Path(name).suffix in ENDINGS for name in names):
-        return "onnx"
-    if META_FILE in names or any(name.endswith(".npy") for name in names):
-        return "npy-folder"
-    within = next((path for path in folder.rglob("*.npy") if not path.is_dir()), None)
-    return "npy-folder" if within is not None else ""
-
-
-def _by_text(path: Path) -> str:
-    """What a file of text is."""
-    with path.open("rb") as file:
-        start = file.read(_START)
-    text = start.lstrip()
-    if text[:1] in (b"{", b"["):
-        return _json_kind(path, start)
-    return "ggml-text" if is_ggml_text(start) else ""
-
-
-def _json_kind(path: Path, start: bytes) -> str:
-    """What JSON holds: whole where it is short, else by what stands near its beginning."""
-    if path.name.endswith(SUMMARY):
-        raise InputError(f"{path} holds no values; give the file *{FULL} beside it, or their folder")
-    value = _json(path) if path.stat().st_size <= _START else None
-    if value is not None:
-        tests = {"debugger": is_tree, "raw": is_index, "polygraphy": is_polygraphy}
-        return next((kind for kind, test in tests.items() if test(value)), "")
-    near = start[:_SMALL]
-    if b'"module_path"' in near:
-        return "debugger"
-    if b'"polygraphy_class"' in start or b'"lst"' in near:
-        return "polygraphy"
-    return "raw" if b'"arrays"' in start else ""
-
-
-def _json(path: Path) -> object:
-    """The value of a JSON file; None for what is none, which its reader says."""
-    try:
-        existing_file(path, "JSON")
-        if path.stat().st_size > json_text.LIMIT:
-            return None
-        return json_text.parse(path.read_bytes())
-    except (InputError, ValueError, OSError):
-        return None
