@@ -144,13 +144,19 @@ def _cases(path: Path) -> Iterator[tuple[str, Path]]:
 
     try:
         rows = json_text.parse(index.read_bytes())["cases"]
-        found = [(str(row["id"]), path / str(row["file"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = [(str(row["id"]), _file(path, row)) for row in rows]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise pytest.UsageError(f"--perceiver-vectors: {index} is no index of cases ({error!r})") from None
     for _, file in found:
         if not file.is_file():
             raise pytest.UsageError(f"--perceiver-vectors: {index} names {file}, which does not exist")
     yield from found
+
+
+def _file(folder: Path, row: Mapping[str, Any]) -> Path:
+    """The case of a row of the index: its `.npz` file, or where that is not there its `.safetensors` file."""
+    files = [folder / str(row[key]) for key in ("file", "safetensors") if key in row]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def _adapter(name: str, folder: Path) -> Callable[..., Any]:

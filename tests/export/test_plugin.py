@@ -129,6 +129,17 @@ def test_a_folder_without_an_index_and_a_single_case_will_do(run, pack: Path) ->
     run("adapter_under_test:right", vectors=pack / "perceiver-io/language/plain.npz").assert_outcomes(passed=1)
 
 
+def test_a_pack_of_safetensors_alone(run, pack: Path, tmp_path: Path) -> None:
+    """Where somebody has left the `.npz` files out, the index leads to the others."""
+    made = tmp_path / "pack"
+    subject = subject_of("perceiver-io/language")
+    cases = (make(subject, row, ExportOptions()) for row in rows(subject, ["plain", "batch-1"]))
+    write_folder(made, cases, safetensors=True)
+    for file in made.rglob("*.npz"):
+        file.unlink()
+    run("adapter_under_test:right", vectors=made).assert_outcomes(passed=2)
+
+
 def test_cases_of_other_formats(run, pack: Path, tmp_path: Path) -> None:
     """`.safetensors` files, and folders of raw numbers: one test each, by the same names."""
     for name in ("plain", "padding"):

@@ -302,6 +302,21 @@ def test_the_sum_of_older_programs_says_nothing_new(tmp_path: Path) -> None:
     assert [(pair.name, pair.passed) for pair in result.pairs] == [("x", True), ("x (sum)", False)]
 
 
+def test_two_texts_are_compared_on_what_both_show(tmp_path: Path) -> None:
+    """Two runs of one program: corners within both roundings, and sums."""
+    array = normal(0, 9, 20).astype(np.float32)
+    one = dump_writers.ggml_text(tmp_path, {"x": array}).rename(tmp_path / "one.txt")
+    assert compare_files(one, dump_writers.ggml_text(tmp_path, {"x": array + np.float32(1e-6)})).passed
+    hidden = array.copy()
+    hidden[4, 10] += 1
+    for a, b in ((one, hidden), (None, array)):
+        (tmp_path / "two").mkdir(exist_ok=True)
+        two = dump_writers.ggml_text(tmp_path / "two", {"x": b})
+        whole = dump_writers.npz(tmp_path, {"x": hidden})
+        result = compare_files(a or two, two if a else whole)  # a text may be the reference, too
+        assert [(pair.name, pair.passed) for pair in result.pairs] == [("x", True), ("x (sum)", False)]
+
+
 def test_what_rounding_hides_is_no_difference_and_no_more(tmp_path: Path) -> None:
     array = normal(0, 5, 4).astype(np.float32)
     path = dump_writers.ggml_text(tmp_path, {"x": array})

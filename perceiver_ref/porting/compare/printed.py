@@ -8,7 +8,7 @@ all elements, is looked at afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..dumps import Printed, corners
 from .matching import Match
 from .values import Entry
 
-_UNIT = float(np.finfo(np.float32).eps) / 2
+_UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-9}
 
 
 @dataclass(frozen=True)
@@ -121,32 +121,47 @@ def nearest(candidate: np.ndarray, reference: Entry, of: Entry) -> np.ndarray:
 
 
 def statistics(reference: Entry, candidate: Entry, tolerance: float | None = None) -> list[Statistic]:
-    """What one of the two prints of all its elements, beside the same of the other's, which is whole.
+    """What is printed of all elements of an array of which some are hidden, beside the same of the other array.
 
-    A float32 sum of n elements, each with an error of up to `tolerance` of the largest, at random, is off by about
-    sqrt(n) (tolerance max |x| + u sum |x|), u being half a unit of float32 (n in place of sqrt(n) for long ones, whose
-    rounding errors no longer cancel); a mean by that divided by n. What is shown is rounded, besides.
+    A sum of n elements whose errors are up to `tolerance` of the largest, at random, and a unit of rounding, all to one
+    side, is off by about sqrt(n) tolerance max |x| + 2 n u max |x|, u being half a unit of the dtype; summing in float32
+    adds sqrt(n) v sum |x|, v being half a unit of float32 (n in place of sqrt(n) for long ones, whose rounding errors no
+    longer cancel). A mean is off by that divided by n. What is shown is rounded, besides. Where both are printed, max
+    |x| and sum |x| are estimated from what is shown.
     """
-    printed = candidate.printed or reference.printed
-    whole = reference.whole if candidate.printed else candidate.whole
-    hidden = printed is not None and printed.values.shape != printed.shape
-    if printed is None or not hidden or whole is None or not whole.size or not np.isfinite(whole).all():
+    shown = [entry.printed for entry in (reference, candidate)]
+    if all(p is None or p.values.shape == p.shape for p in shown):
         return []
-    x = whole.astype(np.float64)
-    largest = max(float(np.abs(x).max()), 1.0)
     if tolerance is None:
         tolerance = TOLERANCES[coarsest(reference.dtype, candidate.dtype)]["output"]
-    off = (math.sqrt(x.size) if x.size < _LONG else x.size) * (tolerance * largest + _UNIT * float(np.abs(x).sum()))
-    ours = {
-        "sum": (float(x.sum()), off),
-        "mean": (float(x.mean()), off / x.size + tolerance * largest),
-        "min": (float(x.min()), tolerance * largest),
-        "max": (float(x.max()), tolerance * largest),
-    }
-    made = []
-    for what, (shown, resolution) in printed.statistics.items():
-        if what in ours:
-            value, limit = ours[what]
-            pair = (value, shown) if candidate.printed else (shown, value)
-            made.append(Statistic(what, *pair, limit + resolution))
-    return made
+    told = [_told(entry) for entry in (reference, candidate)]
+    unit = _UNITS[coarsest(reference.dtype, candidate.dtype)]
+    limits = _limits(next((e for e in (reference, candidate) if e.whole is not None), reference), tolerance, unit)
+    return [
+        Statistic(what, told[0][what][0], told[1][what][0], limits[what] + told[0][what][1] + told[1][what][1])
+        for what in limits
+        if what in told[0] and what in told[1]
+    ]
+
+
+def _told(entry: Entry) -> Mapping[str, tuple[float, float]]:
+    """The statistics that a text shows, or those of a whole array, of finite numbers, with their resolution."""
+    if entry.printed:
+        return entry.printed.statistics
+    if entry.whole is None or not entry.whole.size or not np.isfinite(entry.whole).all():
+        return {}
+    x = entry.whole.astype(np.float64)
+    found = {"sum": x.sum(), "mean": x.mean(), "min": x.min(), "max": x.max()}
+    return {what: (float(value), 0.0) for what, value in found.items()}
+
+
+def _limits(entry: Entry, tolerance: float, unit: float) -> dict[str, float]:
+    """How far the statistics of two arrays that agree may be apart."""
+    x = np.abs((entry.array if entry.whole is None else entry.whole).astype(np.float64))
+    x = x[np.isfinite(x)]
+    size = math.prod(entry.shape)
+    largest, total = max(float(x.max(initial=0.0)), 1.0), float(x.mean()) * size if x.size else 0.0
+    off = (math.sqrt(size) * tolerance + 2 * size * unit) * largest
+    off += (math.sqrt(size) if size < _LONG else size) * _UNITS["float32"] * total
+    one = tolerance * largest
+    return {"sum": off, "mean": off / max(size, 1) + one, "min": one, "max": one}

@@ -153,6 +153,7 @@ def read_held(path: AnyPath) -> Held:
 
 def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
     """The arrays of a case's file or folder, `meta` among them; `InputError` for a format that cannot hold a case."""
+    path = Path(path)
     kind = kind_of(path)
     if kind and not FORMATS[kind].case:
         raise InputError(
