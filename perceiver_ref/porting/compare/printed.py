@@ -37,7 +37,6 @@ class Statistic:
 
 
 _ALL = 1 << 62
-_LONG = 1 << 20  # elements of a sum whose rounding errors still cancel
 
 
 def edge_of(*dumps: Sequence[Entry]) -> int | None:
@@ -124,9 +123,10 @@ def statistics(reference: Entry, candidate: Entry, tolerance: float | None = Non
     """What is printed of all elements of an array of which some are hidden, beside the same of the other array.
 
     A sum of n elements whose errors are up to `tolerance` of the largest, at random, and a unit of rounding, all to one
-    side, is off by about sqrt(n) tolerance max |x| + 2 n u max |x|, u being half a unit of the dtype; summing in float32
-    adds sqrt(n) v sum |x|, v being half a unit of float32 (n in place of sqrt(n) for long ones, whose rounding errors no
-    longer cancel). A mean is off by that divided by n. What is shown is rounded, besides. Where both are printed, max
+    side, is off by about sqrt(n) tolerance max |x| + 2 n u max |x|, u being half a unit of the dtype. Summing in
+    float32, one element after the other, adds up to n v sum |x|, v being half a unit of float32; of half a million
+    activations measured, 5 sqrt(n) v sum |x|, as small ones are lost beside a large sum: three times that, or a 64th of
+    n, is allowed. A mean is off by that divided by n. What is shown is rounded, besides. Where both are printed, max
     |x| and sum |x| are estimated from what is shown.
     """
     shown = [entry.printed for entry in (reference, candidate)]
@@ -162,6 +162,6 @@ def _limits(entry: Entry, tolerance: float, unit: float) -> dict[str, float]:
     size = math.prod(entry.shape)
     largest, total = max(float(x.max(initial=0.0)), 1.0), float(x.mean()) * size if x.size else 0.0
     off = (math.sqrt(size) * tolerance + 2 * size * unit) * largest
-    off += (math.sqrt(size) if size < _LONG else size) * _UNITS["float32"] * total
+    off += min(size, max(16 * math.sqrt(size), size / 64)) * _UNITS["float32"] * total
     one = tolerance * largest
     return {"sum": off, "mean": off / max(size, 1) + one, "min": one, "max": one}
