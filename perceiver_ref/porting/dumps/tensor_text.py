@@ -96,7 +96,7 @@ def parse_number(token: str) -> tuple[float, float]:
     if found[4] or found[5]:
         return float(token), 0.0
     digits, exponent = len(found[2] or ".") - 1, int(found[3] or 0)
-    if abs(exponent) > 400:
+    if abs(exponent) > 308:
         raise ValueError(f"{token[:20]!r} is no number of a tensor")
     return float(token), 0.5 * 10.0 ** (exponent - digits)
 
