@@ -74,7 +74,7 @@ def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray |
         return math.inf
     if not candidate.size:
         return 0.0
-    a, b = _with_extremes(candidate, reference)
+    a, b = widened(candidate, reference)
     finite = np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
         return math.inf
@@ -164,17 +164,17 @@ def largest_difference(reference: np.ndarray, candidate: np.ndarray) -> tuple[in
     return tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))
 
 
-def _largest(array: Any) -> float:
-    """What errors are divided by: the largest finite value, but at least 1."""
-    finite = array[np.isfinite(array)]
-    return max(float(np.abs(finite).max()), 1.0) if finite.size else 1.0
-
-
-def _with_extremes(candidate: np.ndarray, reference: np.ndarray) -> tuple[Any, Any]:
+def widened(candidate: np.ndarray, reference: np.ndarray) -> tuple[Any, Any]:
     """Both in float64; 0 in both where each is the largest number of its own dtype, or each the lowest."""
     a, b = _wide(candidate), _wide(reference)
     extreme = (np.sign(a) == np.sign(b)) & _is_end(candidate) & _is_end(reference)
     return (np.where(extreme, 0.0, a), np.where(extreme, 0.0, b)) if extreme.any() else (a, b)
+
+
+def _largest(array: Any) -> float:
+    """What errors are divided by: the largest finite value, but at least 1."""
+    finite = array[np.isfinite(array)]
+    return max(float(np.abs(finite).max()), 1.0) if finite.size else 1.0
 
 
 def _is_end(array: np.ndarray) -> Any:
