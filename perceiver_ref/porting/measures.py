@@ -107,6 +107,10 @@ def _nmse(pair: Pair) -> float:
     return 10 * math.log10(ratio) if 0 < ratio < math.inf else -math.inf if not ratio else math.inf
 
 
+def _snr(pair: Pair) -> float:
+    return -_nmse(pair)
+
+
 def _angle(aa: float, bb: float, ab: float, dd: float, unlike: int, empty: float) -> float:
     if unlike:
         return math.nan
@@ -145,7 +149,9 @@ MEASURES: dict[str, Measure] = {
             "10 log10(sum (a - b)^2 / sum b^2); minus infinity where a is b",
             _nmse,
         ),
-        Measure("snr", "SNR", "dB", "higher", "minus that: the power of b over that of a - b", lambda pair: -_nmse(pair)),
+        Measure(
+            "snr", "SNR", "dB", "higher", "minus that: the power of b over that of a - b", lambda pair: -_nmse(pair)
+        ),
         Measure(
             "cosine",
             "cosine",
@@ -159,7 +165,7 @@ MEASURES: dict[str, Measure] = {
             "correlation",
             "",
             "higher",
-            "Pearson's: the same of what differs from the mean; undefined where one is constant, and not the other's equal",
+            "Pearson's: the same of what differs from the mean; undefined where one is constant, but for equal arrays",
             lambda p: _angle(*p.centred, p.dd, p.unlike, math.nan),
         ),
         Measure(
@@ -191,7 +197,7 @@ MEASURES: dict[str, Measure] = {
             "top-1",
             "%",
             "higher",
-            "of logits: the share of rows whose largest entry is the reference's, 0 to 1; a tie of the reference is either",
+            "of logits: the share of rows whose largest entry is the reference's, 0 to 1; of equal ones either",
             _top1,
             logits=True,
         ),

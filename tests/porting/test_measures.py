@@ -125,7 +125,10 @@ def test_float16_is_measured_in_float64() -> None:
 
 
 def test_the_lowest_number_of_each_dtype_is_the_same_mask() -> None:
-    lowest = np.array([np.finfo(np.float16).min, 1.0], np.float16), np.array([np.finfo(np.float32).min, 1.0], np.float32)
+    lowest = (
+        np.array([np.finfo(np.float16).min, 1.0], np.float16),
+        np.array([np.finfo(np.float32).min, 1.0], np.float32),
+    )
     assert measured(*lowest)["nmse"] == -math.inf
 
 
