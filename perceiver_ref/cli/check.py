@@ -12,9 +12,15 @@ from ..errors import InputError, printable
 from ..porting import Result, check_file
 from ..porting.cases import PACKAGED, TOLERANCES, Agreement
 from ..porting.dumps import case_files, is_case
+from ..porting.measures import MEASURES, Threshold
+from . import measured
 from .main import BAD_INPUT, MISMATCH, OK, complain, computing
 from .result import write_result
 from .words import verdict
+
+_OUTPUTS, _GRADIENTS = ("output", "trace", "state"), ("grad_param", "grad_input")
+_MEASURED = 6
+"""Arrays of a case whose measures are printed where they do not agree"""
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -26,6 +32,7 @@ def options(command: argparse.ArgumentParser) -> None:
         help="what a port answered to the one case PATH, in any format, in place of its own",
     )
     computing(command, "the case's own")
+    measured.options(command)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -35,24 +42,19 @@ def check(options: argparse.Namespace) -> int:
     if options.outputs and len(files) != 1:
         raise InputError(f"--outputs is what answers one case, {len(files)} are given; name one")
     width = max(len(name) for _, name in files)
-    print(f"{'case':<{width}}  result  outputs   gradients")
+    held = measured.limits(options)
+    print(f"{'case':<{width}}  result  outputs   gradients     NMSE")
     results: list[Result] = []
     for path, name in files:
-        result = check_file(path, options.outputs, backend=options.backend, dtype=options.dtype)
+        result = check_file(
+            path, options.outputs, backend=options.backend, dtype=options.dtype, measured=True, limits=held
+        )
         results.append(result)
-        outputs, gradients = result.error("output", "trace", "state"), result.error("grad_param", "grad_input")
-        print(f"{name:<{width}}  {verdict(result.status, 6)}  {_error(outputs):<8}  {_error(gradients)}", flush=True)
-        for note in result.notes:
-            print(f"    note: {note}")
-        if result.status == "error":
-            complain("check", result.message)
-        for a in result.agreements:
-            if not a.passed:
-                print(f"    {a.kind} {a.name}: {_failed(a)}")
+        _print(result, f"{name:<{width}}", every=options.measures)
     passed = sum(result.status == "pass" for result in results)
     print(f"\n{passed} passed, {len(results) - passed} failed")
-    _explain_columns()
-    write_result(options.json, _json(results))
+    _explain_columns(held)
+    write_result(options.json, _json(results, held))
     statuses = {result.status for result in results}
     return MISMATCH if "fail" in statuses else BAD_INPUT if "error" in statuses else OK
 
@@ -77,36 +79,78 @@ def _case_files(paths: list[str]) -> Iterator[tuple[Path, str]]:
             yield path, path.relative_to(root).with_suffix("").as_posix()
 
 
-def _failed(a: Agreement) -> str:
-    """Why an array does not agree: both shapes, or the error and what is not finite in one of the two."""
+def _print(result: Result, name: str, *, every: bool) -> None:
+    """A row of the table, and below it what does not agree; with `every` all arrays, with all measures."""
+    outputs, gradients = _error(result.error(*_OUTPUTS)), _error(result.error(*_GRADIENTS))
+    nmse = measured.text("nmse", result.extreme("nmse", *_OUTPUTS), unit=False)
+    print(f"{name}  {verdict(result.status, 6)}  {outputs:<8}  {gradients:<9}  {nmse:>7}".rstrip(), flush=True)
+    for note in result.notes:
+        print(f"    note: {note}")
+    if result.status == "error":
+        complain("check", result.message)
+    failed = 0
+    for a in result.agreements:
+        failed += not a.passed
+        if not a.passed or every:
+            print(f"    {printable(f'{a.kind} {a.name}')}: {_said(a)}")
+        if every or (not a.passed and failed <= _MEASURED):
+            print("\n".join(measured.lines(a.measures, " " * 8, every=every)) or f"{' ' * 8}no measures")
+        for line in measured.looks_like(a.found, " " * 8):
+            print(line)
+
+
+def _said(a: Agreement) -> str:
+    """How close an array is: both shapes, or the error and what is not finite in one of the two."""
     if a.note.startswith("shape"):
         return a.note
-    return f"error {_error(a.error)}, tolerance {a.tolerance:.0e}" + (f"; {a.note}" if a.note else "")
+    misses = f"; misses {', '.join(a.missed)}" if a.missed else ""
+    return f"error {_error(a.error)}, tolerance {a.tolerance:.0e}" + (f"; {a.note}" if a.note else "") + misses
 
 
 def _error(error: float | None) -> str:
     return "-" if error is None else f"{error:.1e}"
 
 
-def _explain_columns() -> None:
+def _explain_columns(held: list[Threshold]) -> None:
     print("errors: max |case - reference| / max(max |reference|, 1) of an array; outputs include traced values")
+    print("NMSE: 10 log10(sum (case - reference)^2 / sum reference^2) in dB, the worst of the outputs")
     limits = [f"{k['output']:.0e} and {k['gradient']:.0e} in {dtype}" for dtype, k in TOLERANCES.items()]
-    print(f"tolerances for outputs and gradients: {', '.join(limits)}")
+    print(measured.held_to(held) if held else f"tolerances for outputs and gradients: {', '.join(limits)}")
 
 
-def _json(results: list[Result]) -> dict[str, Any]:
+def _json(results: list[Result], held: list[Threshold]) -> dict[str, Any]:
     def row(result: Result) -> dict[str, Any]:
         worst = result.worst
         return {
             "path": result.path,
             "status": result.status,
-            "output_error": result.error("output", "trace", "state"),
-            "gradient_error": result.error("grad_param", "grad_input"),
+            "output_error": result.error(*_OUTPUTS),
+            "gradient_error": result.error(*_GRADIENTS),
             "worst": f"{worst.kind}/{worst.name}" if worst else None,
             "reason": worst.note if worst else "",
             "message": result.message,
             "notes": result.notes,
+            "measures": {name: result.extreme(name, *_OUTPUTS) for name in MEASURES},
+            "arrays": [_array(a) for a in result.agreements],
         }
 
     passed = sum(result.status == "pass" for result in results)
-    return {"cases": [row(r) for r in results], "passed": passed, "failed": len(results) - passed}
+    return {
+        "cases": [row(r) for r in results],
+        "passed": passed,
+        "failed": len(results) - passed,
+        "thresholds": measured.limits_json(held),
+    }
+
+
+def _array(a: Agreement) -> dict[str, Any]:
+    return {
+        "name": f"{a.kind}/{a.name}",
+        "shape": a.shape,
+        "error": a.error,
+        "tolerance": a.tolerance,
+        "passed": a.passed,
+        "measures": a.measures,
+        "found": measured.found_json(a.found),
+        "missed": a.missed or (),
+    }

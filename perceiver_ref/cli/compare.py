@@ -10,7 +10,10 @@ from typing import Any
 
 from ..errors import listed
 from ..porting.compare.dumps import Compared, Comparison, compare_files
+from ..porting.compare.measured import measured as with_measures
+from ..porting.measures import Threshold
 from ..porting.report import Report, ReportPoint, excerpt, value_text, write_report
+from . import measured
 from .main import MISMATCH, OK
 from .result import aligned, write_result
 from .words import opened
@@ -37,20 +40,25 @@ def options(command: argparse.ArgumentParser) -> None:
         metavar="X",
         help="largest error that agrees (default: by the coarser dtype of each pair)",
     )
+    measured.options(command)
 
 
 def compare(given: argparse.Namespace) -> int:
     """`perceiver-ref compare`: 1 when a pair differs, outputs are missing or most arrays match nothing, else 0."""
-    result = compare_files(given.reference, given.candidate, given.tolerance)
+    held = measured.limits(given)
+    result = with_measures(compare_files(given.reference, given.candidate, given.tolerance), held)
     _print_matching(result)
-    _print_table(result.pairs)
+    _print_table(result.pairs, every=given.measures)
     print("\nerror: max |candidate - reference| / max(max |reference|, 1); ratio: to the error before")
+    print("NMSE: 10 log10(sum (candidate - reference)^2 / sum reference^2) in dB")
+    if held:
+        print(measured.held_to(held))
     print()
     for line in [*result.notes, *verdict(result)]:
         print(opened(line))
     if given.html:
         write_report(given.html, as_report(result))
-    write_result(given.json, _json(result))
+    write_result(given.json, _json(result, held))
     return OK if result.passed else MISMATCH
 
 
@@ -140,9 +148,19 @@ def _matching(result: Comparison) -> list[str]:
     return [f"{sizes[0]} arrays in the reference, {sizes[1]} in the candidate; matched: {ways}"]
 
 
-def _print_table(pairs: Sequence[Compared]) -> None:
+def _print_table(pairs: Sequence[Compared], *, every: bool) -> None:
     renamed = any(pair.other != pair.name for pair in pairs)
-    head = ("point", *(("candidate's",) if renamed else ()), "shape", "max abs", "error", "ratio", "tolerance", "")
+    head = (
+        "point",
+        *(("candidate's",) if renamed else ()),
+        "shape",
+        "max abs",
+        "error",
+        "NMSE",
+        "ratio",
+        "tolerance",
+        "",
+    )
     rows = [
         (
             pair.name,
@@ -150,6 +168,7 @@ def _print_table(pairs: Sequence[Compared]) -> None:
             _shape(pair),
             f"{pair.largest:.1e}",
             f"{pair.error:.1e}",
+            measured.text("nmse", pair.measures.get("nmse"), unit=False),
             _ratio(pair),
             f"{pair.tolerance:.0e}",
             "" if pair.passed else "differs",
@@ -158,8 +177,18 @@ def _print_table(pairs: Sequence[Compared]) -> None:
     ]
     for row, pair in zip(aligned((head, *rows), left=2 if renamed else 1), (None, *pairs)):
         print("  ".join([*row[:-1], word(row[-1].strip())]).rstrip())
-        for remark in _remarks(pair) if pair else ():
-            print(f"    {remark}")
+        for line in _below(pair, every=every) if pair else ():
+            print(line)
+
+
+def _below(pair: Compared, *, every: bool) -> list[str]:
+    """What is printed below a row: remarks, measures of what differs or of all, and what the difference looks like."""
+    made = [f"    {remark}" for remark in _remarks(pair)]
+    if pair.missed:
+        made.append(f"    misses {', '.join(pair.missed)}")
+    if every or not pair.passed:
+        made += measured.lines(pair.measures, every=every)
+    return made + measured.looks_like(pair.found)
 
 
 def _remarks(pair: Compared) -> list[str]:
@@ -181,6 +210,7 @@ def _why(pair: Compared) -> str:
     a, b = pair.reference[pair.index], pair.candidate[pair.index]
     place = f"most at {list(pair.place or ())}, {value_text(b)} instead of {value_text(a)}"
     said = f"; {pair.note}" if pair.note else ""
+    said += f"; misses {', '.join(pair.missed)}" if pair.missed else ""
     return f"error {pair.error:.1e}, tolerance {pair.tolerance:.0e}, {place}{said}"
 
 
@@ -200,7 +230,7 @@ def _noun(count: int) -> str:
     return "pair" if count == 1 else "pairs"
 
 
-def _json(result: Comparison) -> dict[str, Any]:
+def _json(result: Comparison, held: list[Threshold]) -> dict[str, Any]:
     return {
         "reference": result.reference.path,
         "candidate": result.candidate.path,
@@ -221,10 +251,14 @@ def _json(result: Comparison) -> dict[str, Any]:
                 "index": pair.place,
                 "passed": pair.passed,
                 "note": pair.note,
+                "measures": pair.measures,
+                "found": measured.found_json(pair.found),
+                "missed": pair.missed or (),
             }
             for pair in result.pairs
         ],
         "unmatched": {"reference": result.unmatched_reference, "candidate": result.unmatched_candidate},
         "missing": result.missing,
+        "thresholds": measured.limits_json(held),
         "notes": result.notes,
     }

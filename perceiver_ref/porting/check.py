@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +13,11 @@ from ..autograd import BackendError
 from ..errors import InputError
 from ..host.files import AnyPath
 from .cases import TOLERANCES, Agreement, Case, agreement, read_case
-from .cases.compare import coarsest, gradient_tolerance, largest_of
+from .cases.compare import GRADIENT_NOISE, coarsest, gradient_tolerance, largest_of
 from .cases.execution import named_points, rebuild, run, unknown_points
+from .heads import Heads
+from .measures import MEASURES, Threshold, is_logits, measures, missed
+from .patterns import patterns
 
 
 @dataclass
@@ -33,12 +37,23 @@ class Result:
 
     @property
     def worst(self) -> Agreement | None:
-        """The array that is farthest beyond, or closest to, its tolerance."""
-        return max(self.agreements, key=lambda a: a.error / a.tolerance, default=None)
+        """The array that is farthest beyond, or closest to, its tolerance; of those that fail where some do."""
+        return max(self.agreements, key=lambda a: (not a.passed, a.error / a.tolerance), default=None)
+
+    def extreme(self, name: str, *kinds: str) -> float | None:
+        """The worst value of a measure among these kinds of arrays; None where none has it."""
+        values = [a.measures[name] for a in self.agreements if a.kind in kinds and name in a.measures]
+        return MEASURES[name].worst(values)
 
 
 def check_file(
-    path: AnyPath, mine: AnyPath | None = None, *, backend: str = "numpy", dtype: str | None = None
+    path: AnyPath,
+    mine: AnyPath | None = None,
+    *,
+    backend: str = "numpy",
+    dtype: str | None = None,
+    measured: bool = False,
+    limits: Sequence[Threshold] = (),
 ) -> Result:
     """`check_case` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
 
@@ -50,7 +65,7 @@ def check_file(
             from .compare.answers import answered
 
             case, notes = answered(case, mine)
-        result = check_case(case, str(path), backend=backend, dtype=dtype)
+        result = check_case(case, str(path), backend=backend, dtype=dtype, measured=measured, limits=limits)
         result.notes[:0] = notes
         return result
     except BackendError:
@@ -60,29 +75,41 @@ def check_file(
         return Result(str(path), "error", message=text if text.startswith(str(path)) else f"{path}: {text}")
 
 
-def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str | None = None) -> Result:
+def check_case(
+    case: Case,
+    path: str = "",
+    *,
+    backend: str = "numpy",
+    dtype: str | None = None,
+    measured: bool = False,
+    limits: Sequence[Threshold] = (),
+) -> Result:
     """Compare every output, gradient and traced value of a case with the reference's.
 
     `dtype` computes in another dtype than the case's; the tolerance of an array is that of the coarsest of the two and
     its own (`tolerance_of`). Traced values of names that the reference does not know are not compared, and counted in a
-    note. Raises `InputError` when the case names a peer, class, option or parameter that the reference does not know.
+    note. `measured`: with every measure of each array (`measures`), and what wrong ones look like (`patterns`).
+    `limits` are thresholds that arrays are held to instead of their tolerances. Raises `InputError` when the case names
+    a peer, class, option or parameter that the reference does not know.
     """
     where = case.name
     aliases: dict[str, str] = case.meta.get("tied", {})
     rebuilt, arrays = rebuild(case)
     points = named_points(rebuilt, case.trace)
     gradients = bool(case.cotangents) and case.meta.get("compare_gradients", True)
-    ours = run(
-        rebuilt,
-        arrays,
-        case.inputs,
-        case.meta["call"],
-        cotangents=case.cotangents if gradients else None,
-        points={ours for names in points.values() for ours in names},
-        backend=backend,
-        dtype=dtype or case.dtype,
-        where=where,
-    )
+    heads = Heads()
+    with heads.watching() if measured else nullcontext():
+        ours = run(
+            rebuilt,
+            arrays,
+            case.inputs,
+            case.meta["call"],
+            cotangents=case.cotangents if gradients else None,
+            points={ours for names in points.values() for ours in names},
+            backend=backend,
+            dtype=dtype or case.dtype,
+            where=where,
+        )
     _require("output", case.outputs, ours.outputs, where)
     found = {name: next((n for n in names if n in ours.trace), None) for name, names in points.items()}
     traced = {name: point for name, point in found.items() if point is not None}
@@ -100,9 +127,40 @@ def check_case(case: Case, path: str = "", *, backend: str = "numpy", dtype: str
         pairs += [("grad_input", name, array, ours.grad_inputs[name]) for name, array in case.grad_inputs.items()]
     scale = Scale(case, dtype)
     compared = [agreement(kind, name, a, b, scale.tolerance(kind, a, b)) for kind, name, a, b in pairs]
+    if measured or limits:
+        masks = masks_of(case.inputs)
+        for i, (kind, name, a, b) in enumerate(pairs):
+            known = heads.of(traced[name], a.shape) if kind == "trace" else None
+            noise = kind.startswith("grad") and scale.is_noise(a, b)
+            compared[i] = _measured(compared[i], a, b, limits, known, masks, noise)
     notes = unknown_points([name for name in case.trace if name not in traced])
     notes += _coarser([array for _, _, array, _ in pairs], case, dtype)
     return Result(path, "pass" if all(a.passed for a in compared) else "fail", compared, notes=notes)
+
+
+def _measured(
+    found: Agreement,
+    theirs: np.ndarray,
+    ours: np.ndarray,
+    limits: Sequence[Threshold],
+    heads: int | None,
+    masks: Mapping[str, np.ndarray],
+    noise: bool,
+) -> Agreement:
+    """With every measure, the thresholds that it misses, and, where it fails, what the difference looks like."""
+    logits = is_logits(found.name, ours)
+    made = measures(theirs, ours, tolerance=found.tolerance, error=found.error, logits=logits)
+    found = found._replace(measures=made, missed=missed(limits, made, ours, noise=noise))
+    if found.passed:
+        return found
+    least = 0.0 if found.missed else found.tolerance
+    return found._replace(found=tuple(patterns(theirs, ours, least, heads=heads, masks=masks)))
+
+
+def masks_of(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Masks (B, M) among a case's inputs, True where something is real: of bool, or of zeros and ones."""
+    masks = {name: array for name, array in inputs.items() if "mask" in name.lower() and array.ndim == 2}
+    return {name: array.astype(bool) for name, array in masks.items() if ((array == 0) | (array == 1)).all()}
 
 
 def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str) -> None:
@@ -134,6 +192,12 @@ class Scale:
         given = self.case.meta["dtype"]
         least = coarsest(given, self.dtype or given, theirs.dtype.name)
         return gradient_tolerance(usual, least, ours, theirs, self.largest)
+
+    def is_noise(self, theirs: np.ndarray, ours: np.ndarray) -> bool:
+        """Whether a gradient of the reference's is zero but for rounding, beside the largest of its pass."""
+        given = self.case.meta["dtype"]
+        least = coarsest(given, self.dtype or given, theirs.dtype.name)
+        return largest_of({"": ours}) <= GRADIENT_NOISE[least] * self.largest
 
 
 def tolerances(case: Case, dtype: str | None = None) -> dict[str, float]:

@@ -7,7 +7,7 @@ Everything is computed in float64, block by block: no more than a few MB beside 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -72,6 +72,12 @@ class Measure:
     def reaches(self, value: float, limit: float) -> bool:
         """Whether a value is as close as the limit; NaN never is."""
         return value <= limit if self.better == "lower" else value >= limit
+
+    def worst(self, values: Sequence[float]) -> float | None:
+        """The worst of these values, NaN where one is; None of none."""
+        if not values or any(map(math.isnan, values)):
+            return math.nan if values else None
+        return max(values) if self.better == "lower" else min(values)
 
     def text(self, value: float) -> str:
         """A value as tables have it, without its unit."""
@@ -237,6 +243,19 @@ def thresholds(limits: Mapping[str, float]) -> list[Threshold]:
         if name not in MEASURES:
             raise one_of("measure", name, MEASURES)
     return [Threshold(MEASURES[name], float(limit)) for name, limit in limits.items()]
+
+
+def missed(
+    limits: Sequence[Threshold], found: Mapping[str, float], reference: np.ndarray, *, noise: bool = False
+) -> tuple[str, ...] | None:
+    """The thresholds that an array with these measures does not reach; None where it is held to its tolerance.
+
+    That is without any thresholds, and where most measures mean nothing: the reference is 0 throughout, or `noise`, a
+    gradient that is zero but for rounding.
+    """
+    if not limits or noise or not reference.any():
+        return None
+    return tuple(limit.said for limit in limits if not limit.holds(found))
 
 
 def is_logits(name: str, array: np.ndarray) -> bool:

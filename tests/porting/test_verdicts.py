@@ -21,7 +21,7 @@ from porting.test_gradients import GATED, RESAMPLER, TEXT, computed, detached
 from perceiver_ref.porting import check_case
 from perceiver_ref.porting.cases import Case, read_case, write_case
 from perceiver_ref.porting.cases.compare import GRADIENT_NOISE, gradient_tolerance, largest_of
-from perceiver_ref.porting.deviations.weights import E4M3, E5M2, affine, in_groups, symmetric
+from perceiver_ref.porting.deviations.quantized import E4M3, E5M2, FORMS
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.testing import assert_matches
 
@@ -112,8 +112,8 @@ NARROW = {
     "bfloat16": ("rounding", "bfloat16", ""),
     "bfloat16_weights": ("rounding", "bfloat16 weights", ""),
     "float16_weights": ("rounding", "float16 weights", ""),
-    "int8_rows": ("deviation", None, "weights in int8, per row, of all linear maps"),
-    "int8_tensor": ("deviation", None, "weights in int8, per tensor, of all linear maps"),
+    "int8_rows": ("deviation", None, "weights in int8 per output channel, of all linear maps"),
+    "int8_tensor": ("deviation", None, "weights in int8 per tensor, of all linear maps"),
 }
 
 
@@ -144,11 +144,11 @@ def test_what_fits_no_format_is_no_rounding() -> None:
 
 STORED: dict[str, tuple[Any, Callable[[np.ndarray], float]]] = {
     # the largest distance that the nearest number of a format can have
-    "int8": (symmetric(8, None), lambda a: np.abs(a).max() / 127 / 2),
-    "int8 per row": (symmetric(8, 0), lambda a: np.abs(a).max() / 127 / 2),
-    "int8 with a zero point": (affine(8, None), lambda a: (a.max() - a.min()) / 255),
-    "int4": (symmetric(4, None), lambda a: np.abs(a).max() / 7 / 2),
-    "int4 in groups": (in_groups(4, 32), lambda a: np.abs(a).max() / 7 / 2),
+    "int8": (FORMS["int8 per tensor"], lambda a: np.abs(a).max() / 127 / 2),
+    "int8 per row": (FORMS["int8 per output channel"], lambda a: np.abs(a).max() / 127 / 2),
+    "int8 with a zero point": (FORMS["int8 per tensor with a zero point"], lambda a: (a.max() - a.min()) / 255),
+    "int4": (FORMS["int4 per tensor"], lambda a: np.abs(a).max() / 7 / 2),
+    "int4 in groups": (FORMS["int4 in groups of 32"], lambda a: np.abs(a).max() / 7 / 2),
     "float8_e4m3": (E4M3, lambda a: np.abs(a).max() / 16),
     "float8_e5m2": (E5M2, lambda a: np.abs(a).max() / 8),
 }

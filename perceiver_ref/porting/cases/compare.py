@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,9 @@ class Agreement(NamedTuple):
     """One compared array: its error as `difference` has it, the tolerance it was held to, and what else is to be said.
 
     `note` says why an error is infinite: both shapes, or where there is a NaN or an infinity that one side alone has.
+    `shape` is the reference's. `measures`: by name (`porting.measures`), where they were asked for, and `found`: what
+    the difference looks like (`porting.patterns`), rows and words. `missed`: the thresholds that are held to instead of
+    the tolerance and are not reached; None where there are none.
     """
 
     kind: str
@@ -37,11 +41,21 @@ class Agreement(NamedTuple):
     error: float
     tolerance: float
     note: str = ""
+    shape: tuple[int, ...] = ()
+    measures: Mapping[str, float] = MappingProxyType({})
+    found: tuple[tuple[str, str], ...] = ()
+    missed: tuple[str, ...] | None = None
 
     @property
     def passed(self) -> bool:
         """Whether the error is within the tolerance; another shape never is, whatever the tolerance."""
-        return math.isfinite(self.error) and self.error <= self.tolerance
+        return passes(self.error, self.tolerance, self.missed)
+
+
+def passes(error: float, tolerance: float, missed: Sequence[str] | None) -> bool:
+    """Whether an array agrees: by its tolerance, or by thresholds, of which none is missed; never where the error is
+    infinite, for another shape or what is not finite on one side alone."""
+    return math.isfinite(error) and (error <= tolerance if missed is None else not missed)
 
 
 def agreement(kind: str, name: str, case: np.ndarray, reference: np.ndarray, tolerance: float) -> Agreement:
@@ -52,7 +66,7 @@ def agreement(kind: str, name: str, case: np.ndarray, reference: np.ndarray, tol
         note = f"shape {shape_text(case)} in the case, {shape_text(reference)} in the reference"
     elif error == math.inf:
         note = "; ".join(not_finite(reference, case, ("reference", "case")))
-    return Agreement(kind, name, error, tolerance, note)
+    return Agreement(kind, name, error, tolerance, note, reference.shape)
 
 
 def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray | None = None) -> float:

@@ -19,7 +19,7 @@ from ...peers.base import Given, Rebuilt
 from ...weights.formats.opcodes import shown
 from ..cases import TOLERANCES
 from ..cases.case import is_tolerance
-from ..cases.compare import coarsest, difference, largest_difference, not_finite
+from ..cases.compare import coarsest, difference, largest_difference, not_finite, passes
 from ..dumps import Printed, read_held
 from .layouts import in_layout_of, same_shape_transposed
 from .matching import Match, Translate, match
@@ -67,7 +67,8 @@ class Compared:
     """One pair: its error as `difference` has it, the tolerance, and the place of the largest difference.
 
     `candidate` is the array in the reference's layout, None where it has no such layout; `ratio` is the error divided
-    by that of the pair before, None where that makes no sense; `note` says what else is to be known.
+    by that of the pair before, None where that makes no sense; `note` says what else is to be known. `measures`,
+    `found` and `missed` are as `Agreement` has them, where they were asked for (`measured`).
     """
 
     name: str
@@ -84,6 +85,9 @@ class Compared:
     note: str
     corners_of: tuple[int, ...] | None = None
     """The shape of the whole array, where `reference` and `candidate` are its corners, as one of them is printed."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    found: tuple[tuple[str, str], ...] = ()
+    missed: tuple[str, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,7 +102,7 @@ class Compared:
     @property
     def passed(self) -> bool:
         """Whether the two arrays agree."""
-        return bool(np.isfinite(self.error)) and self.error <= self.tolerance
+        return passes(self.error, self.tolerance, self.missed)
 
 
 @dataclass

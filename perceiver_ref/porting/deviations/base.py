@@ -134,14 +134,14 @@ class Survey:
         """The same of a part of the run."""
         return replace(self, events=[used for used in self.events if chosen(used)], partial=True)
 
-    def restored(self, names: set[str], edit: Callable[[Any], Any]) -> Change:
-        """The peer's arrays of these names edited before they are read."""
+    def restored(self, names: set[str], edit: Callable[[str, Any], Any]) -> Change:
+        """The peer's arrays of these names edited, by name and array, before they are read."""
 
         def part(path: str, array: Any) -> Any:
             name, view = self.bound.get(path, ("", None))
             if view is None or name not in names:
                 return array
-            return view(edit(self.stored[name])).astype(array.dtype)
+            return view(edit(name, self.stored[name])).astype(array.dtype)
 
         return Change(params=lambda given: edited(given, part))
 

@@ -73,7 +73,7 @@ def weight_transposed(found: Survey) -> Iterator[Candidate]:
         for name, chosen in by_role(paths):
             for label, match, rare in groups(chosen):
                 meant = {found.bound[path][0] for path in chosen if match(path)}
-                change = found.restored(meant, _reshaped)
+                change = found.restored(meant, lambda _, array: _reshaped(array))
                 yield Candidate("weight-transposed", f"weights of {name} {variant}, {label}", change, rare)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
 from ..deviations import Candidate
 from ..deviations.precision import everything
+from ..deviations.quantized import family
 from ..deviations.weights import FLOATING, form_of
 from .envelope import FEW, Roundings
 from .fit import Fit
@@ -27,6 +29,8 @@ BETTER = 0.8
 """One format fits better than another where it leaves this part of what the other leaves, or less."""
 FITS = 0.7
 """And it fits at all where it leaves at most this: rounding of whole models by another library leaves half, mostly."""
+FAR = 50.0
+"""No form is looked for whose bits change the outputs this many times as much as they differ."""
 _NARROW = ("bfloat16", "float16")
 
 
@@ -41,14 +45,42 @@ class Formats:
 
     @cached_property
     def stored(self) -> tuple[Candidate, float] | None:
-        """The form of weights that repeats the difference, and what it leaves; None where none does."""
+        """The form of weights, or of what goes into linear maps, that repeats the difference, and what it leaves; None
+        where none does."""
         found: tuple[Candidate, float] | None = None
         chosen = [candidate for candidate in self.candidates if candidate.change.straight]
-        likely = {form_of(c) for c in chosen if not c.rare and self._left(c) <= FOUND}
+        first = [candidate for candidate in chosen if not candidate.rare]
+        near = {kind for kind, of in groupby(first, self._family) if self._could_be(next(of))}
+        likely = {form_of(c) for c in first if self._family(c) in near and self._left(c) <= FOUND}
         for candidate in chosen:
             if form_of(candidate) in likely and (found is None or self._left(candidate) < found[1]):
                 found = candidate, self._left(candidate)
         return found if found is not None and found[1] <= REPEATS else None
+
+    @staticmethod
+    def _family(candidate: Candidate) -> str:
+        return family(form_of(candidate))
+
+    def _could_be(self, candidate: Candidate) -> bool:
+        """Whether a form of so many bits changes the outputs by about as much as they differ: what it leaves of a
+        difference that is r times smaller, and not its own, is the root of 1 + r^2."""
+        return 1e-3 < abs(self._left(candidate) - 1) < FAR
+
+    def tried(self) -> list[tuple[str, float]]:
+        """What each form of numbers that was run leaves of the difference, the least first: a form of weights, or of
+        products, of its sets of arrays and manners the best; formats of everything."""
+        left: dict[str, tuple[str, float]] = {}
+        for candidate, remaining in self.known.items():
+            form = form_of(candidate)
+            if np.isfinite(remaining) and remaining < left.get(form, ("", np.inf))[1]:
+                left[form] = candidate.variant, remaining
+        whole = [
+            (f"everything in {dtype}", min(made)) for dtype in self.roundings.known if (made := self._whole_left(dtype))
+        ]
+        return sorted([*left.values(), *whole], key=lambda row: row[1])
+
+    def _whole_left(self, dtype: str) -> list[float]:
+        return [left for left in self.roundings.left(dtype) if np.isfinite(left)]
 
     def cast(self, dtype: str) -> float:
         """What autocast to this format leaves at best."""
