@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import listed
 from ..porting.compare.dumps import Compared, Comparison, compare_files
-from ..porting.compare.measured import measured as with_measures
+from ..porting.measured import measured as with_measures
 from ..porting.measures import Threshold
 from ..porting.report import Report, ReportPoint, excerpt, value_text, write_report
 from . import measured

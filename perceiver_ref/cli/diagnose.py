@@ -14,10 +14,14 @@ from ..porting.gradients.diagnose import GradientDiagnosis
 from ..porting.report import Report, ReportPoint, excerpt, write_report
 from ..porting.subject import Cause
 from ..weights.formats.npz import write_npz
+from . import measured
 from .main import MISMATCH, OK
 from .places import excerpt_beside
 from .result import aligned, write_result
 from .words import opened
+
+_LEAVES, _FORMS = 0.9, 4
+"""Of the forms of lower precision that were tried, those that leave less than this are printed, and so many"""
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -35,12 +39,13 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--excerpt", metavar="F", help=".npz to write where an unexplained difference begins (default: beside CASE)"
     )
+    measured.options(command, by_thresholds=False)
 
 
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
     found = diagnose_file(given.case, given.mine)
-    _print(found)
+    _print(found, every=given.measures)
     write_result(given.json, _json(found))
     if given.html:
         write_report(given.html, _report(found))
@@ -128,21 +133,38 @@ def _report(found: Diagnosis) -> Report:
     return Report(f"Diagnosis of {found.path}", good, _verdict(found), points, begins, first, notes)
 
 
-def _print(found: Diagnosis) -> None:
+def _print(found: Diagnosis, *, every: bool) -> None:
     print("\n".join([*map(opened, _verdict(found)), *(f"note: {note}" for note in found.notes)]))
-    if found.points:
-        rows = [("point", "error", f"{found.unit} rounding", "in units of it")]
-        for point in found.points:
-            limit, units = point.rounding.get(found.unit), point.units.get(found.unit)
-            told = ("", "") if limit is None or units is None else (f"{limit:.1e}", f"{units:.2g}")
-            rows.append((point.name, f"{point.error:.1e}", *told))
-        print()
-        for row in aligned(rows, left=4):
-            print("  ".join(row).rstrip())
+    if found.points and (every or found.verdict != "match"):
+        _print_points(found, every=every)
+    if found.verdict != "match" and (tried := _tried(found)):
+        print("\nlower precision that was tried, and what it leaves of the difference:")
+        for row in aligned([(variant, f"{100 * left:.3g} %") for variant, left in tried]):
+            print(f"  {'  '.join(row)}")
     if found.others:
         print("\nalso possible, in this order:")
         for causes in found.others[:4]:
             print(f"  {' and '.join(map(_said, causes))}")
+
+
+def _print_points(found: Diagnosis, *, every: bool) -> None:
+    rows = [("point", "error", "NMSE", "cosine", f"{found.unit} rounding", "in units of it")]
+    for point in found.points:
+        limit, units = point.rounding.get(found.unit), point.units.get(found.unit)
+        told = ("", "") if limit is None or units is None else (f"{limit:.1e}", f"{units:.2g}")
+        some = [measured.text(name, point.measures.get(name), unit=False) for name in ("nmse", "cosine")]
+        rows.append((point.name, f"{point.error:.1e}", *some, *told))
+    print()
+    for row, line in zip((None, *found.points), aligned(rows, left=1)):
+        print("  ".join(line).rstrip())
+        if row is not None:
+            below = [*(measured.lines(row.measures, every=True) if every else []), *measured.looks_like(row.found)]
+            print("".join(f"{text}\n" for text in below), end="")
+
+
+def _tried(found: Diagnosis) -> list[tuple[str, float]]:
+    """The forms of lower precision that explain some of the difference."""
+    return [(variant, left) for variant, left in found.formats if left < _LEAVES][:_FORMS]
 
 
 def _said(cause: Cause) -> str:
@@ -155,7 +177,18 @@ def _json(found: Diagnosis) -> dict[str, Any]:
         "unit": found.unit,
         "notes": found.notes,
         "gradients": None if found.gradients is None else _gradients_json(found.gradients),
-        "points": [{"name": p.name, "error": p.error, "rounding": p.rounding, "units": p.units} for p in found.points],
+        "formats": [{"variant": variant, "remaining": left} for variant, left in found.formats],
+        "points": [
+            {
+                "name": p.name,
+                "error": p.error,
+                "rounding": p.rounding,
+                "units": p.units,
+                "measures": p.measures,
+                "found": measured.found_json(p.found),
+            }
+            for p in found.points
+        ],
     }
 
 

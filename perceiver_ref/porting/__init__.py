@@ -3,6 +3,9 @@
 cases/       the vector format: cases of other implementations, those that the package ships, and running one
 check        whether a case agrees
 compare/     where two dumps of intermediate values begin to differ
+measures     how far one array is from another: a table of measures, and thresholds by them
+patterns     what a difference looks like, in words (places: where it is; moved: along an axis; heads: how many)
+measured     a comparison with measures and patterns
 diagnosis/   why outputs differ: rounding, or which of the known deviations
 deviations/  the table of deviations
 rounding/    arithmetic in narrower formats

@@ -17,7 +17,13 @@ from .quantized import ACTIVATIONS, FORMS, MIXED
 
 FLOATING = ("bfloat16", "float16")
 """Formats of weights that are rounding: a model's own, halved."""
-_LIKELY = ("of everything", "of all linear maps", "of all linear maps and embeddings", "of all matrices")
+_LIKELY = (
+    "of everything",
+    "of all linear maps",
+    "of all linear maps and embeddings",
+    "of all matrices called weight",
+    "of all matrices",
+)
 """The sets of arrays that are tried with every form; others with those that come near."""
 Reading = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 """From a peer's array and its axes of output channels to what is read back of it."""
@@ -52,6 +58,7 @@ def weights(found: Survey) -> Iterator[Candidate]:
     parts = {
         "of all linear maps": set(flat),
         "of all linear maps and embeddings": set(flat) | tables,
+        "of all matrices called weight": {name for name in matrices if name.endswith("weight")},
         "of all matrices": matrices,
         "of all linear maps but embeddings": set(flat) - tables,
         "of all linear maps but the last": set(flat[:-1]),

@@ -19,21 +19,13 @@ from ..check import tolerances
 from ..compare.answers import answered
 from ..deviations import Candidate
 from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_gradients
+from ..heads import Heads
+from ..measures import measures
 from ..subject import NOTHING, Arrays, Cause, Subject
 from .envelope import Roundings
 from .formats import base_of
+from .points import PointError, points_of
 from .search import Search
-
-
-@dataclass(frozen=True)
-class PointError:
-    """One compared array: its error, and that which rounding to each dtype would make."""
-
-    name: str
-    error: float
-    rounding: Mapping[str, float]
-    units: Mapping[str, float]
-    """The error in units of the rounding of each dtype: up to 1 is no more than that; inf where nothing is rounded."""
 
 
 @dataclass
@@ -62,6 +54,10 @@ class Diagnosis:
     """What was found of the gradients, where the case has any; it decides where the outputs are right."""
     notes: list[str] = field(default_factory=list)
     """What is to be said beside the verdict, such as traced values that were not compared."""
+    formats: list[tuple[str, float]] = field(default_factory=list)
+    """Forms of lower precision that were tried, and what each leaves of the outputs' difference, the least first."""
+    heads: int | None = None
+    """Of the first point that differs, where it is of attention."""
 
     @property
     def causes(self) -> list[str]:
@@ -85,9 +81,10 @@ def diagnose_file(path: AnyPath, mine: AnyPath | None = None) -> Diagnosis:
 
 def diagnose(case: Case, path: str = "") -> Diagnosis:
     """Compare a case's outputs with the reference's and explain the difference (see `Diagnosis`)."""
-    with input_errors("the inputs do not fit the model"):
+    heads = Heads()
+    with input_errors("the inputs do not fit the model"), heads.watching():
         subject = Subject(case)
-    made, explanations = _outputs(subject, path)
+    made, explanations = _outputs(subject, path, heads)
     made.notes = subject.notes
     if has_gradients(subject):
         made.gradients = _gradients(made, subject, explanations)
@@ -124,7 +121,10 @@ def _decide(made: Diagnosis, found: GradientDiagnosis, subject: Subject) -> None
     made.verdict, made.dtype, made.first_divergence = found.verdict, None, found.first_divergence
     made.explanation, made.others = found.explanation, found.others
     limits = {name: {d: of[name] for d, of in found.roundings.items()} for name in found.errors}
-    made.points += [PointError(n, e, limits[n], _units(e, limits[n])) for n, e in found.errors.items()]
+    for n, error in found.errors.items():
+        ours, theirs = found.ours[n], found.theirs[n]
+        told = measures(theirs, ours, tolerance=tolerances(subject.case)["gradient"], error=error)
+        made.points.append(PointError(n, error, limits[n], _units(error, limits[n]), told))
     name = max(found.affected, key=lambda n: found.errors[n])
     made.excerpt = {
         "point": np.array(name),
@@ -139,14 +139,16 @@ def _units(error: float, limits: Mapping[str, float]) -> dict[str, float]:
     return {dtype: error / limit if limit else none for dtype, limit in limits.items()}
 
 
-def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candidate, ...]]]:
+def _outputs(subject: Subject, path: str, heads: Heads) -> tuple[Diagnosis, list[tuple[Candidate, ...]]]:
     """What is found of outputs and traces, and the deviations that explain them, the best first."""
     case, ours = subject.case, subject.ours
     errors, roundings = subject.errors(ours), Roundings(subject, ours)
     error = max(e for name, e in errors.items() if name.startswith("output/"))
     limit = tolerances(case)["output"]
     if case.meta["dtype"] == "float64" and max(errors.values()) <= limit:
-        return Diagnosis(path, "match", None, [], error, roundings.outputs()), []
+        made = Diagnosis(path, "match", None, [], error, roundings.outputs())
+        made.points = points_of(subject, ours, errors, roundings, heads, described=False)
+        return made, []
     search = Search(subject, ours, errors, roundings)
     verdict, explanation = search.run()
     made = Diagnosis(path, verdict, None, explanation, error, roundings.outputs(), search.dtype, others=search.others)
@@ -154,10 +156,13 @@ def _outputs(subject: Subject, path: str) -> tuple[Diagnosis, list[tuple[Candida
     made.unit = base_of(search.dtype) if search.dtype else given if given != "float64" else "float32"
     if verdict in ("match", "rounding"):
         roundings.at(made.unit)
-    made.points = [PointError(name, e, roundings.of(name), roundings.units(name)) for name, e in errors.items()]
-    if verdict in ("deviation", "unexplained"):
+    differs = verdict in ("deviation", "unexplained")
+    made.points = points_of(subject, ours, errors, roundings, heads, described=differs, first=search.first)
+    made.formats = search.formats.tried()
+    if differs:
         made.first_divergence = search.first_divergence()
         name = search.first or max(errors, key=lambda n: errors[n])
+        made.heads = heads.of(subject.points.get(name.removeprefix("trace/"), ""), subject.expected[name].shape)
         made.excerpt = {
             "point": np.array(name),
             "reference": ours.get(name, np.zeros(0)),

@@ -23,6 +23,8 @@ from .fit import Fit
 REPEATS = 0.1
 """Weights in a form are found where they leave at most this: next to nothing, but for a number here and there that lies
 in the middle of two of the form's, and of which one is off by a whole step."""
+CERTAIN = 1e-3
+"""One that leaves so little is not compared with others."""
 FOUND = 0.9
 """Weights in a form leave more than this of the difference when they were in another."""
 BETTER = 0.8
@@ -51,10 +53,17 @@ class Formats:
         chosen = [candidate for candidate in self.candidates if candidate.change.straight]
         first = [candidate for candidate in chosen if not candidate.rare]
         near = {kind for kind, of in groupby(first, self._family) if self._could_be(next(of))}
-        likely = {form_of(c) for c in first if self._family(c) in near and self._left(c) <= FOUND}
-        for candidate in chosen:
-            if form_of(candidate) in likely and (found is None or self._left(candidate) < found[1]):
-                found = candidate, self._left(candidate)
+        likely: set[str] = set()
+        for candidate in (*(c for c in first if self._family(c) in near), *(c for c in chosen if c.rare)):
+            if candidate.rare and form_of(candidate) not in likely:
+                continue
+            left = self._left(candidate)
+            if left <= FOUND:
+                likely.add(form_of(candidate))
+            if found is None or left < found[1]:
+                found = candidate, left
+            if left <= CERTAIN:
+                break
         return found if found is not None and found[1] <= REPEATS else None
 
     @staticmethod

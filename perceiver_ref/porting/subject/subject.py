@@ -17,10 +17,11 @@ from ...models.tracing import trace, where
 from ..cases import Case
 from ..cases.compare import difference
 from ..cases.execution import named_points, rebuild, unknown_points
-from ..check import spread
+from ..check import spread, tolerances
 from ..deviations import Candidate, deviating, survey
 from ..deviations.base import paths_of
 from ..exchange import exchanged_steps
+from ..patterns import patterns
 from .memo import Memo
 
 Arrays = dict[str, np.ndarray]
@@ -79,7 +80,10 @@ class Subject:
         """The reference's arrays, by the names of `expected`."""
         for name, wanted in self.expected.items():
             if name in self.ours and self.ours[name].shape != wanted.shape:
-                raise InputError(f"{name} has shape {wanted.shape}, but the reference's has {self.ours[name].shape}")
+                fits = patterns(wanted, self.ours[name], tolerances(case)["output"])[0].said.partition(": ")[2]
+                raise InputError(
+                    f"{name} has shape {wanted.shape}, but the reference's has {self.ours[name].shape}: {fits}"
+                )
         self.base = {ours: self._error(f"trace/{n}", self.ours[f"trace/{n}"]) for n, ours in self.points.items()}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:

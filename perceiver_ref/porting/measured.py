@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...peers.base import Rebuilt
-from ..heads import heads_of
-from ..measures import Threshold, is_logits, measures, missed
-from ..patterns import patterns
-from .dumps import Compared, Comparison
+from ..peers.base import Rebuilt
+from .compare.dumps import Compared, Comparison
+from .heads import heads_of
+from .measures import Threshold, is_logits, measures, missed
+from .patterns import patterns
 
 _DESCRIBED = 40
 """Pairs that are described: what comes after the first that differ follows from them, mostly."""
