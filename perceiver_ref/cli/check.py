@@ -9,6 +9,7 @@ from typing import Any
 
 from ..autograd.backend import module
 from ..errors import InputError, printable
+from ..host.progress import clear, steps
 from ..porting import Result, check_file
 from ..porting.cases import PACKAGED, TOLERANCES, Agreement
 from ..porting.dumps import case_files, is_case
@@ -45,7 +46,7 @@ def check(options: argparse.Namespace) -> int:
     held = measured.limits(options)
     print(f"{'case':<{width}}  result  outputs   gradients     NMSE")
     results: list[Result] = []
-    for path, name in files:
+    for path, name in steps(files, "case"):
         result = check_file(
             path, options.outputs, backend=options.backend, dtype=options.dtype, measured=True, limits=held
         )
@@ -81,6 +82,7 @@ def _case_files(paths: list[str]) -> Iterator[tuple[Path, str]]:
 
 def _print(result: Result, name: str, *, every: bool) -> None:
     """A row of the table, and below it what does not agree; with `every` all arrays, with all measures."""
+    clear()
     outputs, gradients = _error(result.error(*_OUTPUTS)), _error(result.error(*_GRADIENTS))
     nmse = measured.text("nmse", result.extreme("nmse", *_OUTPUTS), unit=False)
     print(f"{name}  {verdict(result.status, 6)}  {outputs:<8}  {gradients:<9}  {nmse:>7}".rstrip(), flush=True)

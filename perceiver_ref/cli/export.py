@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import InputError, listed, one_of
+from ..host.progress import clear
 from ..porting.cases import Case
 from ..porting.export.adversarial import ROWS, Kind, rows
 from ..porting.export.find import Wanted, find
@@ -111,4 +112,5 @@ def _rows(subject: Exported, given: argparse.Namespace) -> list[Kind]:
 
 
 def _say(row: dict[str, Any]) -> None:
+    clear()
     print(f"{row['id']:<44}  {row['catches']}", flush=True)

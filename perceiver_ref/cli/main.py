@@ -14,6 +14,7 @@ from ..autograd.backend import BACKENDS, BackendError
 from ..autograd.modes import MODES, kernels
 from ..errors import LINE, InputError, one_line, one_of
 from ..host.files import remove_temporaries
+from ..host.progress import showing
 from ..host.signals import exit_code, settle, stopping
 from ..version import __version__
 from .places import check_places
@@ -21,6 +22,8 @@ from .streams import patient_streams
 from .table import COMMANDS
 
 OK, MISMATCH, BAD_INPUT = 0, 1, 2
+_LONG = ("check", "compare", "diagnose", "export", "run")
+"""Commands that may take long: they show how far they are"""
 _DTYPES = ("float64", "float32")
 _EPILOG = """\
 examples:
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         check_places(options)
-        with kernels(options.kernels):
+        with kernels(options.kernels), showing(options.progress):
             code: int = options.command(options)
             return code
     except (InputError, BackendError) as error:
@@ -134,7 +137,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         )
         if row.name == named:
             implementation = import_module(f".{row.name}", __package__)
-            made.set_defaults(name=row.name, command=getattr(implementation, row.name), kernels="fast")
+            made.set_defaults(name=row.name, command=getattr(implementation, row.name), kernels="fast", progress=False)
             implementation.options(made)
+            if row.name in _LONG:
+                made.add_argument("--progress", action="store_true", help="show progress on stderr, terminal or not")
             made.add_argument("--json", metavar="FILE", help="also write the result as JSON (docs/JSON.md)")
     return parser

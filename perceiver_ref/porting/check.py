@@ -153,7 +153,7 @@ def _measured(
     found = found._replace(measures=made, missed=missed(limits, made, ours, noise=noise))
     if found.passed:
         return found
-    least = 0.0 if found.missed else found.tolerance
+    least = min(found.tolerance, 1e-3 * found.error)  # where thresholds are missed, that may be beyond none
     return found._replace(found=tuple(patterns(theirs, ours, least, heads=heads, masks=masks)))
 
 

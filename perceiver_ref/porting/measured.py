@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..host.progress import steps
 from ..peers.base import Rebuilt
 from .compare.dumps import Compared, Comparison
 from .heads import heads_of
@@ -21,7 +22,7 @@ def measured(found: Comparison, limits: Sequence[Threshold] = ()) -> Comparison:
     """The comparison with `measures`, `found` and `missed` of each pair; with `limits` these decide, not tolerances."""
     model = found.reference.peer or found.candidate.peer
     pairs: list[Compared] = []
-    for pair in found.pairs:
+    for pair in steps(found.pairs, "measuring pair"):
         pairs.append(_measured(pair, limits))
         if not pairs[-1].passed and sum(not each.passed for each in pairs) <= _DESCRIBED:
             pairs[-1] = _described(pairs[-1], model)
@@ -40,7 +41,7 @@ def _described(pair: Compared, model: Rebuilt | None) -> Compared:
     if pair.candidate is None:
         return pair
     heads = heads_of(model.model, pair.name, pair.reference.shape) if model is not None else None
-    least = 0.0 if pair.missed else pair.tolerance
+    least = min(pair.tolerance, 1e-3 * pair.error)  # where thresholds are missed, that may be beyond none
     return replace(pair, found=tuple(patterns(pair.candidate, pair.reference, least, heads=heads or _by_name(pair))))
 
 

@@ -67,14 +67,12 @@ class Difference:
     @cached_property
     def carriers(self) -> float:
         """How many elements carry the difference: n for n equal ones, about 1 where one is far above the rest."""
-        if not 0 < self.largest < np.inf:
-            return 0.0
         square = np.square(self.apart / self.largest)
         return float(square.sum() ** 2 / np.square(square).sum())
 
     def fitted(self, made: np.ndarray) -> bool:
         """Whether a is this, but for a small part of the difference; hardly anything is told by few numbers."""
-        if self.carriers < 1.5:
+        if not 0 < self.largest < np.inf or (self.apart > 0.01 * self.largest).sum() < 2:
             return False
         part = FITS if self.carriers >= FEW else 1e-4 if self.carriers >= 3 else 1e-6
         return float(distances(made, self.a).max(initial=0.0)) <= part * self.largest

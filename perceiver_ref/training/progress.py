@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from ..host.progress import duration
+
 _SECONDS = 2.0
 """Plain lines are at least so far apart, but for those with an evaluation and the last."""
 
@@ -47,13 +49,6 @@ class Progress:
         parts.append(f"{duration((self.total - done) / rate)} left" if rate else "")
         parts += [f"{name} {value:.4g}" for name, value in line.get("evaluation", {}).items()]
         return "  ".join(part for part in parts if part)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _bar(total: int, done: int) -> Any:

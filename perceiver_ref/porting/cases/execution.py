@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from ...autograd import Tensor, ops, tree, value_and_grad
 from ...autograd import backend as backends
 from ...autograd.backend import to_backend, to_host
+from ...autograd.observing import observe
 from ...errors import InputError, input_errors, listed
+from ...host.progress import counting, is_shown
 from ...models.call import Call
 from ...models.tracing import Only, trace
 from ...peers import Given, Rebuilt, peer
@@ -96,10 +99,11 @@ def run(
         return loss, (outputs, dict(traced))
 
     gradients = None
-    if weights is None:
-        _, (outputs, traced) = forward(variables)
-    else:
-        (_, (outputs, traced)), gradients = value_and_grad(forward, has_aux=True)(variables)
+    with _counted():
+        if weights is None:
+            _, (outputs, traced) = forward(variables)
+        else:
+            (_, (outputs, traced)), gradients = value_and_grad(forward, has_aux=True)(variables)
     shapes = {name: array.shape for name, array in arrays.items()}
     made = Run(
         outputs=tree.map(to_host, outputs),
@@ -110,6 +114,17 @@ def run(
         made.grad_params = rebuilt.store(tree.map(to_host, gradients["params"]), shapes)
         made.grad_inputs = tree.map(to_host, gradients["inputs"])
     return made
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Operations are counted where somebody looks."""
+    if not is_shown():
+        yield
+        return
+    count = counting("operation")
+    with observe(lambda event: count()):
+        yield
 
 
 def named_points(rebuilt: Rebuilt, names: Iterable[str]) -> dict[str, list[str]]:

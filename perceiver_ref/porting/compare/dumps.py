@@ -14,6 +14,7 @@ from ...autograd.core import array_of
 from ...errors import InputError
 from ...host import json_text
 from ...host.files import AnyPath
+from ...host.progress import steps
 from ...peers import peer
 from ...peers.base import Given, Rebuilt
 from ...weights.formats.opcodes import shown
@@ -238,7 +239,7 @@ def compare_dumps(reference: Dump, candidate: Dump, tolerance: float | None = No
     notes = [*reference.notes, *candidate.notes, *_order(reference, candidate, matches)]
     pairs: list[Compared] = []
     previous: dict[str, float] = {}  # gradients do not grow out of points
-    for found in matches:
+    for found in steps(matches, "comparing pair"):
         a, b = reference.entries[found.reference], candidate.entries[found.candidate]
         if edge is not None:
             a, b, edge = pair_of(given[0][found.reference], given[1][found.candidate])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
+from ...host.progress import steps as stepping
 from ..cases.compare import difference
 from ..exchange import exchanged_steps
 from ..rounding.arithmetic import arithmetic, exempt, kept_digits, lowered
@@ -74,7 +75,7 @@ class Roundings:
 
         params, inputs = tree.map(narrow, self.subject.params), tree.map(narrow, self.subject.inputs)
         elements = sum(array.size for array in self.ours.values())
-        for seed in range(RUNS if elements < LARGE else 1):
+        for seed in stepping(range(RUNS if elements < LARGE else 1), f"running in {dtype}"):
             rng = np.random.default_rng(seed) if seed > 1 else None
             steps = seed % 2 == 1
             wide = dtype in ("float16", "bfloat16") and not steps

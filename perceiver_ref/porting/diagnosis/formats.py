@@ -13,6 +13,7 @@ from itertools import groupby
 
 import numpy as np
 
+from ...host.progress import steps
 from ..deviations import Candidate
 from ..deviations.precision import everything
 from ..deviations.quantized import family
@@ -54,7 +55,8 @@ class Formats:
         first = [candidate for candidate in chosen if not candidate.rare]
         near = {kind for kind, of in groupby(first, self._family) if self._could_be(next(of))}
         likely: set[str] = set()
-        for candidate in (*(c for c in first if self._family(c) in near), *(c for c in chosen if c.rare)):
+        every = [*(c for c in first if self._family(c) in near), *(c for c in chosen if c.rare)]
+        for candidate in steps(every, "trying form of weights"):
             if candidate.rare and form_of(candidate) not in likely:
                 continue
             left = self._left(candidate)

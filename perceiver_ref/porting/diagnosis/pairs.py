@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...host.progress import steps
 from ..cases.compare import difference
 from ..deviations import Candidate
 from ..subject import NOTHING, Arrays
@@ -41,7 +42,7 @@ class Pairs:
         """What each deviation alone does, without those that do nothing or the same as another of their kind."""
         effects: list[Effect] = []
         ours = self.fit.ours
-        for candidate in self.candidates:
+        for candidate in steps(self.candidates, "measuring deviation"):
             made = self.fit.subject.deviating((candidate,))
             if made is None or any(name not in made for name in ours):
                 continue

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...host.progress import steps
 from ..deviations import Candidate
 from ..rounding.arithmetic import DIGITS
 from ..subject import Arrays
@@ -61,7 +62,7 @@ class Parts:
         if without is None or (chosen and self.fit.size(without) > SMALL):
             return None
         size, found = self.fit.size(without), None
-        for candidate in self.candidates:
+        for candidate in steps(self.candidates, "trying part in less precision"):
             narrow = _format(candidate)
             if dtype not in ("", narrow) or not _could_be(size, narrow) or (candidate.rare and not rare):
                 continue

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...host.progress import steps
 from ..deviations import Candidate, candidates
 from ..deviations.precision import everything
 from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
@@ -95,7 +96,7 @@ class Search:
             return self._rounding("float32")
         if self._is_within:  # closer than the stated precision, in whatever way
             return "match", []
-        for pair in self.pairs:
+        for pair in steps(self.pairs, "trying pairs of deviations"):
             if self._try(pair) and self.scores[-1].remaining <= NOTHING:
                 break
         if self.scores:
@@ -212,8 +213,8 @@ class Search:
     def _single(self, rare: bool) -> _Score | None:
         """One deviation; where points are traced, such as sets the first of them right."""
         gate = self.fit.gate(self.first, self.errors)
-        for candidate in self.found:
-            if candidate.rare == rare and self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
+        for candidate in steps([c for c in self.found if c.rare == rare], f"trying {'rare ' if rare else ''}deviation"):
+            if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
                 return self.scores[-1]
         return min(self.scores, key=lambda score: score.remaining, default=None)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...host.files import AnyPath, read_json, temporary_folder
+from ...host.progress import steps
 from ...host.signals import held
 from ...version import __version__
 from ...weights.formats.safetensors_file import write_safetensors
@@ -40,7 +41,7 @@ def write_folder(
     folder = check_folder(folder, force=force)
     with temporary_folder(folder) as temporary:
         rows = []
-        for case in cases:
+        for case in steps(cases, "case"):
             rows.append(_write(temporary, case, safetensors))
             written(rows[-1])
         index = {
