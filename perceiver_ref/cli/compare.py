@@ -12,7 +12,16 @@ from ..errors import listed
 from ..porting.compare.dumps import Compared, Comparison, compare_files
 from ..porting.measured import measured as with_measures
 from ..porting.measures import Threshold
-from ..porting.report import Report, ReportPoint, excerpt, value_text, write_report
+from ..porting.report import (
+    Picture,
+    Report,
+    ReportParameter,
+    ReportPoint,
+    excerpt,
+    picture,
+    value_text,
+    write_report,
+)
 from . import measured
 from .main import MISMATCH, OK
 from .result import aligned, write_result
@@ -90,18 +99,20 @@ def as_report(result: Comparison) -> Report:
     """The comparison as a page."""
     shown = result.first or result.worst
     part = None if shown.candidate is None else excerpt(_both(shown), shown.reference, shown.candidate)
+    renamed = any(pair.other != pair.name for pair in result.pairs)
     points = [
         ReportPoint(
             pair.name,
             pair.error,
             pair.tolerance,
             cells={
-                "candidate's": pair.other,
+                **({"candidate's": pair.other} if renamed else {}),
                 "shape": _shape(pair),
                 "max abs": f"{pair.largest:.1e}",
+                "NMSE": measured.text("nmse", pair.measures.get("nmse"), unit=False),
                 "ratio": _ratio(pair),
             },
-            note="; ".join(_remarks(pair)),
+            note="; ".join([*_remarks(pair), *(words for _, words in pair.found)]),
         )
         for pair in result.pairs
     ]
@@ -118,7 +129,21 @@ def as_report(result: Comparison) -> Report:
             *(f"in the {side} alone: {', '.join(names)}" for side, names in alone if names),
             *result.notes,
         ],
+        _picture(shown),
+        [
+            ReportParameter(
+                pair.name.removeprefix("grad_param/"), pair.reference.shape, None, pair.error, not pair.passed
+            )
+            for pair in result.pairs
+            if pair.name.startswith("grad_param/")
+        ],
     )
+
+
+def _picture(pair: Compared) -> Picture | None:
+    if pair.candidate is None:
+        return None
+    return picture(_both(pair), pair.reference, pair.candidate, pair.tolerance, pair.heads)
 
 
 def _tolerance(text: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import InputError, listed
 from ..porting.diagnosis.diagnose import Diagnosis, diagnose_file
 from ..porting.gradients.diagnose import GradientDiagnosis
-from ..porting.report import Report, ReportPoint, excerpt, write_report
+from ..porting.report import Picture, Report, ReportParameter, ReportPoint, excerpt, picture, write_report
 from ..porting.subject import Cause
 from ..weights.formats.npz import write_npz
 from . import measured
@@ -121,7 +121,17 @@ def _gradients(found: GradientDiagnosis) -> list[str]:
 
 def _report(found: Diagnosis) -> Report:
     """The result as a page."""
-    points = [ReportPoint(p.name, p.error, roundings=p.rounding, units=p.units) for p in found.points]
+    points = [
+        ReportPoint(
+            p.name,
+            p.error,
+            roundings=p.rounding,
+            units=p.units,
+            cells={name.upper(): measured.text(name, p.measures.get(name), unit=False) for name in ("nmse",)},
+            note="; ".join(words for _, words in p.found),
+        )
+        for p in found.points
+    ]
     shown = found.excerpt
     begins = excerpt(str(shown["point"]), shown["reference"], shown["candidate"]) if shown else None
     first = f"trace/{found.first_divergence}" if found.first_divergence else None
@@ -130,7 +140,29 @@ def _report(found: Diagnosis) -> Report:
     others = [" and ".join(map(_said, causes)) for causes in found.others[:4]]
     notes = [*found.notes, *(f"Also possible: {other}" for other in others)]
     good = found.verdict in ("match", "rounding")
-    return Report(f"Diagnosis of {found.path}", good, _verdict(found), points, begins, first, notes)
+    wrong = set() if found.gradients is None else set(found.gradients.affected)
+    return Report(
+        f"Diagnosis of {found.path}",
+        good,
+        _verdict(found),
+        points,
+        begins,
+        first,
+        notes,
+        _picture(found),
+        [ReportParameter(*row, wrong=_is_wrong(row.name, wrong)) for row in found.parameters],
+    )
+
+
+def _picture(found: Diagnosis) -> Picture | None:
+    shown = found.excerpt
+    if not shown:
+        return None
+    return picture(str(shown["point"]), shown["reference"], shown["candidate"], found.tolerance, found.heads)
+
+
+def _is_wrong(name: str, affected: set[str]) -> bool:
+    return name in affected or f"grad_param/{name}" in affected
 
 
 def _print(found: Diagnosis, *, every: bool) -> None:
@@ -177,6 +209,7 @@ def _json(found: Diagnosis) -> dict[str, Any]:
         "unit": found.unit,
         "notes": found.notes,
         "gradients": None if found.gradients is None else _gradients_json(found.gradients),
+        "parameters": [p._asdict() for p in found.parameters],
         "formats": [{"variant": variant, "remaining": left} for variant, left in found.formats],
         "points": [
             {

@@ -41,8 +41,9 @@ def _described(pair: Compared, model: Rebuilt | None) -> Compared:
     if pair.candidate is None:
         return pair
     heads = heads_of(model.model, pair.name, pair.reference.shape) if model is not None else None
+    heads = heads or _by_name(pair)
     least = min(pair.tolerance, 1e-3 * pair.error)  # where thresholds are missed, that may be beyond none
-    return replace(pair, found=tuple(patterns(pair.candidate, pair.reference, least, heads=heads or _by_name(pair))))
+    return replace(pair, heads=heads, found=tuple(patterns(pair.candidate, pair.reference, least, heads=heads)))
 
 
 def _by_name(pair: Compared) -> int | None:

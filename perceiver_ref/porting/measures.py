@@ -93,11 +93,8 @@ class Measure:
 
 
 def _near_one(value: float) -> str:
-    """Enough digits to tell 0.9999998 from 1, which only 1 itself is."""
-    if value == 1 or not math.isfinite(value):
-        return f"{value:g}"
-    digits = min(max(2 - math.floor(math.log10(abs(1 - value) or 1)), 4), 12)
-    return f"{value:.{digits}f}"
+    """What tells 0.9999998 from 1, which only 1 itself is: 1-2.0e-07."""
+    return f"1-{1 - value:.1e}" if 0 < 1 - value < 1e-4 else f"{value:.5g}"
 
 
 def _ratio(over: float, under: float) -> float:

@@ -220,6 +220,8 @@ VALUES: dict[str, Callable[[Difference], str]] = {
 
 def _outstanding(given: Difference) -> list[Finding]:
     """An item, row, column or head whose error is far above those of all others."""
+    if not np.isfinite(given.largest):
+        return []
     square = np.square(np.minimum(given.apart, 1e150))
     for n, word, error in _errors_by_index(given, square):
         if n < 3 or square.size < FEW * n:
@@ -234,14 +236,13 @@ def _outstanding(given: Difference) -> list[Finding]:
 
 def _errors_by_index(given: Difference, square: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
     """(length, word, RMS error by index) of heads, where they are known, and of every axis from the last."""
-    shape, ndim = given.b.shape, given.b.ndim
-    if given.heads and ndim and shape[-1] % given.heads == 0 and 1 < given.heads < shape[-1]:
-        parts = square.reshape(-1, given.heads, shape[-1] // given.heads)
-        yield given.heads, "head", np.sqrt(parts.mean((0, 2)))
+    shape, ndim, heads = given.b.shape, given.b.ndim, given.heads
+    if heads and shape[-1] % heads == 0 and 1 < heads < shape[-1] and not given.has_axis_of_heads:
+        parts = square.reshape(-1, heads, shape[-1] // heads)
+        yield heads, "head", np.sqrt(parts.mean((0, 2)))
     for axis in reversed(range(ndim)):
         others = tuple(i for i in range(ndim) if i != axis)
-        is_head = given.heads == shape[axis] and axis == ndim - 3 and ndim >= 4
-        word = "head" if is_head else axis_word(axis, ndim)
+        word = "head" if given.has_axis_of_heads and axis == ndim - 3 else axis_word(axis, ndim)
         yield shape[axis], word, np.sqrt(square.mean(others))
 
 

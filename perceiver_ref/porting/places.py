@@ -53,6 +53,11 @@ class Difference:
         """|a - b|, inf where one alone is not finite."""
         return distances(self.b, self.a)
 
+    @property
+    def has_axis_of_heads(self) -> bool:
+        """Whether heads have an axis of their own: weights (B, H, N, M), or what is split into heads already."""
+        return self.b.ndim >= 4 and self.b.shape[-3] == self.heads
+
     @cached_property
     def beyond(self) -> np.ndarray:
         """Where they differ by more than the limit."""
@@ -144,9 +149,9 @@ def _heads(given: Difference, axis: int, there: np.ndarray) -> tuple[str, np.nda
     n, heads = given.b.shape[axis], given.heads
     if heads is None or heads < 2:
         return None
-    if axis == given.b.ndim - 3 and n == heads and given.b.ndim >= 4:
+    if axis == given.b.ndim - 3 and given.has_axis_of_heads:
         width = 1
-    elif axis == given.b.ndim - 1 and n % heads == 0 and n > heads:
+    elif axis == given.b.ndim - 1 and n % heads == 0 and n > heads and not given.has_axis_of_heads:
         width = n // heads
     else:
         return None

@@ -12,13 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import normal
 
-from perceiver_ref.porting.report import Excerpt, Report, ReportPoint, excerpt, report, write_report
+from perceiver_ref.porting.report import (
+    Excerpt,
+    Report,
+    ReportParameter,
+    ReportPoint,
+    excerpt,
+    picture,
+    report,
+    write_report,
+)
+from perceiver_ref.porting.report.picture import LEVELS
 
 
 class Page(HTMLParser):
     """Checks that tags nest, and keeps what is shown."""
 
-    void = ("meta", "line", "circle", "polyline")
+    void = ("meta", "line", "circle", "polyline", "rect")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -57,8 +67,12 @@ def pages() -> list[Report]:
     shown = excerpt("b", normal(0, 2, 9, 9), normal(1, 2, 9, 9))
     hostile = [ReportPoint(HOSTILE, np.nan, 1.0, {HOSTILE: 1.0}, {HOSTILE: HOSTILE}, HOSTILE)]
     cell = Excerpt(HOSTILE, (0,), (0,), [[HOSTILE]], [[HOSTILE]])
+    error = picture(HOSTILE, normal(2, 2, 3, 70, 5), normal(3, 2, 3, 70, 5), 1e-5, heads=3)
+    rows = [ReportParameter("w", (3, 5), True, 1e-3, wrong=True), ReportParameter(HOSTILE, (), False)]
+    two = ["mismatch: 2 differ", "first divergence: b"]
     return [
-        Report("Two dumps", False, ["mismatch: 2 differ", "first divergence: b"], points, shown, "b", ["a remark"]),
+        Report("Two dumps", False, two, points, shown, "b", ["a remark"], error, rows),
+        Report("Parameters alone", True, ["match"], parameters=[ReportParameter("w", (7,))]),
         Report("Nothing to show", True, ["match"]),
         Report("All zero", True, ["match"], [ReportPoint("a", 0.0)]),
         Report(HOSTILE, False, [HOSTILE], hostile, cell, HOSTILE, [HOSTILE]),
@@ -124,6 +138,74 @@ def test_names_of_limits_are_not_on_top_of_each_other() -> None:
     heights = [float(a["y"]) for tag, a in page.seen if tag == "text" and a.get("class", "").endswith("-name")]
     assert len(heights) == 5
     assert min(np.diff(sorted(heights))) >= 12  # the size of the letters
+
+
+def cells_of(text: str) -> list[list[tuple[int, float, float]]]:
+    """By panel: (level, width, x) of its rectangles but the background."""
+    panels: list[list[tuple[int, float, float]]] = []
+    for tag, a in Page(text).seen:
+        if tag == "svg" and a["class"] == "picture":
+            panels.append([])
+        if tag == "rect" and a["class"] != "e0":
+            panels[-1].append((int(a["class"][1:]), float(a["width"]), float(a.get("x", 0))))
+    return panels
+
+
+def test_a_picture_shows_where_and_how_much() -> None:
+    """Of attention weights (items, heads, queries, keys) one head, and there one key, each ten times as far off."""
+    b = np.zeros((2, 3, 4, 7))
+    a = b.copy()
+    a[1, 2, :, 5] = 1e-3
+    a[1, 2, 0, 6] = 1e-1
+    a[0, 0, 3, 3] = np.nan
+    made = picture("weights", b, a, 1e-5, heads=3)
+    assert [panel.title for panel in made.panels] == [f"item {i}, head {h}" for i in (0, 1) for h in range(3)]
+    panels = cells_of(report(Report("t", False, ["v"], picture=made)))
+    assert [len(panel) for panel in panels] == [1, 0, 0, 0, 0, 5]
+    assert panels[0][0][0] == LEVELS + 1
+    levels = sorted(level for level, _, _ in panels[5])
+    assert levels == [4] * 4 + [LEVELS]  # 1e-3 is half way from 1e-5 to 1e-1, on a logarithmic scale
+
+
+def test_a_large_array_is_shown_by_the_largest_of_blocks() -> None:
+    b = np.zeros((500, 300))
+    a = b.copy()
+    a[499, 299] = 1.0
+    made = picture("x", b, a, 1e-5)
+    assert made.block == (9, 6)
+    rows, columns = len(made.panels[0].levels), len(made.panels[0].levels[0])
+    assert (rows, columns) == (56, 50)
+    assert made.panels[0].levels[55][49] == LEVELS
+    assert sum(map(sum, made.panels[0].levels)) == LEVELS
+    assert len(report(Report("t", False, ["v"], picture=made))) < 20_000
+
+
+def test_heads_that_share_channels_are_parted_by_lines() -> None:
+    made = picture("mixed", normal(0, 5, 12), normal(1, 5, 12), 1e-5, heads=4)
+    seen = Page(report(Report("t", False, ["v"], picture=made))).seen
+    lines = [a for _, a in seen if a.get("class") == "head"]
+    widths = [float(a["width"]) for tag, a in seen if tag == "svg"]
+    assert [float(line["x1"]) / widths[0] for line in lines] == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 5), (2, 1, 3, 4, 5)])
+def test_every_shape_has_a_picture(shape: tuple[int, ...]) -> None:
+    made = picture("x", normal(0, *shape), normal(1, *shape), 1e-5)
+    assert made.shape == (1, *shape)[-2:]
+    report(Report("t", False, ["v"], picture=made))
+
+
+def test_what_has_no_picture() -> None:
+    assert picture("x", normal(0, 3), normal(0, 4), 1e-5) is None
+    assert picture("x", normal(0, 3), normal(0, 3), 1e-5) is None
+    assert picture("x", np.zeros(()), np.ones(()), 1e-5) is None
+
+
+def test_names_stand_below_the_plot_and_long_ones_are_cut() -> None:
+    points = [ReportPoint(f"encoder.block.{i}.attention", 1e-9) for i in range(100)]
+    text = Page(report(Report("t", True, ["v"], points))).text
+    assert "...r.block.0.attention" in text
+    assert 30 <= text.count("attention") - 200 <= 40  # beside the titles of dots and the rows of the table
 
 
 def test_a_page_is_written_as_utf8(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ class Compared:
     measures: Mapping[str, float] = field(default_factory=dict)
     found: tuple[tuple[str, str], ...] = ()
     missed: tuple[str, ...] | None = None
+    heads: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

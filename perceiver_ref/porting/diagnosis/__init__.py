@@ -7,6 +7,7 @@ nearby     the ops before the first point that differs
 parts      parts in less precision
 pairs      two deviations at once
 fit        how much of the difference a run explains
+parameters  whether each is used, and its gradient
 points     each compared array, measured
 formats    which format the numbers were computed in
 """

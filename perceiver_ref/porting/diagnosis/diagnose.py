@@ -24,6 +24,7 @@ from ..measures import measures
 from ..subject import NOTHING, Arrays, Cause, Subject
 from .envelope import Roundings
 from .formats import base_of
+from .parameters import ParameterUse, parameters_of
 from .points import PointError, points_of
 from .search import Search
 
@@ -56,6 +57,10 @@ class Diagnosis:
     """What is to be said beside the verdict, such as traced values that were not compared."""
     formats: list[tuple[str, float]] = field(default_factory=list)
     """Forms of lower precision that were tried, and what each leaves of the outputs' difference, the least first."""
+    parameters: list[ParameterUse] = field(default_factory=list)
+    """Of the case: whether they are used, and how wrong their gradients are."""
+    tolerance: float = 0.0
+    """What outputs of the case's dtype are held to."""
     heads: int | None = None
     """Of the first point that differs, where it is of attention."""
 
@@ -90,6 +95,8 @@ def diagnose(case: Case, path: str = "") -> Diagnosis:
         made.gradients = _gradients(made, subject, explanations)
         if made.verdict in ("match", "rounding") and made.gradients.verdict not in ("match", "not checked"):
             _decide(made, made.gradients, subject)
+    made.tolerance = tolerances(case)["output"]
+    made.parameters = parameters_of(subject, made.gradients)
     return made
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..cases.compare import largest_difference
+from .picture import Picture
 
 _ROWS, _COLUMNS = 5, 4
 """Of the two last axes, how much an excerpt shows."""
@@ -53,6 +54,18 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
+class ReportParameter:
+    """One parameter: whether it is used, None where that is not known, and the error of its gradient, if it was
+    compared."""
+
+    name: str
+    shape: tuple[int, ...]
+    used: bool | None = None
+    gradient_error: float | None = None
+    wrong: bool = False
+
+
+@dataclass(frozen=True)
 class Report:
     """What is shown. `verdict` are lines of text, the first the shortest; `good` colours it; `notes` end the page."""
 
@@ -64,6 +77,8 @@ class Report:
     first: str | None = None
     """The name of the first point that differs, marked in plot and table."""
     notes: Sequence[str] = ()
+    picture: Picture | None = None
+    parameters: Sequence[ReportParameter] = ()
 
 
 def excerpt(name: str, reference: np.ndarray, candidate: np.ndarray) -> Excerpt | None:

@@ -8,6 +8,7 @@ from html import escape
 
 from ...host.files import AnyPath, write_text
 from .contents import Excerpt, Report, ReportPoint
+from .picture import svg
 
 _Scale = Callable[[float], float]
 _Limit = tuple[str, str, list[tuple[int, float]]]
@@ -30,15 +31,29 @@ th:first-child, td:first-child { text-align: left; } caption { text-align: left;
 td small { display: block; white-space: normal; color: var(--faint); }
 tr.off td { color: var(--bad); } tr.first td { font-weight: bold; } td.marked { outline: 2px solid var(--bad); }
 .pair { display: flex; flex-wrap: wrap; gap: 2em; } .faint { color: var(--faint); }
-svg { width: 100%; height: auto; } svg text { font: 12px ui-monospace, monospace; fill: var(--faint); }
+svg.plot { width: 100%; height: auto; } svg text { font: 12px ui-monospace, monospace; fill: var(--faint); }
 .grid { stroke: var(--line); } .error { stroke: var(--error); fill: none; stroke-width: 1.5; }
 .dot { fill: var(--error); } .dot.off { fill: var(--bad); }
 .limit { stroke: var(--bad); stroke-dasharray: 6 4; fill: none; }
 .band { stroke: var(--band); stroke-dasharray: 2 3; fill: none; } .begin { stroke: var(--bad); stroke-width: 1; }
+.panels { display: flex; flex-wrap: wrap; gap: 1em; } figure { margin: 0; max-width: 100%; }
+svg.picture { max-width: 100%; height: auto; border: 1px solid var(--line); display: block; }
+figcaption { color: var(--faint); font-size: 13px; } .picture .head { stroke: var(--ink); stroke-width: .7; }
+.scale { font: 12px ui-monospace, monospace; color: var(--faint); }
+.scale span { display: inline-block; width: 1.1em; height: 1.1em; margin: 0 .35em 0 .9em; vertical-align: -.2em;
+  border: 1px solid var(--line); }
 svg text.limit-name { fill: var(--bad); } svg text.band-name { fill: var(--band); }
 """
+_COLOURS = ["#fff3d6", "#fddf9e", "#fcc266", "#f89d3c", "#ee7328", "#d84a1c", "#b02418", "#7a0f1e"]
+"""Of the levels of a picture, from small errors to large ones; what is not finite is neither."""
+_STYLE += ".e0 { fill: var(--paper); background: var(--paper); }\n" + "".join(
+    f".e{level} {{ fill: {colour}; background: {colour}; }}\n"
+    for level, colour in enumerate([*_COLOURS, "#6f42c1"], start=1)
+)
 _LOWEST = -17  # a decade below the rounding of float64; smaller errors and 0 are drawn there
-_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 60, 150, 16, 30, 900, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 110, 150, 16, 155, 900, 445
+_NAMES, _LETTERS = 40, 22
+"""At most so many names below the plot, and letters of one"""
 
 
 def report(given: Report) -> str:
@@ -64,8 +79,12 @@ def _page(given: Report) -> Iterator[str]:
         yield "<h2>How the error grows</h2>"
         yield from _plot(given)
         yield from _table(given)
+    if given.picture is not None:
+        yield from svg(given.picture)
     if given.excerpt is not None:
         yield from _excerpt(given.excerpt)
+    if given.parameters:
+        yield from _parameters(given)
     if given.notes:
         yield "<h2>Notes</h2>\n<ul>"
         yield from (f"<li>{escape(note)}</li>" for note in given.notes)
@@ -102,6 +121,23 @@ def _table(given: Report) -> Iterator[str]:
     yield "</tbody>\n</table>\n</div>"
 
 
+def _parameters(given: Report) -> Iterator[str]:
+    """Name, shape, whether it is used, and the error of its gradient."""
+    yield "<h2>Parameters</h2>"
+    used = any(row.used is not None for row in given.parameters)
+    compared = any(row.gradient_error is not None for row in given.parameters)
+    heads = ["parameter", "shape", *(["used"] if used else []), *(["error of its gradient"] if compared else [])]
+    yield '<div class="wide">\n<table>'
+    yield f"<thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>\n<tbody>"
+    for row in given.parameters:
+        cells = [row.name, "x".join(map(str, row.shape)) or "scalar"]
+        cells += [{True: "yes", False: "no", None: ""}[row.used]] if used else []
+        cells += ["-" if row.gradient_error is None else _written(row.gradient_error)] if compared else []
+        off = ' class="off"' if row.wrong else ""
+        yield f"<tr{off}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    yield "</tbody>\n</table>\n</div>"
+
+
 def _excerpt(given: Excerpt) -> Iterator[str]:
     yield f"<h2>{escape(given.name)}: around the largest difference, at {_index(given.index)}</h2>"
     yield '<div class="pair">'
@@ -132,13 +168,15 @@ def _plot(given: Report) -> Iterator[str]:
         power = top + 1 if not math.isfinite(value) else max(math.log10(value), _LOWEST) if value > 0 else _LOWEST
         return round(_TOP + (top + 1 - power) * (_HEIGHT - _TOP - _BOTTOM) / (top + 1 - _LOWEST), 2)
 
-    yield f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="error at each point, logarithmic scale">'
+    label = "error at each point, logarithmic scale"
+    yield f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
     for power in [*range(top, _LOWEST, -max(1, math.ceil((top - _LOWEST) / 8))), _LOWEST]:
         at = y(10.0**power)
         yield f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>'
         yield f'<text x="{_LEFT - 8}" y="{at + 4}" text-anchor="end">{"0" if power == _LOWEST else f"1e{power}"}</text>'
-    for i in sorted({0, len(points) // 2, len(points) - 1}):
-        yield f'<text x="{x(i)}" y="{_HEIGHT - 8}" text-anchor="middle">{i + 1}</text>'
+    for i in range(0, len(points), max(1, math.ceil(len(points) / _NAMES))):
+        at = f'x="{x(i)}" y="{_HEIGHT - _BOTTOM + 12}" transform="rotate(-60 {x(i)} {_HEIGHT - _BOTTOM + 12})"'
+        yield f'<text {at} text-anchor="end">{escape(_short(points[i].name))}</text>'
     first = next((i for i, point in enumerate(points) if point.name == given.first), None)
     if first is not None:
         yield f'<line class="begin" x1="{x(first)}" x2="{x(first)}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
@@ -167,6 +205,11 @@ def _steps(limits: Sequence[_Limit], x: _Scale, y: _Scale) -> Iterator[str]:
         yield f'<polyline class="{kind}" points="{places}"/>'
         lowest = max(y(line[-1][1]) + 4, lowest + 14)
         yield f'<text class="{kind}-name" x="{_WIDTH - _RIGHT + 6}" y="{lowest}">{escape(name)}</text>'
+
+
+def _short(name: str) -> str:
+    """The end of a long name, which tells it from others."""
+    return name if len(name) <= _LETTERS else f"...{name[3 - _LETTERS :]}"
 
 
 def _off(point: ReportPoint) -> bool:
