@@ -152,6 +152,7 @@ def _array(a: Agreement) -> dict[str, Any]:
         "error": a.error,
         "tolerance": a.tolerance,
         "passed": a.passed,
+        "note": a.note,
         "measures": a.measures,
         "found": measured.found_json(a.found),
         "missed": a.missed or (),

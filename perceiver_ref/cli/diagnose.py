@@ -180,7 +180,7 @@ def _print(found: Diagnosis, *, every: bool) -> None:
 
 
 def _print_points(found: Diagnosis, *, every: bool) -> None:
-    rows = [("point", "error", "NMSE", "cosine", f"{found.unit} rounding", "in units of it")]
+    rows: list[tuple[str, ...]] = [("point", "error", "NMSE", "cosine", f"{found.unit} rounding", "in units of it")]
     for point in found.points:
         limit, units = point.rounding.get(found.unit), point.units.get(found.unit)
         told = ("", "") if limit is None or units is None else (f"{limit:.1e}", f"{units:.2g}")

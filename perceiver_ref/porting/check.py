@@ -158,9 +158,14 @@ def _measured(
 
 
 def masks_of(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Masks (B, M) among a case's inputs, True where something is real: of bool, or of zeros and ones."""
+    """Masks (B, M) among a case's inputs, True where something is real: of bool, or of zeros and ones. Those whose name
+    speaks of padding are True where nothing is."""
     masks = {name: array for name, array in inputs.items() if "mask" in name.lower() and array.ndim == 2}
-    return {name: array.astype(bool) for name, array in masks.items() if ((array == 0) | (array == 1)).all()}
+    return {
+        name: array.astype(bool) ^ ("pad" in name.lower())
+        for name, array in masks.items()
+        if ((array == 0) | (array == 1)).all()
+    }
 
 
 def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str) -> None:

@@ -119,7 +119,7 @@ def _masked(given: Difference) -> tuple[str, None] | None:
             shape[0], shape[axis] = mask.shape
             inside = np.broadcast_to(~mask.reshape(shape), given.b.shape)
             if not (given.beyond & ~inside).any() and not given.by_chance(inside):
-                return f"only the masked positions (where {name} is false)", None
+                return f"only the masked positions (by {name})", None
     return None
 
 
@@ -199,7 +199,8 @@ def _triangle(given: Difference) -> tuple[str, None] | None:
     """One side of the diagonal of the two last axes: a causal mask."""
     if given.b.ndim < 2 or min(given.b.shape[-2:]) < 3:
         return None
-    rows, columns = np.indices(given.b.shape[-2:], sparse=True)
+    rows, columns = (np.arange(n) for n in given.b.shape[-2:])
+    rows = rows[:, None]
     sides = {
         "on the diagonal only": rows == columns,
         "above the diagonal only": columns > rows,

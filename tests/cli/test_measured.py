@@ -192,3 +192,17 @@ def test_what_lower_precision_leaves_is_told(tmp_path: Path, capsys: Capture) ->
     assert best["remaining"] < 1e-3
     assert f"  {best['variant']}" in done.out
     assert all(row["used"] for row in made["parameters"])
+
+
+@pytest.mark.parametrize("command", ["check", "diagnose"])
+def test_what_is_not_finite_is_counted_and_placed(command: str, tmp_path: Path, capsys: Capture) -> None:
+    case = case_of("open-flamingo/gated_immediate")
+    case.outputs["out"] = case.outputs["out"].copy()
+    case.outputs["out"][1, 2:4, 3] = np.nan
+    case.outputs["out"][0, 1, 1] = np.inf
+    write_case(tmp_path / "case.npz", case)
+    done = invoke(capsys, command, tmp_path / "case.npz")
+    assert done.code == 1
+    said = " ".join(done.out.split())
+    assert "2 NaN in the case alone, first at [1, 2, 3]" in said
+    assert "1 infinite in the case alone, first at [0, 1, 1]" in said

@@ -64,7 +64,7 @@ FAULTS: list[tuple[str, tuple[int, ...], Fault, str]] = [
     ("range", (3, 7, 13), at((slice(None), 6), other), "the last row only (6 of 7)"),
     ("range", (3, 7, 13), at((1, slice(None), 4), other), "column 4 of 13 only and rows of item 1 only (3 items)"),
     ("range", (31,), at(slice(5, 9), other), "elements 5 to 8 of 31 only"),
-    ("masked-positions", (3, 7, 5), at(~MASK, other), "only the masked positions (where mask is false)"),
+    ("masked-positions", (3, 7, 5), at(~MASK, other), "only the masked positions (by mask)"),
     ("masked-positions", (3, 5, 7), lambda b: np.where(MASK[:, None], b, 3), "only the masked positions"),
     ("triangle", (3, 7, 7), at((slice(None), CAUSAL), other), "above the diagonal only"),
     ("triangle", (7, 7), at(CAUSAL.T, other), "below the diagonal only"),

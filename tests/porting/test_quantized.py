@@ -116,7 +116,7 @@ def defined(form: str, weight: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("form", DEFINED)
 def test_a_form_is_its_definition(form: str) -> None:
-    """To float32's rounding of scales; with half a level over, the largest number lies between two, and may be either."""
+    """To float32's rounding of scales. With half a level over the largest number is as near to two: either will do."""
     weight = np.random.default_rng(5).normal(size=(7, 150)).astype(np.float32)
     made, expected = FORMS[form](weight), defined(form, weight)
     close = np.isclose(made, expected, rtol=2e-6, atol=2e-6)

@@ -183,11 +183,12 @@ class Form(NamedTuple):
         if isinstance(self.shared, str):
             made: np.ndarray = self.scheme(x, {"tensor": (0, 1), "output": (1,), "input": (0,)}[self.shared])
             return made
-        short = -x.shape[1] % self.shared
+        size: int = self.shared or 1
+        short = -x.shape[1] % size
         if short and self.whole:
             return x
         padded = np.pad(x, ((0, 0), (0, short)), mode="edge")  # changes no group's largest or least
-        parts = self.scheme(padded.reshape(len(x), -1, self.shared), (2,))
+        parts = self.scheme(padded.reshape(len(x), -1, size), (2,))
         back: np.ndarray = parts.reshape(padded.shape)[:, : x.shape[1]]
         return back
 
@@ -241,10 +242,10 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "int8 per row": per_row(symmetric(8)),
     "int8 per tensor": per_tensor(symmetric(8)),
     "int8 per tensor with a zero point": per_tensor(affine(8)),
-    "float8_e4m3": E4M3,
+    "float8_e4m3": E4M3.__call__,
     "float8_e4m3 scaled per tensor": per_tensor(scaled(E4M3)),
     "float8_e4m3 scaled per row": per_row(scaled(E4M3)),
-    "float8_e5m2": E5M2,
+    "float8_e5m2": E5M2.__call__,
 }
 """Words -> what goes into a linear map."""
 MIXED: tuple[tuple[str, str], ...] = (

@@ -33,7 +33,7 @@ def _readings() -> dict[str, Reading]:
     def cast(name: str) -> Reading:
         return lambda array, outputs: cast_to(name)(array)
 
-    return {**{name: cast(name) for name in FLOATING}, **FORMS}
+    return {**{name: cast(name) for name in FLOATING}, **{words: form.__call__ for words, form in FORMS.items()}}
 
 
 READINGS = _readings()

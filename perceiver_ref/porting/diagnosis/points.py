@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from ..cases.compare import not_finite
 from ..check import masks_of, tolerances
 from ..heads import Heads
 from ..measures import is_logits, measures
@@ -49,10 +52,11 @@ def points_of(
             made.append(PointError(name, error, roundings.of(name), roundings.units(name)))
             continue
         found = measures(theirs, mine, tolerance=tolerance, error=error, logits=is_logits(name, mine))
-        said = []
+        alone = "; ".join(not_finite(mine, theirs, ("reference", "case"))) if error == np.inf else ""
+        said: list[tuple[str, str]] = [("not-finite", alone)] if alone else []
         if described and (name == first or name.startswith("output/")):
             point = subject.points.get(name.removeprefix("trace/"), "")
             known = heads.of(point, mine.shape) if name.startswith("trace/") else None
-            said = patterns(theirs, mine, tolerance, heads=known, masks=masks)
+            said += patterns(theirs, mine, tolerance, heads=known, masks=masks)
         made.append(PointError(name, error, roundings.of(name), roundings.units(name), found, tuple(said)))
     return made

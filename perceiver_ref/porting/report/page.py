@@ -175,8 +175,8 @@ def _plot(given: Report) -> Iterator[str]:
         yield f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>'
         yield f'<text x="{_LEFT - 8}" y="{at + 4}" text-anchor="end">{"0" if power == _LOWEST else f"1e{power}"}</text>'
     for i in range(0, len(points), max(1, math.ceil(len(points) / _NAMES))):
-        at = f'x="{x(i)}" y="{_HEIGHT - _BOTTOM + 12}" transform="rotate(-60 {x(i)} {_HEIGHT - _BOTTOM + 12})"'
-        yield f'<text {at} text-anchor="end">{escape(_short(points[i].name))}</text>'
+        below = f'x="{x(i)}" y="{_HEIGHT - _BOTTOM + 12}" transform="rotate(-60 {x(i)} {_HEIGHT - _BOTTOM + 12})"'
+        yield f'<text {below} text-anchor="end">{escape(_short(points[i].name))}</text>'
     first = next((i for i, point in enumerate(points) if point.name == given.first), None)
     if first is not None:
         yield f'<line class="begin" x1="{x(first)}" x2="{x(first)}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
