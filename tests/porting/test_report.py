@@ -157,13 +157,14 @@ def test_a_picture_shows_where_and_how_much() -> None:
     a = b.copy()
     a[1, 2, :, 5] = 1e-3
     a[1, 2, 0, 6] = 1e-1
-    a[0, 0, 3, 3] = np.nan
+    a[1, 0, 3, 3] = np.nan
     made = picture("weights", b, a, 1e-5, heads=3)
-    assert [panel.title for panel in made.panels] == [f"item {i}, head {h}" for i in (0, 1) for h in range(3)]
+    assert [panel.title for panel in made.panels] == [f"item 1, head {head}" for head in range(3)]
+    assert made.left_out == 3
     panels = cells_of(report(Report("t", False, ["v"], picture=made)))
-    assert [len(panel) for panel in panels] == [1, 0, 0, 0, 0, 5]
+    assert [len(panel) for panel in panels] == [1, 0, 5]
     assert panels[0][0][0] == LEVELS + 1
-    levels = sorted(level for level, _, _ in panels[5])
+    levels = sorted(level for level, _, _ in panels[2])
     assert levels == [4] * 4 + [LEVELS]  # 1e-3 is half way from 1e-5 to 1e-1, on a logarithmic scale
 
 

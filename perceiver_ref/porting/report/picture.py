@@ -61,13 +61,22 @@ def picture(
     high = high or 1.0
     low = min(max(tolerance * float(known), high * 10**-_DECADES), high / 2)
     planes = apart.reshape(-1, *(1, *apart.shape)[-2:])
-    worst = np.sort(np.argsort(-planes.max((1, 2)), kind="stable")[:_PANELS])
+    of_heads = heads is not None and apart.ndim >= 4 and apart.shape[-3] == heads
+    worst = _worst(planes.max((1, 2)), heads if of_heads and heads is not None and heads <= 2 * _PANELS else None)
     rows, columns = planes.shape[1:]
     block = (math.ceil(rows / _CELLS), math.ceil(columns / _CELLS))
-    of_heads = heads is not None and apart.ndim >= 4 and apart.shape[-3] == heads
     panels = [Panel(_title(int(i), apart.shape[:-2], of_heads), _levels(planes[i], block, low, high)) for i in worst]
     within = heads if heads and not of_heads and columns % heads == 0 and heads > 1 else 0
     return Picture(name, panels, (rows, columns), block, low, high, within, len(planes) - len(panels))
+
+
+def _worst(errors: np.ndarray, heads: int | None) -> np.ndarray:
+    """Places of the panels to show, in order: those with the largest errors, or all heads of the item that has it."""
+    if heads is not None:
+        first = int(errors.argmax()) // heads * heads
+        return np.arange(first, first + heads)
+    made: np.ndarray = np.sort(np.argsort(-errors, kind="stable")[:_PANELS])
+    return made
 
 
 def _title(place: int, lead: tuple[int, ...], of_heads: bool) -> str:
