@@ -83,6 +83,72 @@ def test_a_peers_configuration(tmp_path, config, capsys):
     assert result["parameters"] == sum(layer["parameters"] for layer in result["layers"])
 
 
+_FF = 12 * 512**2 + (8 + 1) * 512  # two maps with biases, the first of which has the gates
+_ATTENTION = 4 * 512**2 + 512
+OWN = [
+    (
+        *("edgetam", "EdgeTamVideoPerceiverResampler", {}, "64x64x64"),
+        512 * 64 + 2 * (2 * (4 * 64 * 64 + 2 * 64 * 256) + 5 * 128) + 128,
+    ),
+    (
+        *("aurora", "PerceiverResampler", {"latent_dim": 512, "context_dim": 256}, "latents=4x512,x=13x256"),
+        2 * 512 * 1024 + 256 * 2048 + 2 * 512 * 2048 + 2048 + 512 + 4 * 512,
+    ),
+    (
+        *("nemo", "PerceiverEncoder", {"num_layers": 1, "hidden_size": 8, "inner_size": 16}, "20x8"),
+        32 * 8 + 3 * (2 * 288 + 280 + 3 * 16) + 2 * (288 + 280 + 2 * 16),
+    ),
+    (
+        *("shape2vecset", "KLAutoEncoder", {}, "queries=1024x3"),
+        *[52 * 512 + 26 * _ATTENTION + 25 * _FF + 53 * 1024 + 3 * 512 * 64 + 2 * 64 + 512 + 513],
+    ),
+    ("shape2vecset", "PointEmbed", {}, "20x3", 51 * 128 + 128),
+]
+"""A class of each peer whose model says what it takes, a configuration, inputs, and its parameters."""
+
+
+@pytest.mark.parametrize(("peer", "cls", "config", "inputs", "parameters"), OWN, ids=[row[1] for row in OWN])
+def test_a_model_that_says_what_it_takes(tmp_path, capsys, peer, cls, config, inputs, parameters):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    named = [str(path), "--peer", peer, "--class", cls]
+    assert main(["explain", *named]) == 2
+    wanted = capsys.readouterr().err
+    assert "give numbers for each ?: --inputs" in wanted
+    assert wanted.count("\n") == 1
+    result = explained(tmp_path, *named, "--inputs", inputs)
+    assert result["parameters"] == sum(layer["parameters"] for layer in result["layers"])
+    assert result["parameters"] == parameters
+    assert result["flops"] > 0
+
+
+def test_a_model_that_knows_all_its_sizes(tmp_path):
+    path = tmp_path / "config.json"
+    config = {"num_tokens": 11, "dim": 8, "depth": 2, "max_seq_len": 12, "cross_attn_seq_len": 5, "dim_head": 32}
+    path.write_text(json.dumps(config))
+    result = explained(tmp_path, str(path), "--peer", "perceiver-ar-pytorch", "--class", "PerceiverAR", "--batch", "3")
+    shapes = {layer["name"]: layer["shape"] for layer in result["layers"]}
+    assert shapes["logits"] == [3, 7, 11]
+    assert shapes["cross_attention.0.key_value_norm"] == [3, 5, 8]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("latents=4x512", "x must be of the shape ?x256"),
+        ("latents=4x512,x=13x255", "x must be of the shape ?x256"),
+        ("4x512", "several inputs"),
+        ("latents=4x512,x=13x256,y=3", "unknown input of the model 'y'"),
+    ],
+)
+def test_inputs_that_such_a_model_does_not_take(tmp_path, capsys, inputs, message):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"latent_dim": 512, "context_dim": 256}))
+    named = [str(path), "--peer", "aurora", "--class", "PerceiverResampler", "--inputs", inputs]
+    assert main(["explain", *named]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -37,6 +37,7 @@ ROWS = [
     ("mllama", "MllamaCrossAttentionDecoderLayer", "mllama", "MllamaConfig", {}),
     ("mllama", "MllamaCrossAttentionDecoderLayer", "mllama", "MllamaTextConfig", {"hidden_size": 64}),
     ("evolla", "EvollaSequenceCompressorResampler", "evolla", "EvollaConfig", {}),
+    ("edgetam", "EdgeTamVideoPerceiverResampler", "edgetam_video", "EdgeTamVideoConfig", {}),
 ]
 
 

@@ -25,7 +25,10 @@ pytest.importorskip("flamingo_pytorch", reason="needs the extra: perceiver-ref[p
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
-LIVE = ("torch", "hf", "lucidrains-perceiver", "lucidrains-flamingo", "idefics", "idefics2", "evolla", "mllama")
+LIVE = (
+    *("torch", "hf", "lucidrains-perceiver", "lucidrains-flamingo", "idefics", "idefics2", "evolla", "mllama"),
+    *("edgetam", "aurora", "perceiver-ar-pytorch"),
+)
 MODELS = "transformers.models"
 MODULES = {
     "hf": [f"{MODELS}.perceiver.modeling_perceiver", f"{MODELS}.perceiver.configuration_perceiver"],
@@ -35,6 +38,9 @@ MODULES = {
     "idefics2": [f"{MODELS}.idefics2.{name}_idefics2" for name in ("modeling", "configuration")],
     "evolla": [f"{MODELS}.evolla.{name}_evolla" for name in ("modeling", "configuration")],
     "mllama": [f"{MODELS}.mllama.{name}_mllama" for name in ("modeling", "configuration")],
+    "edgetam": [f"{MODELS}.edgetam_video.{name}_edgetam_video" for name in ("modeling", "configuration")],
+    "aurora": ["aurora.model.perceiver"],
+    "perceiver-ar-pytorch": ["perceiver_ar_pytorch.perceiver_ar_pytorch"],
     "torch": ["torch.nn.functional", "torch.optim", "torch.nn", f"{MODELS}.perceiver.modeling_perceiver"],
 }
 ALSO = {
@@ -58,6 +64,7 @@ OURS = {
     *("fourier_position_encoding_kwargs", "trainable_position_encoding_kwargs", "config", "num_labels"),
     *("project_pos_dim", "out_channels", "interpolate_pos_encoding", "output_attentions"),
     *("vision_config", "qk_layer_norms"),  # IDEFICS reads them off its configuration
+    "use_fp16_safe_attention",  # an attribute of Aurora's attention
 }
 """Options that are a case's own, or that a class passes on through keywords."""
 

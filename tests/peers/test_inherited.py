@@ -49,6 +49,7 @@ CLASSES: list[tuple[str, str, dict[str, Any]]] = [
         {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1},
     ),
     ("evolla", "EvollaSequenceCompressorResampler", {"hidden_size": 8, "resampler_depth": 1}),
+    ("edgetam", "EdgeTamVideoPerceiverResampler", {"perceiver_resampler_num_layers": 1, "image_size": 64}),
 ]
 every_class = pytest.mark.parametrize(("name", "cls", "config"), CLASSES, ids=[row[1] for row in CLASSES])
 
