@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, listed
+from ..porting.cases import write_case
 from ..porting.diagnosis.diagnose import Diagnosis, diagnose_file
 from ..porting.gradients.diagnose import GradientDiagnosis
 from ..porting.report import Picture, Report, ReportParameter, ReportPoint, excerpt, picture, write_report
 from ..porting.subject import Cause
-from ..weights.formats.npz import write_npz
 from . import measured
 from .main import MISMATCH, OK
 from .places import excerpt_beside
@@ -57,14 +57,18 @@ def diagnose(given: argparse.Namespace) -> int:
 def _write_excerpt(given: argparse.Namespace, found: Diagnosis) -> None:
     """Where the difference begins; that nobody asked for it beside CASE, it may fail to be written there."""
     path = Path(given.excerpt) if given.excerpt else excerpt_beside(given.mine or given.case)
+    if found.excerpt_case is None:
+        print("no excerpt is written: no operation of the reference makes that array by itself")
+        return
     try:
-        write_npz(path, found.excerpt)
+        write_case(path, found.excerpt_case)
     except (InputError, OSError) as error:
         if given.excerpt:
             raise
         print(f"perceiver-ref diagnose: note: no excerpt ({error}); say where with --excerpt", file=sys.stderr)
     else:
-        print(f"the point, its inputs and both outputs are in {path}")
+        what = found.excerpt_case.meta["notes"]
+        print(f"{path} is a case of where it begins ({what}): perceiver-ref check {path} says when it is right")
 
 
 def _verdict(found: Diagnosis) -> list[str]:

@@ -1,9 +1,9 @@
 """perceiver-ref itself as a peer, for the vectors that `perceiver-ref export` makes.
 
-A class is a published model ("perceiver-io/language"), a class of ours ("Encoder") or an operation ("layer_norm"). The
-configuration is the whole model as JSON (see `configuration`); a published model may leave it out, and then is of the
-published size, in the `dialect` that it names. Parameters have our own paths, such as
-"encoder/block/0/attention/query/weight", and traced values our own names.
+A class is a published model ("perceiver-io/language"), a class of ours ("Encoder"), an operation ("layer_norm") or a
+few of them in a row ("steps"). The configuration is the whole model as JSON (see `configuration`); a published model
+may leave it out, and then is of the published size, in the `dialect` that it names. Parameters have our own paths, such
+as "encoder/block/0/attention/query/weight", and traced values our own names.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from ..names import Binding, same
 from .configuration import TYPES, from_config, to_config
 from .models import CALLERS, caller
 from .operations import OPERATIONS, operation
+from .steps import NAME as STEPS
+from .steps import rebuild as rebuild_steps
 
 NAME = "perceiver-ref"
 
@@ -66,6 +68,7 @@ _CLASSES: dict[str, Callable[[Given], Rebuilt]] = {
     **{name: partial(_published, name) for name in (*PRESETS, *VARIANTS)},
     **{name: partial(_typed, name) for name, made in TYPES.items() if any(issubclass(made, c) for c in CALLERS)},
     **{name: operation(name) for name in OPERATIONS},
+    STEPS: rebuild_steps,
 }
 
 PEER = Peer(NAME, _CLASSES)

@@ -34,6 +34,9 @@ _GROUPS = {
     "trace": "trace",
     "state_out": "state_out",
     "output_as_run": "outputs_as_run",
+    "expected": "expected",
+    "sample": "samples",
+    "statistics": "statistics",
 }
 _REQUIRED = ("peer", "class", "config", "dtype")
 _TYPES = {
@@ -62,6 +65,8 @@ class Case:
     | `trace/<path>` | `trace` | intermediate arrays by the peer's module path |
     | `state_out/<name>` | `state_out` | buffers after the call |
     | `output_as_run/<name>` | `outputs_as_run` | what the unmodified peer returned |
+    | `expected/<key>` | `expected` | in an excerpt, what the reference gives for the array of that key |
+    | `sample/<key>`, `statistics/<key>` | `samples`, `statistics` | in a probe, what is kept of the array of that key |
     """
 
     meta: dict[str, Any]
@@ -75,6 +80,9 @@ class Case:
     trace: dict[str, np.ndarray] = field(default_factory=dict)
     state_out: dict[str, np.ndarray] = field(default_factory=dict)
     outputs_as_run: dict[str, np.ndarray] = field(default_factory=dict)
+    expected: dict[str, np.ndarray] = field(default_factory=dict)
+    samples: dict[str, np.ndarray] = field(default_factory=dict)
+    statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

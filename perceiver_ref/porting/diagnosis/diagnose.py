@@ -23,6 +23,7 @@ from ..heads import Heads
 from ..measures import measures
 from ..subject import NOTHING, Arrays, Cause, Subject
 from .envelope import Roundings
+from .excerpt import backward_excerpt, forward_excerpt
 from .formats import base_of
 from .parameters import ParameterUse, parameters_of
 from .points import PointError, points_of
@@ -51,6 +52,9 @@ class Diagnosis:
     excerpt: Arrays = field(default_factory=dict)
     """Where a difference begins, ours and theirs, and the case's inputs; where unexplained, also what the operation
     that begins it is given ("operation/<number>.<op>", `Subject.inputs_of`)."""
+    excerpt_case: Case | None = None
+    """Where unexplained: the operation that begins it as a case of its own (`excerpt`), what `diagnose` writes; None
+    where no operation of ours makes that array."""
     gradients: GradientDiagnosis | None = None
     """What was found of the gradients, where the case has any; it decides where the outputs are right."""
     notes: list[str] = field(default_factory=list)
@@ -139,6 +143,8 @@ def _decide(made: Diagnosis, found: GradientDiagnosis, subject: Subject) -> None
         "candidate": found.theirs[name],
         **{f"input/{n}": array for n, array in subject.case.inputs.items()},
     }
+    if found.verdict == "unexplained" and found.target is not None:
+        made.excerpt_case = backward_excerpt(subject, found.target, found.affected, found.begins)
 
 
 def _units(error: float, limits: Mapping[str, float]) -> dict[str, float]:
@@ -178,6 +184,7 @@ def _outputs(subject: Subject, path: str, heads: Heads) -> tuple[Diagnosis, list
         }
     if verdict == "unexplained":
         made.excerpt |= subject.inputs_of(name)
+        made.excerpt_case = forward_excerpt(subject, name)
     if search.weights is not None:
         return made, [(search.weights,)]
     said = [(cause.cause, cause.variant) for cause in explanation]

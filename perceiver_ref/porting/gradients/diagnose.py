@@ -51,6 +51,10 @@ class GradientDiagnosis:
     dtype: str | None = None
     ours: Mapping[str, np.ndarray] = field(default_factory=dict)
     theirs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    target: Target | None = None
+    """What was compared, where the difference was traced"""
+    begins: int | None = None
+    """The number in its graph of the step of `first_divergence`, where it is one"""
     under: list[str] = field(default_factory=list)
     """Causes of the outputs' difference, with which the reference was run"""
 
@@ -150,6 +154,7 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
         made.explanation = explanation(best)
         made.others = [explanation(guess) for guess in search.others(best)]
     made.first_divergence, made.step = search.where(places) if places else (None, None)
+    made.target, made.begins = target, max(places)[0] if places else None
 
 
 def _graph(subject: Subject, chosen: Sequence[Candidate], near: Callable[[Any], Any] = lambda values: values) -> Graph:

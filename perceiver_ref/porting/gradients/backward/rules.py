@@ -211,9 +211,9 @@ def _matrix(over: Callable[[Any], float]) -> Rule:
     """A linear map's gradients divided by the number of rows or of examples."""
 
     def run(step: Ran, g: Any) -> dict[int, Any]:
-        return {
-            p: np.asarray(step.fit(p, made)) / over(g) for p, made in enumerate(step.pull(g)) if p and made is not None
-        }
+        made = step.pull(g)
+        positions = [edge.position for edge in step.edges if edge.position]  # there may be no bias
+        return {p: np.asarray(step.fit(p, made[p])) / over(g) for p in positions if made[p] is not None}
 
     return run
 
