@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from .errors import InputError, listed, one_of
 from .host.files import AnyPath
-from .porting.cases import TOLERANCES, Case, read_case, write_case
+from .porting.cases import TOLERANCES, Case, is_probe, read_case, sampled, write_case
 from .porting.cases.compare import difference, distances, largest_difference
+from .porting.cases.probe import kept
+from .porting.cases.samples import disagreement
 from .porting.check import Scale, spread, tolerances
 
 What = Literal["outputs", "gradients", "trace"]
@@ -43,6 +46,8 @@ def assert_matches(
     compares these alone. `dtype` is the precision that was computed in, where it is not the case's: "float32" for a
     float64 case allows what float32 can reach.
 
+    Of a probe the samples and the statistics of each array are compared.
+
     Raises `AssertionError` naming every array that is missing or differs, with its error, the tolerance and the place
     of the largest difference; `InputError` for unknown names and a case without what is compared.
     """
@@ -51,6 +56,9 @@ def assert_matches(
         raise one_of("what", str(what), _WHAT)
     if dtype is not None and dtype not in TOLERANCES:
         raise one_of("dtype", str(dtype), TOLERANCES)
+    if is_probe(case):
+        _assert_samples(actual, case, what, dtype, names)
+        return
     wanted = _wanted(case, what)
     where = case.name
     if not wanted:
@@ -68,9 +76,40 @@ def assert_matches(
         raise AssertionError(_message(problems, case, what, where, len(chosen), dtype, arrays))
 
 
+def _assert_samples(actual: Any, probe: Case, what: str, dtype: str | None, names: Iterable[str] | None) -> None:
+    """`assert_matches` for a probe, whose arrays are samples and statistics."""
+    groups = {"outputs": ("output",), "gradients": ("grad_param", "grad_input"), "trace": ("trace",)}[what]
+    theirs = {key: value for key, value in kept(probe).items() if key.partition("/")[0] in groups}
+    wanted = {key if what == "gradients" else key.partition("/")[2]: value for key, value in theirs.items()}
+    stubs = {name: np.broadcast_to(np.zeros((), s.dtype), s.shape) for name, s in wanted.items()}
+    if not stubs:
+        raise InputError(f"{probe.name} has no {what} to compare with")
+    given = _given(actual, stubs, what, probe.name)
+    own, usual = probe.meta["probe"], tolerances(probe, dtype)["output"]
+    ends = {name: s.ends for name, s in wanted.items()}
+    scale = Scale(replace(probe, grad_params=ends if what == "gradients" else {}), dtype)
+    problems = []
+    for name in _chosen(names, stubs, given, what, probe.name):
+        if name not in given:
+            problems.append(f"{name}: missing")
+            continue
+        found = sampled(spread(given[name], stubs[name]), own["seed"], own["samples"])
+        limit = scale.tolerance("grad", ends[name], ends[name]) if what == "gradients" else usual
+        samples, numbers, note = disagreement(found, wanted[name])
+        if not max(samples, numbers) <= limit:
+            problems.append(
+                f"{name}: {note or f'error {samples:.1e}, of statistics {numbers:.1e}, tolerance {limit:.0e}'}"
+            )
+    if problems:
+        arrays = [array for array in given.values() if array.dtype.kind == "f"]
+        raise AssertionError(_message(problems, probe, what, probe.name, len(wanted), dtype, arrays))
+
+
 def save(path: AnyPath, actual: Any, reference: Case | AnyPath) -> None:
     """Write a case with a port's outputs in place of the reference's, for `perceiver-ref diagnose` to explain."""
     case = reference if isinstance(reference, Case) else read_case(reference)
+    if is_probe(case):
+        raise InputError(f"{case.name} is a probe, which holds samples: diagnose needs a case of whole arrays")
     outputs = _given(actual, case.outputs, "outputs", case.name)
     if missing := [name for name in case.outputs if name not in outputs]:
         raise InputError(f"outputs are missing: {', '.join(missing)}")
@@ -206,7 +245,7 @@ def _message(
     coarser = {str(a.dtype) for a in arrays if a.dtype.itemsize < computed.itemsize}
     if name := next((name for name in TOLERANCES if name in coarser), None):
         lines.append(f'some arrays are {name}: with dtype="{name}" they are held to what {name} can reach')
-    if what == "outputs" and all("error" in line for line in problems):
+    if what == "outputs" and all("error" in line for line in problems) and not is_probe(case):
         lines.append(
             'to find the cause: perceiver_ref.testing.save("mine.npz", actual, reference), then perceiver-ref diagnose '
             "mine.npz"

@@ -2,6 +2,7 @@
 
        cc -std=c99 -O2 -o encoder encoder.c -lm
        ./encoder CASE.safetensors [ANSWER.safetensors]
+       ./encoder PROBE.safetensors [WEIGHTS.safetensors]
 
    Runs what the case is of (an operation, or a PerceiverIO that is an encoder alone), compares every point that it
    computes, and writes the case with its own outputs and traced values for `perceiver-ref check` and `diagnose`.
@@ -9,6 +10,8 @@
 */
 
 #include "vectors.h"
+
+#include "probes.h"
 
 /* ---- The operations, in the order in which they were ported. */
 
@@ -258,7 +261,10 @@ static Array run(void) {
 int main(int count, char **arguments) {
     if (count != 2 && count != 3) fail("give a case, and where to write the answer: CASE.safetensors [ANSWER.safetensors]");
     read_case(arguments[1]);
+    int is_probe = member(meta, "probe") != NULL;
+    if (is_probe) make_arrays(count == 3 ? arguments[2] : NULL);
     answer("output/out", run());
+    if (is_probe) return compare_samples() ? 1 : 0;
     int wrong = compare();
     if (count == 3) write_case(arguments[2]);
     return wrong ? 1 : 0;

@@ -13,7 +13,7 @@
 #define real double
 #endif
 
-enum { MOST_AXES = 8, MOST_ARRAYS = 4096, NAME = 160 };
+enum { MOST_AXES = 8, MOST_ARRAYS = 4096, NAME = 192 };
 
 typedef struct {
     int axes;
@@ -141,7 +141,15 @@ static void read_values(FILE *file, Entry *entry) { /* the machine is little-end
     }
 }
 
-static void read_case(const char *path) {
+static int read_shape(const char *list, long *shape) { /* the number of axes */
+    int axes = 0;
+    for (const char *a = space(list + 1); *a != ']' && axes < MOST_AXES; a = space(after(a)))
+        shape[axes++] = strtol(a, NULL, 10);
+    return axes;
+}
+
+/* All arrays of a file, their names with a prefix before them; its meta where it has one. */
+static void read_arrays(const char *path, const char *prefix) {
     unsigned char length[8];
     FILE *file = fopen(path, "rb");
     if (!file || fread(length, 1, 8, file) != 8) fail("%s cannot be read", path);
@@ -151,27 +159,31 @@ static void read_case(const char *path) {
     char *header = memory(n + 1);
     if (fread(header, 1, n, file) != n) fail("%s is cut off", path);
     const char *text = member(member(header, "__metadata__"), "meta"), *next;
-    if (!text) fail("%s has no meta", path);
-    meta = unescaped(meta_text = text);
+    if (text && !meta) meta = unescaped(meta_text = text);
     for (const char *s = space(header + 1); *s == '"'; s = space(next)) {
         const char *value = space(after(s));
         next = after(value);
         if (!strncmp(s, "\"__metadata__\"", 14)) continue;
-        if (given_count == MOST_ARRAYS || after(s) - s - 1 > NAME) fail("too many arrays, or too long a name");
+        if (given_count == MOST_ARRAYS || after(s) - s - 1 + strlen(prefix) > NAME)
+            fail("too many arrays, or too long a name");
         Entry *entry = &given[given_count++];
-        memcpy(entry->name, s + 1, after(s) - s - 2);
+        strcpy(entry->name, prefix);
+        memcpy(entry->name + strlen(prefix), s + 1, after(s) - s - 2);
         if (!member(value, "dtype") || !member(value, "shape") || !member(value, "data_offsets"))
             fail("%s is no .safetensors file", path);
         sscanf(member(value, "dtype"), "\"%7[^\"]", entry->type);
         long shape[MOST_AXES];
-        int axes = 0;
-        for (const char *a = space(member(value, "shape") + 1); *a != ']' && axes < MOST_AXES; a = space(after(a)))
-            shape[axes++] = strtol(a, NULL, 10);
+        int axes = read_shape(member(value, "shape"), shape);
         entry->array = array(axes, shape);
         fseek(file, 8 + (long)n + strtol(member(value, "data_offsets") + 1, NULL, 10), SEEK_SET);
         read_values(file, entry);
     }
     fclose(file);
+}
+
+static void read_case(const char *path) {
+    read_arrays(path, "");
+    if (!meta) fail("%s has no meta", path);
 }
 
 static Entry *find(Entry *entries, int count, const char *name) {

@@ -32,6 +32,7 @@ def options(command: argparse.ArgumentParser) -> None:
         metavar="MINE",
         help="what a port answered to the one case PATH, in any format, in place of its own",
     )
+    command.add_argument("--weights", metavar="F", help="the checkpoint that probes among them are of")
     computing(command, "the case's own")
     measured.options(command)
 
@@ -48,7 +49,13 @@ def check(options: argparse.Namespace) -> int:
     results: list[Result] = []
     for path, name in steps(files, "case"):
         result = check_file(
-            path, options.outputs, backend=options.backend, dtype=options.dtype, measured=True, limits=held
+            path,
+            options.outputs,
+            backend=options.backend,
+            dtype=options.dtype,
+            weights=options.weights,
+            measured=True,
+            limits=held,
         )
         results.append(result)
         _print(result, f"{name:<{width}}", every=options.measures)

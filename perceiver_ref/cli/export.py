@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError, listed, one_of
 from ..host.progress import clear
+from ..models.published import is_preset
 from ..porting.cases import Case
+from ..porting.cases.samples import COUNT
 from ..porting.export.adversarial import ROWS, Kind, rows
 from ..porting.export.find import Wanted, find
 from ..porting.export.make import ExportOptions, make
 from ..porting.export.pack import pack
+from ..porting.export.probes import make_probe
 from ..porting.export.subject import Exported
 from ..porting.export.write import INDEX, check_folder, write_folder
 from .main import OK
@@ -28,6 +32,13 @@ def options(command: argparse.ArgumentParser) -> None:
     add("--peer", help="the implementation that a CONFIG is of, such as hf (default: perceiver-ref's own)")
     add("--class", dest="cls", metavar="CLASS", help="its class (default: what CONFIG names)")
     add("--weights", metavar="F", help="parameters to use (default: random ones)")
+    add(
+        "--probe",
+        action="store_true",
+        help="one case of kilobytes for a model of any size: inputs that a stated generator makes, samples of all answers; "
+        "a preset as published, unless --small or --sizes",
+    )
+    add("--samples", type=int, metavar="N", help=f"with --probe: elements kept of each array (default: {COUNT})")
     size = command.add_mutually_exclusive_group()
     size.add_argument(
         "--small", action="store_false", dest="full", help="a small model of a preset's structure (default)"
@@ -35,7 +46,7 @@ def options(command: argparse.ArgumentParser) -> None:
     size.add_argument(
         "--full", action="store_true", help="a preset as published: one case, without traces unless asked"
     )
-    command.set_defaults(full=False)
+    command.set_defaults(full=None)
     add("--sizes", metavar="SIZES", help="sizes of the small model, such as latents=7,channels=16,layers=3")
     add(
         "--inputs",
@@ -60,6 +71,11 @@ def export(given: argparse.Namespace) -> int:
         raise InputError("give a PRESET or CONFIG with --out DIR, or --pack DIR alone")
     if given.seed < 0 or (given.batch is not None and given.batch < 1):
         raise InputError(f"--seed must be at least 0 and --batch at least 1, got {given.seed} and {given.batch}")
+    if given.samples is not None and (not given.probe or given.samples < 1):
+        raise InputError("--samples goes with --probe, and is at least 1")
+    given.full = (
+        (given.probe and not given.sizes and is_preset(given.model or "")) if given.full is None else given.full
+    )
     folder = given.pack or given.out
     if not folder:
         raise InputError("say where to write with --out DIR")
@@ -75,7 +91,7 @@ def export(given: argparse.Namespace) -> int:
 
 def _packed(given: argparse.Namespace) -> Iterator[Case]:
     names = ("out", "peer", "cls", "weights", "sizes", "inputs", "batch", "dialect", "cases")
-    if given.full or any(getattr(given, name) is not None for name in names):
+    if given.full or given.probe or any(getattr(given, name) is not None for name in names):
         raise InputError("--pack has its own models and sizes; only --seed, --dtype, --gradients and --trace change it")
     return pack(ExportOptions(given.seed, given.dtype, given.gradients, given.trace is not False))
 
@@ -86,7 +102,7 @@ def _cases(given: argparse.Namespace) -> Iterator[Case]:
         Wanted(given.model, given.peer, given.cls, given.weights, given.inputs, given.sizes, given.full, given.dialect)
     )
     chosen = _rows(subject, given)
-    trace = given.trace if given.trace is not None else not given.full
+    trace = given.trace if given.trace is not None else given.probe or not given.full
     settings = ExportOptions(given.seed, given.dtype, given.gradients, trace, given.batch)
     count = subject.rebuilt.model.count()
     print(f"{given.model}: {subject.peer} {subject.cls}, {count:,} parameters, {given.dtype}")
@@ -95,11 +111,17 @@ def _cases(given: argparse.Namespace) -> Iterator[Case]:
         see = f", see notes in {INDEX}" if len(changes) > 6 else ""
         print(f"smaller than published (--full is not): {listed(changes, 6, '; ')}{see}")
     print()
+    if given.probe:
+        return (make_probe(subject, replace(row, id="probe"), settings, given.samples or COUNT) for row in chosen)
     return (make(subject, row, settings) for row in chosen)
 
 
 def _rows(subject: Exported, given: argparse.Namespace) -> list[Kind]:
     known = {row.id: row for row in rows(subject)}
+    if given.probe and given.cases is not None:
+        raise InputError("--probe makes one case, of usual inputs; leave out --cases")
+    if given.cases is None and given.probe:
+        return [known["plain"]]
     if given.cases is None:
         return [known["plain"]] if given.full else list(known.values())
     names = given.cases.split(",")

@@ -28,7 +28,7 @@ class Places:
 
 
 PLACES: dict[str, Places] = {
-    "check": Places(inputs=("paths", "outputs")),
+    "check": Places(inputs=("paths", "outputs", "weights")),
     "run": Places(inputs=("weights", "config", "inputs"), outputs=("output",)),
     "convert": Places(inputs=("weights", "config", "inputs"), outputs=("output",)),
     "diagnose": Places(inputs=("case", "mine"), outputs=("html", "excerpt")),

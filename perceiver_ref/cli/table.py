@@ -34,6 +34,7 @@ COMMANDS = (
             ("check", "the packaged cases"),
             ("check vectors my_case.npz --json result.json", "a folder and a file"),
             ("check --backend cupy --dtype float32", "on a GPU, in float32"),
+            ("check probe.npz --weights checkpoint", "a probe of real weights"),
         ),
         "0 when all agree, 1 for a mismatch, 2 for bad input",
     ),
@@ -77,6 +78,7 @@ COMMANDS = (
         (
             ("export perceiver-io/language --out vectors", "a small model, every adversarial case"),
             ("export config.json --peer hf --out vectors", "another implementation's configuration"),
+            ("export config.json --peer hf --probe --weights checkpoint --out probe", "of real weights, in kilobytes"),
             ("export --pack pack", "every kind of model, and each operation"),
         ),
     ),

@@ -25,8 +25,9 @@ Only = Callable[[str], bool] | Set[str] | None
 class Trace(dict[str, Any]):
     """Name -> array (or `Tensor`, for a trace that keeps them), in the order of computation."""
 
-    def __init__(self, only: Only, tensors: bool) -> None:
+    def __init__(self, only: Only, tensors: bool, kept: Callable[[str, Any], Any] | None = None) -> None:
         super().__init__()
+        self.kept = kept
         self.only = only.__contains__ if isinstance(only, Set) else only
         self.names = only if isinstance(only, Set) else frozenset()
         self.tensors = tensors
@@ -47,19 +48,22 @@ class Trace(dict[str, Any]):
         while (key := name if times == 0 else f"{name}@{times}") in self:
             times += 1
         self._times[name] = times
-        self[key] = value if self.tensors else array_of(value)
+        value = value if self.tensors else array_of(value)
+        self[key] = value if self.kept is None else self.kept(key, value)
 
 
 _active: Scoped[Trace] = Scoped("_active")
 
 
 @contextmanager
-def trace(only: Only = None, *, tensors: bool = False) -> Iterator[Trace]:
+def trace(
+    only: Only = None, *, tensors: bool = False, kept: Callable[[str, Any], Any] | None = None
+) -> Iterator[Trace]:
     """Record the named values computed inside this context; traces may be nested, and each gets every value.
 
     `only`: a predicate on names, to keep less, or a set of names; these may be of values as another implementation
     arranges them (docs/TRACE.md), which nothing else asks for. `tensors`: keep `Tensor`s, so that a traced value can be
-    part of a loss.
+    part of a loss. `kept(name, value)`: what to keep in place of each value.
 
     >>> import numpy as np
     >>> from perceiver_ref.models.encoder import Encoder
@@ -69,7 +73,7 @@ def trace(only: Only = None, *, tensors: bool = False) -> Iterator[Trace]:
     >>> {name: value.shape for name, value in traced.items()}["encoder.cross_attention.attention.weights"]
     (1, 1, 2, 5)
     """
-    made = Trace(only, tensors)
+    made = Trace(only, tensors, kept)
     with _active.entered(made):
         yield made
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..autograd import BackendError
+from ..autograd.backend import to_host
 from ..errors import InputError
 from ..host.files import AnyPath
+from ..weights.checkpoints import read_checkpoint
 from .cases import TOLERANCES, Agreement, Case, agreement, read_case
 from .cases.compare import GRADIENT_NOISE, coarsest, gradient_tolerance, largest_of
 from .cases.execution import named_points, rebuild, run, unknown_points
+from .cases.probe import expanded, is_probe, kept
+from .cases.samples import Sampled, disagreement, sampled
 from .heads import Heads
 from .measures import MEASURES, Threshold, is_logits, measures, missed
 from .patterns import patterns
@@ -52,12 +57,14 @@ def check_file(
     *,
     backend: str = "numpy",
     dtype: str | None = None,
+    weights: AnyPath | None = None,
     measured: bool = False,
     limits: Sequence[Threshold] = (),
 ) -> Result:
     """`check_case` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
 
-    What is wrong with files or their contents becomes a result with status "error".
+    `weights`: a checkpoint, for the probes of its weights. What is wrong with files or their contents becomes a result
+    with status "error".
     """
     try:
         case, notes = read_case(path), list[str]()
@@ -65,7 +72,10 @@ def check_file(
             from .compare.answers import answered
 
             case, notes = answered(case, mine)
-        result = check_case(case, str(path), backend=backend, dtype=dtype, measured=measured, limits=limits)
+        given = _weights_of(case, weights) if weights is not None and is_probe(case) else None
+        result = check_case(
+            case, str(path), backend=backend, dtype=dtype, weights=given, measured=measured, limits=limits
+        )
         result.notes[:0] = notes
         return result
     except BackendError:
@@ -83,6 +93,7 @@ def check_case(
     dtype: str | None = None,
     measured: bool = False,
     limits: Sequence[Threshold] = (),
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Result:
     """Compare every output, gradient and traced value of a case with the reference's.
 
@@ -91,7 +102,10 @@ def check_case(
     note. `measured`: with every measure of each array (`measures`), and what wrong ones look like (`patterns`).
     `limits` are thresholds that arrays are held to instead of their tolerances. Raises `InputError` when the case names
     a peer, class, option or parameter that the reference does not know.
+    A probe is compared by its samples and statistics; `weights` are those that it is of, by the peer's names.
     """
+    if is_probe(case):
+        return _check_probe(case, path, backend, dtype, weights)
     where = case.name
     aliases: dict[str, str] = case.meta.get("tied", {})
     rebuilt, arrays = rebuild(case)
@@ -166,6 +180,69 @@ def masks_of(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, array in masks.items()
         if ((array == 0) | (array == 1)).all()
     }
+
+
+def _check_probe(
+    probe: Case, path: str, backend: str, dtype: str | None, weights: Mapping[str, np.ndarray] | None
+) -> Result:
+    """The same for a probe: nothing but samples is kept of what is traced."""
+    theirs, case, own = kept(probe, path), expanded(probe, weights), probe.meta["probe"]
+    rebuilt, arrays = rebuild(case)
+    named = named_points(rebuilt, case.trace)
+    gradients = bool(case.cotangents) and probe.meta.get("compare_gradients", True)
+
+    def sample(array: np.ndarray) -> Sampled:
+        return sampled(array, own["seed"], own["samples"])
+
+    def keep(point: str, value: Any) -> dict[str, Sampled]:
+        wanting = [name for name, points in named.items() if point in points]
+        return {name: sample(spread(to_host(value), case.trace[name])) for name in wanting}
+
+    made = run(
+        rebuilt,
+        arrays,
+        case.inputs,
+        case.meta["call"],
+        cotangents=case.cotangents if gradients else None,
+        points={point for points in named.values() for point in points},
+        kept=keep,
+        backend=backend,
+        dtype=dtype or case.dtype,
+        where=probe.name,
+    )
+    ours: dict[str, Sampled] = {}
+    for name, points in named.items():
+        if found := next((p for p in points if p in made.trace), None):
+            ours[f"trace/{name}"] = made.trace[found][name]  # type: ignore[assignment]
+    for kind, there, group in (
+        ("output", case.outputs, made.outputs),
+        ("grad_param", case.grad_params if gradients else {}, made.grad_params),
+        ("grad_input", case.grad_inputs if gradients else {}, made.grad_inputs),
+    ):
+        _require(kind, there, group, probe.name)
+        ours |= {f"{kind}/{name}": sample(group[name]) for name in there}
+    ends = {key: s.ends for key, s in theirs.items() if key.startswith("grad_")}
+    scale = Scale(replace(probe, cotangents=case.cotangents, grad_params=ends, grad_inputs={}), dtype)
+    compared = []
+    for key, wanted in ours.items():
+        kind, _, name = key.partition("/")
+        samples, numbers, note = disagreement(theirs[key], wanted)
+        tolerance = scale.tolerance(kind, theirs[key].ends, wanted.ends)
+        compared.append(Agreement(kind, name, samples, tolerance, note))
+        compared.append(Agreement(kind, f"{name} (statistics)", numbers, tolerance, note))
+    notes = [f"a probe: {own['samples']} samples and the statistics of each of {len(ours)} arrays"]
+    notes += unknown_points([n for n in case.trace if f"trace/{n}" not in ours])
+    return Result(path, "pass" if all(a.passed for a in compared) else "fail", compared, notes=notes)
+
+
+def _weights_of(case: Case, path: AnyPath) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint that the class of a probe needs."""
+    own = case.meta["probe"]
+    shapes = {name: tuple(spec["shape"]) for name, spec in (own.get("inputs") or {}).items()}
+    inputs = {n: np.broadcast_to(np.zeros(()), s) for n, s in shapes.items()} | case.inputs
+    meta = case.meta
+    found = read_checkpoint(meta["peer"], path, meta["class"], config=meta["config"], inputs=inputs, call=meta["call"])
+    return found.arrays
 
 
 def _require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str) -> None:

@@ -136,14 +136,15 @@ def test_a_float32_case_has_an_excerpt_in_float32() -> None:
     assert failed(found.excerpt_case) == ["output/out"]
 
 
+_FIRST_TWO = {"index": [{"ellipsis": True}, {"slice": [None, 2, None]}]}
 STEPS: dict[str, Any] = {
     "steps": [
         {"op": "linear", "arguments": ["x", "w"], "results": ["y"]},
-        {"op": "getitem", "arguments": ["y"], "options": {"index": [{"ellipsis": True}, {"slice": [None, 2, None]}]}, "results": ["z"]},
+        {"op": "getitem", "arguments": ["y"], "options": _FIRST_TWO, "results": ["z"]},
         {"op": "add", "arguments": ["z", 0.5], "results": ["out"]},
     ],
     "outputs": {"out": "out"},
-}  # fmt: skip
+}
 
 
 def steps(config: Any, **inputs: np.ndarray) -> Case:

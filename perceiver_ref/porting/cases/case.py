@@ -16,6 +16,7 @@ from ...host.files import AnyPath
 from ...weights.formats.dtypes import finite
 from ...weights.formats.npz import check_name, write_npz
 from ..dumps import read_arrays
+from .samples import validate
 
 PACKAGED = Path(__file__).parent / "packaged"
 """The folder of the cases that the package ships."""
@@ -209,10 +210,15 @@ def _validate(path: object, case: Case) -> None:
     ]
     for group, arrays, of_group, of in pairs:
         for name in arrays:
-            if not of:  # a file of gradients alone
+            if not of or "probe" in case.meta:  # a file of gradients alone
                 continue
             if name not in of:
                 raise InputError(f"{path}: {group}/{name} has no {of_group}/{name} beside it")
+    if "probe" in case.meta:
+        validate(path, case.meta["probe"], case.samples, case.statistics, case.cotangents)
+        return
+    if case.samples or case.statistics:
+        raise InputError(f"{path} has samples, but no probe in meta, which says of what")
     if not case.outputs:
         raise InputError(f"{path} has no output/<name>: there is nothing to compare")
     check_gradients(case, path)

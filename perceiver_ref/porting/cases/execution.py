@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from ...autograd import Tensor, ops, tree, value_and_grad
 from ...autograd import backend as backends
-from ...autograd.backend import to_backend, to_host
+from ...autograd.backend import is_array, to_backend, to_host
 from ...autograd.observing import observe
 from ...errors import InputError, input_errors, listed
 from ...host.progress import counting, is_shown
@@ -39,6 +39,8 @@ def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
 
     Raises `InputError` for what the reference does not know, and for gradients of an unknown loss.
     """
+    if "probe" in case.meta:
+        raise InputError(f"{case.name} is a probe, which holds samples: check takes it, this needs whole arrays")
     check_gradients(case, case.name)
     aliases = case.meta.get("tied", {})
     arrays = {name: array for name, array in (case.params | case.state).items() if name not in aliases}
@@ -60,6 +62,7 @@ def run(
     *,
     cotangents: Mapping[str, np.ndarray] | None = None,
     points: Only = None,
+    kept: Callable[[str, Any], Any] | None = None,
     backend: str = "numpy",
     dtype: Any = np.float64,
     where: object = "the weights",
@@ -67,7 +70,8 @@ def run(
     """Outputs of `rebuilt` with these parameters and buffers and on these inputs, computed in `dtype` on `backend`.
 
     With `cotangents` also the gradients of the sum of output * cotangent, for every parameter and floating-point
-    input. `options` are the peer's other arguments. `points` says which of our trace points to keep (None: none).
+    input. `options` are the peer's other arguments. `points` says which of our trace points to keep (None: none), and
+    `kept(name, array)` what of each, where that is not the array.
     Raises `InputError`, naming `where` the arrays come from, when they do not fit; and for an output that has a
     cotangent but does not exist, or has another shape.
     """
@@ -87,7 +91,7 @@ def run(
 
     def forward(variables: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
         with (
-            trace(frozenset() if points is None else points) as traced,
+            trace(frozenset() if points is None else points, kept=kept) as traced,
             input_errors("the inputs do not fit the model"),
         ):
             outputs = rebuilt.run(
@@ -108,7 +112,7 @@ def run(
     made = Run(
         outputs=tree.map(to_host, outputs),
         state=rebuilt.store_state(tree.map(to_host, call.updates), shapes),
-        trace=tree.map(to_host, traced),
+        trace={name: to_host(value) if is_array(value) else value for name, value in traced.items()},
     )
     if gradients is not None:
         made.grad_params = rebuilt.store(tree.map(to_host, gradients["params"]), shapes)

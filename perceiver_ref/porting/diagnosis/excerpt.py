@@ -270,8 +270,8 @@ def _answered(case: Case) -> Case:
 
 
 def _regions(target: Target, affected: Sequence[str], last: int | None) -> Iterable[tuple[str, str, list[int]]]:
-    """For each leaf whose gradient is wrong: its path, the key of that gradient, the numbers of the steps that depend on
-    it, up to `last`."""
+    """For each leaf whose gradient is wrong: its path, the key of that gradient, and the numbers of the steps, up to
+    `last`, that depend on it."""
     graph = target.graph
     for path, names in target.names.items():
         wrong = [name for name in names if name in affected]
@@ -287,7 +287,7 @@ def _regions(target: Target, affected: Sequence[str], last: int | None) -> Itera
 
 def _backward(subject: Subject, target: Target, path: str, key: str, steps: list[tuple[int, Recorded]]) -> Case:
     graph = target.graph
-    ran = [_Ran(s.op, s.arguments, {k: v for k, v in s.node.options.items()}, s.outputs) for _, s in steps]
+    ran = [_Ran(s.op, s.arguments, dict(s.node.options), s.outputs) for _, s in steps]
     writing = _Writing(subject, ran)
     given = next(
         array_of(s.arguments[edge.position])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ def make(subject: Exported, row: Kind, options: ExportOptions) -> Case:
     arrays = {name: _cast(a, options.dtype) for name, a in _arrays(draft).items()}
     inputs = {name: _cast(a, options.dtype) for name, a in draft.inputs.items()}
     found = _computed(subject, arrays, inputs, draft.call, options, options.dtype)
-    meta = _meta(subject, row, draft, options)
+    meta = described(subject, row, draft.call, options)
     if options.dtype == "float32":
         exact = _computed(subject, _wide(arrays), _wide(inputs), draft.call, options, "float64")
         if tolerance := _measured(found, exact):
@@ -58,7 +58,7 @@ def make(subject: Exported, row: Kind, options: ExportOptions) -> Case:
         cotangents=_cotangents(found, options) if found.grad_params or found.grad_inputs else {},
         grad_params=found.grad_params,
         grad_inputs=found.grad_inputs,
-        trace=_peer_trace(subject.rebuilt, found.trace) if options.trace else {},
+        trace=peer_trace(subject.rebuilt, found.trace) if options.trace else {},
     )
     for group, named in groups(case):
         if group != "param":
@@ -126,14 +126,15 @@ def _cotangents(found: Run, options: ExportOptions) -> Arrays:
     return {name: _cast(array, options.dtype) for name, array in drawn.items()}
 
 
-def _meta(subject: Exported, row: Kind, draft: Draft, options: ExportOptions) -> dict[str, Any]:
+def described(subject: Exported, row: Kind, call: dict[str, Any], options: ExportOptions) -> dict[str, Any]:
+    """The meta of a case."""
     return {
         "case": f"{subject.id}/{row.id}",
         "peer": subject.peer,
         "peer_version": __version__ if subject.peer == "perceiver-ref" else "computed by perceiver-ref",
         "class": subject.cls,
         "config": dict(subject.config),
-        "call": draft.call,
+        "call": call,
         "dtype": options.dtype,
         "seed": options.seed,
         "flags": list(row.flags),
@@ -156,9 +157,9 @@ def _measured(found: Run, exact: Run) -> dict[str, float]:
     return made
 
 
-def _peer_trace(rebuilt: Rebuilt, trace: Arrays) -> Arrays:
+def peer_trace(rebuilt: Rebuilt, trace: Mapping[str, Any]) -> dict[str, Any]:
     """Traced values by the peer's module paths, where its rows lead back from our names."""
-    made: Arrays = {}
+    made: dict[str, Any] = {}
     for name, array in trace.items():
         for theirs in _their_names(rebuilt.points, name):
             if theirs not in made and next((n for n in rebuilt.point(theirs) if n in trace), None) == name:

@@ -107,6 +107,14 @@ def arrays_by_name(rebuilt: Rebuilt, params: Arrays, state: Arrays) -> Arrays:
     return made
 
 
+def paths_by_name(rebuilt: Rebuilt) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """For each of the peer's arrays, one of our paths of which it holds the array, and its own shape."""
+    by_name: dict[str, list[Binding]] = {}
+    for _, b in _bindings(rebuilt):
+        by_name.setdefault(b.name, []).append(b)
+    return {name: (parts[0].path, _shape(parts)) for name, parts in by_name.items()}
+
+
 def paths_of(rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
     """The inverse, for weights that were given: parameters and state by our paths, as copies."""
     params, state = rebuilt.load(arrays, "the weights")
