@@ -9,15 +9,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from docs.blocks import ROOT, blocks
 
 from perceiver_ref.cli import main
 from perceiver_ref.porting import check_file, diagnose_file
-from perceiver_ref.porting.cases import read_case
+from perceiver_ref.porting.cases import expanded, read_case
+from perceiver_ref.porting.cases.generator import KINDS, made
+from perceiver_ref.porting.cases.samples import COLUMNS
 from perceiver_ref.porting.export.make import ExportOptions, make
 from perceiver_ref.porting.export.operations import OPERATIONS
 from perceiver_ref.porting.export.write import write_folder
+from perceiver_ref.weights.formats.safetensors_file import write_safetensors
 
 PORT = ROOT / "docs" / "porting"
 SOURCE = (PORT / "encoder.c").read_text(encoding="utf-8")
@@ -150,6 +154,67 @@ def test_a_mistake_is_found_where_it_is_and_named(mistake: str, plain: dict[str,
 
 
 @needs_cc
+def test_probes_are_read_and_mistakes_are_seen_in_them(port: Path, tmp_path: Path) -> None:
+    probe = ("--probe", "--seed", "9")
+    paths = export(tmp_path, OTHER, *probe)
+    done = execute(port, *paths)
+    points = sum(key.startswith(("trace/", "output/")) for key in read_case(paths[0].with_suffix(".npz")).samples)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.startswith(f"0 of {points} points differ in their samples")
+    right, wrong, _ = MISTAKES["layer-norm-eps"]
+    program = compiled(tmp_path, SOURCE.replace(right, wrong))
+    done = execute(program, *paths)
+    assert done.returncode == 1
+    assert done.stdout.startswith("trace/encoder.cross_attention.0.query_norm: error ")
+
+
+@needs_cc
+def test_a_probe_of_given_weights_reads_them(port: Path, tmp_path: Path) -> None:
+    (made,) = export(tmp_path, PLAIN, "--probe")
+    params = expanded(read_case(made.with_suffix(".npz"))).params
+    write_safetensors(tmp_path / "weights.safetensors", {n: np.sin(a) for n, a in params.items()}, {})
+    out = ["--out", str(tmp_path / "given"), "--weights", str(tmp_path / "weights.safetensors"), "--safetensors"]
+    assert main(["export", str(tmp_path / "encoder.json"), "--inputs", "5x6", "--probe", *out]) == 0
+    (path,) = (tmp_path / "given").rglob("*.safetensors")
+    done = execute(port, path, tmp_path / "weights.safetensors")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert execute(port, path, made).returncode == 2  # which has no weights
+    assert "of given weights" in execute(port, path).stderr
+
+
+@needs_cc
+def test_c_makes_the_arrays_of_a_probe_bit_for_bit(tmp_path: Path) -> None:
+    specs = {
+        kind: {"shape": [3, 7, 2], "kind": kind, "exponent": 9, "modulus": 13, "value": -2.5, "dtype": "float64"}
+        for kind in KINDS
+    }
+    (tmp_path / "specs.h").write_text(
+        "".join(f"{{{json.dumps(f'input/{kind}')}, {json.dumps(json.dumps(spec))}}},\n" for kind, spec in specs.items())
+    )
+    source = """
+    #include "vectors.h"
+    #include "probes.h"
+    static const char *specs[][2] = {
+    #include "specs.h"
+    };
+    int main(void) {
+        for (size_t k = 0; k < sizeof specs / sizeof *specs; k++) {
+            Array x = made(UINT64_C(9007199254740993), specs[k][0], specs[k][1]);
+            for (long i = 0; i < size(x); i++) printf("%a ", (double)x.values[i]);
+            puts("");
+        }
+        return 0;
+    }
+    """
+    program = compiled(tmp_path, source, "-Wno-unused-function", f"-I{tmp_path}")
+    lines = execute(program).stdout.splitlines()
+    assert len(lines) == len(KINDS)
+    for line, (kind, spec) in zip(lines, specs.items()):
+        found = np.reshape([float.fromhex(word) for word in line.split()], spec["shape"])
+        np.testing.assert_array_equal(found, made(f"input/{kind}", spec, 9007199254740993, "float64"))
+
+
+@needs_cc
 def test_what_is_not_ported_is_refused(port: Path, tmp_path: Path) -> None:
     gated = {**OTHER, "conventions": {**OTHER["conventions"], "gated_mlp": True}}
     done = execute(port, export(tmp_path, gated, "--cases", "plain")[0])
@@ -158,6 +223,20 @@ def test_what_is_not_ported_is_refused(port: Path, tmp_path: Path) -> None:
     done = execute(port, tmp_path / "cut.safetensors")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("cut.safetensors is cut off\n")
+
+
+def test_the_page_of_the_format_shows_the_source_of_probes() -> None:
+    code = (PORT / "probes.h").read_text(encoding="utf-8")
+    shown = [b.text for b in blocks((ROOT / "docs" / "VECTORS.md").read_text(encoding="utf-8")) if b.language == "c"]
+    assert len(shown) == 1
+    assert shown[0] in code
+
+
+def test_the_page_has_every_kind_of_array() -> None:
+    page = (ROOT / "docs" / "VECTORS.md").read_text(encoding="utf-8")
+    for kind, row in KINDS.items():
+        assert f"| `{kind}` | {row.what} |" in page
+    assert all(f"`{name}`" in page for name in COLUMNS)
 
 
 def test_the_page_shows_the_source() -> None:

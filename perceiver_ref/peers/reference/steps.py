@@ -146,21 +146,22 @@ def _elements(op: str, shapes: Sequence[tuple[int, ...]], chosen: Mapping[str, A
     if op == "broadcast_to":
         return math.prod(n for n in chosen.get("shape", ()) if isinstance(n, int))
     if op == "pad":
-        return math.prod(n + sum(pair) for n, pair in zip(first, chosen.get("widths", ())))
+        return int(math.prod(n + sum(pair) for n, pair in zip(first, chosen.get("widths", ()))))
     if op in ("convolution", "transposed_convolution", "max_pool"):
         padding = chosen.get("padding", ())
         pairs = padding if isinstance(padding, tuple) else ()
         strides = chosen.get("strides", ()) if op == "transposed_convolution" else ()
         grid = [n * s for n, s in zip(first[1:-1], (*strides, *(1,) * len(first)))]
         wide = math.prod(n + sum(pair) for n, pair in zip(grid, pairs)) if pairs else math.prod(grid)
-        return abs(wide) * (first[0] if first else 1) * max(s[-1] for s in (*shapes, (1,)) if s)
+        return int(abs(wide) * (first[0] if first else 1) * max(s[-1] for s in (*shapes, (1,)) if s))
     if op in ("attention", "attention_weights") and len(shapes) > 1 and all(len(s) > 1 for s in shapes[:2]):
         return sum(sizes) + math.prod(first[:-1]) * shapes[1][-2]
     if op in ("matmul", "linear") and len(shapes) > 1 and shapes[1]:
         lead = max(math.prod(first[:-1]), math.prod((*shapes[1][:-2], first[-2] if len(first) > 1 else 1)))
         return lead * shapes[1][-1]
     if op == "take" and len(sizes) > 1:
-        return sizes[1] * max(first or (1,)) ** max(len(first) - 1, 0)
+        axis = chosen.get("axis", 0)
+        return sizes[1] * (sizes[0] // max(first[axis], 1))
     if op in ("concatenate", "stack"):
         return sum(sizes)
     try:

@@ -103,7 +103,8 @@ def made(name: str, spec: Spec, seed: int, dtype: str) -> np.ndarray:
         return np.array(np.broadcast_to(places.reshape(1, -1, *(1,) * (len(shape) - 2)), shape)).astype(of)
     if kind == "one-hot":
         rows = bits(seed, name, 0, size // shape[-1]) % np.uint64(shape[-1])
-        return (rows[:, None] == np.arange(shape[-1], dtype=np.uint64)).reshape(shape).astype(of)
+        ones: np.ndarray = rows[:, None] == np.arange(shape[-1], dtype=np.uint64)
+        return ones.reshape(shape).astype(of)
     element = _ELEMENTS[kind](spec)
     made = np.empty(size, of)
     for start in range(0, size, _PIECE):
@@ -121,12 +122,11 @@ _ELEMENTS: dict[str, Callable[[Spec], Callable[[np.ndarray], np.ndarray]]] = {
 def _checked(name: str, spec: Any, dtype: str) -> tuple[tuple[int, ...], str, str]:
     if not isinstance(spec, Mapping):
         raise InputError(f"{name} must be an object, got {shortened(spec)}")
-    shape, kind = spec.get("shape"), spec.get("kind")
-    check_shape(name, shape)
+    shape, kind = check_shape(name, spec.get("shape")), spec.get("kind")
     if kind not in KINDS:
         raise one_of(f"kind of {name}", str(kind), KINDS)
     row = KINDS[kind]
-    number = spec.get(row.needs) if row.needs else None
+    number: Any = spec.get(row.needs) if row.needs else None
     whole = isinstance(number, int) and not isinstance(number, bool)
     limits = {"exponent": (-MOST_EXPONENT, MOST_EXPONENT), "modulus": (1, 1 << 31)}.get(row.needs)
     if limits and not (whole and limits[0] <= number <= limits[1]):
@@ -140,11 +140,11 @@ def _checked(name: str, spec: Any, dtype: str) -> tuple[tuple[int, ...], str, st
     of = spec.get("dtype", row.default_dtype or dtype)
     if of not in DTYPES:
         raise one_of(f"dtype of {name}", str(of), DTYPES)
-    return tuple(shape), kind, of
+    return shape, kind, of
 
 
-def check_shape(name: str, shape: Any) -> None:
-    """Raise `InputError` unless it is a list of sizes, of not too many elements."""
+def check_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """The shape; `InputError` unless it is a list of sizes, of not too many elements."""
     if (
         not isinstance(shape, (list, tuple))
         or len(shape) > 32
@@ -152,3 +152,4 @@ def check_shape(name: str, shape: Any) -> None:
         or math.prod(shape) > _LARGEST
     ):
         raise InputError(f"{name}: shape must be a list of sizes, got {shortened(shape)}")
+    return tuple(shape)

@@ -41,7 +41,7 @@ def new_probe(meta: Mapping[str, Any], *, seed: int = 0, samples: int = COUNT) -
 
 
 def keep(probe: Case, key: str, array: Any) -> Sampled:
-    """Keep of an array, a `Sampled` or an array on the host, what a probe keeps; `key` is "output/logits" and so on."""
+    """Keep of an array on the host what a probe keeps, or a `Sampled`; `key` is "output/logits" and so on."""
     own = probe.meta["probe"]
     made = array if isinstance(array, Sampled) else sampled(array, own["seed"], own["samples"])
     probe.samples[key], probe.statistics[key] = made.samples, made.statistics
@@ -52,8 +52,8 @@ def keep(probe: Case, key: str, array: Any) -> Sampled:
 def fingerprint(arrays: Mapping[str, np.ndarray], names: Iterable[str] | None = None) -> dict[str, Any]:
     """`meta.probe.weights` of these arrays (of some names alone): their number, elements, and sha256.
 
-    Hashed are, in the order of their names, for each array its name in UTF-8, a byte 0, its dtype and its shape as NumPy
-    writes them ("float32", "(2, 3)"), each with a byte 0, and its elements, row-major and little-endian.
+    Hashed are, in the order of their names, for each array its name in UTF-8, its dtype and its shape as NumPy writes
+    them ("float32", "(2, 3)"), a byte 0 after each of the three, and its elements, row-major and little-endian.
     """
     digest, elements = hashlib.sha256(), 0
     chosen = sorted(set(arrays) if names is None else set(names) & set(arrays))

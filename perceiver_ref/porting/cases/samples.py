@@ -67,7 +67,8 @@ def indices(size: int, seed: int = 0, count: int = COUNT) -> np.ndarray:
         return np.arange(size)
     starts = np.array([j * size // count for j in range(count + 1)], np.uint64)
     inside = bits(seed, "samples", 0, count) % (starts[1:] - starts[:-1])
-    return (starts[:-1] + inside).astype(np.int64)
+    made: np.ndarray = (starts[:-1] + inside).astype(np.int64)
+    return made
 
 
 def sampled(array: Any, seed: int = 0, count: int = COUNT) -> Sampled:
@@ -170,9 +171,7 @@ def _read(path: object, key: str, spec: Any, samples: np.ndarray, numbers: np.nd
     where = f"{path}: sample/{key}"
     if not isinstance(spec, Mapping):
         raise InputError(f"{path}: meta: probe: arrays has no {shortened(key)}")
-    shape, dtype = spec.get("shape"), spec.get("dtype")
-    check_shape(where, shape)
-    assert shape is not None
+    shape, dtype = check_shape(where, spec.get("shape")), spec.get("dtype")
     size = math.prod(shape)
     if dtype not in _MEASURED:
         raise InputError(f"{where}: unknown dtype {shortened(dtype)}")
@@ -183,4 +182,4 @@ def _read(path: object, key: str, spec: Any, samples: np.ndarray, numbers: np.nd
     places = samples[:, 0]
     if not (np.isfinite(places).all() and (places >= 0).all() and (places < max(size, 1)).all()):
         raise InputError(f"{where} has places outside of an array of {size:,} elements")
-    return Sampled(samples.astype(np.float64), numbers.astype(np.float64), tuple(shape), str(dtype))
+    return Sampled(samples.astype(np.float64), numbers.astype(np.float64), shape, str(dtype))

@@ -299,7 +299,8 @@ def _backward(subject: Subject, target: Target, path: str, key: str, steps: list
     writing.parameters = {} if is_input else {id(given): path}  # whatever else is given has no gradient here
     if is_input:
         writing._name(given, path.removeprefix("input/"))
-    outputs, cotangents = {}, {}
+    outputs: dict[str, Any] = {}
+    cotangents: dict[str, Any] = {}
     inside = {i for i, _ in steps}
     for i, step in steps:
         for array, cotangent in zip(step.outputs, _leaving(graph, i, inside)):

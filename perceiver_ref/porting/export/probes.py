@@ -127,7 +127,7 @@ def _answers(subject: Exported, probe: Case, options: ExportOptions, dtype: str)
         second = computed(_made("cotangent", own["cotangents"], own, options.dtype))
         kept |= {f"grad_param/{name}": sample(array) for name, array in second.grad_params.items()}
         kept |= {f"grad_input/{name}": sample(array) for name, array in second.grad_inputs.items()}
-    return {**kept, **{f"trace/{name}": value for name, value in traced.items()}}  # type: ignore[dict-item]
+    return {**kept, **{f"trace/{name}": value for name, value in traced.items()}}
 
 
 def _made(group: str, specs: Mapping[str, Any] | None, own: Mapping[str, Any], dtype: str) -> Arrays:
