@@ -12,6 +12,7 @@ PAGES = {
     "results": "results",
     "trace": "trace_points",
     "terminal": "terminal_svg",
+    "schemas": "schemas.write",
 }
 """Page -> the module whose `main` writes it."""
 

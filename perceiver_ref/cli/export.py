@@ -35,8 +35,8 @@ def options(command: argparse.ArgumentParser) -> None:
     add(
         "--probe",
         action="store_true",
-        help="one case of kilobytes for a model of any size, a preset as published unless --small: inputs that a stated "
-        "generator makes, samples of all answers",
+        help="one case of kilobytes for a model of any size, a preset as published unless --small: inputs of a stated "
+        "generator, samples of all answers",
     )
     add("--samples", type=int, metavar="N", help=f"with --probe: elements kept of each array (default: {COUNT})")
     size = command.add_mutually_exclusive_group()

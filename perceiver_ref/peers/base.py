@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -148,6 +148,31 @@ def told() -> Iterator[list[str]]:
         _told.reset(token)
 
 
+class Read(NamedTuple):
+    """A call of `options`, by its arguments."""
+
+    what: str
+    given: Mapping[str, Any]
+    known: Mapping[str, Any]
+    passed: frozenset[str]
+    """Names that are passed over"""
+
+
+_read: ContextVar[list[Read] | None] = ContextVar("read", default=None)
+
+
+@contextmanager
+def tables_read() -> Iterator[list[Read]]:
+    """The tables of options that are read inside, in a list that grows: what the schemas of configurations are made
+    of."""
+    rows: list[Read] = []
+    token = _read.set(rows)
+    try:
+        yield rows
+    finally:
+        _read.reset(token)
+
+
 def options(
     what: str,
     given: Mapping[str, Any],
@@ -162,6 +187,8 @@ def options(
     missing. A default of None says nothing about the type, an `Option` does; None may stand for any number. Names that
     are `ignored` are passed over, and so are `inherited` ones, which are told (see `told`).
     """
+    if (rows := _read.get()) is not None:
+        rows.append(Read(what, given, known, ignored | inherited))
     if not isinstance(given, Mapping):
         raise InputError(f"the options of {what} must be an object, got {shortened(given)}")
     for key, value in given.items():

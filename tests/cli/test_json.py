@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 from cli.command import invoke, prepare
+from docs.schema_files import assert_valid, refuses
 from porting.cases import case_of, path_of
+from schemas.reports import REPORTS
 from training import small
 
 from perceiver_ref.cli import train
@@ -20,6 +23,7 @@ from perceiver_ref.porting import run as execute
 from perceiver_ref.porting.cases import write_case
 from perceiver_ref.porting.cases.execution import rebuild
 
+jsonschema = importlib.util.find_spec("jsonschema")  # without it the reports are held against the page alone
 PAGE = (Path(__file__).parents[2] / "docs" / "JSON.md").read_text(encoding="utf-8")
 OPTIONAL = {"cupy", "tf32", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"}
 """Keys of `info` that depend on the machine."""
@@ -95,8 +99,29 @@ def test_the_page_has_every_key(
             result = json.loads((tmp_path / "result.json").read_text())
             assert result["version"] == 1
             found |= set(written(result, known))
+            if jsonschema:
+                assert_valid(f"report/{command}.json", result)
+                for name, wrong in mistaken(result, command):
+                    assert refuses(f"report/{command}.json", wrong), name
         assert found - OPTIONAL == known - OPTIONAL
         (tmp_path / "small").touch()  # the second table of train is that of a run
+
+
+def mistaken(result: dict[str, Any], command: str) -> Iterator[tuple[str, Any]]:
+    """Reports that cannot be: without a key, and with a value of another kind."""
+    forms = REPORTS[command]
+    known = next(form for form in forms if {key for key in form if not key.endswith("?")} <= set(result))
+    for key in ("version", *known):
+        name = key.removesuffix("?")
+        if name == key:
+            yield f"without {name}", {k: v for k, v in result.items() if k != name}
+        if name in result and known.get(key) != {}:
+            yield f"{name} of another kind", {**result, name: [[[]]] if not isinstance(result[name], list) else 3}
+
+
+def test_every_command_has_a_schema() -> None:
+    """A row of schemas/reports.py in docs/make."""
+    assert set(REPORTS) == {row.name for row in COMMANDS}
 
 
 def test_the_page_has_every_command() -> None:
