@@ -13,6 +13,7 @@ PAGES = {
     "trace": "trace_points",
     "terminal": "terminal_svg",
     "schemas": "schemas.write",
+    "defaults": "defaults.page",
 }
 """Page -> the module whose `main` writes it."""
 
