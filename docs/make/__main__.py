@@ -14,6 +14,7 @@ PAGES = {
     "terminal": "terminal_svg",
     "schemas": "schemas.write",
     "defaults": "defaults.page",
+    "models": "models.page",
 }
 """Page -> the module whose `main` writes it."""
 

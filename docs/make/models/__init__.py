@@ -1,0 +1,6 @@
+"""docs/MODELS.md: each model for a port in another language, made of tables.
+
+fields   every field of a configuration, and what null means
+courses  what is computed, in the order of the trace
+page     the command, which prints the page
+"""
