@@ -107,7 +107,7 @@ class Steps(Module):
         return {name: Parameter(shape, zeros) for name, shape in self.shapes}
 
     def apply(self, p: Tree, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Outputs by name, of `arrays` by name."""
+        """Outputs by name, of `arrays` by name; their shapes are those of the operations."""
         known = dict(tree.flatten(p))
         for name, array in arrays.items():
             if name in known:
@@ -161,7 +161,7 @@ def _elements(op: str, shapes: Sequence[tuple[int, ...]], chosen: Mapping[str, A
         return lead * shapes[1][-1]
     if op == "take" and len(sizes) > 1:
         axis = chosen.get("axis", 0)
-        return sizes[1] * (sizes[0] // max(first[axis], 1))
+        return int(sizes[1] * (sizes[0] // max(first[axis], 1)))
     if op in ("concatenate", "stack"):
         return sum(sizes)
     try:
