@@ -14,7 +14,7 @@ PAGES = {
     "terminal": "terminal_svg",
     "schemas": "schemas.write",
     "defaults": "defaults.page",
-    "models": "models.page",
+    "models": "descriptions.page",
 }
 """Page -> the module whose `main` writes it."""
 

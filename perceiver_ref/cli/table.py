@@ -78,7 +78,7 @@ COMMANDS = (
         (
             ("export perceiver-io/language --out vectors", "a small model, every adversarial case"),
             ("export config.json --peer hf --out vectors", "another implementation's configuration"),
-            ("export config.json --peer hf --probe --weights checkpoint --out probe", "of real weights, in kilobytes"),
+            ("export config.json --peer hf --probe --weights F --out probe", "of real weights, in kilobytes"),
             ("export --pack pack", "every kind of model, and each operation"),
         ),
     ),

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptions.courses import MODELS, ROUTINES
+from descriptions.fields import ARGUMENTS, FIELDS
+from descriptions.page import _PARTS, Line, course, markdown
 from docs.blocks import ROOT
-from models.courses import MODELS, ROUTINES
-from models.fields import ARGUMENTS, FIELDS
-from models.page import _PARTS, Line, course, markdown
 
 from perceiver_ref.models.published import PRESETS
 from perceiver_ref.peers.reference.configuration import TYPES
