@@ -67,6 +67,9 @@ def test_the_keys_in_the_file_are_those_of_the_format(tmp_path: Path) -> None:
             "trace/x.y",
             "state_out/x.y",
             "output_as_run/x.y",
+            "expected/x.y",
+            "sample/x.y",
+            "statistics/x.y",
         ]
     )
     meta = json.loads(str(read_npz(path)["meta"]))
