@@ -26,7 +26,7 @@ from ...version import __version__
 from ..cases import Case
 from ..cases.execution import rebuild, run
 from ..gradients.graph import Graph
-from ..gradients.graph import Step as Recorded
+from ..gradients.graph import Ran as Recorded
 from ..gradients.target import Target
 from ..subject import CANNOT_BE_RUN, Subject
 
