@@ -45,6 +45,7 @@ _PUBLIC = {
     "load_with_state": ".weights.checkpoints",
     "preset": ".models.published",
     "presets": ".models.published",
+    "record": ".porting.record.session",
     "trace": ".models.tracing",
     "variants": ".models.published",
 }

@@ -11,7 +11,7 @@ hard_coded  constants of a class's source that a case has replaced
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module
 
-from ..errors import one_of
+from ..errors import InputError, one_of
 from .base import Given, Peer, Rebuilt
 
 
@@ -82,13 +82,20 @@ PEERS = Peers(
     }
 )
 """Peers by name."""
+UNKNOWN = "unknown"
+"""In place of a peer's name in cases of a model that is none of them: one with its own classes and names."""
 
 
 def peer(name: str) -> Peer:
     """The peer of this name; `InputError` listing the known ones."""
+    if name == UNKNOWN:
+        raise InputError(
+            "its model is no known implementation, so its names mean nothing yet: "
+            "`perceiver-ref bind CASE --to CONFIG|PRESET` finds which is which"
+        )
     if name not in PEERS:
         raise one_of("peer", name, PEERS)
     return PEERS[name]
 
 
-__all__ = ["PEERS", "Given", "Peer", "Peers", "Rebuilt", "peer"]
+__all__ = ["PEERS", "UNKNOWN", "Given", "Peer", "Peers", "Rebuilt", "peer"]

@@ -1,5 +1,6 @@
 """Checking another implementation's outputs, gradients and intermediate values against the reference.
 
+record/      a call of a live model as a case
 cases/       the vector format: cases of other implementations, those that the package ships, and running one
 check        whether a case agrees
 compare/     where two dumps of intermediate values begin to differ

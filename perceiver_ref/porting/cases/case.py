@@ -17,6 +17,7 @@ from ...weights.formats.dtypes import finite
 from ...weights.formats.npz import check_name, write_npz
 from ..dumps import read_arrays
 from .samples import validate
+from .tensors import as_array
 
 PACKAGED = Path(__file__).parent / "packaged"
 """The folder of the cases that the package ships."""
@@ -123,9 +124,12 @@ def read_case(path: AnyPath) -> Case:
 def write_case(path: AnyPath, case: Case, *, with_list: bool = True) -> None:
     """Write a case so that `read_case` gives it back; nothing is left behind when that fails.
 
-    `with_list`: also the list of its arrays, for `read_case` to hold the file to.
+    Arrays may be tensors of another framework; bfloat16 and float8, which NumPy does not have, are written as float32.
+    `with_list`: also the list of its arrays, for `read_case` to hold the file to. Raises `InputError` for what is no
+    dense array of numbers.
     """
-    arrays = {f"{group}/{name}": array for group, named in groups(case) for name, array in named.items()}
+    named_arrays = {f"{group}/{name}": array for group, named in groups(case) for name, array in named.items()}
+    arrays = {key: as_array(array, key) for key, array in named_arrays.items()}
     meta = {**case.meta, **({"arrays": list(arrays)} if with_list else {})}
     write_npz(path, {"meta": np.array(json.dumps(meta)), **arrays})
 

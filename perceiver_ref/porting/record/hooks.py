@@ -1,0 +1,302 @@
+"""A forward pass of a PyTorch module, and a backward pass through it, seen by the module's own hooks.
+
+Nothing of PyTorch is imported: a module is what has `named_modules`, `named_parameters` and hooks, a tensor what has
+`detach` and `register_hook`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..cases.tensors import as_array, is_array
+from .recognise import UNKNOWN, recognise
+from .recorder import Recorder
+from .structure import arguments, exchanged, outputs
+
+_WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+
+
+def is_module(value: Any) -> bool:
+    """Whether hooks can be put on a value as on a module of PyTorch."""
+    return not isinstance(value, type) and all(
+        callable(getattr(value, name, None))
+        for name in ("named_modules", "named_parameters", "register_forward_hook", "register_forward_pre_hook")
+    )
+
+
+def check_module(module: Any) -> None:
+    """Raise `InputError` for a module whose hooks would not see what it computes."""
+    kind = type(module).__name__
+    if hasattr(module, "_orig_mod"):
+        raise InputError("the module is compiled by torch.compile, which passes hooks over: record module._orig_mod")
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        raise InputError("the module was compiled by module.compile(): make it anew without that, and record it")
+    if type(module).__module__.startswith("torch.jit"):
+        raise InputError("a scripted or traced module has no hooks inside: record the module that it was made from")
+    if kind in _WRAPPERS and hasattr(module, "module"):
+        raise InputError(f"{kind} splits the call: record its inner module, module.module")
+
+
+class Hooks:
+    """The hooks of one recording. `call` says which of the calls of the module is recorded, the first being 0."""
+
+    def __init__(self, module: Any, recorder: Recorder, *, call: int = 0, parameters: bool = True) -> None:
+        check_module(module)
+        self.module, self.recorder = module, recorder
+        self.chosen, self.parameters = call, parameters
+        self.calls = 0
+        self._inside = 0
+        self._recording = False
+        self._done = False
+        self._handles: list[Any] = []
+        self._backward: list[Any] = []
+        self._expected: dict[str, dict[str, Any]] = {"grad_param": {}, "grad_input": {}}
+        self._elsewhere = False
+        self._error: BaseException | None = None
+        self._failed = False
+        self._encoded: Any = None
+
+    def __enter__(self) -> Hooks:
+        recorder, module = self.recorder, self.module
+        recorder.recognised, notes = recognise(module)
+        recorder.notes += notes
+        parts = [(path, part) for path, part in module.named_modules() if path]
+        self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+        for path, part in parts:
+            self._handles.append(part.register_forward_hook(self._point(path)))
+        self._handles.append(module.register_forward_hook(self._after, always_call=True))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in (*self._handles, *self._backward):
+            handle.remove()
+        self._handles.clear()
+        self._backward.clear()
+
+    def finish(self) -> None:
+        """What is known when the block is over: gradients of what backward did not reach, and buffers after the call.
+
+        Raises `InputError` when the module was not called, or when gradients are those of several calls.
+        """
+        recorder = self.recorder
+        if self._failed:
+            raise InputError("the call to record raised an error inside `with record(...)`; nothing was written")
+        if not self._done:
+            often = f"{self.calls} times" if self.calls else "never"
+            raise InputError(
+                f"the module was called {often} inside `with record(...)`, so there is no call {self.chosen} to "
+                "record; call the module itself there, model(x), not its forward"
+            )
+        if recorder.has("cotangent"):
+            if self._elsewhere:
+                raise InputError(
+                    "backward went through several calls of the module, so that its gradients are of no single one: "
+                    "use one `with record(...)` for each call"
+                )
+            for group, values in self._expected.items():
+                for name, like in values.items():
+                    if recorder.stored(group, name) is None:
+                        recorder.array(group, name, np.zeros(tuple(like.shape), _numpy_dtype(like)))
+        if self._encoded is not None:
+            recorder.replace(("images", "videos"), self._encoded)
+        if self.calls > 1:
+            recorder.notes.append(f"call {self.chosen} of {self.calls} in the block")
+        if getattr(self.module, "training", False):
+            recorder.notes.append("recorded in training mode, in which dropout is random")
+            self._buffers_after()
+
+    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before the module's call: its parameters, buffers and arguments as they are now."""
+        self._inside += 1
+        if self._inside > 1:  # a module that calls itself
+            return None
+        self._error = sys.exc_info()[1]
+        self.calls += 1
+        if self.calls - 1 != self.chosen:
+            return None
+        self._recording = True
+        if self.parameters:
+            self._state()
+        given = bound(module.forward, args, kwargs)
+        for name, value in named(given).items():
+            self.recorder.argument(name, value)
+        if not isinstance(given, inspect.BoundArguments):
+            return None
+        for name, value in given.arguments.items():
+            if given.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                given.arguments[name] = {key: self._input(key, part) for key, part in value.items()}
+            else:
+                given.arguments[name] = self._input(name, value)
+        return given.args, given.kwargs
+
+    def _input(self, name: str, value: Any) -> Any:
+        """An argument as the module gets it: its tensors under another name, so that the gradient is that of this
+        call alone, whatever else the caller does with them."""
+        waiting: dict[int, list[str]] = {}
+        for inner, part in arguments(name, value):
+            waiting.setdefault(id(part), []).append(inner)
+
+        def replace(tensor: Any) -> Any:
+            if not getattr(tensor, "requires_grad", False) or not waiting.get(id(tensor)):
+                return tensor
+            alias = tensor.view_as(tensor)
+            if not alias.requires_grad:  # without gradients, as in torch.no_grad
+                return tensor
+            self._watch(alias, "grad_input", waiting[id(tensor)].pop(0))
+            return alias
+
+        return exchanged(value, replace)
+
+    def _point(self, path: str) -> Callable[..., None]:
+        """The hook of one part. What it computes again for backward, under checkpointing, is not recorded again."""
+        every = self.recorder.recognised.peer == UNKNOWN
+        encoder = self.recorder.recognised.encoder == path
+
+        def keep(_: Any, __: Any, out: Any) -> None:
+            if self._recording:
+                for name, value in points(path, out, every):
+                    self.recorder.point(name, value)
+                if encoder:
+                    self._encoded = out
+
+        return keep
+
+    def _after(self, module: Any, args: Any, out: Any) -> Any:
+        """After the module's call: its outputs, and hooks for what backward sends into them."""
+        self._inside -= 1
+        if self._inside:
+            return None
+        if sys.exc_info()[1] is not self._error:  # the call raised
+            self._failed = self._failed or self._recording
+            self._recording = False
+            return None
+        if not self._recording:
+            return self._apart(out)
+        self._recording, self._done = False, True
+        waiting: dict[int, list[str]] = {}
+        differentiable = False
+        for name, value in outputs(out):
+            self.recorder.array("output", name, value)
+            waiting.setdefault(id(value), []).append(name)
+            differentiable = differentiable or getattr(value, "requires_grad", False)
+        if not differentiable:
+            return None
+        self._watch_parameters()
+
+        def replace(value: Any) -> Any:
+            """Another name of the tensor, so that what comes back is sent by the caller alone, and not by a part of
+            the module that used the same tensor."""
+            if not getattr(value, "requires_grad", False) or not waiting.get(id(value)):
+                return value
+            alias = value.view_as(value)
+            self._watch(alias, "cotangent", waiting[id(value)].pop(0))
+            return alias
+
+        return exchanged(out, replace)
+
+    def _apart(self, out: Any) -> Any:
+        """Another call's outputs, watched for a backward pass that would mix its gradients with the recorded ones."""
+
+        def replace(value: Any) -> Any:
+            if getattr(value, "requires_grad", False):
+                self._backward.append(value.register_hook(self._mixed))
+            return value
+
+        exchanged(out, replace)
+
+    def _mixed(self, gradient: Any) -> None:
+        self._elsewhere = True
+
+    def _watch_parameters(self) -> None:
+        """Gradients as they arrive, before they are added to those of other calls."""
+        if not self.parameters:
+            return
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                self._expected["grad_param"][name] = parameter
+                self._watch(parameter, "grad_param", name)
+        for alias, name in self.recorder.tied.items():
+            if name in self._expected["grad_param"]:
+                parameter = self._expected["grad_param"][name]
+                self._expected["grad_param"][alias] = parameter
+                self._watch(parameter, "grad_param", alias)
+
+    def _watch(self, tensor: Any, group: str, name: str) -> None:
+        if group == "grad_input":
+            self._expected[group][name] = tensor
+
+        def keep(gradient: Any) -> None:
+            self.recorder.array(group, name, gradient, more=True)
+
+        self._backward.append(tensor.register_hook(keep))
+
+    def _state(self) -> None:
+        module, recorder = self.module, self.recorder
+        first: dict[int, str] = {}
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if (canonical := first.setdefault(id(parameter), name)) != name:
+                recorder.tied[name] = canonical
+            recorder.array("param", name, parameter)
+        saved = set(module.state_dict())
+        for name, buffer in module.named_buffers():
+            if buffer is not None and (name in saved or recorder.recognised.peer == UNKNOWN):
+                recorder.array("state", name, buffer)
+
+    def _buffers_after(self) -> None:
+        """Running statistics after a call in training, where it changed them."""
+        row = self.recorder.recognised
+        for name, buffer in self.module.named_buffers():
+            before = self.recorder.stored("state", name)
+            if before is None or before.dtype.kind != "f" or not (row.peer == UNKNOWN or name in row.given):
+                continue
+            if not np.array_equal(as_array(buffer, name), before):
+                self.recorder.array("state_out", name, buffer)
+
+
+def bound(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments | dict[str, Any]:
+    """Arguments by the names that the function gives them, or by their places where that cannot be told."""
+    try:
+        return inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # the call itself will say what is wrong with it
+        return {**{f"argument{i}": value for i, value in enumerate(args)}, **kwargs}
+
+
+def named(given: inspect.BoundArguments | dict[str, Any]) -> dict[str, Any]:
+    """The same as a dict, with those of `**kwargs` by their own names."""
+    if isinstance(given, dict):
+        return given
+    made: dict[str, Any] = {}
+    for name, value in given.arguments.items():
+        if given.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            made |= value
+        else:
+            made[name] = value
+    return made
+
+
+def points(path: str, out: Any, every: bool) -> Iterator[tuple[str, Any]]:
+    """What a part returned, under its path: an array, the first of a tuple, entries of a dict as `path.name`.
+
+    With `every`, the others of a tuple are `path.out1` and so on.
+    """
+    if is_array(out):
+        yield path, out
+    elif hasattr(out, "to_tuple"):  # an output of transformers
+        yield from points(path, out.to_tuple(), every)
+    elif isinstance(out, (tuple, list)):
+        for i, part in enumerate(out if every else out[:1]):
+            yield from points(f"{path}.out{i}" if i else path, part, every)
+    elif isinstance(out, Mapping):
+        for name, part in out.items():
+            yield from points(f"{path}.{name}", part, every)
+
+
+def _numpy_dtype(tensor: Any) -> str:
+    kind = str(tensor.dtype).rpartition(".")[2]
+    return kind if kind in ("float64", "float16") else "float32"
