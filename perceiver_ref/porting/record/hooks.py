@@ -19,6 +19,8 @@ from .recognise import UNKNOWN, recognise
 from .recorder import Recorder
 from .structure import arguments, exchanged, outputs
 
+_ENCODED = {"images": 2, "videos": 3}
+"""Arguments that an image encoder is given, and how many of their axes it takes for one."""
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 
 
@@ -69,6 +71,10 @@ class Hooks:
         parts = [(path, part) for path, part in module.named_modules() if path]
         self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
         for path, part in parts:
+            if path in recorder.recognised.partial:
+                continue
+            if (encoder := recorder.recognised.encoder) and path.startswith(f"{encoder}."):
+                continue  # inside what is no part of the class
             self._handles.append(part.register_forward_hook(self._point(path)))
         self._handles.append(module.register_forward_hook(self._after, always_call=True))
         return self
@@ -101,10 +107,12 @@ class Hooks:
                 )
             for group, values in self._expected.items():
                 for name, like in values.items():
+                    if group == "grad_input" and self._encoded is not None and name in _ENCODED:
+                        continue  # the case has what was made of it
                     if recorder.stored(group, name) is None:
                         recorder.array(group, name, np.zeros(tuple(like.shape), _numpy_dtype(like)))
         if self._encoded is not None:
-            recorder.replace(("images", "videos"), self._encoded)
+            recorder.replace(_ENCODED, self._encoded)
         if self.calls > 1:
             recorder.notes.append(f"call {self.chosen} of {self.calls} in the block")
         if getattr(self.module, "training", False):
@@ -125,7 +133,9 @@ class Hooks:
             self._state()
         given = bound(module.forward, args, kwargs)
         for name, value in named(given).items():
-            self.recorder.argument(name, value)
+            opened = self.recorder.recognised.opened.get(name) if value is not None else None
+            for inner, part in (opened(value) if opened else {name: value}).items():
+                self.recorder.argument(inner, part)
         if not isinstance(given, inspect.BoundArguments):
             return None
         for name, value in given.arguments.items():
@@ -159,11 +169,11 @@ class Hooks:
         encoder = self.recorder.recognised.encoder == path
 
         def keep(_: Any, __: Any, out: Any) -> None:
-            if self._recording:
+            if self._recording and encoder:
+                self._encoded = out
+            elif self._recording:
                 for name, value in points(path, out, every):
                     self.recorder.point(name, value)
-                if encoder:
-                    self._encoded = out
 
         return keep
 
@@ -281,12 +291,15 @@ def named(given: inspect.BoundArguments | dict[str, Any]) -> dict[str, Any]:
 
 
 def points(path: str, out: Any, every: bool) -> Iterator[tuple[str, Any]]:
-    """What a part returned, under its path: an array, the first of a tuple, entries of a dict as `path.name`.
+    """What a part returned, under its path: an array, the first of a tuple, entries of a dict as `path.name`, but for
+    `last_hidden_state`, which is what there is to it.
 
-    With `every`, the others of a tuple are `path.out1` and so on.
+    With `every`, the others of a tuple are `path.out1` and so on, and all entries of a dict have their names.
     """
     if is_array(out):
         yield path, out
+    elif not every and isinstance(out, Mapping) and "last_hidden_state" in out:
+        yield from points(path, out["last_hidden_state"], every)
     elif hasattr(out, "to_tuple"):  # an output of transformers
         yield from points(path, out.to_tuple(), every)
     elif isinstance(out, (tuple, list)):

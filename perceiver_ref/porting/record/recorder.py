@@ -95,15 +95,14 @@ class Recorder:
         parts = self._arrays.get((group, name))
         return None if parts is None else self.spool.read(parts[0])
 
-    def replace(self, names: Iterable[str], value: Any) -> None:
-        """An array in place of the argument that it was made of, whose first axes it has as one."""
-        for name in names:
+    def replace(self, axes: Mapping[str, int], value: Any) -> None:
+        """An array in place of the argument that it was made of, whose first axes, so many, it has as one."""
+        for name, count in axes.items():
             if ("input", name) in self._arrays:
-                array, lead = as_array(value, f"input/{name}"), self._arrays["input", name][0].shape
-                axes = next((i for i in range(1, len(lead)) if math.prod(lead[:i]) == array.shape[0]), None)
-                if axes is None:
-                    raise InputError(f"what the encoder made of {name} {lead} has {array.shape[0]} rows")
-                array = array.reshape(*lead[:axes], *array.shape[1:])
+                array, lead = as_array(value, f"input/{name}"), self._arrays["input", name][0].shape[:count]
+                if math.prod(lead) != array.shape[0]:
+                    raise InputError(f"what the encoder made of {name} has {array.shape[0]} rows for {lead}")
+                array = array.reshape(*lead, *array.shape[1:])
                 self._arrays["input", name] = [self.spool.add(np.ascontiguousarray(array))]
 
     def write(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from ....errors import InputError
 from ....models.outputs import MultimodalOutput, TiedEmbedding
 from ....models.perceiver_io import PerceiverIO
-from ...base import Given, Peer, Rebuilt
+from ...base import Given, Peer, Rebuilt, options
 from ...names import Rows, Table, below, bind, renamed, same
 from .config import encoder, read_config
 from .decoders import DECODERS, POSTPROCESSORS
@@ -49,8 +49,11 @@ def _perceiver_model(given: Given) -> Rebuilt:
 
 
 def _task(name: str, given: Given) -> Rebuilt:
-    """A task class: a PerceiverModel below `perceiver`, and for language the tied output embedding beside it."""
-    config = read_config(given.config, "hard_coded_replacements")
+    """A task class: a PerceiverModel below `perceiver`, and for language the tied output embedding beside it.
+
+    `parts` are given for a model whose parts are not those that the class makes, as for a PerceiverModel.
+    """
+    config = read_config(given.config, "hard_coded_replacements", "parts")
     if name in _SQUARE and not isinstance(config["image_size"], int):
         raise InputError(f"{name} needs one number as image_size, got {config['image_size']}")
 
@@ -59,8 +62,13 @@ def _task(name: str, given: Given) -> Rebuilt:
         return channels
 
     parts = replaced(name, TASKS[name], given.config.get("hard_coded_replacements"))
-    specs = evaluated(parts, config, width)
+    specs = evaluated(parts, config, width) if "parts" not in given.config else _parts(given.config["parts"])
     return _rebuilt(given, config, specs, "perceiver", name == "PerceiverForMaskedLM", _LOSSES[name])
+
+
+def _parts(given: Any) -> dict[str, Any]:
+    known = dict.fromkeys(theirs for _, theirs, _ in _PARTS)
+    return options("parts", given, known)
 
 
 def _rebuilt(

@@ -54,7 +54,7 @@ def recognise(module: Any) -> tuple[Recognised, list[str]]:
     if row is None:
         return Recognised(UNKNOWN, path, own_configuration(module)), _ancestor(module)
     try:
-        config, call = dict(row.config(module)), dict(row.call(module))
+        config, call, partial = dict(row.config(module)), dict(row.call(module)), row.partial(module)
     except Exception as error:  # a class of the same name in another version has other attributes
         why = f"{path} of {row.peer} is built in a way that is not known ({one_line(error, 80)})"
         return Recognised(UNKNOWN, path, own_configuration(module)), [why]
@@ -69,6 +69,8 @@ def recognise(module: Any) -> tuple[Recognised, list[str]]:
         row.outputs,
         row.without,
         row.encoder,
+        row.opened,
+        partial,
         _version(row.distribution, path),
         TOLERANCES["float32"] if row.float32 & parts else None,
     )

@@ -35,6 +35,10 @@ class Recognised:
     """How the names of parameters begin that the class has no part in."""
     encoder: str = ""
     """The part whose output stands for its input, since the class begins behind it."""
+    opened: Mapping[str, Callable[[Any], Mapping[str, Any]]] = field(default_factory=dict)
+    """Argument that is an object -> what gives the arrays and numbers in its place, by their names."""
+    partial: frozenset[str] = frozenset()
+    """Paths of parts that are called for pieces of what a point is, and have none."""
     version: str = ""
     tolerance: Mapping[str, float] | None = None
     """What a case in float64 is held to, where the peer computes a part in float32 whatever its dtype."""
@@ -43,6 +47,11 @@ class Recognised:
 def no_options(module: Any) -> dict[str, Any]:
     """Of a module without any."""
     return {}
+
+
+def no_parts(module: Any) -> frozenset[str]:
+    """Of a module whose parts are all called for the whole."""
+    return frozenset()
 
 
 @dataclass(frozen=True)
@@ -65,4 +74,6 @@ class Row:
     outputs: Mapping[str, str | None] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     encoder: str = ""
+    opened: Mapping[str, Callable[[Any], Mapping[str, Any]]] = field(default_factory=dict)
+    partial: Callable[[Any], frozenset[str]] = no_parts
     float32: frozenset[str] = frozenset()

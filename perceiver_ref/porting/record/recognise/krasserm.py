@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from .base import Row, Unread
@@ -121,6 +122,21 @@ def _decoder(module: Any) -> dict[str, Any]:
     }
 
 
+def _angles(name: str, embedding: Any) -> dict[str, Any]:
+    """A `RotaryPositionEmbedding`: its angles (B, 1, n, r) without the axis of heads, and which end they belong to."""
+    return {name: embedding.frq_pos_enc[:, 0], "right_align": bool(embedding.right_align)}
+
+
+def _in_pieces(module: Any) -> frozenset[str]:
+    """The dropouts of attention maps that are made for a few heads at a time."""
+    attentions = [(path, part) for path, part in module.named_modules() if hasattr(part, "max_heads_parallel")]
+    return frozenset(
+        f"{path}.dropout" if path else "dropout"
+        for path, part in attentions
+        if part.max_heads_parallel < part.num_heads
+    )
+
+
 _CORE = "perceiver.model.core.modules"
 _READERS = {
     f"{_CORE}.MultiHeadAttention": attention,
@@ -135,4 +151,8 @@ _READERS = {
     "perceiver.model.text.clm.backend.CausalLanguageModel": causal,
     "perceiver.model.audio.symbolic.backend.SymbolicAudioModel": causal,
 }
-ROWS = {path: Row("krasserm", reader, "perceiver-io") for path, reader in _READERS.items()}
+_ANGLES = {f"rot_pos_emb_{side}": partial(_angles, f"frq_{side}") for side in "qk"}
+ROWS = {
+    path: Row("krasserm", reader, "perceiver-io", opened=_ANGLES, partial=_in_pieces)
+    for path, reader in _READERS.items()
+}

@@ -47,10 +47,10 @@ def perceiver_model(module: Any) -> dict[str, Any]:
 
 
 def perceiver_task(module: Any) -> dict[str, Any]:
-    """A task class; one whose parts are not those that its source fixes is not known."""
-    from .....peers.transformers.perceiver.config import read_config
-    from .....peers.transformers.perceiver.preprocessors import PREPROCESSORS, component
-    from .....peers.transformers.perceiver.tasks import TASKS, evaluated
+    """A task class, with its parts where they are not those that its source fixes."""
+    from ....peers.transformers.perceiver.config import read_config
+    from ....peers.transformers.perceiver.preprocessors import PREPROCESSORS, component
+    from ....peers.transformers.perceiver.tasks import TASKS, evaluated
 
     made = {"config": configuration(module.config)}
     config = read_config(made)
@@ -58,10 +58,10 @@ def perceiver_task(module: Any) -> dict[str, Any]:
     def width(part: Any) -> int:
         return int(component("input_preprocessor", PREPROCESSORS, config, part).module.channels)
 
-    name = type(module).__name__
-    for part, wanted in evaluated(TASKS[name], config, width).items():
-        if not _holds(spec(getattr(module.perceiver, part)), jsonable(wanted)):
-            raise Unread(f"the {part} is not the one that {name} makes")
+    usual = evaluated(TASKS[type(module).__name__], config, width)
+    parts = {part: spec(getattr(module.perceiver, part)) for part in usual}
+    if not all(_holds(parts[part], jsonable(wanted)) for part, wanted in usual.items()):
+        made["parts"] = parts
     return made
 
 

@@ -74,7 +74,7 @@ def _function(
 ) -> Row:
     """A module that is a function; `given` are its parameters and buffers that are the function's arguments."""
     name = name if "." in name else f"{_F}.{name}"
-    outputs = {} if out == "out" else {"out": out}
+    outputs = {"out": out, "out0": out, "out1": "indices"}
     return Row("torch", distribution="torch", call=call, name=name, given=given or {}, outputs=outputs, **more)
 
 
@@ -87,7 +87,9 @@ _MODULES: dict[str, Row] = {
         arguments={"input": "indices"},
     ),
     "normalization.LayerNorm": _function("layer_norm", _options("normalized_shape", "eps"), _WEIGHTS),
-    "normalization.RMSNorm": _function("rms_norm", _options("normalized_shape", "eps"), {"weight": "weight"}),
+    "normalization.RMSNorm": _function(
+        "rms_norm", _options("normalized_shape", "eps"), {"weight": "weight"}, arguments={"x": "input"}
+    ),
     **{
         f"batchnorm.BatchNorm{n}d": _function(
             "batch_norm",
