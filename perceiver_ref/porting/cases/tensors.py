@@ -41,6 +41,10 @@ def as_array(value: Any, what: str) -> np.ndarray:
     try:
         made = np.asarray(_on_host(value, kind))
     except Exception as error:  # whatever a framework raises where it has no numbers to give
+        if "Tracer" in type(value).__name__ or "Fake" in type(value).__name__:
+            raise InputError(
+                f"{what} has no values while its function is traced: call it without jit or grad"
+            ) from None
         why = one_line(error, 90)
         raise InputError(f"{what} has no plain numbers ({kind}: {why}); give it as a dense array with values") from None
     if made.dtype.kind == "V" and made.dtype.name in WIDENED:  # as ml_dtypes has them

@@ -85,18 +85,19 @@ class Parts(Outermost):
         """Before the call that is recorded: parameters and buffers."""
 
     def __enter__(self) -> Parts:
-        classes = {type(part): type(part).__call__ for part in self._parts if hasattr(type(part), "__call__")}
-        for cls, original in classes.items():
-            self._own[cls] = vars(cls).get("__call__")
-            cls.__call__ = self._exchanged(original)  # type: ignore[operator]
+        inherited = {cls: _call_of(cls) for cls in map(type, self._parts)}
+        for cls, original in inherited.items():
+            if original is not None:
+                self._own[cls] = vars(cls).get("__call__")
+                setattr(cls, "__call__", self._exchanged(original))  # noqa: B010
         return self
 
     def __exit__(self, *exception: object) -> None:
         for cls, own in self._own.items():
             if own is None:
-                del cls.__call__  # type: ignore[operator]
+                delattr(cls, "__call__")
             else:
-                cls.__call__ = own  # type: ignore[operator]
+                setattr(cls, "__call__", own)  # noqa: B010
         self._own.clear()
 
     def _exchanged(self, original: Call) -> Call:
@@ -112,3 +113,8 @@ class Parts(Outermost):
                 self._under_way.discard(id(part))
 
         return run
+
+
+def _call_of(cls: type) -> Any:
+    """What is called when an object of a class is; None where it cannot be, and `cls.__call__` would be its type's."""
+    return next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)

@@ -10,8 +10,8 @@ from typing import Any
 from ...errors import InputError, listed, shortened
 
 Points = str | re.Pattern[str] | Iterable[str | re.Pattern[str]] | Callable[[str], bool] | None
-"""Names to keep: shell patterns in which `*` stands for anything, dots too, regular expressions that are searched for, a
-set of names as for `trace`, a predicate; None is all."""
+"""Names to keep: shell patterns in which `*` stands for anything, dots too, regular expressions that are searched for,
+a set of names as for `trace`, a predicate; None is all."""
 
 
 class Choice:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from ...errors import InputError
-from ..cases.tensors import is_array
 from .called import Outermost, Parts
 from .recognise import UNKNOWN, Recognised, class_path, own_configuration
 from .recorder import Recorder
+from .structure import leaves
 
 
 def watcher(module: Any, recorder: Recorder, **options: Any) -> Linen | NNX:
@@ -58,7 +58,7 @@ class Linen(Outermost):
             if not self.parameters:
                 return
             for collection, values in module.variables.items():
-                for name, value in flat(values):
+                for name, value in leaves(values):
                     if collection == "params":
                         self.recorder.array("param", name, value)
                     elif collection != "intermediates":
@@ -90,14 +90,3 @@ class _Fields:
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         vars(self).update(fields)
-
-
-def flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, array) of nested dicts; boxes of metadata are opened."""
-    if hasattr(values, "unbox"):
-        values = values.unbox()
-    if isinstance(values, Mapping):
-        for key, part in values.items():
-            yield from flat(part, f"{name}.{key}" if name else str(key))
-    elif is_array(values):
-        yield name, values

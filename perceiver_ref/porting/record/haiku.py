@@ -10,6 +10,9 @@ from .called import Outermost
 from .recognise import UNKNOWN, Recognised, class_path
 from .recorder import Recorder
 
+_OWN = ("__init__", "params_dict", "state_dict", "name_scope")
+"""Methods of every module that compute nothing."""
+
 
 class Haiku(Outermost):
     """`f.apply(params, rng, x)` of what `hk.transform` gave: the outermost call of a module in it is recorded.
@@ -31,15 +34,26 @@ class Haiku(Outermost):
 
     def _intercepted(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
         module, method = context.module, context.method_name
-        if method == "__init__" or sys.modules["haiku"].running_init():
+        if method in _OWN or sys.modules["haiku"].running_init():
             return call(*args, **kwargs)
         path = module.module_name if method == "__call__" else f"{module.module_name}/{method}"
 
         def begin() -> None:
             self.recorder.recognised = Recognised(UNKNOWN, class_path(module), {})
-            if self.parameters:
-                self.recorder.arrays("param", module.params_dict())
-                self.recorder.arrays("state", module.state_dict())
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            out = call(*args, **kwargs)
+            if self._recording and self.parameters:
+                self._take(module)
+            return out
 
         function = context.orig_method
-        return self.seen(path, getattr(function, "__get__", lambda *_: function)(module), call, args, kwargs, begin)
+        named = getattr(function, "__get__", lambda *_: function)(module)
+        return self.seen(path, named, called, args, kwargs, begin)
+
+    def _take(self, module: Any) -> None:
+        """Parameters and state of a module and those made in its methods; ones made outside are not among its own."""
+        for group, values in (("param", module.params_dict()), ("state", module.state_dict())):
+            for name, value in values.items():
+                if not self.recorder.holds(group, name):
+                    self.recorder.array(group, name, value)

@@ -109,7 +109,7 @@ class Hooks:
                 for name, like in values.items():
                     if group == "grad_input" and self._encoded is not None and name in _ENCODED:
                         continue  # the case has what was made of it
-                    if recorder.stored(group, name) is None:
+                    if not recorder.holds(group, name):
                         recorder.array(group, name, np.zeros(tuple(like.shape), _numpy_dtype(like)))
         if self._encoded is not None:
             recorder.replace(_ENCODED, self._encoded)

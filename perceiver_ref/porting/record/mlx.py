@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .called import Parts
-from .flax import flat
 from .recognise import UNKNOWN, Recognised, class_path, own_configuration
 from .recorder import Recorder
+from .structure import leaves
 
 
 class MLX(Parts):
@@ -22,13 +22,4 @@ class MLX(Parts):
     def begin(self) -> None:
         """The module's arrays; those that are frozen are parameters, too."""
         if self.parameters:
-            self.recorder.arrays("param", dict(flat(_numbered(self._module.parameters()))))
-
-
-def _numbered(values: Any) -> Any:
-    """Lists as dicts by place."""
-    if isinstance(values, dict):
-        return {key: _numbered(value) for key, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return {str(i): _numbered(value) for i, value in enumerate(values)}
-    return values
+            self.recorder.arrays("param", dict(leaves(self._module.parameters())))

@@ -14,7 +14,7 @@ from ...weights.formats.dtypes import finite
 from ...weights.formats.npz import check_name
 from ..cases.case import DTYPES
 from ..cases.compare import coarsest
-from ..cases.tensors import as_array, dtype_of
+from ..cases.tensors import as_array, dtype_of, is_array
 from .choose import Choice
 from .keep import Keep, whole
 from .recognise import UNKNOWN, Recognised
@@ -42,6 +42,10 @@ class Recorder:
         """Whether there is any array of this group."""
         return any(g == group for g, _ in self._arrays)
 
+    def holds(self, group: str, name: str) -> bool:
+        """Whether there is an array of this name."""
+        return (group, name) in self._arrays
+
     def array(self, group: str, name: str, value: Any, *, more: bool = False) -> None:
         """Write one array of `param`, `state`, `input`, `output` and so on; with `more` it is added to what is there.
 
@@ -53,7 +57,7 @@ class Recorder:
         check_name(self.spool.path, key)
         if group == "param":
             finite({name: array}, "the module")
-        if (group, name) in self._arrays and not more:
+        if self.holds(group, name) and not more:
             raise InputError(f"{key} would be recorded twice; two parts of the module or call have one name")
         self._dtypes.setdefault(group, Counter())[dtype_of(value)] += 1
         self._arrays.setdefault((group, name), []).append(self.spool.add(array))
@@ -71,7 +75,7 @@ class Recorder:
         for inner, part in arguments(name, value):
             if plain(part):
                 self.call[inner] = as_json(part)
-            elif hasattr(part, "dtype") and hasattr(part, "shape"):
+            elif is_array(part):
                 self.array("input", inner, part)
             elif type(part).__name__ not in ("dtype", "device", "layout", "memory_format"):
                 kind = f"{type(part).__module__}.{type(part).__qualname__}"
@@ -98,7 +102,7 @@ class Recorder:
     def replace(self, axes: Mapping[str, int], value: Any) -> None:
         """An array in place of the argument that it was made of, whose first axes, so many, it has as one."""
         for name, count in axes.items():
-            if ("input", name) in self._arrays:
+            if self.holds("input", name):
                 array, lead = as_array(value, f"input/{name}"), self._arrays["input", name][0].shape[:count]
                 if math.prod(lead) != array.shape[0]:
                     raise InputError(f"what the encoder made of {name} has {array.shape[0]} rows for {lead}")
@@ -117,6 +121,8 @@ class Recorder:
                 arrays[f"{place}/{its}"] = parts
         for name, times, stored, summary in self._points:
             key = f"trace/{name}" if self._times[name] == 1 else f"trace/{name}@{times}"
+            if key in arrays or key in summaries:
+                raise InputError(f"two points would both be {key}; give one of them another name")
             if stored is not None:
                 arrays[key] = [stored]
             if summary is not None:

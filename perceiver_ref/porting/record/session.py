@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -100,6 +101,10 @@ class record(AbstractContextManager["record"]):  # noqa: N801 - used as `with re
             if not isinstance(number, int) or isinstance(number, bool) or number < 0:
                 raise InputError(f"{name} must be a whole number, got {shortened(number)}")
         self.path = check_writable(path)
+        try:
+            json.dumps(meta)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"meta must be what JSON holds: {error}") from None
         self.meta: dict[str, Any] = dict(meta or {})
         """What is written as `meta`; complete after the block."""
         self._given = {"input": inputs or {}, "param": params or {}, "state": state or {}}
@@ -146,9 +151,7 @@ class record(AbstractContextManager["record"]):  # noqa: N801 - used as `with re
         """What each output was multiplied by to make the loss whose gradients these are."""
         self._recorder.arrays("cotangent", values)
 
-    def gradients(
-        self, params: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None
-    ) -> None:
+    def gradients(self, params: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None) -> None:
         """Gradients of that loss, by the names of parameters and inputs."""
         for group, values in (("grad_param", params), ("grad_input", inputs)):
             for name, value in (values or {}).items():
@@ -164,7 +167,7 @@ class record(AbstractContextManager["record"]):  # noqa: N801 - used as `with re
 
     @staticmethod
     def point(name: str, value: Any) -> Any:
-        """Record an intermediate value, an array, dict, list or tuple, in the recordings that are going on; returns it."""
+        """Record an intermediate value, an array, dict, list or tuple, in every recording under way; returns it."""
         for active in _active.values():
             for inner, part in arguments(name, value):
                 if is_array(part):

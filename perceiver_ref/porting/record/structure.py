@@ -50,6 +50,19 @@ def arguments(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, array) of nested dicts and lists; boxes of metadata (Flax's) are opened."""
+    if hasattr(values, "unbox"):
+        values = values.unbox()
+    if isinstance(values, (list, tuple)):
+        values = {str(i): part for i, part in enumerate(values)}
+    if isinstance(values, Mapping):
+        for key, part in values.items():
+            yield from leaves(part, f"{name}.{key}" if name else str(key))
+    elif is_array(values):
+        yield name, values
+
+
 def plain(value: Any) -> bool:
     """Whether a value goes into JSON as it is: a number, text, flag, None, or lists and dicts of such alone."""
     if value is None or isinstance(value, (str, bool, int, float, np.generic)):

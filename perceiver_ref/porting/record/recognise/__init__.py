@@ -13,6 +13,8 @@ torch_nn         PyTorch's own modules
 
 from __future__ import annotations
 
+import copy
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module, metadata
@@ -55,6 +57,7 @@ def recognise(module: Any) -> tuple[Recognised, list[str]]:
         return Recognised(UNKNOWN, path, own_configuration(module)), _ancestor(module)
     try:
         config, call, partial = dict(row.config(module)), dict(row.call(module)), row.partial(module)
+        json.dumps([config, call])
     except Exception as error:  # a class of the same name in another version has other attributes
         why = f"{path} of {row.peer} is built in a way that is not known ({one_line(error, 80)})"
         return Recognised(UNKNOWN, path, own_configuration(module)), [why]
@@ -78,13 +81,14 @@ def recognise(module: Any) -> tuple[Recognised, list[str]]:
 
 
 def own_configuration(module: Any) -> dict[str, Any]:
-    """What an unknown module says of itself: its `config`, as far as JSON holds it, else its attributes of such types."""
-    given = getattr(module, "config", None)
+    """What an unknown module says of itself: its `config`, as far as JSON holds it, else such attributes."""
+    given: Any = getattr(module, "config", None)
     if hasattr(given, "to_dict"):
         given = given.to_dict()
     if not isinstance(given, Mapping):
         given = vars(given) if given is not None and hasattr(given, "__dict__") else vars(module)
-    return {str(key): value for key, value in given.items() if _simple(value) and not str(key).startswith("_")}
+    kept = {str(key): value for key, value in given.items() if _simple(value) and not str(key).startswith("_")}
+    return copy.deepcopy(kept)  # the module may change them
 
 
 def _simple(value: Any, depth: int = 0) -> bool:

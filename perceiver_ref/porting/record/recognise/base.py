@@ -60,7 +60,8 @@ class Row:
 
     `config` and `call` take the module; they raise `Unread`, or whatever reading an absent attribute raises, where it
     is not built as the class builds it. `float32` are names of classes that compute in float32 whatever their dtype:
-    where one is among the module's parts, a case in float64 is held to float32's tolerance. The rest as in `Recognised`.
+    where one is among the module's parts, a case in float64 is held to float32's tolerance. The rest is as in
+    `Recognised`.
     """
 
     peer: str

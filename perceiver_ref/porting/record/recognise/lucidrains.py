@@ -45,7 +45,10 @@ def feed_forward(module: Any) -> dict[str, Any]:
 
 def block(module: Any) -> dict[str, Any]:
     """`PerceiverBlock`."""
-    made: dict[str, Any] = {"self_per_cross_attn": len(module.self_attns), "has_cross_attn": bool(module.has_cross_attn)}
+    made: dict[str, Any] = {
+        "self_per_cross_attn": len(module.self_attns),
+        "has_cross_attn": bool(module.has_cross_attn),
+    }
     first = None
     if module.has_cross_attn:
         cross = module.cross_attn.fn
@@ -181,7 +184,7 @@ def palm(module: Any) -> dict[str, Any]:
 
 
 def _variant(module: Any, cross: Any, own: Any, ff: Any, encoded: bool = True) -> dict[str, Any]:
-    made = {**heads(cross, "cross_heads"), **(heads(own, "latent_heads") if own is not None else {})}
+    made: dict[str, Any] = {**heads(cross, "cross_heads"), **(heads(own, "latent_heads") if own is not None else {})}
     made |= {"context_dim": cross.to_kv.in_features, **_dropouts(cross, ff)}
     head = module.to_logits[1].out_features
     return {**_grid(module, made, encoded), "num_classes": head, "weight_tie_layers": _tied(module, 1)}

@@ -105,6 +105,7 @@ def _configuration_of(part: Any) -> dict[str, Any]:
         return configuration(part.config)
     made: dict[str, Any] = {}
     name = type(part).__name__
+    inner: Any
     for inner in (part, getattr(part, "decoder", None)):
         if hasattr(inner, "decoding_cross_attention"):
             made["d_latents"] = inner.decoding_cross_attention.attention.self.key.in_features

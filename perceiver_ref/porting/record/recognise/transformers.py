@@ -1,4 +1,4 @@
-"""transformers: Perceiver, and the relatives of Flamingo. Models keep their configuration; parts are read off theirs."""
+"""transformers: Perceiver, and the relatives of Flamingo. Models keep their configuration, most parts do not."""
 
 from __future__ import annotations
 

@@ -1,0 +1,432 @@
+"""Recording calls of a module by its hooks, on a stand-in for PyTorch: what is written, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from porting.record_stand_in import Linear, Module, Tensor, twice
+
+import perceiver_ref as pr
+from perceiver_ref.peers import PEERS, UNKNOWN
+from perceiver_ref.porting.cases import Case, read_case, write_case
+from perceiver_ref.porting.record.keep import Kept, Summary
+from perceiver_ref.porting.record.recognise import rows
+
+RNG = np.random.default_rng(5)
+Pair = namedtuple("Pair", "first second")
+
+
+@dataclass
+class Answer:
+    """As a transformers' output."""
+
+    value: Any
+    nothing: Any = None
+
+
+class Own(Module):
+    """A model of one's own: a part that is called twice, a tied weight, a buffer, several outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Linear(3, 3, seed=1)
+        self.layers = [Linear(3, 3, seed=2), Linear(3, 3, seed=3)]
+        self.layers[1].weight = self.layers[0].weight
+        self.buffer_mean = Tensor(RNG.standard_normal(5))
+        self.width = 3
+
+    def forward(self, x: Any, extra: Any = None, *, scale: float = 1.0, **more: Any) -> Any:
+        hidden = self.part(self.part(x))
+        out = self.layers[1](self.layers[0](hidden))
+        return {"out": out, "states": (x, hidden), "answer": Answer(twice(hidden))}
+
+
+def tensor(*shape: int, grad: bool = True) -> Tensor:
+    return Tensor(RNG.standard_normal(shape), grad)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_known_module_passes_with_its_gradients(tmp_path: Path) -> None:
+    module, x, weights = Linear(3, 7), tensor(2, 5, 3), RNG.standard_normal((2, 5, 7))
+    with pr.record(module, tmp_path / "case.npz") as recording:
+        module(x).backward(weights)
+    case = read_case(tmp_path / "case.npz")
+    assert (case.meta["peer"], case.meta["class"]) == ("torch", "torch.nn.functional.linear")
+    assert recording.meta["dtype"] == case.meta["dtype"] == "float64"
+    assert sorted(case.inputs) == sorted(case.grad_inputs) == ["bias", "input", "weight"]
+    np.testing.assert_array_equal(case.cotangents["out"], weights)
+    result = pr.crosscheck.check_case(case)
+    assert result.status == "pass"
+    assert len(result.agreements) == 4
+    assert max(a.error for a in result.agreements) < 1e-13  # rounding in float64
+    assert files(tmp_path) == ["case.npz"]
+
+
+def test_a_wrong_module_fails(tmp_path: Path) -> None:
+    module = Linear(3, 7)
+    original, module.forward = module.forward, lambda input: original(twice(input))
+    with pr.record(module, tmp_path / "case.npz"):
+        module(tensor(2, 3))
+    assert pr.crosscheck.check_file(tmp_path / "case.npz").status == "fail"
+
+
+def test_an_unknown_module_is_recorded_whole(tmp_path: Path) -> None:
+    module, x = Own(), tensor(2, 3)
+    extra = {"mask": Tensor(np.array([True, False])), "sizes": [2, 3], "kind": None}
+    with pr.record(module, tmp_path / "case.npz"):
+        module(x, extra, scale=0.5, name="a", flags=(True, 2), size=np.int64(4), object=object())
+    case = read_case(tmp_path / "case.npz")
+    assert case.meta["peer"] == UNKNOWN
+    assert case.meta["class"].endswith("test_record.Own")
+    assert case.meta["config"] == {"width": 3, "training": False}
+    call = {"extra.sizes": [2, 3], "extra.kind": None, "scale": 0.5, "name": "a", "flags": [True, 2], "size": 4}
+    assert case.meta["call"] == call
+    assert "the argument object is left out: a builtins.object" in case.meta["notes"]
+    assert sorted(case.inputs) == ["extra.mask", "x"]
+    assert sorted(case.outputs) == ["answer.value", "out", "states.0", "states.1"]
+    assert list(case.trace) == ["part@0", "part@1", "layers.0", "layers.1"]
+    assert case.meta["tied"] == {"layers.1.weight": "layers.0.weight"}
+    assert sorted(case.params) == sorted(
+        f"{part}.{name}" for part in ("part", "layers.0", "layers.1") for name in ("bias", "weight")
+    )
+    np.testing.assert_array_equal(case.state["buffer_mean"], module.buffer_mean.array)
+    np.testing.assert_array_equal(case.trace["part@1"], case.outputs["states.1"])
+    assert not case.cotangents
+    assert not case.grad_params
+    message = pr.crosscheck.check_file(tmp_path / "case.npz").message
+    assert "perceiver-ref bind CASE --to CONFIG|PRESET" in message
+    assert "\n" not in message
+
+
+def test_gradients_are_those_of_the_recorded_call_alone(tmp_path: Path) -> None:
+    """The caller adds the input to the output, and the module uses an output of its own inside."""
+    module, x, weights = Own(), tensor(2, 3), RNG.standard_normal((2, 3))
+    with pr.record(module, tmp_path / "case.npz"):
+        out = module(x)
+        (out["out"] + out["states"][1] + x).backward(weights)
+    case = read_case(tmp_path / "case.npz")
+    for name in ("out", "states.1"):
+        np.testing.assert_array_equal(case.cotangents[name], weights)
+    assert "states.0" not in case.cotangents
+    first, tied, part = (m.weight.array for m in (module.layers[0], module.layers[1], module.part))
+    into_hidden = weights @ tied @ first + weights
+    np.testing.assert_allclose(case.grad_inputs["x"], into_hidden @ part @ part, rtol=1e-12)
+    np.testing.assert_array_equal(case.grad_params["layers.1.weight"], case.grad_params["layers.0.weight"])
+    np.testing.assert_allclose(case.grad_params["layers.1.bias"], weights.sum(0), rtol=1e-12)
+
+
+def test_backward_in_parts_adds_up_and_what_it_does_not_reach_is_zero(tmp_path: Path) -> None:
+    module, x = Own(), tensor(2, 3)
+    ones = np.ones((2, 3))
+    with pr.record(module, tmp_path / "case.npz"):
+        hidden = module(x)["states"][1]
+        hidden.backward(ones)
+        hidden.backward(2 * ones)
+    case = read_case(tmp_path / "case.npz")
+    np.testing.assert_array_equal(case.cotangents["states.1"], 3 * ones)
+    np.testing.assert_allclose(case.grad_params["part.bias"], 3 * ones.sum(0) @ (module.part.weight.array + np.eye(3)))
+    np.testing.assert_array_equal(case.grad_params["layers.0.weight"], np.zeros((3, 3)))
+
+
+class Echo(Module):
+    def forward(self, x: Any, wrap: Any) -> Any:
+        return wrap(x)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "names"),
+    [
+        (lambda x: x, ["out"]),
+        (lambda x: (x, None, [x, x]), ["out0", "out2.0", "out2.1"]),
+        (lambda x: Pair(x, {"a": x}), ["out0", "out1.a"]),
+        (lambda x: OrderedDict(a=x, b={"c": (x,)}), ["a", "b.c.0"]),
+        (lambda x: Answer(x), ["value"]),
+        (lambda x: [Answer(x, 3)], ["out0.value"]),
+    ],
+)
+def test_outputs_of_any_structure(tmp_path: Path, wrap: Any, names: list[str]) -> None:
+    module, x = Echo(), tensor(2, 3)
+    with pr.record(module, tmp_path / "case.npz"):
+        out = module(x, wrap)
+    assert type(out) is type(wrap(x))
+    case = read_case(tmp_path / "case.npz")
+    assert list(case.outputs) == names
+    for array in case.outputs.values():
+        np.testing.assert_array_equal(array, x.array)
+
+
+def test_which_call_is_recorded(tmp_path: Path) -> None:
+    module, xs = Linear(3, 2), [tensor(2, 3) for _ in range(3)]
+    for number in range(3):
+        with pr.record(module, tmp_path / "case.npz", call=number):
+            for x in xs:
+                module(x)
+        case = read_case(tmp_path / "case.npz")
+        np.testing.assert_array_equal(case.inputs["input"], xs[number].array)
+        assert f"call {number} of 3" in case.meta["notes"]
+
+
+def test_points_are_chosen(tmp_path: Path) -> None:
+    module = Own()
+
+    def points(**options: Any) -> list[str]:
+        with pr.record(module, tmp_path / "case.npz", **options):
+            module(tensor(2, 3))
+        return list(read_case(tmp_path / "case.npz").trace)
+
+    everything = ["part@0", "part@1", "layers.0", "layers.1"]
+    assert points() == everything
+    assert points(points="layers.*") == everything[2:]
+    assert points(points=[re.compile(r"1$"), "part"]) == ["part@0", "part@1", "layers.1"]
+    assert points(points={"layers.0"}) == ["layers.0"]
+    assert points(points=lambda name: name.endswith(".1")) == ["layers.1"]
+    assert points(points=()) == []
+    assert points(largest=6) == everything
+    assert points(largest=5) == []
+    assert points(first=3) == everything[:3]
+    with pr.record(module, tmp_path / "case.npz", first=3, parameters=False):
+        module(tensor(2, 3))
+    case = read_case(tmp_path / "case.npz")
+    assert "1 intermediate values after the first 3 are left out" in case.meta["notes"]
+    assert not case.params
+    assert not case.state
+    with pytest.raises(pr.InputError, match=r"no point fits 'layer\.\*'; there are part, layers\.0, layers\.1"):
+        points(points=["part", "layer.*"])
+
+
+def test_statistics_and_samples_in_place_of_values(tmp_path: Path) -> None:
+    module, x = Own(), tensor(50, 3)
+    with pr.record(module, tmp_path / "whole.npz"):
+        module(x)
+    with pr.record(module, tmp_path / "case.npz", samples=7):
+        module(x)
+    whole, case = read_case(tmp_path / "whole.npz"), read_case(tmp_path / "case.npz")
+    assert not case.trace
+    assert set(case.meta["summaries"]) == {f"trace/{name}" for name in whole.trace}
+    for name, array in whole.trace.items():
+        found = case.meta["summaries"][f"trace/{name}"]
+        assert (found["shape"], found["dtype"], found["not_finite"]) == ([50, 3], "float64", 0)
+        for measure in ("mean", "std", "min", "max"):
+            assert found[measure] == pytest.approx(getattr(array, measure)(), rel=1e-12)
+        assert len(set(found["at"])) == 7
+        np.testing.assert_array_equal(found["values"], array.reshape(-1)[found["at"]])
+        assert np.ptp(found["at"]) > 100  # all over it
+    with pr.record(module, tmp_path / "case.npz", statistics=True):
+        module(x)
+    assert "at" not in read_case(tmp_path / "case.npz").meta["summaries"]["trace/part@0"]
+    kept = Summary(samples=9)(np.array([[np.inf, 2.0], [np.nan, 4.0]]))
+    assert kept.array is None
+    assert kept.summary["values"] == [None, 2.0, None, 4.0]
+    assert [kept.summary[name] for name in ("not_finite", "mean", "rms")] == [2, 3.0, 10**0.5]
+
+
+def test_another_way_to_keep_a_point(tmp_path: Path) -> None:
+    def corner(array: np.ndarray) -> Kept:
+        return Kept(array[:1], {"rows": len(array)})
+
+    with pr.record(Own(), tmp_path / "case.npz", keep=corner) as recording:
+        recording._watcher.module(tensor(2, 3))
+    case = read_case(tmp_path / "case.npz")
+    assert {array.shape for array in case.trace.values()} == {(1, 3)}
+    assert case.meta["summaries"]["trace/layers.0"] == {"rows": 2}
+
+
+def test_bfloat16_is_stored_as_float32(tmp_path: Path) -> None:
+    module = Linear(3, 2, dtype=np.float32)
+    for value in (module.weight, module.bias):
+        value.dtype.name_ = "bfloat16"
+    x = Tensor(np.ones((2, 3), np.float32), dtype="bfloat16")
+    with pr.record(module, tmp_path / "case.npz"):
+        module(x)
+    case = read_case(tmp_path / "case.npz")
+    assert case.meta["dtype"] == "bfloat16"
+    assert {array.dtype.name for array in case.inputs.values()} == {"float32"}
+    assert pr.crosscheck.check_case(case).status == "pass"
+
+
+def test_half_inside_is_the_dtype_of_the_case(tmp_path: Path) -> None:
+    class Cast(Module):
+        def forward(self, x: Any) -> Any:
+            return Tensor(x.array.astype(np.float16))
+
+    class Autocast(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cast, self.linear = Cast(), Linear(3, 2, dtype=np.float32)
+
+        def forward(self, x: Any) -> Any:
+            return self.linear(self.cast(x).float())
+
+    module = Autocast()
+    with pr.record(module, tmp_path / "case.npz"):
+        module(Tensor(np.ones((2, 3), np.float32)))
+    meta = read_case(tmp_path / "case.npz").meta
+    assert meta["dtype"] == "float16"
+    assert "computed in float16 from parameters in float32" in meta["notes"]
+
+
+def test_a_case_of_tensors_is_written(tmp_path: Path) -> None:
+    meta = {"peer": "torch", "class": "gelu", "config": {}, "dtype": "bfloat16"}
+    half = Tensor(np.array([1.5, -2.0], np.float32), True, dtype="bfloat16")
+    write_case(tmp_path / "case.npz", Case(meta, inputs={"input": half}, outputs={"gelu": half}))
+    np.testing.assert_array_equal(read_case(tmp_path / "case.npz").inputs["input"], [1.5, -2.0])
+    sparse = Tensor(np.ones(2), dtype="bfloat16")
+    sparse.float = lambda: sparse  # numpy() then raises, as of any dtype and layout that NumPy lacks
+    sparse.detach = sparse.cpu = lambda: sparse
+    with pytest.raises(pr.InputError, match=r"^input/input has no plain numbers \(bfloat16: [^\n]*\); give it as"):
+        write_case(tmp_path / "case.npz", Case(meta, inputs={"input": sparse}, outputs={"gelu": half}))
+    with pytest.raises(pr.InputError, match="output/gelu is complex128; expected bool, integer or floating-point"):
+        write_case(tmp_path / "case.npz", Case(meta, outputs={"gelu": np.zeros(2, complex)}))
+
+
+def raising(error: Exception) -> Any:
+    def forward(input: Any) -> Any:
+        raise error
+
+    return forward
+
+
+def test_nothing_is_left_behind_by_an_error(tmp_path: Path) -> None:
+    (tmp_path / "case.npz").write_text("before")
+    module = Linear(3, 2)
+    own, module.forward = module.forward, raising(KeyError("inside"))
+    with pytest.raises(KeyError, match="inside"), pr.record(module, tmp_path / "case.npz"):
+        module(tensor(2, 3))
+
+    def again() -> None:
+        with pr.record(module, tmp_path / "case.npz"):
+            with pytest.raises(KeyError):
+                module(tensor(2, 3))
+            module.forward = own
+            module(tensor(2, 3))
+
+    with pytest.raises(pr.InputError, match="the call to record raised an error"):
+        again()
+    with (
+        pytest.raises(pr.InputError, match="the module was called never inside"),
+        pr.record(module, tmp_path / "case.npz"),
+    ):
+        module.forward(tensor(2, 3))
+    with (
+        pytest.raises(pr.InputError, match=r"called 1 times .* there is no call 2"),
+        pr.record(module, tmp_path / "case.npz", call=2),
+    ):
+        module(tensor(2, 3))
+    with pytest.raises(pr.InputError, match="several calls"), pr.record(module, tmp_path / "case.npz"):
+        (module(tensor(2, 3)) + module(tensor(2, 3))).backward(np.ones((2, 2)))
+    module.weight.array[0, 0] = np.nan
+    with (
+        pytest.raises(pr.InputError, match="parameter 'weight' holds a NaN"),
+        pr.record(module, tmp_path / "case.npz"),
+    ):
+        module(tensor(2, 3))
+    assert (tmp_path / "case.npz").read_text() == "before"
+    assert files(tmp_path) == ["case.npz"]
+    assert not module._before
+    assert not module._after
+    assert not module.weight.hooks
+
+
+class OptimizedModule(Linear):
+    """As `torch.compile` gives."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self._orig_mod = Linear(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda: (OptimizedModule(), "case.npz"), "compiled by torch.compile"),
+        (lambda: (Linear, "case.npz"), "Linear is a class; make one"),
+        (lambda: (Linear(3, 2),), "needs the path of the case"),
+        (lambda: (3.0, "case.npz"), "a builtins.float cannot be recorded: expected a module of PyTorch, Flax"),
+        (lambda: (Linear(3, 2), "."), "is a directory"),
+        (lambda: (Linear(3, 2), "nowhere/case.npz"), "does not exist"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(tmp_path: Path, monkeypatch: Any, arguments: Any, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(pr.InputError, match=message) as raised:
+        pr.record(*arguments())
+    assert "\n" not in str(raised.value)
+    for option in ({"call": -1}, {"samples": True}, {"largest": 1.5}, {"meta": {"seed": object()}}):
+        with pytest.raises(pr.InputError, match=next(iter(option))):
+            pr.record(Linear(3, 2), "case.npz", **option)
+    assert files(tmp_path) == []
+
+
+def test_memory_is_that_of_a_few_values(tmp_path: Path) -> None:
+    """40 values of 1 MB each, of which the module keeps none."""
+    import tracemalloc
+
+    class Step(Module):
+        def forward(self, x: Any) -> Any:
+            return Tensor(np.full(1 << 17, 0.5))
+
+    class Long(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = [Step() for _ in range(40)]
+
+        def forward(self, x: Any) -> Any:
+            for step in self.steps:
+                x = step(x)
+            return x
+
+    module = Long()
+    tracemalloc.start()
+    try:
+        with pr.record(module, tmp_path / "case.npz"):
+            module(tensor(1, grad=False))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "case.npz").stat().st_size > 40 << 20
+    assert peak < 8 << 20, f"{peak >> 20} MB"  # one value, its bytes on the way out, and buffers of a MB
+
+
+def test_no_framework_is_imported() -> None:
+    script = (
+        "import sys, perceiver_ref as pr; pr.record;"
+        "print([n for n in ('torch', 'jax', 'flax', 'haiku', 'mlx', 'transformers') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_row_names_a_class_of_its_peer() -> None:
+    for path, row in rows():
+        name = row.name or path
+        classes = PEERS[row.peer].classes
+        parts = name.split(".")
+        assert name in classes or any(".".join(parts[i:]) in classes for i in range(len(parts))), (path, row.peer)
+
+
+FUNCTIONS = {
+    "hf": {"generate_fourier_features", "build_linear_positions", "space_to_depth"},
+    "lucidrains-perceiver": {"fourier_encode"},
+}
+"""Classes of cases that are no modules."""
+
+
+@pytest.mark.parametrize(
+    "peer",
+    sorted({row.peer for _, row in rows()} - {"torch"}),
+)
+def test_every_module_of_a_peer_has_a_row(peer: str) -> None:
+    named = [path for path, row in rows() if row.peer == peer]
+    for name in set(PEERS[peer].classes) - FUNCTIONS.get(peer, set()):
+        assert any(path == name or path.endswith(f".{name}") for path in named), name
