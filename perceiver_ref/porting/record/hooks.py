@@ -298,10 +298,10 @@ def points(path: str, out: Any, every: bool) -> Iterator[tuple[str, Any]]:
     """
     if is_array(out):
         yield path, out
-    elif not every and isinstance(out, Mapping) and "last_hidden_state" in out:
-        yield from points(path, out["last_hidden_state"], every)
     elif hasattr(out, "to_tuple"):  # an output of transformers
         yield from points(path, out.to_tuple(), every)
+    elif not every and isinstance(out, Mapping) and "last_hidden_state" in out:
+        yield from points(path, out["last_hidden_state"], every)
     elif isinstance(out, (tuple, list)):
         for i, part in enumerate(out if every else out[:1]):
             yield from points(f"{path}.out{i}" if i else path, part, every)
