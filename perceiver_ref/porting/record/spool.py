@@ -59,7 +59,8 @@ class Spool:
         with self._lock:
             file = self._opened()
             start = file.seek(0, 2)
-            np.lib.format.write_array(file, array, allow_pickle=False)
+            plain = np.asarray(array, array.dtype.newbyteorder("<"), order="C")  # as other languages read it
+            np.lib.format.write_array(file, plain, allow_pickle=False)
             return Stored(start, file.tell() - start, array)
 
     def read(self, stored: Stored) -> np.ndarray:
