@@ -12,7 +12,7 @@ import numpy as np
 
 from ..autograd import BackendError
 from ..autograd.backend import to_host
-from ..errors import InputError
+from ..errors import InputError, shortened
 from ..host.files import AnyPath
 from ..weights.checkpoints import read_checkpoint
 from .cases import TOLERANCES, Agreement, Case, agreement, read_case
@@ -20,6 +20,7 @@ from .cases.compare import GRADIENT_NOISE, coarsest, gradient_tolerance, largest
 from .cases.execution import named_points, rebuild, run, unknown_points
 from .cases.probe import expanded, is_probe, kept
 from .cases.samples import Sampled, disagreement, sampled
+from .cases.summaries import pair
 from .heads import Heads
 from .measures import MEASURES, Threshold, is_logits, measures, missed
 from .patterns import patterns
@@ -109,7 +110,8 @@ def check_case(
     where = case.name
     aliases: dict[str, str] = case.meta.get("tied", {})
     rebuilt, arrays = rebuild(case)
-    points = named_points(rebuilt, case.trace)
+    summaries = _summaries(case)
+    points = named_points(rebuilt, [*case.trace, *summaries])
     gradients = bool(case.cotangents) and case.meta.get("compare_gradients", True)
     heads = Heads()
     with heads.watching() if measured else nullcontext():
@@ -129,7 +131,12 @@ def check_case(
     traced = {name: point for name, point in found.items() if point is not None}
     _require("state", case.state_out, ours.state, where)
     pairs = [("output", name, array, ours.outputs[name]) for name, array in case.outputs.items()]
-    pairs += [("trace", n, case.trace[n], spread(ours.trace[point], case.trace[n])) for n, point in traced.items()]
+    pairs += [
+        ("trace", n, case.trace[n], spread(ours.trace[traced[n]], case.trace[n])) for n in case.trace if n in traced
+    ]
+    for name, held in summaries.items():
+        if name in traced:
+            pairs.append(("trace", f"{name} (summary)", *_summary(name, held, ours.trace[traced[name]])))
     pairs += [("state", name, array, ours.state[name]) for name, array in case.state_out.items()]
     if gradients:
         _require("grad_param", (aliases.get(name, name) for name in case.grad_params), ours.grad_params, where)
@@ -147,7 +154,7 @@ def check_case(
             known = heads.of(traced[name], a.shape) if kind == "trace" else None
             noise = kind.startswith("grad") and scale.is_noise(a, b)
             compared[i] = _measured(compared[i], a, b, limits, known, masks, noise)
-    notes = unknown_points([name for name in case.trace if name not in traced])
+    notes = unknown_points([name for name in points if name not in traced])
     notes += _coarser([array for _, _, array, _ in pairs], case, dtype)
     return Result(path, "pass" if all(a.passed for a in compared) else "fail", compared, notes=notes)
 
@@ -257,6 +264,29 @@ def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         return ours[:1]
     first = theirs.ndim - ours.ndim
     return np.broadcast_to(ours, theirs.shape) if first > 0 and ours.shape == theirs.shape[first:] else ours
+
+
+def _summaries(case: Case) -> dict[str, Any]:
+    """What is held of intermediate values in place of them, by their names."""
+    given = case.meta.get("summaries", {})
+    if not isinstance(given, dict) or not all(key.startswith("trace/") for key in given):
+        raise InputError(f"{case.name}: meta.summaries must be {{'trace/<path>': {{...}}}}, got {shortened(given)}")
+    return {key.removeprefix("trace/"): value for key, value in given.items()}
+
+
+def _summary(name: str, held: Any, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of a summary and our own; of another shape where the array is."""
+    what = f"trace/{shortened(name, bare=True)}"
+    try:
+        like = np.broadcast_to(np.float32(0), tuple(held["shape"]))
+        dtype = np.dtype(held["dtype"] if held["dtype"] in TOLERANCES else "float64")
+    except (KeyError, MemoryError, OverflowError, TypeError, ValueError):
+        raise InputError(f"meta.summaries: {what} has no shape and dtype") from None
+    ours = spread(ours, like)
+    if ours.shape != like.shape:
+        return like, ours
+    theirs, own = pair(held, ours, what)
+    return theirs.astype(dtype), own
 
 
 class Scale:

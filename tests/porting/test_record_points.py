@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 import perceiver_ref as pr
 from perceiver_ref.porting.cases import read_case
-from perceiver_ref.porting.record.keep import scattered
+from perceiver_ref.porting.cases.summaries import scattered
 
 RNG = np.random.default_rng(3)
 

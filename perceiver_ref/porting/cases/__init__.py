@@ -8,6 +8,8 @@ probe       a case of samples, for a model of any size
 samples     what a probe keeps of an array
 generator   arrays that any language can make again
 execution   a case's class rebuilt, and run forward and backward by the peer's names
+tensors     arrays of any framework as NumPy's
+summaries   statistics and samples in place of arrays
 packaged/   the cases that the package ships
 """
 

@@ -33,7 +33,14 @@ def is_module(value: Any) -> bool:
 
 
 def check_module(module: Any) -> None:
-    """Raise `InputError` for a module whose hooks would not see what it computes."""
+    """Raise `InputError` for a module whose hooks, or those of its parts, would not see what they compute."""
+    _check(module)
+    for path, part in module.named_modules():
+        if path and (hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None):
+            raise InputError(f"the part {path} is compiled by torch.compile, which passes hooks over: leave that out")
+
+
+def _check(module: Any) -> None:
     kind = type(module).__name__
     if hasattr(module, "_orig_mod"):
         raise InputError("the module is compiled by torch.compile, which passes hooks over: record module._orig_mod")

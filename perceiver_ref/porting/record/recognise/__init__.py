@@ -75,9 +75,17 @@ def recognise(module: Any) -> tuple[Recognised, list[str]]:
         row.opened,
         partial,
         _version(row.distribution, path),
-        TOLERANCES["float32"] if row.float32 & parts else None,
+        _tolerance(module) if row.float32 & parts else None,
     )
     return made, []
+
+
+def _tolerance(module: Any) -> dict[str, float]:
+    """float32's, and more for Fourier positions in float32: their angles, up to pi times half the resolution, are off
+    by a rounding or two, 2e-7 of the resolution."""
+    grids = [size for _, part in module.named_modules() for size in getattr(part, "max_resolution", ())]
+    more = max([2e-7 * size / TOLERANCES["float32"]["output"] for size in grids], default=1.0)
+    return {kind: limit * max(more, 1.0) for kind, limit in TOLERANCES["float32"].items()}
 
 
 def own_configuration(module: Any) -> dict[str, Any]:
