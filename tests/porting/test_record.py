@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def test_an_unknown_module_is_recorded_whole(tmp_path: Path) -> None:
     case = read_case(tmp_path / "case.npz")
     assert case.meta["peer"] == UNKNOWN
     assert case.meta["class"].endswith("test_record.Own")
-    assert case.meta["config"] == {"width": 3, "training": False}
+    assert case.meta["config"] == {"width": 3}
     call = {"extra.sizes": [2, 3], "extra.kind": None, "scale": 0.5, "name": "a", "flags": [True, 2], "size": 4}
     assert case.meta["call"] == call
     assert "the argument object is left out: a builtins.object" in case.meta["notes"]
@@ -165,6 +166,34 @@ def test_outputs_of_any_structure(tmp_path: Path, wrap: Any, names: list[str]) -
     assert list(case.outputs) == names
     for array in case.outputs.values():
         np.testing.assert_array_equal(array, x.array)
+
+
+def test_arguments_come_as_they_were_given(tmp_path: Path) -> None:
+    """By place or by name, which a decorator of the forward may tell apart; gradients of each by its own name."""
+    seen: list[Any] = []
+
+    class Decorated(Module):
+        def forward(self, a: Any, b: Any = None, *rest: Any, last: Any = None) -> Any:
+            return a + twice(b) + rest[0] + last if rest else a + twice(b)
+
+    module, (a, b, c, d) = Decorated(), (tensor(2, 3) for _ in range(4))
+    own = module.forward
+
+    @functools.wraps(own)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        seen.append((len(args), sorted(kwargs)))
+        return own(*args, **kwargs)
+
+    module.forward = forward
+    with pr.record(module, tmp_path / "case.npz"):
+        module(a, b=a).backward(np.ones((2, 3)))
+    case = read_case(tmp_path / "case.npz")
+    for name, factor in (("a", 1), ("b", 2)):  # of one tensor in two places
+        np.testing.assert_array_equal(case.grad_inputs[name], np.full((2, 3), factor))
+    with pr.record(module, tmp_path / "case.npz"):
+        module(a, b, c, last=d).backward(np.ones((2, 3)))
+    assert sorted(read_case(tmp_path / "case.npz").grad_inputs) == ["a", "b", "last", "rest.0"]
+    assert seen == [(1, ["b"]), (3, ["last"])]
 
 
 def test_which_call_is_recorded(tmp_path: Path) -> None:

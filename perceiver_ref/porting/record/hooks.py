@@ -21,6 +21,7 @@ from .structure import arguments, exchanged, outputs
 
 _ENCODED = {"images": 2, "videos": 3}
 """Arguments that an image encoder is given, and how many of their axes it takes for one."""
+_PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 
 
@@ -35,8 +36,8 @@ def is_module(value: Any) -> bool:
 def check_module(module: Any) -> None:
     """Raise `InputError` for a module whose hooks, or those of its parts, would not see what they compute."""
     _check(module)
-    for path, part in module.named_modules():
-        if path and (hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None):
+    for path, part in parts_of(module):
+        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
             raise InputError(f"the part {path} is compiled by torch.compile, which passes hooks over: leave that out")
 
 
@@ -75,16 +76,21 @@ class Hooks:
         recorder, module = self.recorder, self.module
         recorder.recognised, notes = recognise(module)
         recorder.notes += notes
-        parts = [(path, part) for path, part in module.named_modules() if path]
-        self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
-        for path, part in parts:
-            if path in recorder.recognised.partial:
-                continue
-            if (encoder := recorder.recognised.encoder) and path.startswith(f"{encoder}."):
-                continue  # inside what is no part of the class
-            self._handles.append(part.register_forward_hook(self._point(path)))
-        self._handles.append(module.register_forward_hook(self._after, always_call=True))
+        try:
+            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            for path, part in parts_of(module):
+                if self._has_point(path):
+                    self._handles.append(part.register_forward_hook(self._point(path)))
+            self._handles.append(module.register_forward_hook(self._after, always_call=True))
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _has_point(self, path: str) -> bool:
+        """Whether what a part returns is a point; parts of an encoder in front of the class are none of it."""
+        row = self.recorder.recognised
+        return path not in row.partial and not (row.encoder and path.startswith(f"{row.encoder}."))
 
     def __exit__(self, *exception: object) -> None:
         for handle in (*self._handles, *self._backward):
@@ -123,7 +129,8 @@ class Hooks:
         if self.calls > 1:
             recorder.notes.append(f"call {self.chosen} of {self.calls} in the block")
         if getattr(self.module, "training", False):
-            recorder.notes.append("recorded in training mode, in which dropout is random")
+            drops = any("Dropout" in type(part).__name__ and getattr(part, "p", 0) for _, part in parts_of(self.module))
+            recorder.notes.append("recorded in training mode" + ", with dropout, which is random" * drops)
             self._buffers_after()
 
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -145,12 +152,14 @@ class Hooks:
                 self.recorder.argument(inner, part)
         if not isinstance(given, inspect.BoundArguments):
             return None
-        for name, value in given.arguments.items():
-            if given.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                given.arguments[name] = {key: self._input(key, part) for key, part in value.items()}
-            else:
-                given.arguments[name] = self._input(name, value)
-        return given.args, given.kwargs
+        placed = [p for p in given.signature.parameters.values() if p.kind in _PLACED]
+        rest = next((p.name for p in given.signature.parameters.values() if p.kind is p.VAR_POSITIONAL), "")
+        names = [p.name for p in placed] + [f"{rest}.{i}" for i in range(len(args))]
+        # by place or by name as they came: a wrapper of the forward may look for some by name
+        return (
+            tuple(self._input(name, value) for name, value in zip(names, args)),
+            {name: self._input(name, value) for name, value in kwargs.items()},
+        )
 
     def _input(self, name: str, value: Any) -> Any:
         """An argument as the module gets it: its tensors under another name, so that the gradient is that of this
@@ -274,6 +283,11 @@ class Hooks:
                 continue
             if not np.array_equal(as_array(buffer, name), before):
                 self.recorder.array("state_out", name, buffer)
+
+
+def parts_of(module: Any) -> list[tuple[str, Any]]:
+    """(path, part) of every module inside one, each once."""
+    return [(path, part) for path, part in module.named_modules() if path]
 
 
 def bound(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments | dict[str, Any]:

@@ -95,7 +95,8 @@ def own_configuration(module: Any) -> dict[str, Any]:
         given = given.to_dict()
     if not isinstance(given, Mapping):
         given = vars(given) if given is not None and hasattr(given, "__dict__") else vars(module)
-    kept = {str(key): value for key, value in given.items() if _simple(value) and not str(key).startswith("_")}
+    names = [key for key in given if isinstance(key, str) and not key.startswith("_") and key != "training"]
+    kept = {name: given[name] for name in names if _simple(given[name])}
     return copy.deepcopy(kept)  # the module may change them
 
 
