@@ -31,8 +31,6 @@ WIDE = 256, 1 << 18
 SMALL = 1 << 11
 """Elements up to which NumPy's sum in float64 takes less time than laying them out does."""
 
-_reduced: Any = np.add.reduce  # what ndarray.sum calls
-
 PRODUCTS = 500
 """The same of products, which BLAS adds in many sums at once: 7e-8."""
 
@@ -82,7 +80,7 @@ def wide_total(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     if name(x) != "numpy":
         return _on_device(x, axes, keepdims)
     if x.size <= SMALL:
-        return _reduced(x, axes, np.float64, keepdims=keepdims)
+        return x.sum(axes, dtype=np.float64, keepdims=keepdims)
     x = x.astype(np.float32) if x.dtype == np.float16 else x
     order = list(range(x.ndim))
     if not x.flags.c_contiguous:  # as it lies in memory
