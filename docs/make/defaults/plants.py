@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_ref.autograd.core import handle
+from perceiver_ref.autograd.handlers import handle
 from perceiver_ref.porting import run
 from perceiver_ref.porting.cases import Case
 from perceiver_ref.porting.cases.execution import rebuild

@@ -28,8 +28,8 @@ In what follows norm is layer norm, or RMS norm with `conventions.norm` "rms": (
 scale + offset over the last axis, the variance being the mean of squares. A term b is left out where the conventions
 say that there is none. Numbers count from 0.
 
-This page is made of the tables in [docs/make/descriptions](make/descriptions), which a test holds against the classes and
-their traces: `python docs/make models > docs/MODELS.md`.
+This page is made of the tables in [docs/make/descriptions](make/descriptions), which a test holds against the classes
+and their traces: `python docs/make models > docs/MODELS.md`.
 """
 _PARTS = (
     ("Layers", ("SelfAttention", "CrossAttention", "Attention", "MLP", "LayerNorm", "RMSNorm", "BatchNorm", "Rotary")),
