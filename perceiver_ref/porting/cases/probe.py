@@ -81,10 +81,8 @@ def expanded(probe: Case, weights: Mapping[str, np.ndarray] | None = None) -> Ca
             made[group][name] = generator.made(f"{_GROUPS[group]}/{name}", spec, own["seed"], wide)
     if (wanted := own.get("weights")) is not None:
         if weights is None:
-            raise InputError(
-                f"{probe.name} is a probe of weights with sha256 {wanted['sha256'][:16]}...; say where they are "
-                "(check --weights FILE)"
-            )
+            short = wanted["sha256"][:12]
+            raise InputError(f"a probe needs its weights, check --weights FILE: those with sha256 {short}...")
         found = fingerprint(weights)
         if found["sha256"] != wanted["sha256"]:
             raise InputError(
