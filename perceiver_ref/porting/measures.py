@@ -282,32 +282,41 @@ def measures(
 
 
 def _pair(candidate: np.ndarray, reference: np.ndarray, tolerance: float, error: float, logits: bool) -> Pair:
-    unlike, sums, unit, top = 0, np.zeros(2), 0.0, 0.0
-    number = 0
+    unlike, sums, unit, top, number, whole = 0, np.zeros(2), 0.0, 0.0, 0, True
     for a, b in _blocks(candidate, reference):
-        same = np.isfinite(a) & np.isfinite(b)
-        alike = (a == b) | (np.isnan(a) & np.isnan(b))
-        unlike += int((~same & ~alike).sum())
-        number += int(same.sum())
-        a, b = a[same], b[same]
+        with np.errstate(invalid="ignore", over="ignore"):
+            totals = a.sum(), b.sum()
+        if not np.isfinite(totals).all():
+            same = np.isfinite(a) & np.isfinite(b)
+            alike = (a == b) | (np.isnan(a) & np.isnan(b))
+            unlike += int((~same & ~alike).sum())
+            whole = whole and bool(same.all())
+            a, b = a[same], b[same]
+            with np.errstate(over="ignore"):
+                totals = a.sum(), b.sum()
+        number += a.size
+        sums += totals
         if a.size:
-            top = max(top, float(np.abs(b).max()))
-            unit = max(unit, float(np.abs(a).max()), float(np.abs(b).max()))
+            in_b = max(float(b.max()), -float(b.min()))
+            top, unit = max(top, in_b), max(unit, in_b, float(a.max()), -float(a.min()))
     scale = unit or 1.0
-    for a, b in _finite(candidate, reference):
-        sums += (a / scale).sum(), (b / scale).sum()
+    with np.errstate(invalid="ignore"):
+        sums /= scale
+    if not np.isfinite(sums).all():  # of very large numbers
+        sums = np.zeros(2)
+        for a, b in _finite(candidate, reference, whole=whole):
+            sums += (a / scale).sum(), (b / scale).sum()
     means = sums / max(number, 1)
     limit = tolerance * max(top, 1.0)
     aa = bb = ab = dd = largest = rtol = 0.0
     centred, beyond = np.zeros(3), unlike
-    for a, b in _finite(candidate, reference):
+    for a, b in _finite(candidate, reference, whole=whole):
         with np.errstate(over="ignore"):
             apart = np.abs(a - b)
         beyond += int((apart > limit).sum())
         largest = max(largest, float(apart.max(initial=0.0)))
-        off = apart > 0
-        with np.errstate(divide="ignore", over="ignore"):
-            rtol = max(rtol, float((apart[off] / np.abs(b[off])).max(initial=0.0)))
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # 0 / 0 is where both are 0
+            rtol = max(rtol, float(np.fmax.reduce(apart / np.abs(b), initial=0.0)))
         x, y, d = a / scale, b / scale, apart / scale
         if np.isinf(d).any():  # of two of the largest numbers
             d = np.abs(x - y)
@@ -344,10 +353,11 @@ def _pieces(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarr
             yield from _pieces(*(np.ascontiguousarray(x[start : start + rows]) for x in (a, b)))
 
 
-def _finite(candidate: np.ndarray, reference: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _finite(candidate: np.ndarray, reference: np.ndarray, *, whole: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What is finite in both, which may be known to be all."""
     for a, b in _blocks(candidate, reference):
-        same = np.isfinite(a) & np.isfinite(b)
-        yield (a, b) if same.all() else (a[same], b[same])
+        same = None if whole else np.isfinite(a) & np.isfinite(b)
+        yield (a, b) if same is None else (a[same], b[same])
 
 
 def _rows(candidate: np.ndarray, reference: np.ndarray) -> tuple[int, int, float]:

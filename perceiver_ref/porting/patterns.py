@@ -15,7 +15,7 @@ import numpy as np
 from .cases.compare import difference, shape_text
 from .compare.layouts import in_layout_of, same_shape_transposed
 from .moved import described, order_along, shifted
-from .places import FEW, FITS, Box, Difference, axis_word, place_of
+from .places import FEW, FITS, SAMPLED, Box, Difference, axis_word, place_of
 from .rounding.grid import is_stored_in
 
 LARGEST = 1 << 24
@@ -98,8 +98,14 @@ def shapes(candidate: np.ndarray, reference: np.ndarray, tolerance: float) -> li
 
 def _values(given: Difference) -> list[Finding]:
     """What makes the candidate of the reference: the first row that does."""
-    made = ((name, row(given)) for name, row in VALUES.items())
-    return next(([Finding(name, words)] for name, words in made if words), [])
+    sample, corner = (given.sample(), given.corner()) if given.a.size > 2 * SAMPLED else (given, given)
+    for name, row in VALUES.items():
+        first = corner if name in _ALONG else sample
+        if name != "order" and first is not given and first.beyond.any() and not row(first):
+            continue
+        if words := row(given):
+            return [Finding(name, words)]
+    return []
 
 
 def _varied(x: np.ndarray) -> bool:
@@ -179,6 +185,9 @@ def _shift(given: Difference) -> str:
 def _order(given: Difference) -> str:
     """Rows, columns or items in another order."""
     for axis in reversed(range(given.a.ndim) if given.axes is None else given.axes):
+        first = given.corner(axis) if given.a.size > 2 * SAMPLED else given
+        if first is not given and first.beyond.any() and order_along(first.a, first.b, axis) is None:
+            continue
         made = order_along(given.a, given.b, axis)
         if made is not None:
             word = axis_word(axis, given.a.ndim)
@@ -213,6 +222,8 @@ VALUES: dict[str, Callable[[Difference], str]] = {
     "stored": _stored,
 }
 """Name -> a function that says what was done to the values, "" where that was not done."""
+_ALONG = ("shift", "transposed")
+"""Those that are told by neighbours, of which a sample has none"""
 
 
 # ------------------------------------------------------------------------------------------------------ what stands out

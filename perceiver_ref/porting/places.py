@@ -13,6 +13,8 @@ import numpy as np
 
 from .cases.compare import distances
 
+SAMPLED = 1 << 15
+"""Of larger arrays so many elements are looked at first."""
 CHANCE = 1e-5
 """A place is named where noise of one size throughout would look like it with less than this chance."""
 FITS = 0.05
@@ -41,6 +43,18 @@ class Difference:
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     axes: tuple[int, ...] | None = None
     """Those along which nothing was cut off; None: all"""
+
+    def sample(self) -> Difference:
+        """Some of the elements, in a row: what is not done to them is not done to all."""
+        step = -(-self.a.size // SAMPLED)
+        return replace(self, a=self.a.reshape(-1)[::step], b=self.b.reshape(-1)[::step], axes=None)
+
+    def corner(self, whole: int | None = None) -> Difference:
+        """The same of the first indices of every axis, equally many, but for a `whole` one."""
+        others = self.a.ndim - (whole is not None)
+        most = max(2, int((SAMPLED // (1 if whole is None else self.a.shape[whole])) ** (1 / max(others, 1))))
+        here = tuple(slice(None) if axis == whole else slice(most) for axis in range(self.a.ndim))
+        return replace(self, a=self.a[here], b=self.b[here])
 
     def within(self, box: Box) -> Difference:
         """The same of a part."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support import normal
 
 from perceiver_ref.porting import patterns as module
+from perceiver_ref.porting import places
 from perceiver_ref.porting.patterns import VALUES, patterns
 from perceiver_ref.porting.places import PLACES
 
@@ -107,9 +108,13 @@ FAULTS: list[tuple[str, tuple[int, ...], Fault, str]] = [
 ]
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["", "as if it were large"])
 @pytest.mark.parametrize("number", range(len(FAULTS)))
-def test_a_planted_fault_is_named(number: int) -> None:
+def test_a_planted_fault_is_named(number: int, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a part is looked at first, as it is of large arrays."""
     row, shape, fault, words = FAULTS[number]
+    for place in (module, places) if large else ():
+        monkeypatch.setattr(place, "SAMPLED", 100)
     b = normal(number, *shape)
     a = fault(b)
     if row != "stored":

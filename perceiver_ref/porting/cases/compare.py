@@ -181,8 +181,18 @@ def largest_difference(reference: np.ndarray, candidate: np.ndarray) -> tuple[in
 def widened(candidate: np.ndarray, reference: np.ndarray) -> tuple[Any, Any]:
     """Both in float64; 0 in both where each is the largest number of its own dtype, or each the lowest."""
     a, b = _wide(candidate), _wide(reference)
+    if not (_has_end(candidate) and _has_end(reference)):
+        return a, b
     extreme = (np.sign(a) == np.sign(b)) & _is_end(candidate) & _is_end(reference)
     return (np.where(extreme, 0.0, a), np.where(extreme, 0.0, b)) if extreme.any() else (a, b)
+
+
+def _has_end(array: np.ndarray) -> bool:
+    """Whether one of its numbers may be its dtype's largest or lowest, without a mask of them."""
+    if array.dtype.kind != "f" or not array.size:
+        return False
+    most = max(np.fmax.reduce(array, axis=None), -np.fmin.reduce(array, axis=None))
+    return bool(most >= np.finfo(array.dtype).max)
 
 
 def _largest(array: Any) -> float:
