@@ -37,7 +37,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(reader: str) -> None:
 @posix
 def test_the_first_line_is_the_header() -> None:
     done = subprocess.run(f"{COMMAND} check | head -1", shell=True, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["case", "result", "outputs", "gradients"]
+    assert done.stdout.split() == ["case", "result", "outputs", "gradients", "NMSE"]
 
 
 @posix

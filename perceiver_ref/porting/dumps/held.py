@@ -19,7 +19,7 @@ from ...weights.formats.opcodes import shown
 
 GROUPS = (
     *("param", "state", "input", "output", "cotangent", "grad_param", "grad_input"),
-    *("trace", "state_out", "output_as_run"),
+    *("trace", "state_out", "output_as_run", "sample", "statistics", "expected"),
 )
 """What stands before the first slash of a key of the vector format."""
 META = "meta"
