@@ -13,6 +13,7 @@ from ..autograd.tree import Tree
 from ..errors import InputError
 from ..models.activations import leaky_relu
 from ..models.call import Call
+from ..models.constraints import Count
 from ..models.conventions import RESAMPLER_DIALECTS, Conventions
 from ..models.flamingo.resampler import ResamplerLayer
 from ..models.layers import Linear, Norm, norm
@@ -120,7 +121,7 @@ class IDFormer(Module):
     latents: int
     tokens: int
     outputs: int
-    layers: int
+    layers: Count
     ids: int
     features: int
     layer: ResamplerLayer

@@ -13,7 +13,7 @@ from heavy.peer import torch, transformers
 import perceiver_ref as pr
 from perceiver_ref.peers import Given, peer
 from perceiver_ref.peers.inherited import INHERITED, PRETRAINED
-from perceiver_ref.weights.checkpoints import read_checkpoint
+from perceiver_ref.weights.checkpoints import CheckpointWarning, read_checkpoint
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 
@@ -38,6 +38,12 @@ ROWS = [
     ("mllama", "MllamaCrossAttentionDecoderLayer", "mllama", "MllamaTextConfig", {"hidden_size": 64}),
     ("evolla", "EvollaSequenceCompressorResampler", "evolla", "EvollaConfig", {}),
     ("edgetam", "EdgeTamVideoPerceiverResampler", "edgetam_video", "EdgeTamVideoConfig", {}),
+    ("siglip", "SiglipMultiheadAttentionPoolingHead", "siglip", "SiglipVisionConfig", {"hidden_size": 48}),
+    ("siglip", "SiglipMultiheadAttentionPoolingHead", "siglip", "SiglipConfig", {"vision_config": {"hidden_size": 48}}),
+    ("siglip", "Siglip2MultiheadAttentionPoolingHead", "siglip2", "Siglip2Config", {}),
+    ("kosmos2", "Kosmos2ImageToTextProjection", "kosmos2", "Kosmos2Config", {"latent_query_num": 3}),
+    ("kosmos2", "Kosmos2_5ImageToTextProjection", "kosmos2_5", "Kosmos2_5Config", {}),
+    ("aria", "AriaProjector", "aria", "AriaConfig", {"projector_patch_to_query_dict": {7: 5}}),
 ]
 
 
@@ -84,6 +90,6 @@ def test_parts_of_whole_models(tmp_path: Path) -> None:
     cls = "IdeficsGatedCrossAttentionLayer"
     with pytest.raises(pr.InputError, match=r"each of 'model.gated_cross_attn_layers.0.', 'model.gated_cross_attn"):
         read_checkpoint("idefics", tmp_path, cls)
-    with pytest.warns(pr.checkpoints.CheckpointWarning):
+    with pytest.warns(CheckpointWarning):
         pr.load("idefics", tmp_path, cls, prefix="model.gated_cross_attn_layers.1.")
     assert torch.is_tensor(state[f"{prefix}latents"])

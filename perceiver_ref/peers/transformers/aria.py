@@ -30,7 +30,14 @@ from .kosmos2 import part_option
 _WHAT = "AriaProjector"
 _CONFIG: dict[str, Any] = {"vision_config": {}, "text_config": {}, "projector_patch_to_query_dict": None}
 _QUERIES = {1225: 128, 4900: 256}
-_IGNORED = PRETRAINED | {"image_token_id", "image_token_index", "vision_feature_layer"}
+_IGNORED = PRETRAINED | {
+    "ignore_index",
+    "image_token_id",
+    "image_token_index",
+    "max_value_projector_patch_to_query_dict",
+    "vision_feature_layer",
+}
+"""Of the whole model; the largest number of queries follows from the table."""
 _TRIPLE = ("query", "key", "value")
 
 
