@@ -220,6 +220,14 @@ def test_resamplers_and_poolers_count_the_parameters_of_their_peers(tmp_path, na
     assert result["flops"] > 0
 
 
+def test_learned_positions_say_how_many_features_there_are(tmp_path):
+    case = case_of("timm/pool_qknorm_pos_avg")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(case.meta["config"]))
+    result = explained(tmp_path, str(config), "--peer", "timm", "--class", "AttentionPoolLatent")
+    assert result["inputs"] == [5, 12]
+
+
 def test_a_part_of_a_model_is_still_refused(tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"dim": 8}))

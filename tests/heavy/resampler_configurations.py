@@ -165,8 +165,8 @@ def timm_pool(draw: Draw) -> Made:
     shape = tuple(draw.of(1, n, n) for n in (batch, heads, config.get("latent_len", 1), tokens))
     if draw.of(True, True, False):
         bits = draw.bits(*shape)
-        added = np.where(bits, draw.array(*shape), np.finfo(np.float64).min)
-        inputs["attn_mask"] = draw.of(bits, draw.array(*shape), added)
+        lowest = draw.of(np.finfo(np.float64).min, -np.inf if fused else -1e30)  # else a row of them is NaN
+        inputs["attn_mask"] = draw.of(bits, draw.array(*shape), np.where(bits, draw.array(*shape), lowest))
     live = {**config, "act_layer": ACTIVATIONS[config.get("act_layer", "gelu")]}
     live["norm_layer"] = NORMS[config["norm_layer"]] if "norm_layer" in config else None
     module = attention_pool.AttentionPoolLatent(**live)
@@ -308,7 +308,9 @@ def chatterbox_block(draw: Draw) -> Made:
         if not flash:
             bits[..., draw(0, shape[-1] - 1)] = True  # a row without any channel is NaN
         inputs["mask"] = (
-            draw.of(bits, draw.array(*shape)) if flash else bits.astype(draw.of("int64", "bool", "float64"))
+            draw.of(bits, draw.array(*shape), np.where(bits, 0.0, -np.inf))
+            if flash
+            else bits.astype(draw.of("int64", "bool", "float64"))
         )
     return "chatterbox", "AttentionBlock2", config, chatterbox.AttentionBlock2(**config), inputs, {}
 

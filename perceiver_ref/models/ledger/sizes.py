@@ -52,6 +52,8 @@ def default_sizes(model: Any) -> Sizes:
     """
     own = own_arguments(model)
     if own is None or not all(own.values()):
+        if places := getattr(model, "places", None):
+            return (places, model.width)
         return _default(getattr(model, "preprocessor", None))
     known = {name: tuple(n for n in shape or () if n is not None) for name, shape in own.items()}
     if any(len(known[name]) < len(shape or ()) for name, shape in own.items()):

@@ -72,6 +72,11 @@ class AttentionPool(LatentsAttend):
         return self.features if self.projection == "none" else self.channels
 
     @property
+    def width(self) -> int:
+        """The width of the features that the model takes."""
+        return self.features
+
+    @property
     def rows(self) -> tuple[int, int]:
         """The shape of the latents."""
         return self.latents, self.channels if self.latent_channels is None else self.latent_channels

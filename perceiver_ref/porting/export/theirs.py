@@ -171,7 +171,7 @@ def _one_set(name: str, mask: Masking | None = None) -> Recipe:
 
     def recipe(rebuilt: Rebuilt, config: Mapping[str, Any], sizes: Sizes | None) -> Layout:
         model: Any = rebuilt.model
-        width = model.block.channels if hasattr(model, "block") else getattr(model, "width", None) or model.features
+        width = model.block.channels if hasattr(model, "block") else model.width
         places = getattr(model, "places", None)
         tokens, width = single(sizes or (min(_LENGTH, places or _LENGTH), width))
         fixed = places is not None
