@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from specification import command, costs, page, quotes, symbols
+from conventions.exchange import rebuilt
+from conventions.later import LATER
+from conventions.poolers import POOLERS
+from specification import command, costs, family, page, quotes, symbols
 from specification.shapes import traced
 
 from perceiver_ref.autograd import ops, registry
@@ -232,3 +235,24 @@ def written(rule: str, sizes: dict[str, int]) -> int:
 
 def number(factor: str, sizes: dict[str, int]) -> int:
     return int(factor) if factor.isdigit() else sizes[factor]
+
+
+def test_the_family_has_a_row_of_every_resampler_and_pooler() -> None:
+    """And no column says the same of all."""
+    rows = {row.case.partition("/")[0] for row in family.MODELS} | {"naturalspeech2"}  # XTTS's by another name
+    assert {*LATER.columns, *POOLERS.columns} <= rows
+    head, _, *lines = family.table().splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    assert len(lines) == len(family.MODELS)
+    columns = head.strip("| ").split(" | ")
+    for i, column in enumerate(columns[:-1]):
+        assert len({row[i] for row in cells}) > 1, column
+    assert family.table() in PAGE
+
+
+def test_a_row_of_the_family_follows_the_model() -> None:
+    """Read off a rebuilt class: what is exchanged in the class shows in the cell."""
+    model = rebuilt("xtts/resampler_proj_context")[1].model
+    assert family.keys(model) == "latents, features"
+    assert family.keys(replace(model, latents_first=False)) == "features, latents"
+    assert family.norms(replace(model, norms="before")) == "length, eps 1e-12"

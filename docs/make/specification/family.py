@@ -109,7 +109,7 @@ def _features(model: Any) -> str:
 
 
 @_column("norms before attention")
-def _norms(model: Any) -> str:
+def norms(model: Any) -> str:
     layer = _layer(model)
     if not isinstance(layer, LatentsAttend):
         return "one for both"
@@ -122,7 +122,7 @@ def _kind(norm: Any) -> str:
 
 
 @_column("keys")
-def _keys(model: Any) -> str:
+def keys(model: Any) -> str:
     layer = _layer(model)
     if not getattr(layer, "latents_in_keys", False):
         return "features"
