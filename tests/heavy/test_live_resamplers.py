@@ -7,6 +7,7 @@ and the values that modules of the peer give on the way. `PERCEIVER_REF_DRAWS` s
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perceiver_ref.peers import base, chatterbox, diffusers, ip_adapter, naturalspeech2, open_clip, timm, xtts
 from perceiver_ref.porting import check_case
 
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
@@ -51,3 +53,34 @@ def test_a_class_agrees_with_the_live_peer(backend: str, kind: Any) -> None:
     outputs, gradients = (max(column) for column in zip(*worst))
     print(f"\n{kind.__name__}: {len(worst)} draws, largest error {outputs:.1e} (outputs), {gradients:.1e} (gradients)")
     assert len(worst) >= DRAWS
+
+
+SIGNATURES = [
+    (lambda: live.adapter.PerceiverAttention, ip_adapter._ATTENTION, {}),
+    (lambda: live.adapter.Resampler, ip_adapter._RESAMPLER, {}),
+    (lambda: live.embeddings.IPAdapterPlusImageProjection, diffusers._PLUS, {}),
+    (lambda: live.embeddings.IPAdapterFaceIDPlusImageProjection, diffusers._FACE, {}),
+    (lambda: live.embeddings.IPAdapterTimeImageProjection, diffusers._TIME, {}),
+    (lambda: live.attention_pool.AttentionPoolLatent, timm._OPTIONS, {"act_layer", "drop", "device", "dtype"}),
+    (lambda: live.AttentionalPooler, open_clip._OPTIONS, {"norm_layer", "norm_eps"}),
+    (lambda: live.xtts.PerceiverResampler, xtts.OPTIONS, {}),
+    (lambda: live.naturalspeech.PerceiverResampler, naturalspeech2._OPTIONS, {}),
+    (lambda: live.chatterbox.AttentionBlock2, chatterbox._BLOCK, {"dropout_rate"}),
+    (lambda: live.chatterbox.Perceiver, chatterbox._PERCEIVER, {}),
+]
+"""Live classes, our tables of their options, and what is not compared: dropouts, classes and their names."""
+
+
+@pytest.mark.parametrize(("cls", "known", "apart"), SIGNATURES)
+def test_options_and_defaults_are_those_of_the_live_class(cls: Any, known: Any, apart: Any) -> None:
+    parameters = {p.name: p.default for p in inspect.signature(cls().__init__).parameters.values() if p.name != "self"}
+    assert parameters.keys() - set(apart) == known.keys() - set(apart)
+    for name, default in parameters.items():
+        if name in apart:
+            continue
+        ours = known[name]
+        if isinstance(ours, base.Option):
+            assert ours.required == (default is inspect.Parameter.empty), name
+            assert ours.required or default is None, name
+        else:
+            assert ours == default, name
