@@ -317,3 +317,16 @@ def test_a_recorded_graph_gives_the_gradients_of_the_engine(name: str) -> None:
 def test_every_row_has_a_cause_of_the_table() -> None:
     assert {row.cause for row in ROWS} <= set(GRADIENT_CAUSES)
     assert all(re.fullmatch("[a-z]+(-[a-z]+)+", cause) for cause in GRADIENT_CAUSES)
+
+
+def test_a_linear_map_without_a_bias_may_average_its_gradients() -> None:
+    case = case_of("aurora/resampler")
+    case.trace.clear()
+    rows = np.prod(case.outputs["out"].shape[:2])
+    for name in case.grad_params:
+        if name.endswith("to_out.weight"):
+            case.grad_params[name] = case.grad_params[name] / rows
+    found = diagnose(case)
+    assert [(part.cause, part.variant) for part in found.explanation] == [
+        ("gradient-averaged", "weights and biases averaged over rows, linear attention/output everywhere")
+    ]
