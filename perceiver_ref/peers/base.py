@@ -173,6 +173,29 @@ def tables_read() -> Iterator[list[Read]]:
         _read.reset(token)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a call was found to take: argument names, those that it must have, and its other options."""
+
+    known: frozenset[str]
+    required: tuple[str, ...]
+    options: frozenset[str]
+
+
+_asked: ContextVar[list[Asked] | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def asked() -> Iterator[list[Asked]]:
+    """What the calls inside take (`read_call`), in a list that grows."""
+    calls: list[Asked] = []
+    token = _asked.set(calls)
+    try:
+        yield calls
+    finally:
+        _asked.reset(token)
+
+
 def options(
     what: str,
     given: Mapping[str, Any],
@@ -249,6 +272,8 @@ def read_call(
 
     Raises `InputError` when arguments that are `required` are missing.
     """
+    if (calls := _asked.get()) is not None:
+        calls.append(Asked(frozenset(known), tuple(required), frozenset(defaults)))
     values: dict[str, Any] = {}
     for name, value in arguments.items():
         outer, _, inner = name.partition(".")

@@ -47,6 +47,7 @@ _TYPES = {
     "config": dict,
     "call": dict,
     "tied": dict,
+    "points": dict,
     "tolerance": dict,
     "compare_gradients": bool,
 }
@@ -164,7 +165,7 @@ def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
         raise InputError(f"{path}: meta lacks {', '.join(missing)}")
     if not isinstance(meta["dtype"], str) or meta["dtype"] not in DTYPES:
         raise InputError(f"{path}: {one_of('dtype', str(meta['dtype']), DTYPES)}")
-    meta = {"call": {}, "tied": {}, "tolerance": {}, "compare_gradients": True, **meta}
+    meta = {"call": {}, "tied": {}, "points": {}, "tolerance": {}, "compare_gradients": True, **meta}
     for key, kind in _TYPES.items():
         if not isinstance(meta[key], kind):
             raise InputError(f"{path}: meta: {key} must be {_JSON[kind]}, got {shortened(meta[key])}")
@@ -177,6 +178,8 @@ def _meta(path: object, array: np.ndarray | None) -> dict[str, Any]:
                 f'{path}: meta: tolerance must be {{"output": number, "gradient": number}}, numbers above 0 and at '
                 f"most {_LARGEST_TOLERANCE:g}, got {shortened(key)}: {shortened(value)}"
             )
+    if not all(isinstance(name, str) for name in meta["points"].values()):
+        raise InputError(f"{path}: meta: points must map names of traced values to our names of them")
     for alias, name in meta["tied"].items():
         if not isinstance(name, str) or name in meta["tied"]:
             raise InputError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Run:
 def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
     """The class of a case, and the arrays that it is run with: parameters and buffers, each tied one once.
 
+    Where its meta has `points` (name of a traced value -> our name of it), these stand for the peer's own names of them.
     Raises `InputError` for what the reference does not know, and for gradients of an unknown loss.
     """
     if "probe" in case.meta:
@@ -51,7 +53,10 @@ def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
         call=case.meta["call"],
         outputs={name: array.shape for name, array in case.outputs.items()},
     )
-    return peer(case.meta["peer"]).rebuild(case.meta["class"], given), arrays
+    rebuilt = peer(case.meta["peer"]).rebuild(case.meta["class"], given)
+    if points := case.meta.get("points"):
+        rebuilt = replace(rebuilt, points=[(re.escape(name), ours.replace("\\", r"\\")) for name, ours in points.items()])
+    return rebuilt, arrays
 
 
 def run(

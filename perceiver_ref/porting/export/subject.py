@@ -101,7 +101,7 @@ def arrays_by_name(rebuilt: Rebuilt, params: Arrays, state: Arrays) -> Arrays:
         by_name.setdefault(b.name, []).append(b)
     made = {}
     for name, parts in by_name.items():
-        made[name] = np.zeros(_shape(parts), ours[id(parts[0])].dtype)
+        made[name] = np.zeros(shape_of(parts), ours[id(parts[0])].dtype)
         for b in parts:
             b.view(made[name])[...] = ours[id(b)]
     return made
@@ -128,7 +128,7 @@ def _bindings(rebuilt: Rebuilt) -> list[tuple[str, Binding]]:
     return [("param", b) for b in rebuilt.bindings] + [("state", b) for b in rebuilt.state]
 
 
-def _shape(parts: list[Binding]) -> tuple[int, ...]:
+def shape_of(parts: list[Binding]) -> tuple[int, ...]:
     """The shape of a peer's array, of which only views are declared: the one that these views cover exactly."""
     shape = parts[0].shape
     rows = sum(math.prod(b.shape[-1:]) for b in parts)

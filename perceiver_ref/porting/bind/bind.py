@@ -1,0 +1,333 @@
+"""A port under its own names bound to the reference: arguments, parameters, outputs and recorded values, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ...autograd import Tensor, ops, value_and_grad
+from ...errors import InputError, listed
+from ...host.files import AnyPath
+from ...models.tracing import trace
+from ..cases import TOLERANCES, Case, read_case
+from ..cases.execution import run
+from ..check import Result, check_case
+from .doubts import Doubt, Doubts
+from .maps import Map, Point
+from .records import Records
+from .solve import Solver
+from .sources import Part, Pool, Source
+from .tape import Tape, record
+from .target import Arguments, Target, To, read_to, targets
+from .translate import back, peer_arrays, rebuild, translate
+from .views import View
+
+SECONDS = 60.0
+_WAYS = 4
+"""Ways of giving the inputs that are gone through where the first does not verify."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A parameter of ours in the table: what it is read from, "certain", "ambiguous" or "unknown", and why."""
+
+    path: str
+    source: str
+    status: str
+    why: str
+
+
+@dataclass
+class Binding:
+    """What `bind` found. `map` is to be trusted when `verified`."""
+
+    map: Map
+    rows: list[Row]
+    verified: bool
+    left_over: list[str]
+    """The port's arrays, or how much of them, that nothing of ours is read from."""
+    unmatched: list[str]
+    """The port's recorded values that are none of the reference's named ones."""
+    message: str = ""
+    """Where it first fails."""
+    notes: list[str] = field(default_factory=list)
+    result: Result | None = None
+
+    @property
+    def ambiguous(self) -> list[str]:
+        """Our paths for which other arrays would do as well."""
+        return [row.path for row in self.rows if row.status == "ambiguous"]
+
+
+def bind_file(path: AnyPath, to: str, **options: Any) -> Binding:
+    """`bind` on a case file; `to` is a preset's name, or a JSON or case file."""
+    return bind(read_case(path), read_to(to), **options)
+
+
+def bind(
+    case: Case,
+    to: To | str,
+    *,
+    seconds: float = SECONDS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Binding:
+    """Find which of the port's arrays is which of the parameters of `to`, and verify it by running the reference.
+
+    A binding is `verified` when the reference with the port's parameters gives the port's outputs, recorded values and
+    gradients within the case's tolerances. `seconds` bound the search. Raises `InputError` where the inputs cannot be
+    those of `to`, or the port has no array that a parameter could be.
+    """
+    to = read_to(to) if isinstance(to, str) else to
+    best: Binding | None = None
+    for count, (target, arguments) in enumerate(targets(to, case)):
+        made = _bound(case, target, arguments, seconds / (1 if count == 0 else 2), progress)
+        if made.verified:
+            return made
+        if best is None or _evidence(made) > _evidence(best):
+            best = made
+        if count + 1 >= _WAYS:
+            break
+    if best is None:
+        raise InputError(f"{case.name} has no input that {to.said} takes")
+    return best
+
+
+def _evidence(made: Binding) -> int:
+    return sum(row.why.startswith("value") for row in made.rows)
+
+
+def _bound(
+    case: Case, target: Target, arguments: Arguments, seconds: float, progress: Callable[[int, int], None]
+) -> Binding:
+    inputs = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in arguments.read(case.inputs).items()}
+    tape = record(target.drawn(), lambda params: target.run(params, inputs, arguments.call))
+    heads = tuple(h for h in target.heads() if h > 1)
+    tied = case.meta["tied"]
+    arrays = {name: a for name, a in (case.params | case.state).items() if name not in tied}
+    pool = Pool(arrays, heads)
+    tolerance = _tolerance(case)
+    recorded = {f"output/{n}": a for n, a in case.outputs.items()} | {f"trace/{n}": a for n, a in case.trace.items()}
+    records = Records(recorded, tolerance, heads)
+    solver = Solver(tape, target.shapes, pool, records, seconds, progress)
+    absent = [path for path in solver.paths if not solver.sources(path)]
+    if absent:
+        shapes = ", ".join(f"{path} {list(target.shapes[path])}" for path in absent[:3])
+        raise InputError(
+            f"the port has no array that {shapes} could be read from ({len(absent)} of {len(solver.paths)} parameters of "
+            f"{target.to.said}): another configuration?"
+        )
+    solver.run()
+    return _finished(case, target, arguments, solver, records, tape)
+
+
+def _tolerance(case: Case) -> float:
+    limits = {**TOLERANCES[case.meta["dtype"]], **case.meta["tolerance"]}
+    return max(limits["output"], *(TOLERANCES[a.dtype.name]["output"] for a in case.outputs.values() if a.dtype.name in TOLERANCES), 0.0)
+
+
+def _finished(
+    case: Case, target: Target, arguments: Arguments, solver: Solver, records: Records, tape: Tape
+) -> Binding:
+    to = replace(target.to, call=arguments.call)
+    outputs, points = _outputs(case, records, tape), _points(case, records, tape)
+    plain = Map(to, dict(solver.bound.sources), _loose_inputs(arguments, case), outputs, points, False)
+    made, doubts = plain, dict[str, Doubt]()
+    result, message = _verified(case, plain, records, solver)
+    if outputs and (not message or all(solver.bound.seen.values())):
+        gradients = _gradients(case, plain)
+        felt = _felt(target, arguments, solver, case, points)
+        doubts = Doubts(solver, records, case.grad_params, gradients, felt).settle()
+        made = replace(plain, parameters=dict(solver.bound.sources), ambiguous=tuple(doubts))
+        result, message = _verified(case, made, records, solver)
+    verified = not message
+    rows = [_row(path, solver, doubts.get(path), verified) for path in target.shapes]
+    traced = {p.part.name for p in points.values()}
+    unmatched = [name for name in case.trace if name not in traced]
+    return Binding(
+        replace(made, verified=verified), rows, verified, _left_over(solver), unmatched, message, [], result
+    )
+
+
+def _row(path: str, solver: Solver, doubt: Doubt | None, verified: bool) -> Row:
+    source, seen = solver.bound.sources.get(path), solver.bound.seen.get(path, "")
+    if source is None:
+        return Row(path, "", "unknown", "nothing fits")
+    if doubt is not None:
+        others = listed([s.said() for s in doubt.others], 3)
+        same = "equal values" if doubt.equal else "changes nothing that was recorded"
+        return Row(path, source.said(), "ambiguous", f"{same}; as well: {others}")
+    why = f"value {seen}" if seen.startswith(("trace/", "output/")) else seen or "by shape, names and order"
+    return Row(path, source.said(), "certain" if verified else "unknown", why)
+
+
+def _left_over(solver: Solver) -> list[str]:
+    """Arrays of which something is read by nothing of ours, and is not zero."""
+    read = {name: np.zeros(array.shape, np.int8) for name, array in solver.pool.arrays.items()}
+    for source in solver.bound.sources.values():
+        for part in source.parts:
+            part.view.add(read[part.name], np.ones(part.shape or (), np.int8))
+    made = []
+    for name, seen in read.items():
+        if (left := int((seen == 0).sum())) and seen.size:
+            zero = "" if np.any(solver.pool.arrays[name][seen == 0]) else ", all zero"
+            made.append(f"{name}{zero}" if left == seen.size else f"{name} ({left:,} of {seen.size:,} elements{zero})")
+    return made
+
+
+def _outputs(case: Case, records: Records, tape: Tape) -> dict[str, Part]:
+    """For each output of the target the port's output that it is."""
+    made: dict[str, Part] = {}
+    for name, ref in tape.outputs.items():
+        value = np.asarray(tape.at(ref, {}))
+        if value.dtype.kind != "f":
+            continue
+        for found in records.all(value):
+            kind, _, theirs = found.name.partition("/")
+            if kind == "output":
+                made[name] = _loose(theirs, found.view, case.outputs[theirs].shape, value.shape)
+                break
+        else:
+            if name in case.outputs and case.outputs[name].shape == value.shape:
+                made[name] = Part(name, View(), None)
+    if not made and len(case.outputs) == 1:  # what verification will then find wrong
+        theirs, array = next(iter(case.outputs.items()))
+        for name, ref in tape.outputs.items():
+            if np.shape(tape.at(ref, {})) == array.shape:
+                made[name] = Part(theirs, View(), None)
+    return made
+
+
+def _points(case: Case, records: Records, tape: Tape) -> dict[str, Point]:
+    """The port's recorded values that are named values of ours, in the order of both where several fit."""
+    fits: dict[str, list[tuple[str, View, tuple[int, ...]]]] = {}
+    for ours, ref in tape.points.items():
+        value = np.asarray(tape.at(ref, {}))
+        if value.dtype.kind != "f" or not value.size:
+            continue
+        for found in records.all(value):
+            if found.name.startswith("trace/"):
+                fits.setdefault(found.name.removeprefix("trace/"), []).append((ours, found.view, value.shape))
+    made: dict[str, Point] = {}
+    order = {name: i for i, name in enumerate(tape.points)}
+    used: set[str] = set()
+    last = -1
+    for theirs in case.trace:
+        rows = fits.get(theirs, [])
+        whole = [row for row in rows if row[1].plain]
+        for ours, view, shape in [_next(whole, order, used, last)] if whole else rows:
+            name = theirs if whole else f"{theirs}:{ours}"
+            made[name] = Point(ours, _loose(theirs, view, case.trace[theirs].shape, shape))
+            used.add(ours)
+            last = max(last, order[ours]) if whole else last
+    return made
+
+
+def _next(rows: list[Any], order: Mapping[str, int], used: set[str], last: int) -> Any:
+    """Of several points of one value the first after the one before that no other has."""
+    return min(rows, key=lambda row: (row[0] in used, order[row[0]] < last, order[row[0]]))
+
+
+def _loose(name: str, view: View, given: tuple[int, ...], wanted: tuple[int, ...]) -> Part:
+    """A part for any batch: shapes without their first axis, and none where axes only change places."""
+    if view.plain and view.shape is None and view.split is None and len(given) == len(wanted):
+        return Part(name, view, None)
+
+    def open_(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return (-1, *shape[1:]) if shape and shape[0] == given[0] else shape
+
+    return Part(name, replace(view, shape=open_(view.shape), split=open_(view.split)), open_(wanted))
+
+
+def _loose_inputs(arguments: Arguments, case: Case) -> dict[str, Part]:
+    return {
+        arg: _loose(part.name, part.view, case.inputs[part.name].shape, part.shape or ())
+        for arg, part in arguments.parts.items()
+    }
+
+
+def _gradients(case: Case, made: Map) -> dict[str, np.ndarray]:
+    """The reference's gradients by our paths, where the port has any of the same loss."""
+    new = translate(case, made)
+    if not new.cotangents or not case.meta.get("compare_gradients", True):
+        return {}
+    rebuilt = rebuild(made, new.inputs, new.outputs)
+    params, state = peer_arrays(made, rebuilt, case.params | case.state, case.name)
+    shapes = {b.path: b.shape for b in rebuilt.bindings}
+    own = replace(rebuilt, bindings=[b for b in rebuilt.bindings])
+    found: dict[str, np.ndarray] = {}
+
+    def store(gradients: Any, _: Any) -> dict[str, np.ndarray]:
+        from ...autograd import tree
+
+        found.update({path: np.asarray(a, np.float64) for path, a in tree.flatten(gradients).items()})
+        return {}
+
+    object.__setattr__(own, "store", store)
+    try:
+        run(own, params | state, new.inputs, new.meta["call"], cotangents=new.cotangents, where=case.name)
+    except InputError:
+        return {}
+    return {path: a for path, a in found.items() if path in shapes}
+
+
+def _felt(
+    target: Target, arguments: Arguments, solver: Solver, case: Case, points: Mapping[str, Point]
+) -> dict[str, np.ndarray]:
+    """The gradients of some sum of everything that was recorded and matched, outputs and points."""
+    inputs = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in arguments.read(case.inputs).items()}
+    wanted = {point.ours for point in points.values()}
+    rng = np.random.default_rng(1)
+
+    def loss(params: dict[str, Any]) -> Any:
+        with trace(wanted, tensors=True) as traced:
+            outputs = target.run(params, inputs, arguments.call)
+        total: Any = 0.0
+        for value in (*outputs.values(), *traced.values()):
+            if type(value) is Tensor and value.dtype.kind == "f":
+                total = ops.add(ops.sum(ops.multiply(value, rng.standard_normal(value.shape))), total)
+        return total
+
+    params = {path: np.array(solver.bound.sources[path].value) for path in target.shapes}
+    gradients: dict[str, np.ndarray] = value_and_grad(loss)(params)[1]
+    return gradients
+
+
+def _verified(case: Case, made: Map, records: Records, solver: Solver) -> tuple[Result | None, str]:
+    """The check of the translated case, and where it first fails, "" where it does not."""
+    if not made.outputs:
+        return None, _first_failure(case, records, solver, None)
+    result = check_case(translate(case, made), case.name)
+    if result.status == "pass":
+        return result, ""
+    return result, _first_failure(case, records, solver, result)
+
+
+def _first_failure(case: Case, records: Records, solver: Solver, result: Result | None) -> str:
+    """In one line: what is bound, and the first of the port's values that the reference does not give."""
+    seen = solver.bound.seen
+    guessed = [path for path in solver.paths if not seen.get(path, "")]
+    values: set[str] = set()
+    for entry in range(len(solver.tape.entries)):
+        value = solver.tape.value(entry, {})
+        value = value[0] if isinstance(value, tuple) else value
+        if value.dtype.kind == "f" and records.has(value.size):
+            values |= {found.name for found in records.all(value)}
+    lost = [name for name in records.arrays if name not in values]
+    lost.sort(key=lambda name: name.startswith("output/"))
+    parts = [f"{len(seen) - len(guessed)} of {len(solver.paths)} parameters are bound by values"]
+    if guessed:
+        parts.append(f"from {guessed[0]} on nothing fits")
+    if lost:
+        parts.append(f"the first of the port's values that the reference does not give is {lost[0]}")
+    failed = [a for a in result.agreements if not a.passed] if result is not None else []
+    if failed:
+        failed.sort(key=lambda a: a.kind != "output")
+        a = failed[0]
+        parts.append(f"{a.kind} {a.name} is off by {a.error:.1e}, tolerance {a.tolerance:.0e}")
+    return "; ".join(parts)
+
+
+__all__ = ["SECONDS", "Binding", "Row", "bind", "bind_file", "back"]

@@ -1,0 +1,219 @@
+"""Which of a port's arrays is which parameter of the reference's, op by op.
+
+The reference is run up to an op with what its parameters may be read from; when the result is among the values that the
+port recorded, they are bound, and what comes after is computed with them. Names and order say what is tried first;
+only values bind.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+
+from .hints import Hints
+from .records import Found, Records
+from .sources import Pool, Source
+from .tape import Tape, argument_paths
+
+_FEW = 2
+_TRIES = ((2, 2), (40_000, 30), (40_000, 300))
+"""How often an op of a few free parameters is tried, and one of many, in one pass after the other."""
+_REUSED = 3.0
+ABSENT = {"bias": 0.0, "offset": 0.0, "scale": 1.0}
+"""What a parameter that a port does without is worth, by the last part of its path."""
+
+
+@dataclass
+class Bound:
+    """Parameters with their sources, and where that was seen."""
+
+    sources: dict[str, Source] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
+    """By parameter, the port's value that bound it; "" for what was only guessed."""
+    tried: int = 0
+
+
+class Solver:
+    """Binds `shapes` (our parameters by path, in the order of the graph) to the pool's arrays by the records."""
+
+    def __init__(
+        self,
+        tape: Tape,
+        shapes: Mapping[str, tuple[int, ...]],
+        pool: Pool,
+        records: Records,
+        seconds: float,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.tape, self.pool, self.records = tape, pool, records
+        first = {path: i for i, entry in reversed(list(enumerate(tape.entries))) for path in argument_paths(entry)}
+        self.paths = sorted(shapes, key=lambda p: first.get(p, len(tape.entries)))
+        self.shapes, self.progress = shapes, progress
+        self.hints = Hints(pool.order, self.paths, self._transposed())
+        self.bound = Bound()
+        self.deadline = time.monotonic() + seconds
+
+    def sources(self, path: str) -> list[Source]:
+        """What a parameter may be read from."""
+        return self.pool.sources(self.shapes[path], ABSENT.get(path.rpartition("/")[2]))
+
+    def _transposed(self) -> bool:
+        """Whether the maps that are not square are kept as (outputs, inputs)."""
+        votes = 0
+        for path, shape in self.shapes.items():
+            if path.endswith("weight") and len(shape) == 2 and shape[0] != shape[1]:
+                moved = {s.parts[0].view.moved for s in self.sources(path) if len(s.parts) == 1 and s.parts[0].view.plain}
+                votes += (1 if moved == {True} else -1 if moved == {False} else 0)
+        return votes >= 0
+
+    def run(self) -> Bound:
+        """Go through the ops, with more and more tries; what no recorded value decides is guessed by hints at the end."""
+        self._alone()
+        for few, many in _TRIES:
+            before = -1
+            while before != len(self.bound.sources) < len(self.paths):
+                before = len(self.bound.sources)
+                self._pass(few, many)
+        left = [path for path in self.paths if path not in self.bound.sources]
+        if left:
+            guess = next(self._assignments(left), None)
+            if guess is not None:
+                self._bind(guess, "")
+        return self.bound
+
+    def _pass(self, few: int, many: int) -> None:
+        for place, entry in enumerate(self.tape.entries):
+            free = self.tape.free(place)
+            if free and self.records.has(_size(entry.shape)) and time.monotonic() < self.deadline:
+                final = place == len(self.tape.entries) - 1
+                tries = few if len(free) <= _FEW or final else many
+                self._at(place, sorted(free, key=self.hints.place.__getitem__), tries)
+                self.progress(len(self.bound.sources), len(self.paths))
+
+    def _alone(self) -> None:
+        """Parameters that only one array can be: of a shape that nothing else has."""
+        for path in self.paths:
+            sources = [s for s in self.sources(path) if s.parts]
+            same = [other for other in self.paths if self.shapes[other] == self.shapes[path]]
+            if len(sources) == 1 and len(same) == 1 and ABSENT.get(path.rpartition("/")[2]) is None:
+                self._bind({path: sources[0]}, "its shape")
+
+    def _bind(self, chosen: Mapping[str, Source], seen: str) -> None:
+        self.bound.sources.update(chosen)
+        self.bound.seen.update(dict.fromkeys(chosen, seen))
+        self.tape.fix({path: source.value for path, source in chosen.items()})
+
+    def _at(self, place: int, free: list[str], tries: int) -> None:
+        """Try what the free parameters of an op may be until its result is a recorded value."""
+        for allowed in self._narrowed(place, free):
+            for assignment in itertools.islice(self._assignments(free, allowed), tries):
+                self.bound.tried += 1
+                if (found := self._found(place, assignment)) is not None:
+                    self._bind(assignment, found.name)
+                    return
+                if time.monotonic() > self.deadline:
+                    return
+
+    def _found(self, place: int, assignment: Mapping[str, Source]) -> Found | None:
+        value = self.tape.value(place, {path: (s.key, s.value) for path, s in assignment.items()})
+        value = value[0] if isinstance(value, tuple) else value
+        return self.records.find(value) if value.dtype.kind == "f" else None
+
+    def _narrowed(self, place: int, free: list[str]) -> Iterator[dict[str, set[bytes]]]:
+        """For y = f(x, W) + b, first those W alone for which some record is y but for numbers of channels."""
+        entry = self.tape.entries[place]
+        own = argument_paths(entry)
+        if len(free) == _FEW and set(free) == set(own) and entry.op.name in ("linear", "layer_norm") and len(own) == _FEW:
+            weight, shift = own
+            width = self.shapes[shift][0]
+            zero = np.zeros(self.shapes[shift])
+            kept = set()
+            for source in _different(self.sources(weight)):
+                value = self.tape.value(place, {weight: (source.key, source.value), shift: (b"zero", zero)})
+                if self.records.could_be(np.asarray(value), width):
+                    kept.add(source.key)
+            if kept:
+                yield {weight: kept}
+            if value.size // width > 2:  # the rows say enough
+                return
+        yield {}
+
+    def _assignments(
+        self, free: list[str], allowed: Mapping[str, set[bytes]] | None = None
+    ) -> Iterator[dict[str, Source]]:
+        """Sources for all these parameters, the likeliest together first."""
+        ticket = count()
+        heap: list[tuple[float, int, tuple[Source, ...], list[tuple[float, Source]], int]] = []
+
+        def rows(chosen: tuple[Source, ...]) -> list[tuple[float, Source]]:
+            path = free[len(chosen)]
+            bound = {**self.bound.sources, **dict(zip(free, chosen))}
+            used: dict[str, list[Source]] = {}
+            for source in bound.values():
+                for name in source.names:
+                    used.setdefault(name, []).append(source)
+            sources = self.sources(path)
+            if allowed and path in allowed:
+                sources = [source for source in sources if source.key in allowed[path]]
+            made = [
+                (cost + _REUSED * any(overlap(source, other) for name in source.names for other in used.get(name, ())), source)
+                for cost, source in zip(self.hints.costs(path, sources, bound), sources)
+            ]
+            made.sort(key=lambda row: row[0])
+            return _distinct(made)
+
+        def push(regret: float, chosen: tuple[Source, ...], row: list[tuple[float, Source]], index: int) -> None:
+            if index < len(row):
+                heapq.heappush(heap, (regret + row[index][0] - row[0][0], next(ticket), chosen, row, index))
+
+        push(0.0, (), rows(()), 0)
+        while heap:
+            total, _, chosen, row, index = heapq.heappop(heap)
+            base = total - (row[index][0] - row[0][0])
+            push(base, chosen, row, index + 1)
+            chosen = (*chosen, row[index][1])
+            if len(chosen) == len(free):
+                yield dict(zip(free, chosen))
+            else:
+                push(total, chosen, rows(chosen), 0)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def overlap(a: Source, b: Source) -> bool:
+    """Whether two sources read the same elements, as far as their views tell."""
+    for x in a.parts:
+        for y in b.parts:
+            if x.name == y.name:
+                if x.view.plain or y.view.plain or x.view.fused != y.view.fused:
+                    return True
+                if x.view.take == y.view.take and x.view.cut == y.view.cut:
+                    return True
+    return False
+
+
+def _different(sources: list[Source]) -> list[Source]:
+    """One source of each value."""
+    return list({source.key: source for source in reversed(sources)}.values())
+
+
+def _distinct(rows: list[tuple[float, Source]]) -> list[tuple[float, Source]]:
+    """The first of each value."""
+    seen: set[bytes] = set()
+    made = []
+    for cost, source in rows:
+        if source.key not in seen:
+            seen.add(source.key)
+            made.append((cost, source))
+    return made
