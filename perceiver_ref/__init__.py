@@ -41,6 +41,7 @@ _PUBLIC = {
     "InputError": ".errors",
     "PerceiverAR": ".models.perceiver_ar",
     "PerceiverIO": ".models.perceiver_io",
+    "bind": ".porting.bind.bind",
     "load": ".weights.checkpoints",
     "load_with_state": ".weights.checkpoints",
     "preset": ".models.published",

@@ -13,8 +13,17 @@ LINE = 200
 class InputError(ValueError):
     """What was given cannot be used. The message says what was expected, what came, and what to do.
 
-    The command line prints it as one line and exits with 2.
+    The command line prints it as one line and exits with 2. `where` is the part of a model that it is about, dotted.
     """
+
+    where = ""
+
+    def inside(self, part: str) -> InputError:
+        """The same, said of a part: `Encoder`'s own error about its layer names the layer first."""
+        where = f"{part}.{self.where}" if self.where else part
+        made = InputError(f"{where}: {str(self).removeprefix(f'{self.where}: ')}")
+        made.where = where
+        return made
 
 
 @contextmanager

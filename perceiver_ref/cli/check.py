@@ -16,6 +16,7 @@ from ..porting.dumps import case_files, is_case
 from ..porting.measures import MEASURES, Threshold
 from . import measured
 from .main import BAD_INPUT, MISMATCH, OK, complain, computing
+from .mapping import mapping
 from .result import write_result
 from .words import verdict
 
@@ -33,6 +34,7 @@ def options(command: argparse.ArgumentParser) -> None:
         help="what a port answered to the one case PATH, in any format, in place of its own",
     )
     command.add_argument("--weights", metavar="F", help="the checkpoint that probes among them are of")
+    mapping(command)
     computing(command, "the case's own")
     measured.options(command)
 

@@ -24,6 +24,7 @@ from ..porting.report import (
 )
 from . import measured
 from .main import MISMATCH, OK
+from .mapping import peer_file
 from .result import aligned, write_result
 from .words import opened
 from .words import verdict as word
@@ -42,6 +43,7 @@ def options(command: argparse.ArgumentParser) -> None:
     """The command's options."""
     command.add_argument("reference", metavar="REFERENCE", help="arrays by name, or a case: a file or folder")
     command.add_argument("candidate", metavar="CANDIDATE", help="what is held against it")
+    peer_file(command)
     command.add_argument("--html", metavar="FILE", help="also write a page with a plot and the arrays where it begins")
     command.add_argument(
         "--tolerance",

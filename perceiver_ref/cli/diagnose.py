@@ -16,6 +16,7 @@ from ..porting.report import Picture, Report, ReportParameter, ReportPoint, exce
 from ..porting.subject import Cause
 from . import measured
 from .main import MISMATCH, OK
+from .mapping import mapping
 from .places import excerpt_beside
 from .result import aligned, write_result
 from .words import opened
@@ -35,6 +36,7 @@ def options(command: argparse.ArgumentParser) -> None:
         nargs="?",
         help="outputs of the implementation under test, in place of CASE's; any format",
     )
+    mapping(command)
     command.add_argument("--html", metavar="F", help="a page to write: verdict, growth of the error, where it begins")
     command.add_argument(
         "--excerpt", metavar="F", help=".npz to write where an unexplained difference begins (default: beside CASE)"

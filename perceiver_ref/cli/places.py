@@ -28,11 +28,12 @@ class Places:
 
 
 PLACES: dict[str, Places] = {
-    "check": Places(inputs=("paths", "outputs", "weights")),
-    "run": Places(inputs=("weights", "config", "inputs"), outputs=("output",)),
-    "convert": Places(inputs=("weights", "config", "inputs"), outputs=("output",)),
-    "diagnose": Places(inputs=("case", "mine"), outputs=("html", "excerpt")),
-    "compare": Places(inputs=("reference", "candidate"), outputs=("html",)),
+    "check": Places(inputs=("paths", "outputs", "weights", "map", "peer_file")),
+    "run": Places(inputs=("weights", "config", "inputs", "map", "peer_file"), outputs=("output",)),
+    "convert": Places(inputs=("weights", "config", "inputs", "map", "peer_file"), outputs=("output",)),
+    "diagnose": Places(inputs=("case", "mine", "map", "peer_file"), outputs=("html", "excerpt")),
+    "compare": Places(inputs=("reference", "candidate", "peer_file"), outputs=("html",)),
+    "bind": Places(inputs=("case", "to", "peer_file"), outputs=("out",)),
     "export": Places(
         inputs=("model", "weights", "inputs"), folders=("out", "pack"), owned=("index.json", ".npz", ".safetensors")
     ),

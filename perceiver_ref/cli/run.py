@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     dtype = options.dtype or dtype_of(checkpoint.arrays)
 
     def execute(arguments: weights.Arrays, call: Mapping[str, Any]) -> Run:
+        if options.map is not None:
+            return weights.run_by_map(options, arguments, cotangents if options.grad else None, dtype)
         return compute(
             checkpoint.rebuilt,
             checkpoint.arrays,

@@ -12,10 +12,15 @@ import numpy as np
 from ..errors import InputError
 from ..host import json_text
 from ..host.files import existing_file, read_json
+from ..porting.bind.files import mapped_checkpoint, mapped_inputs, run_mapped
+from ..porting.bind.maps import read_map
+from ..porting.cases.execution import Run
 from ..weights.checkpoints import Checkpoint, Choice, read_checkpoint
+from ..weights.checkpoints import read_weights as port_weights
 from ..weights.formats.npz import read_npz
 from ..weights.formats.opcodes import first_line
 from .main import complain
+from .mapping import mapping
 
 Arrays = dict[str, np.ndarray]
 _Result = TypeVar("_Result")
@@ -39,6 +44,7 @@ def options(command: argparse.ArgumentParser) -> None:
         help="checkpoint directory, or .npz, .safetensors, .pt, .bin, .ckpt or .pystate file; "
         "one that convert wrote needs no --peer, --class and --config",
     )
+    mapping(command)
     command.add_argument(
         "--key",
         metavar="K",
@@ -119,6 +125,8 @@ def _numbers(arguments: Arrays, call: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_weights(given: argparse.Namespace, arguments: Arrays, call: Mapping[str, Any]) -> Checkpoint:
     """The weights that the options name; one line on stderr for each choice, and what was done to make a file fit."""
+    if given.map is not None:
+        return _mapped(given, arguments)
     checkpoint = read_checkpoint(
         given.peer,
         given.weights,
@@ -132,3 +140,29 @@ def read_weights(given: argparse.Namespace, arguments: Arrays, call: Mapping[str
     for note in checkpoint.notes:
         complain(given.name, note, "note", whole=True)
     return checkpoint
+
+
+def _mapped(given: argparse.Namespace, arguments: Arrays) -> Checkpoint:
+    """The weights of a port under names of its own."""
+    if given.peer or given.cls or given.config:
+        raise InputError("the map says which class and configuration; leave out --peer, --class and --config")
+    made = read_map(given.map)
+    inputs = mapped_inputs(made, arguments, given.inputs) if arguments else {}
+    checkpoint = mapped_checkpoint(made, port_weights(given.weights, given.dtype, given.key), inputs, given.weights)
+    for note in checkpoint.notes:
+        complain(given.name, note, "note", whole=True)
+    return checkpoint
+
+
+def run_by_map(given: argparse.Namespace, arguments: Arrays, cotangents: Arrays | None, dtype: Any) -> Run:
+    """A port's weights on its inputs, by its names."""
+    return run_mapped(
+        read_map(given.map),
+        port_weights(given.weights, given.dtype, given.key),
+        arguments,
+        cotangents,
+        where=given.weights,
+        points=(lambda name: True) if given.trace else None,
+        backend=given.backend,
+        dtype=dtype,
+    )

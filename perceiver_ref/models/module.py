@@ -145,7 +145,10 @@ class part(Generic[T_co]):  # noqa: N801 - a decorator
     def __get__(self, model: Module | None, cls: type) -> Self | T_co:
         if model is None:
             return self
-        made = self.make(model)
+        try:
+            made = self.make(model)
+        except InputError as error:
+            raise error.inside(self.name) from error
         if getattr(cls, self.name) is not self:  # asked for by a class that makes another one of it
             return made
         kept: T_co = model.__dict__.setdefault(self.name, made)
@@ -180,7 +183,13 @@ class Module(Exchangeable):
 
     def parameters(self) -> Tree:
         """The tree of `Parameter`s that `init` draws and `apply` expects: those of each part, by name."""
-        return {name: part.parameters() for name, part in self.parts().items()}
+        made = {}
+        for name, part in self.parts().items():
+            try:
+                made[name] = part.parameters()
+            except InputError as error:
+                raise error.inside(name) from error
+        return made
 
     def state(self) -> Tree:
         """The tree of running statistics, as `Parameter`s with their starting values; empty for most models."""

@@ -38,6 +38,8 @@ from .formats.own import from_own, own_meta
 from .formats.read import Arrays, read_arrays
 
 CONFIG = "config.json"
+_OWN = "perceiver-ref"
+"""The peer whose configurations name their class as `type`."""
 
 
 class CheckpointWarning(UserWarning):
@@ -172,9 +174,12 @@ def read_checkpoint(
     if config is not None and not isinstance(config, Mapping):
         config = read_config(config)
     if meta is None:
+        given: Mapping[str, Any] | None = config
         if peer_name is None:
-            raise InputError(f"{path} does not say which implementation it comes from; name it (--peer)")
-        given = read_config(_beside(path)) if config is None else config
+            if given is None or "type" not in given:
+                raise InputError(f"{path} does not say which implementation it comes from; name it (--peer)")
+            peer_name = _OWN
+        given = read_config(_beside(path)) if given is None else given
         known = peer(peer_name)
         named = cls or class_named(known, given, where)
 
@@ -183,7 +188,7 @@ def read_checkpoint(
 
         with told() as ignored:
             fitted = fit(rebuild_with, arrays, path, choice.prefix, choice.allow_unused)
-        if cls is None and named not in config_classes(given):
+        if cls is None and known.name != _OWN and named not in config_classes(given):
             notes = [*notes, f"the configuration is of {config_classes(given)[0]}; took its part {named}"]
         if ignored:
             notes = [*notes, ignored_fields(ignored)]
@@ -220,6 +225,8 @@ def _shapes(arrays: Mapping[str, np.ndarray] | None) -> dict[str, tuple[int, ...
 
 def class_named(known: Peer, config: Mapping[str, Any], where: object) -> str:
     """The class that a configuration names under `architectures`, or the peer's only one, as a part of that."""
+    if known.name == _OWN and isinstance(config.get("type"), str):
+        return str(config["type"])
     named = config_classes(config)
     if len(named) != 1:
         raise InputError(f"{where}: the configuration names no architecture; say which class it is (--class)")

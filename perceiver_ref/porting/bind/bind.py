@@ -22,7 +22,7 @@ from .solve import Solver
 from .sources import Part, Pool, Source
 from .tape import Tape, record
 from .target import Arguments, Target, To, read_to, targets
-from .translate import back, peer_arrays, rebuild, translate
+from .translate import own_names, rebuild, translate
 from .views import View
 
 SECONDS = 60.0
@@ -254,23 +254,12 @@ def _gradients(case: Case, made: Map) -> dict[str, np.ndarray]:
     if not new.cotangents or not case.meta.get("compare_gradients", True):
         return {}
     rebuilt = rebuild(made, new.inputs, new.outputs)
-    params, state = peer_arrays(made, rebuilt, case.params | case.state, case.name)
-    shapes = {b.path: b.shape for b in rebuilt.bindings}
-    own = replace(rebuilt, bindings=[b for b in rebuilt.bindings])
-    found: dict[str, np.ndarray] = {}
-
-    def store(gradients: Any, _: Any) -> dict[str, np.ndarray]:
-        from ...autograd import tree
-
-        found.update({path: np.asarray(a, np.float64) for path, a in tree.flatten(gradients).items()})
-        return {}
-
-    object.__setattr__(own, "store", store)
+    own, arrays = own_names(made, rebuilt, case.params | case.state, case.name)
     try:
-        run(own, params | state, new.inputs, new.meta["call"], cotangents=new.cotangents, where=case.name)
+        result = run(own, arrays, new.inputs, new.meta["call"], cotangents=new.cotangents, where=case.name)
     except InputError:
         return {}
-    return {path: a for path, a in found.items() if path in shapes}
+    return result.grad_params
 
 
 def _felt(
@@ -330,4 +319,4 @@ def _first_failure(case: Case, records: Records, solver: Solver, result: Result 
     return "; ".join(parts)
 
 
-__all__ = ["SECONDS", "Binding", "Row", "bind", "bind_file", "back"]
+__all__ = ["SECONDS", "Binding", "Row", "bind", "bind_file"]

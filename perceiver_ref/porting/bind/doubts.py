@@ -76,11 +76,14 @@ class Doubts:
         watched = [place for place in self.watched if path in self.tape.entries[place].needs]
         equal: dict[bytes, bool] = {chosen.key: True}
         made = []
+        unfelt = path in self.felt and float(self.felt[path].max(initial=0.0)) <= 1e-11 * self.most
         for source in self.solver.sources(path):
             if not source.parts or source.identity == chosen.identity:
                 continue
             if source.key not in equal:
-                equal[source.key] = not self._is_felt(path, source, chosen) and self._as_good(path, source, watched)
+                equal[source.key] = unfelt or (
+                    not self._is_felt(path, source, chosen) and self._as_good(path, source, watched)
+                )
             if equal[source.key] and not _same_place(source, chosen):
                 made.append(source)
         return made

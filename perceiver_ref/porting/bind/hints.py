@@ -88,7 +88,7 @@ class Hints:
         if not view.plain:
             cost += 0.6 + 0.5 * (view.shape is not None and len(view.take) > 0 and view.take[-1][0] > 0)
         if path.endswith("weight") and len(source.shape) == 2:
-            cost += 0.8 * (view.moved != self.transposed)
+            cost += 2.0 * (view.moved != self.transposed)
         else:
             cost += 0.1 * view.moved
         said = self._words[source.names[0]]

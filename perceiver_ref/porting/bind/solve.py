@@ -22,7 +22,7 @@ from .sources import Pool, Source
 from .tape import Tape, argument_paths
 
 _FEW = 2
-_TRIES = ((2, 2), (40_000, 30), (40_000, 300))
+_TRIES = ((1, 1), (40_000, 10), (40_000, 200))
 """How often an op of a few free parameters is tried, and one of many, in one pass after the other."""
 _REUSED = 3.0
 ABSENT = {"bias": 0.0, "offset": 0.0, "scale": 1.0}
@@ -68,7 +68,7 @@ class Solver:
         votes = 0
         for path, shape in self.shapes.items():
             if path.endswith("weight") and len(shape) == 2 and shape[0] != shape[1]:
-                moved = {s.parts[0].view.moved for s in self.sources(path) if len(s.parts) == 1 and s.parts[0].view.plain}
+                moved = {s.parts[0].view.moved for s in self.sources(path) if len(s.parts) == 1}
                 votes += (1 if moved == {True} else -1 if moved == {False} else 0)
         return votes >= 0
 

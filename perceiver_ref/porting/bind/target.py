@@ -240,10 +240,7 @@ def _takes(to: To, case: Case) -> Asked | None:
             spec = rebuilt.model.parameters()
             params = tree.unflatten_like(spec, [np.zeros(p.shape) for _, p in tree.leaves(spec)])
             rebuilt.run(rebuilt.model, params, {}, {}, Call())
-        except InputError:
-            if not calls:
-                raise
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError):
+        except (InputError, ValueError, TypeError, IndexError, KeyError, AttributeError):
             pass
     return calls[0] if calls else None
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...autograd import tree
 from ...errors import InputError, input_errors
 from ...peers import Given, Rebuilt, peer
-from ...peers.names import Binding
+from ...peers.names import Binding, same
 from ...peers.reference import NAME
 from ..cases import Case
 from .maps import Map, read_part, read_source
@@ -73,6 +73,18 @@ def _cotangents(new: Case, case: Case, made: Map) -> None:
         if part.name in case.grad_inputs and not part.view.invert:
             new.grad_inputs[name] = read_part(part, case.grad_inputs, f"{case.name}: gradient of {name}")
     new.grad_params = _peer_gradients(made, rebuild(made, new.inputs, new.outputs), case, new.params)
+
+
+def own_names(made: Map, rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray], where: str) -> tuple[Rebuilt, Arrays]:
+    """The class under our paths instead of its peer's names, statistics below `state/`, and the port's arrays by them."""
+    bindings = [Binding(b.path, b.shape, b.path, same) for b in rebuilt.bindings]
+    state = [Binding(b.path, b.shape, f"{_STATE}{b.path}", same) for b in rebuilt.state]
+    own = replace(rebuilt, bindings=list({b.path: b for b in bindings}.values()), state=state, ignored=())
+    wanted = {b.name for b in (*own.bindings, *own.state)}
+    found = {
+        path: read_source(source, arrays, f"{where}: {path}") for path, source in made.parameters.items() if path in wanted
+    }
+    return own, found
 
 
 def peer_arrays(made: Map, rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray], where: str) -> tuple[Arrays, Arrays]:
@@ -150,17 +162,29 @@ def _shared(sources: Mapping[str, Source]) -> dict[str, set[str]]:
     return made
 
 
-def back(made: Map, ours: Any, shapes: Mapping[str, tuple[int, ...]], separator: str = "") -> Arrays:
-    """Gradients, a tree by our paths, in the port's names; parts that are used twice add up."""
-    values = tree.flatten(ours)
+def back(made: Map, ours: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """Gradients by our paths in the port's names; parts that are used twice add up."""
     arrays: Arrays = {}
     for path, source in made.parameters.items():
-        if path not in values:
+        if path not in ours:
             continue
-        value = np.asarray(values[path])
+        value = np.asarray(ours[path])
         sizes = [1 if part.shape is None or not part.shape else part.shape[source.axis] for part in source.parts]
         pieces = np.split(value, np.cumsum(sizes)[:-1], axis=source.axis) if len(source.parts) > 1 else [value]
         for part, piece in zip(source.parts, pieces):
             into = arrays.setdefault(part.name, np.zeros(shapes[part.name], value.dtype))
             part.view.add(into, np.ascontiguousarray(piece))
+    return arrays
+
+
+def outputs_back(made: Map, outputs: Mapping[str, np.ndarray]) -> Arrays:
+    """The target's outputs by the port's names, axes in the port's order where the map only reorders them."""
+    arrays: Arrays = {}
+    for name, value in outputs.items():
+        part = made.outputs.get(name)
+        if part is None:
+            continue
+        order = part.view.order
+        plain = part.shape is None and part.view.plain and part.view.shape is None and part.view.split is None
+        arrays[part.name] = value.transpose(np.argsort(order)) if plain and order is not None else value
     return arrays

@@ -121,7 +121,7 @@ def layouts(given: Shape, wanted: Shape, heads: tuple[int, ...] = ()) -> tuple[V
     made: list[View] = []
     if whole % size == 0:
         for shape, take, rest in _parts(given, whole // size, heads):
-            made += [View(None, shape, take, v.order, v.split) for v in orders(rest, wanted)]
+            made += [View(None, shape, take, v.order, v.split or v.shape) for v in orders(rest, wanted)]
     if not made:
         made = _cuts(given, wanted)
     return tuple(dict.fromkeys(made))
@@ -211,5 +211,5 @@ def _cuts(given: Shape, wanted: Shape) -> list[View]:
         starts = dict.fromkeys((0, width, length - width, length - 2 * width))
         for start in starts:
             if 0 <= start <= length - width and not (length % width == 0 and length // width in _FUSED):
-                made += [View((axis, start, start + width), v.shape, v.take, v.order, v.split) for v in orders(rest, wanted)]
+                made += [View((axis, start, start + width), None, (), v.order, v.split or v.shape) for v in orders(rest, wanted)]
     return made

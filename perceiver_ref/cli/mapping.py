@@ -1,0 +1,47 @@
+"""Options of commands that take a port under names of its own: its map, and a peer of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+from pathlib import Path
+
+from ..errors import InputError, one_line
+from ..host.files import existing_file
+
+
+def mapping(command: argparse.ArgumentParser) -> None:
+    """`--map` and `--peer-file`."""
+    command.add_argument("--map", metavar="F", help="the map of names that `perceiver-ref bind --out F` wrote")
+    peer_file(command)
+
+
+def peer_file(command: argparse.ArgumentParser) -> None:
+    """`--peer-file`."""
+    command.add_argument(
+        "--peer-file",
+        metavar="F",
+        help="a Python file, which is run, that registers a peer of your own (docs/EXTENDING.md)",
+    )
+
+
+def load_peer_file(path: str | None) -> None:
+    """Run a file that adds to `perceiver_ref.peers.PEERS`, or whose `PEER` is to be added; `InputError` where it does
+    neither, or fails."""
+    if path is None:
+        return
+    from ..peers import PEERS, Peer
+
+    existing_file(path, "a Python file of a peer")
+    if Path(path).suffix != ".py":
+        raise InputError(f"--peer-file {path}: expected a Python file, .py, as docs/EXTENDING.md describes")
+    before = {name: PEERS._rows.get(name) for name in PEERS}
+    try:
+        made = runpy.run_path(path, run_name="perceiver_ref_peer")
+    except Exception as error:
+        raise InputError(f"--peer-file {path}: {type(error).__name__}: {one_line(error)}") from None
+    found = made.get("PEER")
+    if isinstance(found, Peer):
+        PEERS[found.name] = found
+    elif {name: PEERS._rows.get(name) for name in PEERS} == before:
+        raise InputError(f"--peer-file {path} registers no peer: add it to perceiver_ref.peers.PEERS, or name it PEER")
