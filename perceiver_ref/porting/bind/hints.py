@@ -74,6 +74,13 @@ class Hints:
                 break
         return [self._static_cost(path, source) + self._relative(source, beside, before) for source in sources]
 
+    def best(self, path: str, sources: list[Source], count: int, names: set[str]) -> list[Source]:
+        """The likeliest by themselves, and the parts of arrays of which others are bound."""
+        kept = sorted(sources, key=lambda s: self._static_cost(path, s))[:count]
+        known = set(map(id, kept))
+        more = (s for s in sources if s.parts and s.names[0] in names and not s.parts[0].view.plain)
+        return kept + [s for s in more if id(s) not in known]
+
     def _static_cost(self, path: str, source: Source) -> float:
         key = (path, id(source))
         if key not in self._static:

@@ -48,7 +48,7 @@ class Records:
         self.arrays = {n: a for n, a in self.arrays.items() if np.isfinite(a).all()}
         self._by_size: dict[int, list[_Piece]] = {}
         self._numbers: dict[int, np.ndarray] = {}
-        self._centred: dict[tuple[int, int], np.ndarray] = {}
+        self._centred: dict[tuple[int, int], list[tuple[float, np.ndarray, float]]] = {}
         for piece in self._pieces():
             self._by_size.setdefault(piece.array.size, []).append(piece)
 
@@ -82,23 +82,25 @@ class Records:
                 seen.add(piece.name)
                 yield Found(piece.name, *found)
 
-    def could_be(self, value: np.ndarray, width: int) -> bool:
-        """Whether some record may be this value plus a number for each of `width` channels, its last axis."""
-        pieces = self._by_size.get(value.size, [])
-        rows = value.reshape(-1, width)
-        centred = rows - rows.mean(axis=0)
-        spread = float(np.abs(centred).mean())
-        limit = 4 * self.tolerance * max(float(np.abs(centred).max()), 1.0)
+    def shifts(self, value: np.ndarray, width: int) -> list[np.ndarray]:
+        """The numbers for each of `width` channels, the last axis, with which `value` may be a record: (width,) each."""
+        rows = np.asarray(value, np.float64).reshape(-1, width)
+        mean = rows.mean(axis=0)
+        spread = float(np.abs(rows - mean).mean())
         key = (value.size, width)
         if key not in self._centred:
-            spreads = []
-            for piece in pieces:
+            self._centred[key] = []
+            for piece in self._by_size.get(value.size, []):
                 for axes in _channel_axes(piece.array.shape, width):
                     others = tuple(axis for axis in range(piece.array.ndim) if axis not in axes)
-                    spreads.append(np.abs(piece.array - piece.array.mean(axis=others, keepdims=True)).mean())
-            self._centred[key] = np.array(spreads)
-        # a record may be larger by its channels' numbers, of which its rounding is a part
-        return bool((np.abs(self._centred[key] - spread) <= max(limit, 1e-3 * spread)).any())
+                    centre = piece.array.mean(axis=others, keepdims=True)
+                    apart = float(np.abs(piece.array - centre).mean())
+                    self._centred[key].append((apart, centre.reshape(-1), float(np.abs(piece.array).max())))
+        return [
+            centre - mean
+            for apart, centre, largest in self._centred[key]
+            if abs(apart - spread) <= 4 * self.tolerance * max(largest, 1.0) + 1e-12
+        ]
 
     def _pieces(self) -> Iterator[_Piece]:
         for name, array in self.arrays.items():

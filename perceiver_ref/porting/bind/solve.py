@@ -19,12 +19,17 @@ import numpy as np
 from .hints import Hints
 from .records import Found, Records
 from .sources import Pool, Source
-from .tape import Tape, argument_paths
+from .tape import Tape, argument_paths, is_made
 
 _FEW = 2
 _TRIES = ((1, 1), (40_000, 10), (40_000, 200))
 """How often an op of a few free parameters is tried, and one of many, in one pass after the other."""
+_MOVES = frozenset({"reshape", "transpose", "swapaxes", "broadcast_to", "getitem", "concatenate", "expand_dims", "cast"})
+"""Ops of which the result is recorded where their argument is: they tell nothing more."""
 _REUSED = 3.0
+_CONSIDERED = 80
+_TOO_MANY = 20
+"""So many free parameters are only tried together at the last op."""
 ABSENT = {"bias": 0.0, "offset": 0.0, "scale": 1.0}
 """What a parameter that a port does without is worth, by the last part of its path."""
 
@@ -57,6 +62,13 @@ class Solver:
         self.shapes, self.progress = shapes, progress
         self.hints = Hints(pool.order, self.paths, self._transposed())
         self.bound = Bound()
+        self.options: dict[tuple[str, ...], list[dict[str, Source]]] = {}
+        """For several maps of one input: what each may be."""
+        inputs: dict[object, list[int]] = {}
+        for place, entry in enumerate(tape.entries):
+            if entry.op.name == "linear" and is_made(entry.arguments[0]):
+                inputs.setdefault(entry.arguments[0], []).append(place)
+        self.siblings = {place for places in inputs.values() if len(places) > 1 for place in places}
         self.deadline = time.monotonic() + seconds
 
     def sources(self, path: str) -> list[Source]:
@@ -92,7 +104,9 @@ class Solver:
             free = self.tape.free(place)
             if free and self.records.has(_size(entry.shape)) and time.monotonic() < self.deadline:
                 final = place == len(self.tape.entries) - 1
-                tries = few if len(free) <= _FEW or final else many
+                if len(free) > _TOO_MANY and not final:
+                    continue
+                tries = few if len(free) <= _FEW else many
                 self._at(place, sorted(free, key=self.hints.place.__getitem__), tries)
                 self.progress(len(self.bound.sources), len(self.paths))
 
@@ -111,41 +125,98 @@ class Solver:
 
     def _at(self, place: int, free: list[str], tries: int) -> None:
         """Try what the free parameters of an op may be until its result is a recorded value."""
-        for allowed in self._narrowed(place, free):
-            for assignment in itertools.islice(self._assignments(free, allowed), tries):
+        own = argument_paths(self.tape.entries[place])
+        if place in self.siblings and set(free) == set(own):
+            if (key := tuple(free)) not in self.options:
+                self.options[key] = list(self._matching(place, free))
+            return
+        if tuple(free) in self.options and self.tape.entries[place].op.name in _MOVES:
+            return
+        for given in self._optional(free):
+            rest = [path for path in free if path not in given]
+            if self._try(place, rest, given, tries if not given else max(tries // 4, 2)):
+                return
+            if time.monotonic() > self.deadline:
+                return
+
+    def _try(self, place: int, rest: list[str], given: dict[str, Source], tries: int) -> bool:
+        if not rest:
+            return self._bound_by(place, given)
+        for allowed in self._narrowed(place, rest, given):
+            many = _TRIES[-1][0] if allowed else tries
+            for assignment in itertools.islice(self._assignments(rest, allowed, given), many):
+                if self._bound_by(place, {**given, **assignment}):
+                    return True
+                if time.monotonic() > self.deadline:
+                    return False
+        return False
+
+    def _bound_by(self, place: int, assignment: dict[str, Source]) -> bool:
+        self.bound.tried += 1
+        if (found := self._found(place, assignment)) is None:
+            return False
+        self._bind(assignment, found.name)
+        return True
+
+    def _matching(self, place: int, free: list[str]) -> Iterator[dict[str, Source]]:
+        """All that make a recorded value of one of several maps of one input: which of them it is, later ops say."""
+        for allowed in self._narrowed(place, free, {}):
+            for assignment in itertools.islice(self._assignments(free, allowed), _TRIES[-1][0]):
                 self.bound.tried += 1
-                if (found := self._found(place, assignment)) is not None:
-                    self._bind(assignment, found.name)
-                    return
+                if self._found(place, assignment) is not None:
+                    yield assignment
                 if time.monotonic() > self.deadline:
                     return
+
+    def _optional(self, free: list[str]) -> Iterator[dict[str, Source]]:
+        """The likeliest first, what several maps of one input may be together; at last nothing of them."""
+        groups = [rows for paths, rows in self.options.items() if rows and set(paths) <= set(free)]
+        made: list[tuple[float, dict[str, Source]]] = []
+        for rows in itertools.islice(itertools.product(*groups), 4096) if groups else ():
+            sources = [source for row in rows for source in row.values() if source.parts]
+            if any(overlap(x, y) for x, y in itertools.combinations(sources, 2)):
+                continue
+            merged = {path: source for row in rows for path, source in row.items()}
+            bound = {**self.bound.sources, **merged}
+            made.append((sum(self.hints.costs(p, [s], bound)[0] for p, s in merged.items()), merged))
+        made.sort(key=lambda row: row[0])
+        yield from (row for _, row in made[:128])
+        yield {}
 
     def _found(self, place: int, assignment: Mapping[str, Source]) -> Found | None:
         value = self.tape.value(place, {path: (s.key, s.value) for path, s in assignment.items()})
         value = value[0] if isinstance(value, tuple) else value
         return self.records.find(value) if value.dtype.kind == "f" else None
 
-    def _narrowed(self, place: int, free: list[str]) -> Iterator[dict[str, set[bytes]]]:
+    def _narrowed(self, place: int, free: list[str], given: Mapping[str, Source]) -> Iterator[dict[str, set[bytes]]]:
         """For y = f(x, W) + b, first those W alone for which some record is y but for numbers of channels."""
         entry = self.tape.entries[place]
         own = argument_paths(entry)
-        if len(free) == _FEW and set(free) == set(own) and entry.op.name in ("linear", "layer_norm") and len(own) == _FEW:
+        if len(own) == _FEW and set(free) == set(own) and entry.op.name in ("linear", "layer_norm"):
             weight, shift = own
             width = self.shapes[shift][0]
             zero = np.zeros(self.shapes[shift])
-            kept = set()
+            known = {path: (s.key, s.value) for path, s in given.items()}
+            shifts = _different(self.sources(shift))
+            values = np.stack([source.value for source in shifts])
             for source in _different(self.sources(weight)):
-                value = self.tape.value(place, {weight: (source.key, source.value), shift: (b"zero", zero)})
-                if self.records.could_be(np.asarray(value), width):
-                    kept.add(source.key)
-            if kept:
-                yield {weight: kept}
-            if value.size // width > 2:  # the rows say enough
+                chosen = {**known, weight: (source.key, source.value), shift: (b"zero", zero)}
+                value = np.asarray(self.tape.value(place, chosen))
+                kept: set[bytes] = set()
+                for wanted in self.records.shifts(value, width):
+                    limit = 20 * self.records.tolerance * max(float(np.abs(value).max()), 1.0)
+                    kept |= {shifts[int(i)].key for i in np.flatnonzero(np.abs(values - wanted).max(axis=1) <= limit)}
+                if kept:
+                    yield {weight: {source.key}, shift: kept}
+            if _size(entry.shape) // width > 2:  # the rows say enough
                 return
         yield {}
 
     def _assignments(
-        self, free: list[str], allowed: Mapping[str, set[bytes]] | None = None
+        self,
+        free: list[str],
+        allowed: Mapping[str, set[bytes]] | None = None,
+        given: Mapping[str, Source] | None = None,
     ) -> Iterator[dict[str, Source]]:
         """Sources for all these parameters, the likeliest together first."""
         ticket = count()
@@ -153,12 +224,14 @@ class Solver:
 
         def rows(chosen: tuple[Source, ...]) -> list[tuple[float, Source]]:
             path = free[len(chosen)]
-            bound = {**self.bound.sources, **dict(zip(free, chosen))}
+            bound = {**self.bound.sources, **(given or {}), **dict(zip(free, chosen))}
             used: dict[str, list[Source]] = {}
             for source in bound.values():
                 for name in source.names:
                     used.setdefault(name, []).append(source)
             sources = self.sources(path)
+            if not allowed and len(free) > _FEW and len(sources) > _CONSIDERED:
+                sources = self.hints.best(path, sources, _CONSIDERED, {s.names[0] for s in bound.values() if s.parts})
             if allowed and path in allowed:
                 sources = [source for source in sources if source.key in allowed[path]]
             made = [

@@ -194,3 +194,8 @@ def _filled(value: Any, done: Mapping[int, Any], fixed: Mapping[str, Any], chose
 def argument_paths(entry: Entry) -> list[str]:
     """The parameters that are arguments of the op itself, in order."""
     return _paths(entry.arguments)
+
+
+def is_made(argument: Any) -> bool:
+    """Whether an argument is the result of an op of the tape."""
+    return isinstance(argument, _Made)

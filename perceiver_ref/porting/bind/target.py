@@ -163,7 +163,7 @@ def targets(to: To, case: Case) -> Iterator[tuple[Target, Arguments]]:
     Raises `InputError` with the reason of the first where none can be run.
     """
     failed: Exception | None = None
-    tried = 0
+    tried, found = 0, False
     for names in _assignments(to, case):
         call = dict(to.call) or _call(case, names)
         for views in itertools.product(*(_views(names[arg], arg, case, to) for arg in names)):
@@ -179,8 +179,9 @@ def targets(to: To, case: Case) -> Iterator[tuple[Target, Arguments]]:
             except (InputError, ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
                 failed = failed or error
                 continue
+            found = True
             yield target, arguments
-    if failed is not None and tried:
+    if failed is not None and not found:
         raise InputError(f"the port's inputs cannot be given to {to.said}: {failed}")
 
 
