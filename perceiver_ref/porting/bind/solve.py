@@ -16,6 +16,7 @@ from itertools import count
 
 import numpy as np
 
+from .bundles import bundles
 from .hints import Hints
 from .records import Found, Records
 from .sources import Pool, Source
@@ -28,7 +29,8 @@ _MOVES = frozenset({"reshape", "transpose", "swapaxes", "broadcast_to", "getitem
 """Ops of which the result is recorded where their argument is: they tell nothing more."""
 _REUSED = 3.0
 _CONSIDERED = 80
-_TOO_MANY = 20
+_BUNDLES = 600
+_TOO_MANY = 18
 """So many free parameters are only tried together at the last op."""
 ABSENT = {"bias": 0.0, "offset": 0.0, "scale": 1.0}
 """What a parameter that a port does without is worth, by the last part of its path."""
@@ -104,7 +106,9 @@ class Solver:
             free = self.tape.free(place)
             if free and self.records.has(_size(entry.shape)) and time.monotonic() < self.deadline:
                 final = place == len(self.tape.entries) - 1
-                if len(free) > _TOO_MANY and not final:
+                if len(free) > _TOO_MANY and not (final and (few, many) == _TRIES[-1]):
+                    continue
+                if len(free) > 1 and entry.op.name in _MOVES:
                     continue
                 tries = few if len(free) <= _FEW else many
                 self._at(place, sorted(free, key=self.hints.place.__getitem__), tries)
@@ -130,14 +134,21 @@ class Solver:
             if (key := tuple(free)) not in self.options:
                 self.options[key] = list(self._matching(place, free))
             return
-        if tuple(free) in self.options and self.tape.entries[place].op.name in _MOVES:
-            return
         for given in self._optional(free):
             rest = [path for path in free if path not in given]
             if self._try(place, rest, given, tries if not given else max(tries // 4, 2)):
                 return
             if time.monotonic() > self.deadline:
                 return
+        if own and own[0].endswith("/attention/output/weight"):
+            used = {name for source in self.bound.sources.values() for name in source.names}
+            module = own[0].removesuffix("/output/weight")
+            for given in itertools.islice(bundles(module, free, self.sources, self.pool.order, used), _BUNDLES):
+                rest = [path for path in free if path not in given]
+                if set(rest) <= set(own) and self._try(place, rest, given, 1):
+                    return
+                if time.monotonic() > self.deadline:
+                    return
 
     def _try(self, place: int, rest: list[str], given: dict[str, Source], tries: int) -> bool:
         if not rest:
