@@ -54,13 +54,20 @@ def _triples(rows: list[list[Source]], order: Mapping[str, int]) -> Iterator[tup
                 for i, j in permutations(sorted(set(b) & set(c)), 2):
                     yield q, b[i], c[j]
     triples = []
-    for q, k in product(plain[0], plain[1]):
-        if abs(order[q.names[0]] - order[k.names[0]]) > _NEAR or q.names == k.names or not _alike(q, k):
-            continue
-        for v in plain[2]:
-            places = [order[s.names[0]] for s in (q, k, v)]
-            if max(places) - min(places) <= _NEAR and v.names not in (q.names, k.names) and _alike(k, v):
-                triples.append((max(places) - min(places) + (places != sorted(places)), min(places), (q, k, v)))
+    by_place: list[dict[int, list[Source]]] = [{}, {}, {}]
+    for row, places_of in zip(plain, by_place):
+        for s in row:
+            places_of.setdefault(order[s.names[0]], []).append(s)
+    for at in by_place[0]:
+        window = range(at - _NEAR, at + _NEAR + 1)
+        for a, b in product(window, window):
+            places = (at, a, b)
+            if len(set(places)) < 3 or max(places) - min(places) > _NEAR:
+                continue
+            for q, k, v in product(by_place[0][at], by_place[1].get(a, ()), by_place[2].get(b, ())):
+                if _alike(q, k) and _alike(k, v):
+                    apart = max(places) - min(places) + (list(places) != sorted(places))
+                    triples.append((apart, min(places), (q, k, v)))
     triples.sort(key=lambda row: row[:2])
     yield from (row[2] for row in triples)
 

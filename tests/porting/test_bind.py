@@ -1,0 +1,230 @@
+"""Binding of ports under names of their own: cases of peers renamed, fused and transposed, whose truth is known."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perceiver_ref.errors import InputError
+from perceiver_ref.peers.reference import to_config
+from perceiver_ref.porting.bind.bind import Binding, bind
+from perceiver_ref.porting.bind.maps import as_json, from_json, read_map, write_map
+from perceiver_ref.porting.bind.target import of_case, to_of
+from perceiver_ref.porting.bind.translate import back, translate
+from perceiver_ref.porting.bind.views import View, layouts
+from perceiver_ref.porting.cases import PACKAGED, Case, read_case, write_case
+from perceiver_ref.porting.cases.execution import rebuild
+from perceiver_ref.porting.check import check_case
+
+CASES = ("hf/model_bare", "open-flamingo/gated_immediate", "idefics2/resampler_mqa_sdpa")
+
+
+def packaged(name: str) -> Case:
+    return read_case(PACKAGED / f"{name}.npz")
+
+
+def renamed(case: Case, seed: int, *, transposed: bool = False) -> tuple[Case, dict[str, str]]:
+    """The case as of an unknown port: modules called otherwise, kernels transposed; and (peer's name -> new name)."""
+    rng = random.Random(seed)
+    letters = "abcdefghkmnpqrtuvwxz"
+    words: dict[str, str] = {}
+
+    def word(part: str) -> str:
+        if part.isdigit():
+            return part
+        return words.setdefault(part, "".join(rng.choices(letters, k=5)) + str(len(words)))
+
+    names = {n: ".".join(word(part) for part in n.split(".")) for n in (*case.params, *case.state)}
+
+    def moved(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array.T) if transposed and array.ndim == 2 else array
+
+    new = Case({**case.meta, "peer": "unknown", "class": "mine.Port", "config": {}, "call": {}})
+    new.meta["tied"] = {names[a]: names[b] for a, b in case.meta["tied"].items()}
+    new.params = {names[n]: moved(a) for n, a in case.params.items()}
+    new.state = {names[n]: a for n, a in case.state.items()}
+    new.grad_params = {names[n]: moved(a) for n, a in case.grad_params.items()}
+    new.inputs, new.outputs, new.cotangents = dict(case.inputs), dict(case.outputs), dict(case.cotangents)
+    new.grad_inputs = dict(case.grad_inputs)
+    new.trace = {f"t{i}": a for i, a in enumerate(case.trace.values())}
+    return new, names
+
+
+def assert_right(made: Binding, case: Case, names: dict[str, str]) -> None:
+    """Verified, and every parameter from where it is, or said to be ambiguous."""
+    assert made.verified, made.message
+    for b in rebuild(case)[0].bindings:
+        source = made.map.parameters[b.path]
+        assert source.names == (names[b.name],) or b.path in made.ambiguous, (b.path, source.said())
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("transposed", (False, True))
+def test_renamed_peers(name: str, transposed: bool) -> None:
+    case = packaged(name)
+    port, names = renamed(case, seed=len(name), transposed=transposed)
+    made = bind(port, replace(of_case(case), config=case.meta["config"]), seconds=30)
+    assert_right(made, case, names)
+    assert made.left_over == []
+
+
+def test_a_map_translates_a_case(tmp_path: Any) -> None:
+    case = packaged("open-flamingo/gated_immediate")
+    port, names = renamed(case, seed=3)
+    made = bind(port, of_case(case), seconds=30)
+    write_map(tmp_path / "map.json", made.map)
+    again = read_map(tmp_path / "map.json")
+    assert as_json(again) == as_json(made.map)
+    new = translate(port, again)
+    assert {n: a.tobytes() for n, a in new.params.items()} == {n: a.tobytes() for n, a in case.params.items()}
+    result = check_case(new)
+    assert result.status == "pass"
+    assert {a.kind for a in result.agreements} >= {"output", "grad_param", "trace"}
+    # gradients by our paths come back under the port's names
+    ours = {b.path: b.view(case.grad_params[b.name]) for b in rebuild(case)[0].bindings}
+    theirs = back(again, ours, {n: a.shape for n, a in port.params.items()})
+    assert all(np.array_equal(theirs[n], port.grad_params[n]) for n in port.grad_params)
+
+
+def test_a_wrong_value_is_never_bound() -> None:
+    """One element off by a part in a million: outputs say so."""
+    case = packaged("open-flamingo/gated_immediate")
+    for seed in range(3):
+        port, _ = renamed(case, seed)
+        name = random.Random(seed).choice(sorted(n for n, a in port.params.items() if a.size > 1))
+        port.params[name] = port.params[name] + 1e-6
+        made = bind(port, of_case(case), seconds=5)
+        assert not made.verified
+        assert "not" in made.message or "off by" in made.message
+
+
+def test_equal_values_are_ambiguous() -> None:
+    """Two norms with the same numbers, and no gradients: nothing tells them apart."""
+    case = packaged("open-flamingo/gated_immediate")
+    port, names = renamed(case, 1)
+    a, b = names["attn.norm.weight"], names["ff.0.weight"]
+    port.params[b] = port.params[a].copy()
+    rebuilt, arrays = rebuild(case)
+    changed = {**arrays, "ff.0.weight": arrays["attn.norm.weight"]}
+    from perceiver_ref.porting.cases.execution import run
+
+    ours = run(rebuilt, changed, case.inputs, case.meta["call"])
+    port.outputs = dict(ours.outputs)
+    for group in (port.trace, port.cotangents, port.grad_params, port.grad_inputs):
+        group.clear()
+    made = bind(port, of_case(case), seconds=20)
+    assert made.verified, made.message
+    both = {path for path, s in made.map.parameters.items() if s.names in ((a,), (b,))}
+    assert len(both) == 2
+    assert both <= set(made.ambiguous)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "something"}, "no map"),
+        ({"version": 2}, "version"),
+        ({"more": 1}, "more"),
+        ({"parameters": []}, "object of objects"),
+        ({"parameters": {"a": {"from": 3, "shape": [2]}}}, "from"),
+        ({"parameters": {"a": {"from": "x", "shape": [2, -5]}}}, "whole numbers"),
+        ({"parameters": {"a": {"from": "x", "shape": [2] * 99}}}, "at most 16"),
+        ({"parameters": {"a": {"from": "x", "shape": [2], "order": [0, 0]}}}, "each axis once"),
+        ({"parameters": {"a": {"value": 7, "shape": [2]}}}, "0 or 1"),
+        ({"parameters": {"a": {"from": "x", "shape": [2], "take": [[1, 2, 3]]}}}, "axis, index"),
+        ({"to": {"peer": "hf"}}, "expected"),
+        ({"verified": "yes"}, "verified"),
+        ({"points": {"a": {"from": "x"}}}, "point"),
+    ],
+)
+def test_hostile_maps(change: dict[str, Any], said: str) -> None:
+    good = {"format": "perceiver-ref map", "version": 1, "to": {"peer": "hf", "class": "A", "config": {}}}
+    from_json(good, "map.json")
+    with pytest.raises(InputError, match=said) as error:
+        from_json({**good, **change}, "map.json")
+    assert "\n" not in str(error.value)
+
+
+def test_layouts_hold_the_definition() -> None:
+    """Every view of a fused array is the part that `reshape` and `moveaxis` give."""
+    heads, width, inner = 3, 12, 7
+    rng = np.random.default_rng(0)
+    parts = rng.standard_normal((3, inner, heads, width // heads))  # q, k, v: (inputs, heads, channels)
+    fused = {
+        "(3 h d)": np.moveaxis(parts, 1, -1).reshape(3 * width, inner),
+        "(h 3 d)": parts.transpose(2, 0, 3, 1).reshape(3 * width, inner),
+        "(h d 3)": parts.transpose(2, 3, 0, 1).reshape(3 * width, inner),
+    }
+    for kind, array in fused.items():
+        for i in range(3):
+            wanted = parts[i].reshape(inner, width)
+            found = [v for v in layouts(array.shape, wanted.shape, (heads,)) if np.array_equal(v.read(array, wanted.shape), wanted)]
+            assert found, kind
+            into = np.zeros_like(array)
+            found[0].add(into, wanted)
+            assert np.array_equal(into[into != 0], array[into != 0])
+            assert np.count_nonzero(into) == wanted.size
+    with pytest.raises(ValueError, match="no elem"):
+        View(take=((0, 9),)).read(np.zeros((3, 2)), (2,))
+
+
+def test_to() -> None:
+    with pytest.raises(InputError, match="expected"):
+        to_of({"type": 3}, "x.json")
+    assert to_of({"type": "Encoder", "inputs": 3}, "x").config == {"inputs": 3}
+    case = packaged("hf/model_bare")
+    port, _ = renamed(case, 0)
+    port.inputs = {"x": port.inputs["inputs"][..., :-1]}
+    with pytest.raises(InputError, match="cannot be given"):
+        bind(port, of_case(case), seconds=1)
+    assert copy.deepcopy(to_config(rebuild(case)[0].model))
+
+
+def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from perceiver_ref.cli import main
+
+    case = packaged("open-flamingo/gated_immediate")
+    port, names = renamed(case, 5)
+    path, made, out = tmp_path / "port.npz", tmp_path / "map.json", tmp_path / "out.npz"
+    write_case(path, port)
+    to = tmp_path / "to.json"
+    to.write_text(json.dumps({"peer": "open-flamingo", "class": case.meta["class"], "config": case.meta["config"]}))
+    assert main(["bind", str(path), "--to", str(to), "--out", str(made)]) == 0
+    assert "certain" in capsys.readouterr().out
+    assert main(["check", str(path), "--map", str(made)]) == 0
+    assert main(["diagnose", str(path), "--map", str(made)]) == 0
+    assert main(["run", "--weights", str(path), "--inputs", str(path), "--map", str(made), "--output", str(out), "--grad"]) == 0
+    with np.load(out) as arrays:
+        for name in names.values():
+            np.testing.assert_allclose(arrays[f"grad_param/{name}"], port.grad_params[name], rtol=0, atol=1e-9)
+    port.params[names["attn.norm.weight"]] += 0.5
+    write_case(path, port)
+    assert main(["check", str(path), "--map", str(made)]) == 1
+    assert main(["bind", str(path), "--to", str(to), "--out", str(tmp_path / "no.json"), "--seconds", "5"]) == 1
+    assert not (tmp_path / "no.json").exists()
+
+
+def test_a_peer_file(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from perceiver_ref.cli import main
+    from perceiver_ref.peers import PEERS
+
+    file = tmp_path / "peer.py"
+    file.write_text("from perceiver_ref.peers import Peer, peer\nPEER = Peer('my-own', peer('open-flamingo').classes)\n")
+    case = packaged("open-flamingo/gated_immediate")
+    case.meta["peer"] = "my-own"
+    write_case(tmp_path / "case.npz", case)
+    try:
+        assert main(["check", str(tmp_path / "case.npz"), "--peer-file", str(file)]) == 0
+    finally:
+        PEERS.pop("my-own", None)
+    file.write_text("x = 1\n")
+    assert main(["check", str(tmp_path / "case.npz"), "--peer-file", str(file)]) == 2
+    file.write_text("1 / 0\n")
+    assert main(["check", str(tmp_path / "case.npz"), "--peer-file", str(file)]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
