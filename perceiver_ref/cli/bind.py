@@ -124,4 +124,3 @@ def _json(found: Binding) -> dict[str, Any]:
         "unmatched": found.unmatched,
         "map": as_json(found.map),
     }
-

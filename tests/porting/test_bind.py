@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perceiver_ref.cli import main
 from perceiver_ref.errors import InputError
+from perceiver_ref.peers import PEERS
 from perceiver_ref.peers.reference import to_config
 from perceiver_ref.porting.bind.bind import Binding, bind
 from perceiver_ref.porting.bind.maps import as_json, from_json, read_map, write_map
@@ -19,7 +21,7 @@ from perceiver_ref.porting.bind.target import of_case, to_of
 from perceiver_ref.porting.bind.translate import back, translate
 from perceiver_ref.porting.bind.views import View, layouts
 from perceiver_ref.porting.cases import PACKAGED, Case, read_case, write_case
-from perceiver_ref.porting.cases.execution import rebuild
+from perceiver_ref.porting.cases.execution import rebuild, run
 from perceiver_ref.porting.check import check_case
 
 CASES = ("hf/model_bare", "open-flamingo/gated_immediate", "idefics2/resampler_mqa_sdpa")
@@ -64,8 +66,7 @@ def assert_right(made: Binding, case: Case, names: dict[str, str]) -> None:
         assert source.names == (names[b.name],) or b.path in made.ambiguous, (b.path, source.said())
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("transposed", (False, True))
+@pytest.mark.parametrize(("name", "transposed"), [*((name, False) for name in CASES), ("hf/model_bare", True)])
 def test_renamed_peers(name: str, transposed: bool) -> None:
     case = packaged(name)
     port, names = renamed(case, seed=len(name), transposed=transposed)
@@ -95,11 +96,11 @@ def test_a_map_translates_a_case(tmp_path: Any) -> None:
 def test_a_wrong_value_is_never_bound() -> None:
     """One element off by a part in a million: outputs say so."""
     case = packaged("open-flamingo/gated_immediate")
-    for seed in range(3):
+    for seed in range(2):
         port, _ = renamed(case, seed)
         name = random.Random(seed).choice(sorted(n for n, a in port.params.items() if a.size > 1))
         port.params[name] = port.params[name] + 1e-6
-        made = bind(port, of_case(case), seconds=5)
+        made = bind(port, of_case(case), seconds=2)
         assert not made.verified
         assert "not" in made.message or "off by" in made.message
 
@@ -112,8 +113,6 @@ def test_equal_values_are_ambiguous() -> None:
     port.params[b] = port.params[a].copy()
     rebuilt, arrays = rebuild(case)
     changed = {**arrays, "ff.0.weight": arrays["attn.norm.weight"]}
-    from perceiver_ref.porting.cases.execution import run
-
     ours = run(rebuilt, changed, case.inputs, case.meta["call"])
     port.outputs = dict(ours.outputs)
     for group in (port.trace, port.cotangents, port.grad_params, port.grad_inputs):
@@ -164,7 +163,11 @@ def test_layouts_hold_the_definition() -> None:
     for kind, array in fused.items():
         for i in range(3):
             wanted = parts[i].reshape(inner, width)
-            found = [v for v in layouts(array.shape, wanted.shape, (heads,)) if np.array_equal(v.read(array, wanted.shape), wanted)]
+            found = [
+                v
+                for v in layouts(array.shape, wanted.shape, (heads,))
+                if np.array_equal(v.read(array, wanted.shape), wanted)
+            ]
             assert found, kind
             into = np.zeros_like(array)
             found[0].add(into, wanted)
@@ -187,8 +190,6 @@ def test_to() -> None:
 
 
 def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from perceiver_ref.cli import main
-
     case = packaged("open-flamingo/gated_immediate")
     port, names = renamed(case, 5)
     path, made, out = tmp_path / "port.npz", tmp_path / "map.json", tmp_path / "out.npz"
@@ -199,23 +200,25 @@ def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) 
     assert "certain" in capsys.readouterr().out
     assert main(["check", str(path), "--map", str(made)]) == 0
     assert main(["diagnose", str(path), "--map", str(made)]) == 0
-    assert main(["run", "--weights", str(path), "--inputs", str(path), "--map", str(made), "--output", str(out), "--grad"]) == 0
+    assert (
+        main(["run", "--weights", str(path), "--inputs", str(path), "--map", str(made), "--output", str(out), "--grad"])
+        == 0
+    )
     with np.load(out) as arrays:
         for name in names.values():
             np.testing.assert_allclose(arrays[f"grad_param/{name}"], port.grad_params[name], rtol=0, atol=1e-9)
     port.params[names["attn.norm.weight"]] += 0.5
     write_case(path, port)
     assert main(["check", str(path), "--map", str(made)]) == 1
-    assert main(["bind", str(path), "--to", str(to), "--out", str(tmp_path / "no.json"), "--seconds", "5"]) == 1
+    assert main(["bind", str(path), "--to", str(to), "--out", str(tmp_path / "no.json"), "--seconds", "2"]) == 1
     assert not (tmp_path / "no.json").exists()
 
 
 def test_a_peer_file(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from perceiver_ref.cli import main
-    from perceiver_ref.peers import PEERS
-
     file = tmp_path / "peer.py"
-    file.write_text("from perceiver_ref.peers import Peer, peer\nPEER = Peer('my-own', peer('open-flamingo').classes)\n")
+    file.write_text(
+        "from perceiver_ref.peers import Peer, peer\nPEER = Peer('my-own', peer('open-flamingo').classes)\n"
+    )
     case = packaged("open-flamingo/gated_immediate")
     case.meta["peer"] = "my-own"
     write_case(tmp_path / "case.npz", case)

@@ -26,7 +26,7 @@ from .translate import own_names, rebuild, translate
 from .views import View
 
 SECONDS = 60.0
-_WAYS = 4
+_WAYS = 3
 """Ways of giving the inputs that are gone through where the first does not verify."""
 
 
@@ -83,7 +83,7 @@ def bind(
     to = read_to(to) if isinstance(to, str) else to
     best: Binding | None = None
     for count, (target, arguments) in enumerate(targets(to, case)):
-        made = _bound(case, target, arguments, seconds / (1 if count == 0 else 2), progress)
+        made = _bound(case, target, arguments, seconds / (1 if count == 0 else 4), progress)
         if made.verified:
             return made
         if best is None or _evidence(made) > _evidence(best):
@@ -125,7 +125,11 @@ def _bound(
 
 def _tolerance(case: Case) -> float:
     limits = {**TOLERANCES[case.meta["dtype"]], **case.meta["tolerance"]}
-    return max(limits["output"], *(TOLERANCES[a.dtype.name]["output"] for a in case.outputs.values() if a.dtype.name in TOLERANCES), 0.0)
+    return max(
+        limits["output"],
+        *(TOLERANCES[a.dtype.name]["output"] for a in case.outputs.values() if a.dtype.name in TOLERANCES),
+        0.0,
+    )
 
 
 def _finished(
@@ -146,9 +150,7 @@ def _finished(
     rows = [_row(path, solver, doubts.get(path), verified) for path in target.shapes]
     traced = {p.part.name for p in points.values()}
     unmatched = [name for name in case.trace if name not in traced]
-    return Binding(
-        replace(made, verified=verified), rows, verified, _left_over(solver), unmatched, message, [], result
-    )
+    return Binding(replace(made, verified=verified), rows, verified, _left_over(solver), unmatched, message, [], result)
 
 
 def _row(path: str, solver: Solver, doubt: Doubt | None, verified: bool) -> Row:

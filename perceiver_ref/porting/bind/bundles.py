@@ -88,12 +88,17 @@ def _alike(a: Source, b: Source) -> bool:
     return (x.order, x.moved) == (y.order, y.moved)
 
 
-def _beside(weights: Sequence[Source], rows: list[list[Source]], order: Mapping[str, int]) -> Iterator[tuple[Source, ...]]:
+def _beside(
+    weights: Sequence[Source], rows: list[list[Source]], order: Mapping[str, int]
+) -> Iterator[tuple[Source, ...]]:
     """Biases split as the weights are, of the array nearest to theirs; or an array each, nearest to each weight's."""
     split = [w.parts[0].view for w in weights]
     fused = [_by_array(row) for row in rows]
     near = order[weights[-1].names[0]]
-    keys = sorted(dict.fromkeys(k for k in fused[0] if k in fused[1] and k in fused[2]), key=lambda k: abs(order[str(k[0])] - near))
+    keys = sorted(
+        dict.fromkeys(k for k in fused[0] if k in fused[1] and k in fused[2]),
+        key=lambda k: abs(order[str(k[0])] - near),
+    )
     indices = [view.index for view in split]
     numbers = indices if len(set(indices)) == 3 else [0, 1, 2]
     count = 0

@@ -27,7 +27,14 @@ class Doubt:
 class Doubts:
     """Alternatives to what a solver bound, found by putting them in its place one at a time."""
 
-    def __init__(self, solver: Solver, records: Records, gradients: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], felt: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        records: Records,
+        gradients: Mapping[str, np.ndarray],
+        ours: Mapping[str, np.ndarray],
+        felt: Mapping[str, np.ndarray],
+    ) -> None:
         self.solver, self.tape, self.records = solver, solver.tape, records
         self.gradients = {n: np.asarray(a, np.float64) for n, a in gradients.items()}
         self.ours = ours
@@ -191,7 +198,9 @@ class Doubts:
 
 def _same_place(a: Source, b: Source) -> bool:
     """Whether two sources of equal values read the same array whole."""
-    return a.key == b.key and a.names == b.names and all(x.view.plain and y.view.plain for x, y in zip(a.parts, b.parts))
+    return (
+        a.key == b.key and a.names == b.names and all(x.view.plain and y.view.plain for x, y in zip(a.parts, b.parts))
+    )
 
 
 __all__ = ["Doubt", "Doubts", "Tape"]

@@ -60,7 +60,9 @@ def run_mapped(
     )
 
 
-def mapped_checkpoint(made: Map, arrays: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray], where: AnyPath) -> Checkpoint:
+def mapped_checkpoint(
+    made: Map, arrays: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray], where: AnyPath
+) -> Checkpoint:
     """The port's weights as a checkpoint of the map's class; `inputs` by its names."""
     finite(arrays, where)
     rebuilt = rebuild(made, inputs)

@@ -57,6 +57,11 @@ class Hints:
         self._words = {name: frozenset(words(name)) for name in order}
         self._static: dict[tuple[str, int], float] = {}
 
+    def turn(self) -> None:
+        """Take linear maps to be kept the other way round."""
+        self.transposed = not self.transposed
+        self._static.clear()
+
     def costs(self, path: str, sources: list[Source], bound: Mapping[str, Source]) -> list[float]:
         """Of each source, lower is likelier."""
         module, _, last = path.rpartition("/")
@@ -106,14 +111,18 @@ class Hints:
                 continue
             if said & set(_WORDS[meant]):
                 cost -= 0.6
-            elif any(said & set(of) for key, of in _WORDS.items() if key in ("query", "key", "value", "output", "hidden")):
+            elif any(
+                said & set(of) for key, of in _WORDS.items() if key in ("query", "key", "value", "output", "hidden")
+            ):
                 cost += 0.3
         ours, theirs = re.findall(r"\d+", path), re.findall(r"\d+", source.names[0])
         if ours and theirs and ours[-1] in theirs:
             cost -= 0.3
         return cost
 
-    def _relative(self, source: Source, beside: list[tuple[Source, View, str, bool, bool]], before: int | None) -> float:
+    def _relative(
+        self, source: Source, beside: list[tuple[Source, View, str, bool, bool]], before: int | None
+    ) -> float:
         if not source.parts:
             return 0.0
         name, view, cost = source.names[0], source.parts[0].view, 0.0

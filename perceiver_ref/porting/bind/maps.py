@@ -102,7 +102,7 @@ def from_json(value: Mapping[str, Any], where: object) -> Map:
     points = {}
     for name, given in groups["points"].items():
         if not isinstance(given.get("point"), str) or not given["point"].isprintable():
-            raise InputError(f"{where}: point {shortened(name)} must have the name of ours as \"point\"")
+            raise InputError(f'{where}: point {shortened(name)} must have the name of ours as "point"')
         points[name] = Point(given["point"], _part(given, f"{where}: point {shortened(name)}"))
     return Map(
         to_of(value.get("to"), where),

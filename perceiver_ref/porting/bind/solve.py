@@ -25,7 +25,9 @@ from .tape import Tape, argument_paths, is_made
 _FEW = 2
 _TRIES = ((1, 1), (40_000, 10), (40_000, 200))
 """How often an op of a few free parameters is tried, and one of many, in one pass after the other."""
-_MOVES = frozenset({"reshape", "transpose", "swapaxes", "broadcast_to", "getitem", "concatenate", "expand_dims", "cast"})
+_MOVES = frozenset(
+    {"reshape", "transpose", "swapaxes", "broadcast_to", "getitem", "concatenate", "expand_dims", "cast"}
+)
 """Ops of which the result is recorded where their argument is: they tell nothing more."""
 _REUSED = 3.0
 _CONSIDERED = 80
@@ -62,7 +64,7 @@ class Solver:
         first = {path: i for i, entry in reversed(list(enumerate(tape.entries))) for path in argument_paths(entry)}
         self.paths = sorted(shapes, key=lambda p: first.get(p, len(tape.entries)))
         self.shapes, self.progress = shapes, progress
-        self.hints = Hints(pool.order, self.paths, self._transposed())
+        self.hints = Hints(pool.order, self.paths, not self._transposed())
         self.bound = Bound()
         self.options: dict[tuple[str, ...], list[dict[str, Source]]] = {}
         """For several maps of one input: what each may be."""
@@ -83,13 +85,15 @@ class Solver:
         for path, shape in self.shapes.items():
             if path.endswith("weight") and len(shape) == 2 and shape[0] != shape[1]:
                 moved = {s.parts[0].view.moved for s in self.sources(path) if len(s.parts) == 1}
-                votes += (1 if moved == {True} else -1 if moved == {False} else 0)
+                votes += 1 if moved == {True} else -1 if moved == {False} else 0
         return votes >= 0
 
     def run(self) -> Bound:
         """Go through the ops, with more and more tries; what no recorded value decides is guessed by hints at the end."""
         self._alone()
-        for few, many in _TRIES:
+        for few, many in (_TRIES[0], *_TRIES):
+            if len(self.bound.sources) < len(self.paths):
+                self.hints.turn()  # maps kept the other way round are tried as early
             before = -1
             while before != len(self.bound.sources) < len(self.paths):
                 before = len(self.bound.sources)
@@ -246,7 +250,11 @@ class Solver:
             if allowed and path in allowed:
                 sources = [source for source in sources if source.key in allowed[path]]
             made = [
-                (cost + _REUSED * any(overlap(source, other) for name in source.names for other in used.get(name, ())), source)
+                (
+                    cost
+                    + _REUSED * any(overlap(source, other) for name in source.names for other in used.get(name, ())),
+                    source,
+                )
                 for cost, source in zip(self.hints.costs(path, sources, bound), sources)
             ]
             made.sort(key=lambda row: row[0])

@@ -83,7 +83,9 @@ def to_of(value: Any, where: object) -> To:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 31 for n in value)
+    return isinstance(value, list) and all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 31 for n in value
+    )
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ class Target:
         """Random parameters, for a run of which only the ops matter."""
         rng = np.random.default_rng(0)
         return {
-            path: np.abs(0.1 * rng.standard_normal(shape)) + 0.5 if path.startswith(_STATE) else 0.1 * rng.standard_normal(shape)
+            path: np.abs(0.1 * rng.standard_normal(shape)) + 0.5
+            if path.startswith(_STATE)
+            else 0.1 * rng.standard_normal(shape)
             for path, shape in self.shapes.items()
         }
 
@@ -176,7 +180,15 @@ def targets(to: To, case: Case) -> Iterator[tuple[Target, Arguments]]:
             try:
                 target = Target(to, inputs, call)
                 target.run(target.drawn(), inputs, call)
-            except (InputError, ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
+            except (
+                InputError,
+                ValueError,
+                TypeError,
+                IndexError,
+                KeyError,
+                AttributeError,
+                ZeroDivisionError,
+            ) as error:
                 failed = failed or error
                 continue
             found = True
@@ -224,7 +236,9 @@ def _assignments(to: To, case: Case) -> Iterator[dict[str, str]]:
 def _apart(arg: str, name: str, array: np.ndarray, slots: list[str]) -> float:
     """How unlikely an input is to be an argument: by kind, then name, then order."""
     mask = "mask" in arg or arg == "locations"
-    truth = array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.size > 0 and int(array.max()) <= 1 and int(array.min()) >= 0)
+    truth = array.dtype.kind == "b" or (
+        array.dtype.kind in "iu" and array.size > 0 and int(array.max()) <= 1 and int(array.min()) >= 0
+    )
     cost = 4.0 * (mask != ("mask" in name.lower() or array.dtype.kind == "b")) * (not (mask and truth))
     cost += 4.0 * (mask and not truth)
     cost += 2.0 * (array.dtype.kind in "iub" and arg in ("bias", "latents", "queries", "pos"))

@@ -82,7 +82,9 @@ def own_names(made: Map, rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray], whe
     own = replace(rebuilt, bindings=list({b.path: b for b in bindings}.values()), state=state, ignored=())
     wanted = {b.name for b in (*own.bindings, *own.state)}
     found = {
-        path: read_source(source, arrays, f"{where}: {path}") for path, source in made.parameters.items() if path in wanted
+        path: read_source(source, arrays, f"{where}: {path}")
+        for path, source in made.parameters.items()
+        if path in wanted
     }
     return own, found
 
@@ -94,7 +96,9 @@ def peer_arrays(made: Map, rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray], w
         {f"{_STATE}{b.path}" for b in rebuilt.state} - set(ours)
     )
     if missing:
-        raise InputError(f"{where}: the map has nothing for {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
+        raise InputError(
+            f"{where}: the map has nothing for {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1)
+        )
     params = _stored(rebuilt.bindings, ours, made)
     state = _stored(rebuilt.state, {p.removeprefix(_STATE): a for p, a in ours.items() if p.startswith(_STATE)}, made)
     return params, state

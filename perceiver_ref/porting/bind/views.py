@@ -167,7 +167,9 @@ def _merges(shape: Shape, goal: Shape) -> bool:
     return not left
 
 
-def _parts(given: Shape, ratio: int, heads: tuple[int, ...]) -> Iterator[tuple[Shape, tuple[tuple[int, int], ...], Shape]]:
+def _parts(
+    given: Shape, ratio: int, heads: tuple[int, ...]
+) -> Iterator[tuple[Shape, tuple[tuple[int, int], ...], Shape]]:
     """(shape, take, shape of the rest): one of `ratio` parts of equal size, from one axis, or from two."""
     yield from _axis_parts(given, ratio, heads)
     for axis, layers in enumerate(given[:1]):  # layers stacked, and in each several maps fused
@@ -177,7 +179,9 @@ def _parts(given: Shape, ratio: int, heads: tuple[int, ...]) -> Iterator[tuple[S
                     yield (layers, *shape), ((axis, layer), *take), rest
 
 
-def _axis_parts(given: Shape, ratio: int, heads: tuple[int, ...]) -> Iterator[tuple[Shape, tuple[tuple[int, int], ...], Shape]]:
+def _axis_parts(
+    given: Shape, ratio: int, heads: tuple[int, ...]
+) -> Iterator[tuple[Shape, tuple[tuple[int, int], ...], Shape]]:
     for axis, length in enumerate(given):
         if length == ratio:
             rest = (*given[:axis], *given[axis + 1 :])
@@ -211,5 +215,8 @@ def _cuts(given: Shape, wanted: Shape) -> list[View]:
         starts = dict.fromkeys((0, width, length - width, length - 2 * width))
         for start in starts:
             if 0 <= start <= length - width and not (length % width == 0 and length // width in _FUSED):
-                made += [View((axis, start, start + width), None, (), v.order, v.split or v.shape) for v in orders(rest, wanted)]
+                made += [
+                    View((axis, start, start + width), None, (), v.order, v.split or v.shape)
+                    for v in orders(rest, wanted)
+                ]
     return made

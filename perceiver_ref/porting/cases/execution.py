@@ -55,7 +55,9 @@ def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
     )
     rebuilt = peer(case.meta["peer"]).rebuild(case.meta["class"], given)
     if points := case.meta.get("points"):
-        rebuilt = replace(rebuilt, points=[(re.escape(name), ours.replace("\\", r"\\")) for name, ours in points.items()])
+        rebuilt = replace(
+            rebuilt, points=[(re.escape(name), ours.replace("\\", r"\\")) for name, ours in points.items()]
+        )
     return rebuilt, arrays
 
 
