@@ -7,11 +7,10 @@ import sys
 from collections import Counter
 from typing import Any
 
-from ..errors import InputError, listed, printable
+from ..errors import listed, printable
 from ..porting.bind.bind import SECONDS, Binding
 from ..porting.bind.bind import bind as find
 from ..porting.bind.maps import as_json, write_map
-from ..porting.bind.propose import propose
 from ..porting.bind.target import read_to
 from ..porting.cases import read_case
 from .main import MISMATCH, OK
@@ -28,8 +27,8 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--to",
         metavar="PRESET|CONFIG",
-        help="what it is a port of: a preset, a configuration in JSON, or a case of another implementation "
-        "(default: configurations are proposed)",
+        required=True,
+        help="what it is a port of: a preset, a configuration in JSON, or a case of another implementation",
     )
     command.add_argument("--out", metavar="F", help="the map to write, JSON, for --map of other commands")
     command.add_argument("--unverified", action="store_true", help="write the map even when it could not be verified")
@@ -42,8 +41,6 @@ def options(command: argparse.ArgumentParser) -> None:
 def bind(given: argparse.Namespace) -> int:
     """`perceiver-ref bind`: 0 when a map is found and verified, 1 when not."""
     case = read_case(given.case)
-    if given.to is None:
-        return _propose(given, case)
     found = find(case, read_to(given.to), seconds=given.seconds, progress=_progress())
     _print(found)
     write_result(given.json, _json(found))
@@ -97,22 +94,6 @@ def _print(found: Binding) -> None:
         print(opened(f"match: {told}; run with these parameters, the reference gives what the port recorded"))
     else:
         print(opened(f"mismatch: {told}; not verified: {printable(found.message)}"))
-
-
-def _propose(given: argparse.Namespace, case: Any) -> int:
-    if given.out:
-        raise InputError("a map is of one configuration: choose it with --to")
-    rows = propose(case, given.seconds)
-    if not rows:
-        raise InputError(f"{given.case}: no configuration is seen from its shapes; give one with --to")
-    for i, row in enumerate(rows, 1):
-        print(f"{i}. {row.said}")
-        print(f"   {row.text}")
-    verified = [row for row in rows if row.verified]
-    print("verified by running" if verified else "none is verified by running; the first is the likeliest")
-    found = {"proposals": [{"said": row.said, "verified": row.verified, "config": row.config} for row in rows]}
-    write_result(given.json, found)
-    return OK if verified else MISMATCH
 
 
 def _json(found: Binding) -> dict[str, Any]:

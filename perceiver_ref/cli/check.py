@@ -16,7 +16,7 @@ from ..porting.dumps import case_files, is_case
 from ..porting.measures import MEASURES, Threshold
 from . import measured
 from .main import BAD_INPUT, MISMATCH, OK, complain, computing
-from .mapping import mapping
+from .mapping import mapping, reader
 from .result import write_result
 from .words import verdict
 
@@ -58,6 +58,7 @@ def check(options: argparse.Namespace) -> int:
             weights=options.weights,
             measured=True,
             limits=held,
+            read=reader(options.map),
         )
         results.append(result)
         _print(result, f"{name:<{width}}", every=options.measures)

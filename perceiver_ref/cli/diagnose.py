@@ -16,7 +16,7 @@ from ..porting.report import Picture, Report, ReportParameter, ReportPoint, exce
 from ..porting.subject import Cause
 from . import measured
 from .main import MISMATCH, OK
-from .mapping import mapping
+from .mapping import mapping, reader
 from .places import excerpt_beside
 from .result import aligned, write_result
 from .words import opened
@@ -46,7 +46,7 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
-    found = diagnose_file(given.case, given.mine)
+    found = diagnose_file(given.case, given.mine, read=reader(given.map))
     _print(found, every=given.measures)
     write_result(given.json, _json(found))
     if given.html:

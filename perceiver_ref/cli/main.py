@@ -17,7 +17,6 @@ from ..host.files import remove_temporaries
 from ..host.progress import showing
 from ..host.signals import exit_code, settle, stopping
 from ..version import __version__
-from .mapping import load_peer_file
 from .places import check_places
 from .streams import patient_streams
 from .table import COMMANDS
@@ -74,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         check_places(options)
-        load_peer_file(getattr(options, "peer_file", None))
+        if getattr(options, "peer_file", None) is not None:
+            import_module(".mapping", __package__).load_peer_file(options.peer_file)
         with kernels(options.kernels), showing(options.progress):
             code: int = options.command(options)
             return code

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import argparse
 import runpy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ..errors import InputError, one_line
-from ..host.files import existing_file
+from ..host.files import AnyPath, existing_file
+from ..porting.cases import Case, read_case
 
 
 def mapping(command: argparse.ArgumentParser) -> None:
     """`--map` and `--peer-file`."""
     command.add_argument("--map", metavar="F", help="the map of names that `perceiver-ref bind --out F` wrote")
     peer_file(command)
+
+
+def reader(map_path: str | None) -> Callable[[AnyPath], Case]:
+    """What reads a case file: as it is, or by a map."""
+    if map_path is None:
+        return read_case
+    from ..porting.bind.files import read_mapped
+
+    return partial(read_mapped, map_path=map_path)
 
 
 def peer_file(command: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -61,14 +61,15 @@ def check_file(
     weights: AnyPath | None = None,
     measured: bool = False,
     limits: Sequence[Threshold] = (),
+    read: Callable[[AnyPath], Case] = read_case,
 ) -> Result:
     """`check_case` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
 
     `weights`: a checkpoint, for the probes of its weights. What is wrong with files or their contents becomes a result
-    with status "error".
+    with status "error". `read` makes the case of the file, where it is none of a known peer.
     """
     try:
-        case, notes = read_case(path), list[str]()
+        case, notes = read(path), list[str]()
         if mine is not None:
             from .compare.answers import answered
 

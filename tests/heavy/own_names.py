@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
 
 def torch_ports(torch: Any) -> dict[str, Any]:
     """Name -> a function that makes (module, input)."""
-    nn, F = torch.nn, torch.nn.functional  # noqa: N806
+    nn, F = torch.nn, torch.nn.functional
 
     def attend(q: Any, k: Any, v: Any) -> Any:
         return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1) @ v

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.heavy
 torch = pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("name", ("fused", "ready", "convs"))
-@pytest.mark.parametrize("seed", (0, 1))
+@pytest.mark.parametrize("name", ["fused", "ready", "convs"])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_own_names(name: str, seed: int) -> None:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

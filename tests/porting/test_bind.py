@@ -77,7 +77,7 @@ def test_renamed_peers(name: str, transposed: bool) -> None:
 
 def test_a_map_translates_a_case(tmp_path: Any) -> None:
     case = packaged("open-flamingo/gated_immediate")
-    port, names = renamed(case, seed=3)
+    port, _names = renamed(case, seed=3)
     made = bind(port, of_case(case), seconds=30)
     write_map(tmp_path / "map.json", made.map)
     again = read_map(tmp_path / "map.json")

@@ -19,7 +19,7 @@ from .doubts import Doubt, Doubts
 from .maps import Map, Point
 from .records import Records
 from .solve import Solver
-from .sources import Part, Pool, Source
+from .sources import Part, Pool
 from .tape import Tape, record
 from .target import Arguments, Target, To, read_to, targets
 from .translate import own_names, rebuild, translate
@@ -116,8 +116,8 @@ def _bound(
     if absent:
         shapes = ", ".join(f"{path} {list(target.shapes[path])}" for path in absent[:3])
         raise InputError(
-            f"the port has no array that {shapes} could be read from ({len(absent)} of {len(solver.paths)} parameters of "
-            f"{target.to.said}): another configuration?"
+            f"the port has no array that {shapes} could be read from ({len(absent)} of {len(solver.paths)} parameters "
+            f"of {target.to.said}): another configuration?"
         )
     solver.run()
     return _finished(case, target, arguments, solver, records, tape)

@@ -1,4 +1,4 @@
-"""Which of a binding's parameters another of the port's arrays would serve as well, and which of them gradients decide."""
+"""For which parameters another of the port's arrays would do as well, and what gradients decide of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ..cases.compare import gradient_tolerance
 from .records import Records
 from .solve import Bound, Solver, overlap
 from .sources import Source
-from .tape import Tape
 
 _LISTED = 32
 
@@ -201,6 +200,3 @@ def _same_place(a: Source, b: Source) -> bool:
     return (
         a.key == b.key and a.names == b.names and all(x.view.plain and y.view.plain for x, y in zip(a.parts, b.parts))
     )
-
-
-__all__ = ["Doubt", "Doubts", "Tape"]

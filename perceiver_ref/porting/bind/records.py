@@ -83,7 +83,7 @@ class Records:
                 yield Found(piece.name, *found)
 
     def shifts(self, value: np.ndarray, width: int) -> list[np.ndarray]:
-        """The numbers for each of `width` channels, the last axis, with which `value` may be a record: (width,) each."""
+        """What may be added to the last axis, of `width` channels, to make `value` a record: (width,) each."""
         rows = np.asarray(value, np.float64).reshape(-1, width)
         mean = rows.mean(axis=0)
         spread = float(np.abs(rows - mean).mean())

@@ -89,7 +89,7 @@ class Solver:
         return votes >= 0
 
     def run(self) -> Bound:
-        """Go through the ops, with more and more tries; what no recorded value decides is guessed by hints at the end."""
+        """Go through the ops, with more and more tries; at the end hints guess what no recorded value decides."""
         self._alone()
         for few, many in (_TRIES[0], *_TRIES):
             if len(self.bound.sources) < len(self.paths):

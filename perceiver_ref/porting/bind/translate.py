@@ -14,8 +14,8 @@ from ...peers.names import Binding, same
 from ...peers.reference import NAME
 from ..cases import Case
 from .maps import Map, read_part, read_source
-from .sources import Source
 from .solve import overlap
+from .sources import Source
 
 Arrays = dict[str, np.ndarray]
 _STATE = "state/"
@@ -76,7 +76,7 @@ def _cotangents(new: Case, case: Case, made: Map) -> None:
 
 
 def own_names(made: Map, rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray], where: str) -> tuple[Rebuilt, Arrays]:
-    """The class under our paths instead of its peer's names, statistics below `state/`, and the port's arrays by them."""
+    """The class under our paths in place of its peer's names, and the port's arrays by them; statistics below `state/`."""
     bindings = [Binding(b.path, b.shape, b.path, same) for b in rebuilt.bindings]
     state = [Binding(b.path, b.shape, f"{_STATE}{b.path}", same) for b in rebuilt.state]
     own = replace(rebuilt, bindings=list({b.path: b for b in bindings}.values()), state=state, ignored=())

@@ -38,7 +38,7 @@ class Run:
 def rebuild(case: Case) -> tuple[Rebuilt, Arrays]:
     """The class of a case, and the arrays that it is run with: parameters and buffers, each tied one once.
 
-    Where its meta has `points` (name of a traced value -> our name of it), these stand for the peer's own names of them.
+    Where its meta has `points` (name of a traced value -> our name), these stand for the peer's own names of them.
     Raises `InputError` for what the reference does not know, and for gradients of an unknown loss.
     """
     if "probe" in case.meta:

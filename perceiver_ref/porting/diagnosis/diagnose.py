@@ -7,7 +7,7 @@ Gradients are compared when the outputs are right or explained, and a wrong one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,12 +74,13 @@ class Diagnosis:
         return [cause.cause for cause in self.explanation]
 
 
-def diagnose_file(path: AnyPath, mine: AnyPath | None = None) -> Diagnosis:
+def diagnose_file(path: AnyPath, mine: AnyPath | None = None, *, read: Callable[[AnyPath], Case] = read_case) -> Diagnosis:
     """`diagnose` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
 
-    Raises `InputError` for a case that cannot be run.
+    `read` makes the case of the file, where it is none of a known peer. Raises `InputError` for a case that cannot be
+    run.
     """
-    case = read_case(path)
+    case = read(path)
     if mine is None:
         return diagnose(case, str(path))
     case, notes = answered(case, mine)
