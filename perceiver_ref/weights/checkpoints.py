@@ -174,12 +174,11 @@ def read_checkpoint(
     if config is not None and not isinstance(config, Mapping):
         config = read_config(config)
     if meta is None:
-        given: Mapping[str, Any] | None = config
         if peer_name is None:
-            if given is None or "type" not in given:
+            if config is None or "type" not in config:
                 raise InputError(f"{path} does not say which implementation it comes from; name it (--peer)")
             peer_name = _OWN
-        given = read_config(_beside(path)) if given is None else given
+        given: Mapping[str, Any] = read_config(_beside(path)) if config is None else config
         known = peer(peer_name)
         named = cls or class_named(known, given, where)
 

@@ -58,16 +58,16 @@ def _triples(rows: list[list[Source]], order: Mapping[str, int]) -> Iterator[tup
     for row, places_of in zip(plain, by_place):
         for s in row:
             places_of.setdefault(order[s.names[0]], []).append(s)
-    for at in by_place[0]:
-        window = range(at - _NEAR, at + _NEAR + 1)
-        for a, b in product(window, window):
-            places = (at, a, b)
+    for first in by_place[0]:
+        window = range(first - _NEAR, first + _NEAR + 1)
+        for second, third in product(window, window):
+            places = (first, second, third)
             if len(set(places)) < 3 or max(places) - min(places) > _NEAR:
                 continue
-            for q, k, v in product(by_place[0][at], by_place[1].get(a, ()), by_place[2].get(b, ())):
-                if _alike(q, k) and _alike(k, v):
+            for x, y, z in product(by_place[0][first], by_place[1].get(second, []), by_place[2].get(third, [])):
+                if _alike(x, y) and _alike(y, z):
                     apart = max(places) - min(places) + (list(places) != sorted(places))
-                    triples.append((apart, min(places), (q, k, v)))
+                    triples.append((apart, min(places), (x, y, z)))
     triples.sort(key=lambda row: row[:2])
     yield from (row[2] for row in triples)
 

@@ -192,7 +192,7 @@ def _source(given: Mapping[str, Any], where: str) -> Source:
     if "parts" not in given:
         return Source(shape, (_part(given, where),))
     parts, axis = given["parts"], given.get("axis")
-    if set(given) != {"parts", "axis", "shape"} or not _whole(axis) or axis >= max(len(shape), 1):
+    if not isinstance(axis, int) or set(given) != {"parts", "axis", "shape"} or not _whole(axis) or axis >= len(shape):
         raise InputError(f"{where}: parts need an axis of the shape, and nothing else")
     if not isinstance(parts, list) or not 2 <= len(parts) <= 4096 or not all(isinstance(p, Mapping) for p in parts):
         raise InputError(f"{where}: parts must be a list of two or more")
