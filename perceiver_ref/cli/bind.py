@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import listed, printable
 from ..porting.bind.bind import SECONDS, Binding
 from ..porting.bind.bind import bind as find
-from ..porting.bind.maps import as_json, write_map
+from ..porting.bind.maps import write_map
 from ..porting.bind.target import read_to
 from ..porting.cases import read_case
 from .main import MISMATCH, OK
@@ -103,5 +103,4 @@ def _json(found: Binding) -> dict[str, Any]:
         "parameters": [vars(row) for row in found.rows],
         "left_over": found.left_over,
         "unmatched": found.unmatched,
-        "map": as_json(found.map),
     }

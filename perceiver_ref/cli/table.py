@@ -59,7 +59,7 @@ COMMANDS = (
         "find which of a port's arrays is which parameter, whatever their names",
         (
             ("bind port.npz --to config.json --out map.json", "a case with names of its own"),
-            ("check port.npz --map map.json", "what the map is for"),
+            ("bind port.npz --to peer.npz --seconds 300", "to the class of another case"),
         ),
         "0 when a map is found and verified, 1 when not, 2 for bad input",
     ),

@@ -72,6 +72,12 @@ def runs(command: str, folder: Path) -> list[list[list[object]]]:
     return {
         "check": [[["check", path_of("hf/model_bare")]]],
         "diagnose": [[["diagnose", folder / "wrong.npz"], ["diagnose", folder / "gates.npz"]]],
+        "bind": [
+            [
+                ["bind", path_of("open-flamingo/gated_immediate"), "--to", path_of("open-flamingo/gated_immediate")],
+                ["bind", folder / "gates.npz", "--to", folder / "gates.npz", "--seconds", "1"],
+            ]
+        ],
         "compare": [[["compare", folder / "right.npz", folder / "wrong.npz"]]],
         "export": [[exported]],
         "explain": [[["explain", "flamingo/resampler-3b"]]],
