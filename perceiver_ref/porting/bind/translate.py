@@ -76,7 +76,7 @@ def _cotangents(new: Case, case: Case, made: Map) -> None:
 
 
 def own_names(made: Map, rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray], where: str) -> tuple[Rebuilt, Arrays]:
-    """The class under our paths in place of its peer's names, and the port's arrays by them; statistics below `state/`."""
+    """The class and the port's arrays under our paths in place of its peer's names; statistics below `state/`."""
     bindings = [Binding(b.path, b.shape, b.path, same) for b in rebuilt.bindings]
     state = [Binding(b.path, b.shape, f"{_STATE}{b.path}", same) for b in rebuilt.state]
     own = replace(rebuilt, bindings=list({b.path: b for b in bindings}.values()), state=state, ignored=())
