@@ -67,6 +67,17 @@ REPORTS: dict[str, list[dict[str, Any]]] = {
     ],
     "run": [{"output": TEXT, "dtype": TEXT, "shapes": named(SHAPE), "notes": [TEXT]}],
     "convert": [{"output": TEXT, "peer": TEXT, "class": TEXT, "arrays": WHOLE, "parameters": WHOLE, "notes": [TEXT]}],
+    "bind": [
+        {
+            "verified": TRUTH,
+            "message": TEXT,
+            "parameters": [
+                {"path": TEXT, "source": TEXT, "status": one("certain", "ambiguous", "unknown"), "why": TEXT}
+            ],
+            "left_over": [TEXT],
+            "unmatched": [TEXT],
+        }
+    ],
     "diagnose": [
         {
             "verdict": one(*VERDICTS),

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...autograd import value_and_grad
-from ...autograd.core import Op, Tensor, array_of, handle
+from ...autograd.core import Op, Tensor, array_of
+from ...autograd.handlers import handle
 from ...models.tracing import trace
 
 _KEPT = 20_000

@@ -74,7 +74,9 @@ class Diagnosis:
         return [cause.cause for cause in self.explanation]
 
 
-def diagnose_file(path: AnyPath, mine: AnyPath | None = None, *, read: Callable[[AnyPath], Case] = read_case) -> Diagnosis:
+def diagnose_file(
+    path: AnyPath, mine: AnyPath | None = None, *, read: Callable[[AnyPath], Case] = read_case
+) -> Diagnosis:
     """`diagnose` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
 
     `read` makes the case of the file, where it is none of a known peer. Raises `InputError` for a case that cannot be

@@ -112,7 +112,7 @@ def paths_by_name(rebuilt: Rebuilt) -> dict[str, tuple[str, tuple[int, ...]]]:
     by_name: dict[str, list[Binding]] = {}
     for _, b in _bindings(rebuilt):
         by_name.setdefault(b.name, []).append(b)
-    return {name: (parts[0].path, _shape(parts)) for name, parts in by_name.items()}
+    return {name: (parts[0].path, shape_of(parts)) for name, parts in by_name.items()}
 
 
 def paths_of(rebuilt: Rebuilt, arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
