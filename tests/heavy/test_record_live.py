@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from heavy import record_models as models
 
 import perceiver_ref as pr
 from perceiver_ref.porting.cases import read_case
@@ -17,6 +16,7 @@ from perceiver_ref.porting.check import Result
 from perceiver_ref.porting.record.structure import outputs
 
 torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
+models = pytest.importorskip("heavy.record_models")
 nn = torch.nn
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]

@@ -7,6 +7,7 @@ resampler        rows of Flamingo's resampler
 gated            rows of Flamingo's gated cross-attention
 later            rows of resamplers that came after
 poolers          rows of learned queries that attend once
+sets             rows of encoders to latents of other trades
 exchange         what becomes of a case when one choice is exchanged for another
 page             docs/CONVENTIONS.md, made of the table
 
@@ -20,7 +21,8 @@ from conventions.perceiver import PERCEIVER
 from conventions.poolers import POOLERS
 from conventions.resampler import RESAMPLER
 from conventions.rows import Change, Convention, Edit, Evidence, Family, PartOption
+from conventions.sets import SETS
 
-FAMILIES: tuple[Family, ...] = (PERCEIVER, AUTOREGRESSIVE, RESAMPLER, GATED, LATER, POOLERS)
+FAMILIES: tuple[Family, ...] = (PERCEIVER, AUTOREGRESSIVE, RESAMPLER, GATED, LATER, POOLERS, SETS)
 
 __all__ = ["FAMILIES", "Change", "Convention", "Edit", "Evidence", "Family", "PartOption"]

@@ -79,6 +79,15 @@ SETS = Family(
             _COLUMNS,
             (_MEMORY, _WEATHER, _SPEECH),
         ),
+        convention(
+            "free_widths",
+            "Widths of these layers",
+            "Whether heads may have any width. Otherwise values are as wide as the layer that they are added to.",
+            _COLUMNS,
+            (_MEMORY, _SHAPES),
+            same=(_SPEECH,),
+            values={"aurora": "no, no self-attention"},
+        ),
         Convention(
             "Place of the norms",
             "Whether norms come before attention and MLP, after them but before the sum, or around the sum.",
