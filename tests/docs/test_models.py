@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
+from descriptions.activations import ACTIVATIONS
 from descriptions.courses import MODELS, ROUTINES
 from descriptions.fields import ARGUMENTS, FIELDS
 from descriptions.page import _PARTS, Line, course, markdown
 from docs.blocks import ROOT
 
+from perceiver_ref.models.activations import activations
+from perceiver_ref.models.conventions import Activation
 from perceiver_ref.models.published import PRESETS
 from perceiver_ref.peers.reference.configuration import TYPES
 from perceiver_ref.peers.reference.models import CALLERS
@@ -27,7 +32,13 @@ CONVENTIONS = {"type": "Conventions", "activation": "gelu_erf", "masked_rows": "
 ENCODER = {"type": "Encoder", "inputs": 8, "latents": 3, "channels": 8, "layers": 1, "self_heads": 2}
 RESAMPLER = {"channels": 8, "latents": 3, "layers": 2, "heads": 2, "frames": 3, "media": 2}
 GRID = {"type": "FourierPositions", "num_bands": 2, "max_resolution": [8, 6]}
-CONFIGS: tuple[tuple[dict[str, Any], str], ...] = (
+FAMILY = {"type": "Resampler", "channels": 8, "latents": 3, "layers": 2, "heads": 2}
+POOL = {"type": "AttentionPool", "features": 5, "channels": 8, "latents": 3, "heads": 2}
+CROSS = {"type": "CrossAttention", "q_inputs": 6, "kv_inputs": 4, "heads": 2}
+SELF = {"type": "SelfAttention", "channels": 6, "heads": 2}
+X, Z, SEEN = np.ones((2, 3, 6)), np.ones((2, 5, 4)), np.ones((2, 3, 5), bool)
+SEEN[0, 1] = False
+CONFIGS: tuple[tuple[dict[str, Any], str | dict[str, np.ndarray]], ...] = (
     ({"type": "PerceiverAR", **AR}, "9"),
     ({"type": "PerceiverAR", **AR, "cross_attends": [0, 1], "position_table": True, "own_keys": "queries"}, "9"),
     (
@@ -49,8 +60,20 @@ CONFIGS: tuple[tuple[dict[str, Any], str], ...] = (
         },
         "8x6x3",
     ),
+    ({**FAMILY, "features": 5, "pooled": 2, "places": 7, "outputs": 9, "latents_first": True}, "6x5"),
+    ({**FAMILY, "latents": None, "norms": "none"}, {"latents": np.ones((2, 3, 8)), "features": np.ones((2, 4, 8))}),
+    ({**POOL, "hidden": 7, "end": "norm", "last": 11, "take": "mean", "qk_norm": True, "places": 6}, "6x5"),
+    ({**POOL, "norms": "before", "projection": "linear", "hidden": 7, "mlp_norms": "none"}, "6x5"),
+    (
+        {"type": "LatentAttention", "channels": 6, "heads": 2},
+        {"x": X, "features": np.ones((2, 5, 6)), "mask": np.array([[True] * 5, [False] * 5])},
+    ),
+    *(({**CROSS, "norms": norms}, {"x": X, "z": Z, "mask": SEEN}) for norms in ("before", "after", "around")),
+    ({**CROSS, "feed_forward": False, "context_norm": False, "query_residual": False}, {"x": X, "z": Z}),
+    *(({**SELF, "norms": norms}, {"x": X, "mask": SEEN[:, :, :3]}) for norms in ("before", "after", "around")),
+    ({**SELF, "feed_forward": False, "query_residual": False, "hidden": 5}, {"x": X}),
 )
-"""What no preset has: (a configuration, the shape of an example)."""
+"""What no preset has: (a configuration, the shape of an example or the arrays of a call)."""
 
 
 def fits(lines: list[Line], names: list[str]) -> set[int]:
@@ -96,6 +119,9 @@ def of_configs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list
     for i, (config, sizes) in enumerate(CONFIGS):
         path = Path(folder / f"{i}.json")
         path.write_text(json.dumps(config))
+        if not isinstance(sizes, str):
+            np.savez(folder / f"{i}.npz", **sizes)
+            sizes = str(folder / f"{i}.npz")
         subject = find(Wanted(str(path), inputs=sizes))
         for row in (r for r in ROWS if r.id in ("plain", "masked-row", "padding") and r.needs(subject)):
             made.append((config["type"], list(make(subject, row, PLAIN).trace)))
@@ -118,6 +144,19 @@ def test_what_null_means_is_said_of_those_that_may_be_null_alone() -> None:
     for name, cls in TYPES.items():
         for f in dataclasses.fields(cls):
             assert ("null" in FIELDS[name][f.name]) == ("None" in str(f.type)), (name, f.name)
+
+
+def test_formulas_of_activations_are_the_activations() -> None:
+    assert list(ACTIVATIONS) == list(get_args(Activation))
+    symbols = {name: getattr(math, name) for name in ("erf", "tanh", "exp", "log", "sqrt", "pi")} | {
+        "min": min,
+        "max": max,
+    }
+    for name, formula in ACTIVATIONS.items():
+        for x in (-11.3, -3.7, -1.9, -0.3, 0.0, 0.21, 0.8, 2.6, 6.5, 12.7):
+            ours = float(activations[name](np.float64(x)))
+            # 1 + exp(-11) loses five of the sixteen digits of exp(-11)
+            assert ours == pytest.approx(eval(formula, symbols, {"x": x}), rel=1e-10, abs=1e-15), (name, x)
 
 
 def test_every_argument_is_there() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from perceiver_ref.porting import check_case
 
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
 from heavy import hf_configurations
 

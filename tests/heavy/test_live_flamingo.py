@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from perceiver_ref.porting import check_case
 
+pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("flamingo_pytorch", reason="needs the extra: perceiver-ref[peers]")
 from heavy import flamingo_configurations as live

@@ -17,6 +17,7 @@ from perceiver_ref.porting.cases import Case, read_case
 from perceiver_ref.porting.cases.execution import rebuild, run
 from perceiver_ref.porting.compare.dumps import as_dump, compare_dumps
 
+pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
 from heavy import hf_configurations
 

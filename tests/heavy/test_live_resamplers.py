@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from perceiver_ref.peers import base, chatterbox, diffusers, ip_adapter, naturalspeech2, open_clip, timm, xtts
 from perceiver_ref.porting import check_case
 
+pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("diffusers", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("timm", reason="needs the extra: perceiver-ref[peers]")

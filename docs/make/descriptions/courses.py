@@ -223,5 +223,86 @@ final := norm(latents), or these themselves
 logits := final Wy + by
 """,
     ),
+    "Resampler": (
+        "Resamplers of one set of features",
+        """
+resampler.positions := the first S rows of the table, added to the features ? places
+resampler.projected := features W + b ? features
+resampler.features := the same with all axes before S as one
+resampler.pooled.norm := norm(the mean of features over S) ? pooled
+resampler.pooled.linear := pooled.norm W + b ? pooled
+resampler.pooled := the same as rows of D channels ? pooled
+resampler.latents := pooled rows, then the learned latents, for each set; or those given
+for each of layers:
+    resampler.layers.<layer>.features_norm := norm(features) ? norms "before"
+    resampler.layers.<layer>.latents_norm := norm(latents) ? norms "before"
+    @attention resampler.layers.<layer> | of latents_norm and keys(latents_norm, features_norm), masked
+    resampler.layers.<layer>.attention_residual := latents + attention
+    resampler.layers.<layer>.mlp_norm := norm(attention_residual) ? norms "before"
+    @mlp resampler.layers.<layer> | of mlp_norm
+    resampler.layers.<layer> := attention_residual + mlp, the latents of what follows
+resampler.output := latents W + b ? outputs
+resampler := norm(latents)
+keys(x, z): z, then x, one after the other; x first with latents_first; z alone without latents_in_keys
+what norms "none" leaves out is taken as it is
+""",
+    ),
+    "AttentionPool": (
+        "Attention pooling",
+        """
+x = features + positions, with places
+pool.projected := x W, and + b with projection "affine" ? projection
+pool.features_norm := norm(x) ? norms "before"
+pool.latents_norm := norm(latents) ? norms "before"
+q = latents_norm + query_positions, the same for each example
+@attention pool | of q and keys(q, features_norm + key_positions); values are of keys(q, features_norm)
+pool.mlp_norm := norm(attention) ? hidden, with mlp_norms "before"
+@mlp pool | of mlp_norm, with hidden
+pool := attention + mlp, the x of what follows, which without hidden is attention ? hidden
+pool.norm := norm(x) ? end "norm"
+pool.output := x W ? last
+pool := take of x: all rows, the first one, or their mean
+keys(x, z): z, or with latents_in_keys z, then x, one after the other; x first with latents_first
+what norms "none" leaves out is taken as it is
+""",
+    ),
+    "LatentAttention": (
+        "The attention of a resampler's layer",
+        """
+features_norm := norm(features) ? norms "before"
+latents_norm := norm(x) ? norms "before"
+@attention . | of latents_norm and keys(latents_norm, features_norm), masked; the result
+keys(x, z): z, then x, one after the other; x first with latents_first; z alone without latents_in_keys
+""",
+    ),
+    "CrossAttention": (
+        "A cross-attention alone",
+        """
+query_norm := norm(x) ? norms "before"
+key_value_norm := norm(z) ? context_norm
+@attention . | of query_norm, x without it, and key_value_norm, z without it
+norm := norm(attention), which takes the place of attention ? norms "after"
+attention_residual := x + attention, the x of what follows; without query_residual x is attention ? query_residual
+norm := norm(x), the x of what follows ? norms "around"
+mlp_norm := norm(x) ? norms "before", with feed_forward
+@mlp . | of mlp_norm, x without it, with feed_forward
+mlp_norm := norm(mlp), and x + that is the result; "around": norm(x + mlp), the result ? norms "after" or "around"
+else the result is x + mlp, without feed_forward x
+""",
+    ),
+    "SelfAttention": (
+        "A self-attention alone",
+        """
+norm := norm(x) ? norms "before"
+@attention . | of norm and norm, x without it
+norm := norm(attention), which takes the place of attention ? norms "after"
+attention_residual := x + attention, the x of what follows; without query_residual x is attention ? query_residual
+norm := norm(x), the x of what follows ? norms "around"
+mlp_norm := norm(x) ? norms "before", with feed_forward
+@mlp . | of mlp_norm, x without it, with feed_forward
+mlp_norm := norm(mlp), and x + that is the result; "around": norm(x + mlp), the result ? norms "after" or "around"
+else the result is x + mlp, without feed_forward x
+""",
+    ),
 }
 """By class: the title of its section, and its lines."""

@@ -6,10 +6,15 @@ _CONVENTIONS = "the numerical choices, of type `Conventions`"
 _QK = "width of queries and keys, all heads together"
 _V = "width of values, all heads together"
 _HIDDEN = "width inside the MLP; null: `widening` times `channels`"
+_MLP_HIDDEN = "width inside the MLP; null: `widening` times the width of x"
 _KV_HEADS = (
     "heads of keys and values, a divisor of `heads`: neighbouring query heads share one; null: as many as `heads`"
 )
 _QK_NORM = "whether each head of queries and keys is normed, with weights that heads share"
+_NORMS = 'norms of attention and MLP f: "before", x + f(norm(x)); "after", x + norm(f(x)); "around", norm(x + f(x))'
+_PLAIN_NORMS = '"before": latents and features are normed before attention; "none": they are not'
+_LATENTS_FIRST = "whether latents come before the features among the keys"
+_FEED_FORWARD = "whether an MLP follows"
 _HEAD = "width of a head; null: `channels` / `heads`"
 
 _DECODER = {
@@ -176,6 +181,10 @@ FIELDS: dict[str, dict[str, str]] = {
         "widening": "width of the MLP, in widths of x",
         "query_residual": "whether x is added to what attention gives",
         "conventions": _CONVENTIONS,
+        "hidden": _MLP_HIDDEN,
+        "norms": _NORMS,
+        "context_norm": "whether z is normed",
+        "feed_forward": _FEED_FORWARD,
     },
     "SelfAttention": {
         "channels": "width of x, and of the result",
@@ -185,6 +194,9 @@ FIELDS: dict[str, dict[str, str]] = {
         "widening": "width of the MLP, in widths of x",
         "conventions": _CONVENTIONS,
         "query_residual": "whether x is added to what attention gives",
+        "hidden": _MLP_HIDDEN,
+        "norms": _NORMS,
+        "feed_forward": _FEED_FORWARD,
     },
     "MLP": {
         "channels": "width of x, and of the result",
@@ -194,6 +206,7 @@ FIELDS: dict[str, dict[str, str]] = {
     },
     "LayerNorm": {"channels": "width", "eps": "added to the variance"},
     "RMSNorm": {"channels": "width", "eps": "added to the mean square"},
+    "L2Norm": {"channels": "width", "eps": "the least length that is divided by"},
     "BatchNorm": {
         "channels": "width",
         "eps": "added to the variance",
@@ -216,6 +229,53 @@ FIELDS: dict[str, dict[str, str]] = {
         "qk_norm": _QK_NORM,
         "kv_heads": _KV_HEADS,
         "hidden": _HIDDEN,
+        "conventions": _CONVENTIONS,
+    },
+    "Resampler": {
+        "channels": "width D of latents",
+        "features": "width of the features, from which a linear map leads to `channels`; null: there is no map",
+        "outputs": "width of a last linear map, before the norm; null: there is none",
+        "latents": "number N of learned latents; null: the call gives them",
+        "pooled": "how many latents are made of the features' mean, before the learned ones",
+        "places": "rows of the table of positions, added to the features before their map; null: none",
+        "layers": "how many, each with weights of its own",
+        "heads": "heads of attention",
+        "head_channels": _HEAD,
+        "widening": "width of the MLP, in widths of a latent",
+        "hidden": _HIDDEN,
+        "latents_in_keys": "whether latents attend to themselves, too",
+        "latents_first": _LATENTS_FIRST,
+        "norms": 'of attention and MLP: "before" them, or "none"; the one at the end is always there',
+        "conventions": _CONVENTIONS,
+    },
+    "LatentAttention": {
+        "channels": "width of x, and of the result",
+        "features": "width of the features; null: `channels`",
+        "heads": "heads of attention",
+        "head_channels": _HEAD,
+        "latents_in_keys": "whether x attends to itself, too",
+        "latents_first": _LATENTS_FIRST,
+        "norms": _PLAIN_NORMS,
+        "conventions": _CONVENTIONS,
+    },
+    "AttentionPool": {
+        "features": "width C of the features",
+        "channels": f"{_QK}; the same of values, and of what `projection` gives",
+        "latents": "number N of learned latents",
+        "heads": "heads of attention",
+        "latent_channels": "width of the latents; null: `channels`",
+        "outputs": "width E of what attention gives; null: `channels`",
+        "projection": 'of the features to `channels` first: "none", "linear" (without a bias), or "affine" (with one)',
+        "places": "rows of the table of positions, exactly as many as features, added to them; null: none",
+        "norms": _PLAIN_NORMS,
+        "latents_in_keys": "whether latents attend to themselves, too",
+        "latents_first": _LATENTS_FIRST,
+        "qk_norm": _QK_NORM,
+        "hidden": "width inside of an MLP with a residual, after attention; null: there is none",
+        "mlp_norms": '"before": the MLP has a norm; "none": it has not',
+        "end": '"norm": a norm follows; "none": it does not',
+        "last": "width of a last linear map, without bias; null: there is none",
+        "take": 'what is given: "all" rows, the "first" one, or their "mean"',
         "conventions": _CONVENTIONS,
     },
     "GatedCrossAttention": {
@@ -262,6 +322,9 @@ FIELDS: dict[str, dict[str, str]] = {
         "output_bias": "whether logits have a bias",
         "self_output_bias": "`conventions.output_bias` of self-attentions; null: as that",
         "conventions": _CONVENTIONS,
+        "attention_channels": "width of queries, keys and values, all heads together, where `conventions.free_widths` "
+        "leaves it free; null: that which `attend_in` names, and of a self-attention that of latents",
+        "hidden": "width inside every MLP; null: the widenings times that of latents",
     },
     "Rotary": {
         "frequencies": "radians by which each pair of channels turns from one position to the next",
@@ -274,8 +337,8 @@ FIELDS: dict[str, dict[str, str]] = {
         'queries and keys ("uniform") or with them ("added")',
         "grid": 'positions of a grid: in "float32" always, or in the dtype computed in ("compute")',
         "subsampling": 'where single points are: "half_open" at -1 + 2 i / n, "grid" where the full grid has them',
-        "norm": '"layer" norm or "rms" norm',
-        "norm_eps": "added to the variance, or the mean square",
+        "norm": '"layer" norm, "rms" norm or "l2" norm',
+        "norm_eps": 'added to the variance, or the mean square; of "l2" norm the least length that is divided by',
         "gated_mlp": "whether the MLP is activation(x Wg + bg) (x W1 + b1), then W2",
         "qkv_bias": "whether the maps to queries, keys and values have biases",
         "output_bias": "whether attention's last map has one",
@@ -300,6 +363,35 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "PerceiverResampler": {
         "features": "(B, m, T, S, D), or (B, m, S, D) of single frames, or (B, S, D) of single media",
         "mask": "of the same shape without D, True where a token is real",
+    },
+    "Resampler": {
+        "features": "(..., S, C), all axes before S together being B",
+        "latents": "(B, N, D), where the model has no learned ones",
+        "mask": "(B, S), True where a feature is real",
+        "key_mask": "(B, keys), in its place: the same of all keys, latents among them, in their order",
+    },
+    "AttentionPool": {
+        "features": "(B, S, C)",
+        "mask": "(B, S), True where a feature is real",
+        "bias": "added to the logits, broadcast to (B, heads, N, keys)",
+        "query_positions": "(N, D), added to the normed latents",
+        "key_positions": "(S, D) or (B, S, D), added to what keys are made of, but not values",
+    },
+    "LatentAttention": {
+        "x": "(B, N, D)",
+        "features": "(B, S, C)",
+        "mask": "(B, S), True where a feature is real",
+    },
+    "CrossAttention": {
+        "x": "(B, N, q_inputs)",
+        "z": "(B, M, kv_inputs)",
+        "mask": "broadcast to (B, N, M), True where x may attend to z",
+        "bias": "added to the logits, broadcast to (B, heads, N, M)",
+    },
+    "SelfAttention": {
+        "x": "(B, N, channels)",
+        "mask": "broadcast to (B, N, N), True where an element may attend to another",
+        "bias": "added to the logits, broadcast to (B, heads, N, N)",
     },
     "GatedCrossAttention": {
         "text": "(B, L, D)",

@@ -6,11 +6,12 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from perceiver_ref.peers.reference.configuration import TYPES
 from perceiver_ref.peers.reference.models import CALLERS
 
+from .activations import ACTIVATIONS
 from .courses import MODELS, ROUTINES
 from .fields import ARGUMENTS, FIELDS
 
@@ -25,14 +26,15 @@ them, weights are (inputs, outputs). The equations with their sources are in [SP
 records them under these names is compared line by line.
 
 In what follows norm is layer norm, or RMS norm with `conventions.norm` "rms": (x - mean) / sqrt(variance + norm_eps) *
-scale + offset over the last axis, the variance being the mean of squares. A term b is left out where the conventions
+scale + offset over the last axis, the variance being the mean of squares; or L2 norm with "l2": x / max(|x|, norm_eps)
+* sqrt(D) * scale, |x| being the length of the last axis, of size D. A term b is left out where the conventions
 say that there is none. Numbers count from 0.
 
 This page is made of the tables in [docs/make/descriptions](make/descriptions), which a test holds against the classes
 and their traces: `python docs/make models > docs/MODELS.md`.
 """
 _PARTS = (
-    ("Layers", ("SelfAttention", "CrossAttention", "Attention", "MLP", "LayerNorm", "RMSNorm", "BatchNorm", "Rotary")),
+    ("Layers", ("Attention", "MLP", "LayerNorm", "RMSNorm", "L2Norm", "BatchNorm", "Rotary")),
     ("Conventions", ("Conventions",)),
     ("Encoder and decoders", ("Encoder", "Decoder", "ClassificationDecoder", "GridDecoder", "ProjectionDecoder")),
     (
@@ -122,6 +124,9 @@ def markdown() -> str:
         lines += ["", f"## {title}"]
         for name in types:
             lines += ["", *_fields(name)]
+            if name == "Conventions":
+                rows = [f"| `{activation}` | `{formula}` |" for activation, formula in ACTIVATIONS.items()]
+                lines += ["", "Activations:", "", "| activation | of x |", "| --- | --- |", *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -155,8 +160,10 @@ def _fields(name: str) -> list[str]:
     if not FIELDS[name]:
         return lines[:1]
     lines += ["| field | type | default | what |", "| --- | --- | --- | --- |"]
+    hints = get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        kind = _type(str(f.type))
+        literal = get_origin(hints[f.name]) is Literal
+        kind = " or ".join(_json(value) for value in get_args(hints[f.name])) if literal else _type(str(f.type))
         lines.append(f"| `{f.name}` | {kind} | {_default(f)} | {FIELDS[name][f.name]} |")
     return lines
 
