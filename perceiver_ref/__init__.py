@@ -47,6 +47,7 @@ _PUBLIC = {
     "preset": ".models.published",
     "presets": ".models.published",
     "record": ".porting.record.session",
+    "save": ".weights.saving",
     "trace": ".models.tracing",
     "variants": ".models.published",
 }
@@ -56,6 +57,7 @@ _MODULES = {
     "vectors": ".porting.cases",
     "crosscheck": ".porting",
     "ledger": ".models.ledger",
+    "training": ".training",
 }
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]

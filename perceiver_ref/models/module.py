@@ -251,6 +251,19 @@ class Module(Exchangeable):
         require(f"{type(self).__name__} with {self.count():,} parameters", self.count() * np.dtype(dtype).itemsize)
         return tree.unflatten_like(spec, [draw(path, parameter) for path, parameter in tree.leaves(spec)])
 
+    def init_state(self, *, dtype: Any = np.float32, backend: str = "numpy") -> Tree:
+        """The running statistics before any training, in the structure of `state`: empty for most models.
+
+        They go into `Call(state=...)`, and come back updated in `Call.updates`. `dtype` as in `init`.
+        """
+        dtype = floating_dtype(dtype)
+        rng = np.random.default_rng(0)  # they are constants
+
+        def made(parameter: Parameter) -> Any:
+            return backends.to_backend(parameter.initializer(rng, parameter.shape).astype(dtype), backend)
+
+        return tree.map(made, self.state())
+
     def count(self) -> int:
         """The number of scalar parameters."""
         return sum(parameter.size for _, parameter in tree.leaves(self.parameters()))

@@ -136,7 +136,7 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
         WINDOW,
         """kernel_shape kernel_size window_shape dilation groups stride strides rate rates spatial_block_size
         temporal_block_size space time spatial_downsample temporal_downsample spatial_upsample
-        temporal_upsample""",
+        temporal_upsample patch""",
     ),
     (AXES, "input_axis"),
     (EPSILON, "eps eps_root norm_eps rms_norm_eps ln_eps layer_norm_eps"),

@@ -28,13 +28,13 @@ from ..autograd.tree import Tree
 from ..errors import InputError, listed
 from ..host.files import AnyPath, read_json
 from ..models.module import floating_dtype
-from ..peers import Given, Peer, Rebuilt, peer
+from ..peers import PEERS, Given, Peer, Rebuilt, peer
 from ..peers.base import told
 from .formats.dtypes import finite
 from .formats.fit import Fitted, fit
 from .formats.foreign import foreign_of
 from .formats.opcodes import shown
-from .formats.own import from_own, own_meta
+from .formats.own import beyond, by_key, from_own, own_meta
 from .formats.read import Arrays, read_arrays
 
 CONFIG = "config.json"
@@ -59,7 +59,7 @@ class Choice:
 class Checkpoint:
     """A file's weights with the class that they are for: its peer, name and configuration, and how they fit.
 
-    `inputs` are the shapes of the arguments that it was rebuilt with.
+    `inputs` are the shapes of the arguments that it was rebuilt with, `task` what a file of ours says of its use.
     """
 
     peer: str
@@ -67,6 +67,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     fitted: Fitted
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    task: Mapping[str, Any] | None = None
 
     @property
     def rebuilt(self) -> Rebuilt:
@@ -84,9 +85,44 @@ class Checkpoint:
         return self.fitted.notes
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from: what leads from its parameters, once they are tuned, back to the peer's file.
+
+    `shapes` are by the peer's names, and `kept` what our arrays do not give back.
+    """
+
+    peer: str
+    cls: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+    tied: Mapping[str, str]
+    kept: Arrays
+
+
+ORIGIN = "_origin"
+"""The attribute of a model that holds its `Origin`; it is no field, and models are equal with and without it."""
+
+
+def remember(checkpoint: Checkpoint, params: Tree, state: Tree) -> None:
+    """Note on the model of a checkpoint where it comes from."""
+    kept = beyond(checkpoint.rebuilt, by_key(params, state), checkpoint.arrays)
+    made = Origin(
+        checkpoint.peer,
+        checkpoint.cls,
+        checkpoint.config,
+        checkpoint.inputs,
+        _shapes(checkpoint.arrays),
+        checkpoint.fitted.tied,
+        kept,
+    )
+    vars(checkpoint.rebuilt.model)[ORIGIN] = made
+
+
 def load(
-    peer_name: str | None,
-    path: AnyPath,
+    peer_name: AnyPath | None,
+    path: AnyPath | None = None,
     cls: str | None = None,
     *,
     config: AnyPath | Mapping[str, Any] | None = None,
@@ -96,12 +132,12 @@ def load(
     prefix: str | None = None,
     allow_unused: bool = False,
 ) -> tuple[Any, Tree]:
-    """`(model, params)` from another implementation's checkpoint, or from our own.
+    """`(model, params)` of a file that `save` wrote, `load("model.npz")`, or of another implementation's checkpoint.
 
-    `peer_name` is the implementation ("hf", "deepmind"), `path` its weights: a file or a directory. `cls` is its class
-    (default: what the configuration names) and `config` the configuration, or a JSON file of it (default: `config.json`
-    of the directory). Our own checkpoint knows all three; `peer_name` may be None for it. Parameters keep the file's
-    dtype (bfloat16: float32, exactly) unless `dtype` is given.
+    For the latter, `load("hf", path)`: `peer_name` is the implementation ("hf", "deepmind"), `path` its weights, a file
+    or a directory. `cls` is its class (default: what the configuration names) and `config` the configuration, or a JSON
+    file of it (default: `config.json` of the directory). Our own file knows all three. Parameters keep the file's dtype
+    (bfloat16: float32, exactly) unless `dtype` is given.
 
     `key` says where in a file with more than weights they are, such as "ema" or "checkpoint.model" ("." means the
     outermost level; default: the first of `formats.state_dict.KEYS` that is there, or what alone there is). `prefix` is
@@ -118,8 +154,8 @@ def load(
 
 
 def load_with_state(
-    peer_name: str | None,
-    path: AnyPath,
+    peer_name: AnyPath | None,
+    path: AnyPath | None = None,
     cls: str | None = None,
     *,
     config: AnyPath | Mapping[str, Any] | None = None,
@@ -134,14 +170,28 @@ def load_with_state(
 
 
 def _load(
-    peer_name: str | None, path: AnyPath, cls: str | None, config: Any, dtype: Any, backend: str, choice: Choice
+    peer_name: AnyPath | None,
+    path: AnyPath | None,
+    cls: str | None,
+    config: Any,
+    dtype: Any,
+    backend: str,
+    choice: Choice,
 ) -> tuple[Any, Tree, Tree]:
-    checkpoint = read_checkpoint(peer_name, path, cls, config=config, dtype=dtype, choice=choice)
+    if path is None:
+        if peer_name is None or (peer_name in PEERS and not Path(peer_name).exists()):
+            raise InputError(f"load({peer_name!r}) names no file; give the path of the weights, too")
+        peer_name, path = None, peer_name
+    checkpoint = read_checkpoint(
+        None if peer_name is None else str(peer_name), path, cls, config=config, dtype=dtype, choice=choice
+    )
 
     def prepared(array: np.ndarray) -> Any:
         return backends.to_backend(array if dtype is None else array.astype(dtype, copy=False), backend)
 
-    params, state = (tree.map(prepared, part) for part in checkpoint.rebuilt.load(checkpoint.arrays, path))
+    found = checkpoint.rebuilt.load(checkpoint.arrays, path)
+    remember(checkpoint, *found)
+    params, state = (tree.map(prepared, part) for part in found)
     for note in checkpoint.notes:
         warnings.warn(note, CheckpointWarning, stacklevel=3)
     return checkpoint.rebuilt.model, params, state
@@ -203,7 +253,7 @@ def read_checkpoint(
         fitted = Fitted(rebuilt, from_own(rebuilt, meta, arrays, path), dict(meta["tied"]))
     finite(fitted.arrays, path)
     fitted = Fitted(fitted.rebuilt, fitted.arrays, fitted.tied, (*notes, *fitted.notes))
-    return Checkpoint(str(peer_name), named, given, fitted, sizes)
+    return Checkpoint(str(peer_name), named, given, fitted, sizes, None if meta is None else meta.get("task"))
 
 
 def rebuild(

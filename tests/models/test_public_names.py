@@ -21,7 +21,7 @@ def test_every_module_imports_and_hides_no_public_name() -> None:
     for name in modules():
         importlib.import_module(name)
     for name in pr.__all__:
-        expected_module = name in ("autograd", "peers", "vectors", "crosscheck", "ledger")
+        expected_module = name in ("autograd", "peers", "vectors", "crosscheck", "ledger", "training")
         assert isinstance(getattr(pr, name), ModuleType) == expected_module, name
 
 

@@ -12,7 +12,18 @@ from ...models.attention import Attention, CrossAttention, SelfAttention
 from ...models.call import Call
 from ...models.decoder import Decoder, ProjectionDecoder
 from ...models.encoder import Encoder
-from ...models.flamingo import GatedCrossAttention, GatedLayers, MediaMask, PerceiverResampler, media_mask, preceding
+from ...models.flamingo import (
+    Features,
+    Flamingo,
+    GatedCrossAttention,
+    GatedLayers,
+    LanguageModel,
+    MediaMask,
+    PatchEncoder,
+    PerceiverResampler,
+    media_mask,
+    preceding,
+)
 from ...models.inputs import (
     AudioPatches,
     Conv1x1,
@@ -149,6 +160,19 @@ def _autoregressive(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: 
     return model.apply(p, array_of(v["ids"]), prefix=o["prefix"], mask=_array(v, "mask"))
 
 
+def _vision(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
+    return model.apply(p, v["media"])
+
+
+def _language_model(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
+    return model.apply(p, array_of(v["ids"]), mask=_array(v, "mask"))
+
+
+def _flamingo(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
+    ids, mask, frames = (_array(v, name) for name in ("ids", "mask", "frames"))
+    return model.apply(p, ids, v.get("media"), mask=mask, frames=frames)
+
+
 _MASKED = ("mask", "bias")
 _INPUT = Caller(_input, ("inputs",), ("pos",))
 _POSITIONS = Caller(_positions, ("like",), ("pos",), {"index_dims": []})
@@ -195,6 +219,10 @@ CALLERS: dict[type, Caller] = {
     AttentionPool: Caller(_pool, ("features",), ("mask", "bias", "query_positions", "key_positions")),
     GatedCrossAttention: Caller(_gated, ("text", "media"), ("locations",), {"which": "immediate"}),
     GatedLayers: Caller(_gated, ("text", "media"), ("locations",), {"which": "immediate"}),
+    LanguageModel: Caller(_language_model, ("ids",), ("mask",)),
+    PatchEncoder: Caller(_vision, ("media",)),
+    Features: Caller(_vision, ("media",)),
+    Flamingo: Caller(_flamingo, ("ids",), ("media", "mask", "frames")),
     PerceiverAR: Caller(_autoregressive, ("ids",), ("mask",), {"prefix": 0}),
 }
 """What can be a class of its own; subclasses are called like their bases."""

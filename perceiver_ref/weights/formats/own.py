@@ -4,7 +4,7 @@
 | --- | --- |
 | `meta` | JSON in a 0-d text array: `format`, `version`, `perceiver_ref`, `peer`, `class`, `config`, `dtype`, |
 | | `shapes` (by the peer's names, in its order), `tied` (alias: the parameter that it shares), `inputs` (shapes of |
-| | the arguments, for classes that take sizes from them) |
+| | the arguments, for classes that take sizes from them); `task` where `save` was told what the model is for |
 | `param/<path>`, `state/<path>` | parameters and running statistics |
 | `peer/<name>` | what the peer stores beyond them, such as counters of steps |
 """
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ...autograd import tree
+from ...autograd.tree import Tree
 from ...errors import InputError, listed
 from ...host import json_text
 from ...peers import Rebuilt
@@ -46,25 +47,70 @@ def to_own(
     """
     rebuilt, theirs = fitted.rebuilt, fitted.arrays
     params, state = rebuilt.load(theirs, where)
-    meta = {
+    shapes = {name: array.shape for name, array in theirs.items()}
+    meta = own_header(peer, cls, config, theirs.values(), shapes, fitted.tied, inputs or {})
+    made = by_key(params, state)
+    kept = {f"peer/{name}": array for name, array in beyond(rebuilt, made, theirs).items()}
+    return {"meta": np.array(json.dumps(meta)), **made, **kept}
+
+
+def own_header(
+    peer: str,
+    cls: str,
+    config: Mapping[str, Any],
+    arrays: Iterable[np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    tied: Mapping[str, str],
+    inputs: Mapping[str, tuple[int, ...]],
+) -> dict[str, Any]:
+    """`meta` of our checkpoint of these arrays; `shapes` and `tied` are by the peer's names."""
+    return {
         "format": FORMAT,
         "version": VERSION,
         "perceiver_ref": __version__,
         "peer": peer,
         "class": cls,
         "config": dict(config),
-        "dtype": ", ".join(sorted({str(array.dtype) for array in theirs.values() if array.dtype.kind == "f"})),
-        "shapes": {name: list(array.shape) for name, array in theirs.items()},
-        "tied": fitted.tied,
-        "inputs": {name: list(shape) for name, shape in (inputs or {}).items()},
+        "dtype": ", ".join(sorted({str(array.dtype) for array in arrays if array.dtype.kind == "f"})),
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "tied": dict(tied),
+        "inputs": {name: list(shape) for name, shape in inputs.items()},
     }
+
+
+def by_key(params: Tree, state: Tree) -> Arrays:
+    """Parameters and running statistics by the keys of our checkpoint."""
     made = {f"param/{path}": array for path, array in tree.flatten(params).items()}
-    made |= {f"state/{path}": array for path, array in tree.flatten(state).items()}
+    return made | {f"state/{path}": array for path, array in tree.flatten(state).items()}
+
+
+def beyond(rebuilt: Rebuilt, ours: Arrays, theirs: Arrays) -> Arrays:
+    """Those of the peer's arrays that ours, by key, do not give back bit for bit."""
     bindings = _by_name(rebuilt)
-    for name, array in theirs.items():
-        if not _restored_exactly(bindings.get(name, []), name, made, array):
-            made[f"peer/{name}"] = array
-    return {"meta": np.array(json.dumps(meta)), **made}
+    return {name: a for name, a in theirs.items() if not _restored_exactly(bindings.get(name, []), name, ours, a)}
+
+
+def tuned(rebuilt: Rebuilt, ours: Arrays, kept: Arrays, shapes: Mapping[str, tuple[int, ...]], where: object) -> Arrays:
+    """What is to be written beside our arrays, once they have other values: `kept`, the `beyond` of those before.
+
+    Raises `InputError` where two of ours are one array of the peer's, and have become different.
+    """
+    made: Arrays = {}
+    for name, parts in _by_name(rebuilt).items():
+        array = kept.get(name)
+        if array is not None:
+            dtype = np.result_type(*(ours[key].dtype for key, _ in parts))
+            made[name] = array = array.astype(dtype, copy=True)
+        if array is None and len(parts) == 1:
+            continue  # its own view, and nothing else
+        restored = _restored(parts, tuple(shapes[name]), ours, array, f"{where}: {name}")
+        if wrong := [key for key, b in parts if not np.array_equal(b.view(restored), ours[key])]:
+            keys = " and ".join(sorted(key for key, _ in parts))
+            raise InputError(
+                f"{where}: {keys} are one array, {name}, where they come from, and {wrong[0]} has become another: "
+                "give them one gradient, their sum, or save without the peer's names"
+            )
+    return {**kept, **made}
 
 
 def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
@@ -86,6 +132,8 @@ def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
     for sizes in (*shapes.values(), *meta["inputs"].values()):
         if not isinstance(sizes, list) or not all(type(n) is int and n >= 0 for n in sizes):
             raise InputError(f"{where}: meta: shapes must be lists of sizes")
+    if not isinstance(meta.get("task", {}), dict):
+        raise InputError(f"{where}: meta: task must be an object")
     if not all(isinstance(n, str) and n in shapes and a not in shapes for a, n in meta["tied"].items()):
         raise InputError(f"{where}: meta: tied must map other names to those of shapes")
     if not all(name.isprintable() for name in [*shapes, *meta["tied"], meta["peer"], meta["class"]]):
