@@ -5,12 +5,16 @@ parts          what optimizers are made of: momentum, adaptive, decay, trust_rat
 optimizers     sgd, adam, adamw, lamb
 clipping       global_norm, clip_by_global_norm
 accumulation   Accumulated: one update from several batches
+averaging      Averaged: a moving average of the parameters beside them
+scaling        Scaled: float16 gradients of a loss that was multiplied
 """
 
 from .accumulation import Accumulated
+from .averaging import Averaged
 from .clipping import clip_by_global_norm, global_norm
 from .optimizers import Optimizer, adam, adamw, lamb, sgd
 from .parts import Chosen, Part
+from .scaling import Scaled
 from .schedules import (
     Schedule,
     constant,
@@ -27,9 +31,11 @@ from .schedules import (
 
 __all__ = [
     "Accumulated",
+    "Averaged",
     "Chosen",
     "Optimizer",
     "Part",
+    "Scaled",
     "Schedule",
     "adam",
     "adamw",

@@ -3,94 +3,80 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..autograd import backend as backends
-from ..autograd import threads, tree, value_and_grad
+from ..autograd import threads, tree
 from ..autograd.backend import to_host
-from ..autograd.optim import Optimizer
 from ..autograd.tree import Tree
-from ..errors import InputError, shortened
+from ..errors import InputError, one_line, shortened
 from ..models.call import Call
+from .distributed import reducer
 from .interrupts import Interrupted, Interrupts
 from .lock import alone
+from .memory import used
 from .metrics import Metrics
+from .nonfinite import cause
+from .plan import Event, Outcome, Plan, Planned
 from .progress import Progress
-from .recipe import Options, Recipe, Task
+from .recipe import Options, Recipe, Settings, Task
 from .result import finish
 from .state import CHECKPOINT, Checkpoints, Saved, State, restore
+from .step import Way, merged, training_step
 from .turns import TURNS
 
 
-def train(recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Train all stages and return the result, which is also written to `out`/result.json.
+def run(plan: Plan) -> Outcome:
+    """Train all stages of a plan.
 
     With `resume` a run goes on from its last checkpoint, and gives bit for bit what it would have without a stop
     (NumPy); from the beginning where there is none. Raises `InputError` for a folder that holds another run or cannot
     be written or that another run is writing, for a disk that is full and a loss that is not finite: the last
     checkpoint is then kept. Ctrl-C, SIGTERM and SIGHUP raise `Interrupted` after the step has been saved. Runs in
-    several threads of a process take turns, step by step, and give what each gives alone.
+    several threads of a process take turns, step by step, and give what each gives alone. What goes wrong in one of
+    several processes ends them all.
     """
-    backends.module(options.backend)
-    with np.errstate(all="ignore"), Interrupts() as interrupts, alone(options.out) if options.out else nullcontext():
-        return _Run(recipe, options, interrupts).train()
-
-
-def training_step(task: Task, structure: Tree, optimizer: Optimizer, backend: str) -> Callable[..., Any]:
-    """One step: (params by path, optimizer's state, batch, call) -> (params, state, loss, metrics).
-
-    `structure` is a tree of the parameters. Nothing waits for a device.
-    """
-    paths = list(tree.flatten(structure))
-    trainable = {path for path in paths if task.trainable(path)}
-
-    def loss(trained: Tree, frozen: Tree, batch: dict[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
-        every = {**frozen, **trained}
-        return task.loss(tree.unflatten_like(structure, [every[path] for path in paths]), batch, call)
-
-    gradients_of = value_and_grad(loss, has_aux=True)
-
-    def step(params: Tree, state: Tree, batch: dict[str, Any], call: Call) -> tuple[Tree, Tree, Any, dict[str, Any]]:
-        batch = {k: a if a.dtype.kind in "iu" else backends.to_backend(a, backend) for k, a in batch.items()}
-        trained = {path: p for path, p in params.items() if path in trainable}
-        frozen = {path: p for path, p in params.items() if path not in trainable}
-        (value, metrics), gradients = gradients_of(trained, frozen, batch, call)
-        trained, state = optimizer.step(trained, gradients, state)
-        return {path: trained.get(path, p) for path, p in params.items()}, state, value, metrics
-
-    return step
+    backends.module(plan.backend)
+    first = plan.reducer.rank == 0
+    try:
+        lock = alone(plan.folder) if plan.folder and first else nullcontext()
+        with np.errstate(all="ignore"), Interrupts() as interrupts, lock:
+            return _Run(plan, interrupts).run()
+    except Exception as error:
+        if plan.reducer.size > 1:
+            print(f"process {plan.reducer.rank}: {one_line(error)}", file=sys.stderr, flush=True)
+            plan.reducer.abort(2 if isinstance(error, InputError) else 1)
+        raise
 
 
 class _Run:
-    """One run of a recipe, from its beginning or its last checkpoint to its result."""
+    """One run of a plan, from its beginning or its last checkpoint to its end."""
 
-    def __init__(self, recipe: Recipe, options: Options, interrupts: Interrupts) -> None:
-        self.recipe, self.options, self.interrupts = recipe, options, interrupts
-        self.settings = [stage.chosen(options.quick) for stage in recipe.stages]
+    def __init__(self, plan: Plan, interrupts: Interrupts) -> None:
+        self.plan, self.interrupts, self.reducer = plan, interrupts, plan.reducer
+        self.settings = [stage.settings for stage in plan.stages]
         self.total = sum(settings.steps for settings in self.settings)
-        self.checkpoints = Checkpoints(options.out, self._configuration()) if options.out else None
+        self.folder = plan.folder if self.reducer.rank == 0 else None
+        self.checkpoints = Checkpoints(self.folder, dict(plan.configuration)) if self.folder else None
         self.evaluation: dict[str, float] = {}
+        self.best: tuple[int, State] | None = None
+        self.stopped = False
 
-    def _configuration(self) -> dict[str, Any]:
-        """What a checkpoint must agree in to be gone on from."""
-        given = {"recipe": self.recipe.name, "seed": self.options.seed, "quick": self.options.quick}
-        given |= {"backend": self.options.backend, "threads": self.recipe.threads}
-        named = zip(self.recipe.stages, self.settings)
-        return {**given, "stages": {stage.name: settings.plain() for stage, settings in named}}
-
-    def train(self) -> dict[str, Any]:
-        """All stages, and the result."""
+    def run(self) -> Outcome:
+        """All stages, and what comes of them."""
         started = time.perf_counter()
         with self._turn():
             task, structure, state = self._begin()
         self.started = started - state.seconds  # as if the processes before this one had run right before it
-        self.metrics = Metrics(self.options.out, self._done(state))
-        self.progress = Progress(self.total, self._done(state))
+        self.metrics = Metrics(self.folder, self._done(state))
+        self.progress = Progress(self.total, self._done(state), self.reducer.rank > 0 or self.plan.quiet)
         try:
             self._train_stage(task, structure, state)
             while state.stage + 1 < len(self.settings):
@@ -101,60 +87,154 @@ class _Run:
             self.metrics.close()
             self.progress.close()
         with self._turn():
-            evaluation = self.evaluation or task.evaluate(state.tree(structure))  # evaluated in the loop, but for a run
-            seconds = self._seconds()  # that was already complete
-            params = _host(structure, state)
-            return finish(self.recipe, self.options, task, params, evaluation, self.metrics.lines, seconds)
+            return self._outcome(task, structure, state)
+
+    def _outcome(self, task: Task, structure: Tree, state: State) -> Outcome:
+        settings, found = self.settings[state.stage], self._best(structure, state)
+        chosen = state if found is None else found[1]
+        evaluation = self.evaluation if found is None else self._evaluation_of(found[0])
+        if not evaluation:  # of a run that was already complete
+            evaluation = self._evaluate(task, structure, state)
+        made = _result(structure, chosen, settings)
+        last = None if chosen is state else _result(structure, state, settings)
+        return Outcome(
+            task,
+            *made,
+            evaluation,
+            self.metrics.lines,
+            self._seconds(),
+            self._done(state),
+            None if found is None else found[0],
+            last,
+            used(self.plan.backend),
+            self.reducer.rank == 0,
+        )
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Around computing: no other run of this process does, and products use the recipe's number of threads."""
-        with TURNS, threads(self.recipe.threads):
+        """Around computing: no other run of this process does, and products use the plan's number of threads."""
+        with TURNS, threads(self.plan.threads):
             yield
 
     def _train_stage(self, task: Task, structure: Tree, state: State) -> None:
         """The loop."""
         settings = self.settings[state.stage]
-        rate = settings.rate()
-        step = training_step(task, structure, settings.make_optimizer(task.decays), self.options.backend)
-        while state.step < settings.steps:
+        way = Way(settings.parts or 1, self.reducer, bool(settings.mixed))
+        optimizer = task.optimizer(settings)
+        step = training_step(task, structure, optimizer, self.plan.backend, way)
+        rate = task.rate(settings)
+        while state.step < settings.steps and not self._over(state):
             with self._turn():
-                call = Call(training=True, key=self._key(state))
-                updated = step(state.params, state.optimizer, task.batch(state.step), call)
-                state.params, state.optimizer, loss, metrics = updated
+                batch, before = task.batch(state.step), (state.params, state.optimizer)
+                call = Call(training=True, key=self._key(state), state=state.running or None)
+
+                again = partial(step, *before, batch, Call(True, call.state, call.key))
+                state.params, state.optimizer, loss, metrics = step(*before, batch, call)
                 state.step += 1
+                if state.running:
+                    state.running = merged(state.running, call.updates)
+                if isinstance(loss, (np.ndarray, float)):  # on a GPU it would have to be waited for
+                    self._finite(loss, state, batch, again)
                 self.progress.step(self._done(state))
-                last, stopping = state.step == settings.steps, self.interrupts.asked
+                last, stopping = state.step == settings.steps, self.reducer.any(self.interrupts.asked)
                 evaluating = last or state.step % settings.evaluate_every == 0
                 if evaluating or state.step % settings.log_every == 0:
-                    line = {"step": self._done(state), "stage": self.recipe.stages[state.stage].name}
-                    line |= {"loss": self._finite(loss, state), "learning_rate": rate(state.step - 1)}
+                    line = {"step": self._done(state), "stage": self.plan.stages[state.stage].name}
+                    line |= {"loss": self._finite(loss, state, batch, again), "learning_rate": rate(state.step - 1)}
                     line |= {name: float(value) for name, value in metrics.items()}
                     if evaluating:
-                        line["evaluation"] = self.evaluation = task.evaluate(state.tree(structure))
+                        line["evaluation"] = self.evaluation = self._evaluate(task, structure, state)
                     self.metrics.write(line)
-                    self.progress.log(line)
+                    self.progress.log(line, used(self.plan.backend))
+                    if evaluating:
+                        self._keep_best(task, structure, state)
+                    self._tell(line, structure, state)
+                    last = last or self._over(state)
                 if last or stopping or state.step % settings.save_every == 0:
-                    self._save(state, loss)
+                    self._save(state, loss, batch, again)
             if stopping:
-                raise Interrupted(self._stopped(state), self.interrupts.number)
+                raise Interrupted(self._said_when_stopped(state), self.interrupts.number)
+
+    def _evaluate(self, task: Task, structure: Tree, state: State) -> dict[str, float]:
+        """By the first process, for all."""
+        found = None
+        if self.reducer.rank == 0:
+            found = task.evaluate_with(_evaluated(structure, state, self.settings[state.stage]), state.running)
+        shared: dict[str, float] = self.reducer.share(found)
+        return shared
+
+    def _tell(self, line: dict[str, Any], structure: Tree, state: State) -> None:
+        """The callbacks, of a line."""
+
+        def stop() -> None:
+            self.stopped = True
+
+        event = Event(line, lambda: state.tree(structure), stop)
+        if self.reducer.rank == 0:
+            for callback in self.plan.callbacks:
+                callback(event)
+        if self.plan.callbacks:
+            self.stopped = self.reducer.any(self.stopped)
+
+    def _over(self, state: State) -> bool:
+        """Whether the stage ends before its last step."""
+        watch = self.settings[state.stage].watch
+        return self.stopped or (watch is not None and watch.over(self._lines_of(state.stage)))
+
+    def _lines_of(self, stage: int) -> list[dict[str, Any]]:
+        name = self.plan.stages[stage].name
+        return [line for line in self.metrics.lines if line.get("stage") == name]
+
+    def _evaluation_of(self, step: int) -> dict[str, float]:
+        return next(line["evaluation"] for line in self.metrics.lines if line["step"] == step)
+
+    def _keep_best(self, task: Task, structure: Tree, state: State) -> None:
+        """Keep the parameters if their evaluation was the best so far; arrays are never changed in place."""
+        watch = self.settings[state.stage].watch
+        found = None if watch is None else watch.best(self._lines_of(state.stage))
+        if found is None or found[0] != self._done(state):
+            return
+        kept = State(state.stage, state.step, dict(state.params), state.optimizer, 0.0, state.running)
+        self.best = (found[0], kept)
+        if self.checkpoints is not None:
+            self.checkpoints.save_best(kept, self._done(state))
+
+    def _best(self, structure: Tree, state: State) -> tuple[int, State] | None:
+        """(step, state) of the best evaluation of a stage that watches something; those of a run that was gone on with
+        come from its file. None where the last parameters are the best that there are."""
+        watch = self.settings[state.stage].watch
+        found = None if watch is None else watch.best(self._lines_of(state.stage))
+        if found is None or found[0] == self._done(state):
+            return None
+        if self.best is not None and self.best[0] == found[0]:
+            return self.best
+        read = self.checkpoints.load_best(found[0]) if self.checkpoints is not None else None
+        read = self.reducer.share(read)
+        if read is None:
+            return None
+        kept = State(state.stage, state.step, dict(state.params), state.optimizer, 0.0, state.running)
+        restore(read, kept, self.plan.backend)
+        return found[0], kept
 
     def _begin(self) -> tuple[Task, Tree, State]:
         """The first stage at its start, or the stage of the last checkpoint as that left it."""
         saved = None
         if self.checkpoints is not None:
-            if self.checkpoints.exist() and not self.options.resume:
-                raise InputError(f"{self.options.out} holds a run; go on with --resume, or choose another folder")
+            if self.checkpoints.exist() and not self.plan.resume:
+                raise InputError(
+                    f"{self.plan.folder} holds a run; go on with {self.plan.to_resume}, or choose another folder"
+                )
             self.checkpoints.prepare()
             saved = self.checkpoints.load()
             if saved is not None:
                 self._check_position(saved)
+        saved = self.reducer.share(saved)
         before = None
         for earlier in range(saved.meta["position"]["stage"] if saved else 0):
             before = self._start(earlier, before)[1]
         task, structure, state = self._start(saved.meta["position"]["stage"] if saved else 0, before)
         if saved is not None:
-            restore(saved, state, self.options.backend)
+            restore(saved, state, self.plan.backend)
         return task, structure, state
 
     def _check_position(self, saved: Saved) -> None:
@@ -168,16 +248,17 @@ class _Run:
 
     def _start(self, number: int, before: Tree) -> tuple[Task, Tree, State]:
         """A stage at its start: its task, a tree of the parameters, and where the run is."""
-        task = self.recipe.stages[number].build(self.options.seed, self.options.quick)
+        task = self.plan.stages[number].build()
         structure = task.init(before)
-        params = {path: backends.to_backend(p, self.options.backend) for path, p in tree.flatten(structure).items()}
-        optimizer = self.settings[number].make_optimizer(task.decays)
-        state = optimizer.init({path: p for path, p in params.items() if task.trainable(path)})
-        return task, structure, State(number, 0, params, state)
+        params = {path: backends.to_backend(p, self.plan.backend) for path, p in tree.flatten(structure).items()}
+        optimizer = task.optimizer(self.settings[number])
+        kept = optimizer.init({path: p for path, p in params.items() if task.trainable(path)})
+        running = tree.map(lambda a: backends.to_backend(a, self.plan.backend), task.init_state())
+        return task, structure, State(number, 0, params, kept, 0.0, running)
 
-    def _save(self, state: State, loss: Any) -> None:
+    def _save(self, state: State, loss: Any, batch: dict[str, Any], again: Any) -> None:
         """A checkpoint, unless the loss or a parameter is no longer finite: the last one is then the good one."""
-        self._finite(loss, state)
+        self._finite(loss, state, batch, again)
         if not state.all_finite():
             raise InputError(f"a parameter is not finite after step {self._done(state)}; {self._advice()}")
         if self.checkpoints is not None:
@@ -185,10 +266,13 @@ class _Run:
             self.metrics.flush()
             self.checkpoints.save(state, self._key(state))
 
-    def _finite(self, loss: Any, state: State) -> float:
+    def _finite(self, loss: Any, state: State, batch: dict[str, Any], again: Any) -> float:
         value = float(loss)
         if not math.isfinite(value):
-            raise InputError(f"the loss of step {self._done(state)} is {value}; {self._advice()}")
+            why = cause(batch, again)
+            raise InputError(
+                f"the loss of step {self._done(state)} is {value}{f'; {why}' if why else ''}; {self._advice()}"
+            )
         return value
 
     def _seconds(self) -> float:
@@ -196,7 +280,7 @@ class _Run:
 
     def _key(self, state: State) -> tuple[int, ...]:
         """Of the random numbers that the next step may draw, as dropout does."""
-        return (self.options.seed, state.stage, state.step)
+        return (self.plan.seed, state.stage, state.step)
 
     def _done(self, state: State) -> int:
         """Steps of all stages."""
@@ -207,17 +291,55 @@ class _Run:
             return "nothing was saved; try another seed, or settings with a lower learning rate"
         return f"{self.checkpoints.folder / CHECKPOINT} is the last good checkpoint; try another seed or lower rates"
 
-    def _stopped(self, state: State) -> str:
-        if self.checkpoints is None:
-            return f"interrupted after step {self._done(state)}; nothing is saved without --out DIR"
-        given = self.options
-        options = f"--out {given.out} --seed {given.seed} --backend {given.backend}{' --quick' if given.quick else ''}"
-        return (
-            f"interrupted after step {self._done(state)}, which is saved; "
-            f"go on with: perceiver-ref train {self.recipe.name} {options} --resume"
-        )
+    def _said_when_stopped(self, state: State) -> str:
+        done = f"interrupted after step {self._done(state)}"
+        if self.plan.folder is None:
+            return f"{done}; {self.plan.unsaved}"
+        return f"{done}, which is saved; go on with: {self.plan.command}"
+
+
+def _evaluated(structure: Tree, state: State, settings: Settings) -> Tree:
+    """The parameters that are evaluated, of the backend: their moving average where there is one."""
+    if settings.average is None:
+        return state.tree(structure)
+    kept = state.optimizer["optimizer"] if settings.mixed else state.optimizer
+    every = {**state.params, **dict(tree.leaves(kept["average"]))}
+    return tree.unflatten_like(structure, [every[path] for path, _ in tree.leaves(structure)])
+
+
+def _result(structure: Tree, state: State, settings: Settings) -> tuple[Tree, Tree]:
+    """(parameters, running statistics) as NumPy arrays."""
+    return tree.map(to_host, _evaluated(structure, state, settings)), tree.map(to_host, state.running)
 
 
 def _host(structure: Tree, state: State) -> Tree:
     """The parameters as NumPy arrays."""
     return tree.map(to_host, state.tree(structure))
+
+
+def train(recipe: Recipe, options: Options) -> dict[str, Any]:
+    """Train all stages of a recipe and return the result, which is also written to `out`/result.json; see `run`."""
+    outcome = run(planned(recipe, options))
+    return finish(recipe, options, outcome)
+
+
+def planned(recipe: Recipe, options: Options) -> Plan:
+    """The plan of a recipe."""
+    stages = [
+        Planned(stage.name, stage.chosen(options.quick), partial(stage.build, options.seed, options.quick))
+        for stage in recipe.stages
+    ]
+    given = {"recipe": recipe.name, "seed": options.seed, "quick": options.quick}
+    given |= {"backend": options.backend, "threads": recipe.threads}
+    again = f"--out {options.out} --seed {options.seed} --backend {options.backend}{' --quick' * options.quick}"
+    return Plan(
+        stages,
+        {**given, "stages": {stage.name: stage.settings.plain() for stage in stages}},
+        options.seed,
+        options.backend,
+        options.folder,
+        options.resume,
+        recipe.threads,
+        f"perceiver-ref train {recipe.command or recipe.name} {again} --resume",
+        reducer=reducer(None, options.backend),
+    )

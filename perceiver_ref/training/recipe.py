@@ -20,6 +20,7 @@ from ..autograd.backend import Array
 from ..autograd.core import array_of
 from ..autograd.tree import Tree
 from ..models.call import Call
+from .watch import Watch
 
 Batch = dict[str, Array]
 
@@ -66,6 +67,49 @@ class Task(ABC):
         `arrays_like` moves data to where the parameters are.
         """
 
+    def init_state(self) -> Tree:
+        """Running statistics at the start, as `Module.init_state` gives them: `loss` gets them in `call.state`."""
+        return {}
+
+    def evaluate_with(self, params: Tree, state: Tree) -> dict[str, float]:
+        """`evaluate` with running statistics, for tasks that have some."""
+        return self.evaluate(params)
+
+    def saved(self, params: Tree) -> tuple[Any, Tree] | None:
+        """(model, its parameters): what of the result is written as a file for `load`; None for nothing.
+
+        `params` are NumPy arrays. By default the task's attribute `model`, if all parameters are its own.
+        """
+        model = getattr(self, "model", None)
+        if model is None or set(tree.flatten(model.parameters())) != set(tree.flatten(params)):
+            return None
+        return model, params
+
+    def about(self) -> dict[str, Any] | None:
+        """What `save` is told of the model's use, such as the names of classes."""
+        return None
+
+    def rows(self, batch: Mapping[str, Any]) -> int:
+        """The number of examples in a batch: the first axis of its first array."""
+        return int(next(iter(batch.values())).shape[0])
+
+    def split(self, batch: Mapping[str, Any], part: int, parts: int) -> dict[str, Any]:
+        """Part number `part` of `parts` of a batch: of every array with an axis of examples its rows, evenly cut.
+
+        What has another first axis than the first array goes to every part.
+        """
+        rows = self.rows(batch)
+        first, last = rows * part // parts, rows * (part + 1) // parts
+        return {key: a[first:last] if a.shape and a.shape[0] == rows else a for key, a in batch.items()}
+
+    def optimizer(self, settings: Settings) -> Any:
+        """What makes the updates."""
+        return settings.make_optimizer(self.decays)
+
+    def rate(self, settings: Settings) -> optim.Schedule:
+        """The learning rate that is logged."""
+        return settings.rate()
+
     def trainable(self, path: str) -> bool:
         """Whether the parameter of this path is trained; others get no gradient, and stay as they are."""
         return True
@@ -91,7 +135,10 @@ class Settings:
     """How a stage is trained. Plain values only: they are written into checkpoints and compared on resuming.
 
     `optimizer` names a function of `autograd.optim`, `options` its further arguments (b1, b2, eps, momentum, ...).
-    Evaluation, logging and saving also happen after a stage's last step.
+    Evaluation, logging and saving also happen after a stage's last step. A batch is computed in `parts`, one after the
+    other, to need less memory; `average` is the decay of a moving average of the parameters, which is then evaluated;
+    `mixed` computes in float16. `watched` names the number of an evaluation whose best value the parameters are kept
+    of, and after `patience` evaluations without a better one the stage ends.
     """
 
     steps: int
@@ -106,6 +153,17 @@ class Settings:
     log_every: int = 10
     evaluate_every: int = 500
     save_every: int = 100
+    parts: int | None = None
+    average: float | None = None
+    mixed: bool | None = None
+    watched: str | None = None
+    better: Literal["higher", "lower"] | None = None
+    patience: int | None = None
+
+    @property
+    def watch(self) -> Watch | None:
+        """What is watched among the evaluations, if anything is."""
+        return None if self.watched is None else Watch(self.watched, self.better or "lower", self.patience)
 
     def rate(self) -> optim.Schedule:
         """The learning rate by the number of updates made. `warmup`: updates of linear warm-up, or flat ones."""
@@ -115,13 +173,17 @@ class Settings:
             return optim.flat_cosine(self.learning_rate, self.warmup, self.steps)
         return optim.warmup_cosine(self.learning_rate, self.warmup, self.steps)
 
-    def make_optimizer(self, decays: Callable[[str], bool]) -> optim.Optimizer:
+    def make_optimizer(self, decays: Callable[[str], bool]) -> Any:
         """The optimizer, whose weight decay is for the paths that `decays` chooses."""
         build: Any = getattr(optim, self.optimizer)
-        made: optim.Optimizer = build(
-            self.rate(), weight_decay=self.weight_decay, decays=decays, max_norm=self.max_norm, **self.options
+        return self.wrapped(
+            build(self.rate(), weight_decay=self.weight_decay, decays=decays, max_norm=self.max_norm, **self.options)
         )
-        return made
+
+    def wrapped(self, optimizer: Any) -> Any:
+        """An optimizer with the moving average and the scaled loss that the settings ask for around it."""
+        made = optim.Averaged(optimizer, self.average) if self.average is not None else optimizer
+        return optim.Scaled(made) if self.mixed else made
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -158,6 +220,7 @@ class Recipe:
     `threshold` and `quick_threshold` are what it must reach (`better` says in which direction) for exit code 0;
     `minutes` is the time of the full form on 2 cores; `expected` the result to expect of it, in words or numbers.
     `baseline` names the one that stands beside the result in the README's table; the best one without it.
+    `command` is what `perceiver-ref train` is given for it where that is not its name.
     `threads`: of matrix products and kernels; at the recipes' sizes a second one costs more than it gives, and sums in
     another order would end bit for bit repeatability between machines with other numbers of cores.
     """
@@ -169,17 +232,24 @@ class Recipe:
     paper: str
     metric: str
     better: Literal["higher", "lower"]
-    threshold: float
-    quick_threshold: float
+    threshold: float | None
+    quick_threshold: float | None
     expected: str
     minutes: float
     stages: tuple[Stage, ...]
     threads: int = 1
     baseline: str = ""
+    command: str = ""
+
+    def expects(self, quick: bool) -> float | None:
+        """What a run must reach; None where nothing is known of its data."""
+        return self.quick_threshold if quick else self.threshold
 
     def reached(self, value: float, quick: bool) -> bool:
         """Whether a value of the metric meets the threshold."""
-        threshold = self.quick_threshold if quick else self.threshold
+        threshold = self.expects(quick)
+        if threshold is None:
+            return True
         return value >= threshold if self.better == "higher" else value <= threshold
 
 
@@ -190,8 +260,18 @@ class Options:
     seed: int = 0
     quick: bool = False
     backend: str = "numpy"
-    out: Path | None = None
+    out: Path | str | None = None
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        """A folder's name counts as its path."""
+        if self.out is not None:
+            object.__setattr__(self, "out", Path(self.out))
+
+    @property
+    def folder(self) -> Path | None:
+        """`out` as a path."""
+        return None if self.out is None else Path(self.out)
 
 
 def hits(logits: Any, targets: np.ndarray) -> Array:

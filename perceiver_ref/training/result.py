@@ -14,57 +14,66 @@ from ..autograd.tree import Tree
 from ..errors import InputError
 from ..host.files import write_json
 from ..version import __version__
-from .pictures import curves
+from ..weights.saving import save
+from .pictures import Drawn, curves
+from .plan import Outcome
 from .recipe import Options, Recipe, Task
 from .state import writing
 
 NAME = "result.json"
+MODEL = "model.npz"
+"""The files of a result and of the trained model."""
 
 
-def finish(
-    recipe: Recipe,
-    options: Options,
-    task: Task,
-    params: Tree,
-    evaluation: dict[str, float],
-    lines: list[dict[str, Any]],
-    seconds: float,
-) -> dict[str, Any]:
-    """The result as JSON holds it. With a folder, also written there, with curves and what the task shows.
-
-    params: NumPy arrays. lines: those of metrics.jsonl. seconds: of training and evaluation, all processes together.
-    """
+def finish(recipe: Recipe, options: Options, outcome: Outcome) -> dict[str, Any]:
+    """The result as JSON holds it. With a folder, also written there, with the model, curves and the task's files."""
+    task, params, evaluation = outcome.task, outcome.params, outcome.evaluation
     value = float(evaluation[recipe.metric])
     if not math.isfinite(value):
         raise InputError(f"{recipe.metric} is {value} at the end: there is no result")
+    baselines = task.baselines()
     result = {
         "version": 1,
         "recipe": recipe.name,
         "metric": recipe.metric,
         "value": value,
-        "seconds": round(seconds, 1),
+        "seconds": round(outcome.seconds, 1),
         "seed": options.seed,
         "quick": options.quick,
         "better": recipe.better,
-        "threshold": recipe.quick_threshold if options.quick else recipe.threshold,
+        "threshold": recipe.expects(options.quick),
         "passed": recipe.reached(value, options.quick),
         "evaluation": evaluation,
-        "baselines": task.baselines(),
+        "baselines": baselines,
         "parameters": sum(p.size for _, p in tree.leaves(params)),
         "steps": sum(stage.chosen(options.quick).steps for stage in recipe.stages),
         "backend": options.backend,
-        "machine": _machine(options.backend, recipe.threads),
+        "machine": machine(options.backend, recipe.threads),
         "perceiver_ref": __version__,
     }
-    if options.out is not None:
-        with writing(options.out / NAME):
-            files = [*curves(lines, recipe, options.out), *task.show(params, options.out)]
-            result["files"] = [_relative(path, options.out) for path in files]
-            write_json(options.out / NAME, result)
+    if outcome.first and (folder := options.folder) is not None:
+        with writing(folder / NAME):
+            files = write_model(task, params, outcome.state, folder / MODEL)
+            drawn = Drawn(recipe.name, recipe.metric, recipe.expects(options.quick), baselines)
+            files += [*curves(outcome.lines, drawn, folder), *task.show(params, folder)]
+            result["files"] = [_relative(path, folder) for path in files]
+            write_json(folder / NAME, result)
     return result
 
 
-def _machine(backend: str, threads: int) -> str:
+def write_model(task: Task, params: Tree, state: Tree, path: Path) -> list[Path]:
+    """The file for `load` of what a task has trained, where it has one."""
+    saved = task.saved(params)
+    if saved is None:
+        return []
+    try:
+        save(*saved, path, state=state, task=task.about())
+    except InputError:  # a class of the user's own, or of a recipe's
+        return []
+    return [path]
+
+
+def machine(backend: str, threads: int) -> str:
     """What the time was taken on."""
     if backend == "cupy":
         name: str = module("cupy").cuda.runtime.getDeviceProperties(0)["name"].decode()

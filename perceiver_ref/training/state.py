@@ -7,6 +7,9 @@ One `.npz`, `checkpoint.npz`; the one before it stays as `checkpoint.previous.np
 | `meta` | JSON in a 0-d text array: `format`, `version`, `perceiver_ref`, `configuration`, `position`, `seconds` |
 | `param/<path>` | every parameter, trained or not |
 | `optimizer/<path>` | the optimizer's state |
+| `state/<path>` | running statistics, where there are some |
+
+`best.npz` is the same for the best evaluation so far.
 
 `position` is {stage, step, data, random}: the next batch is number `data` of the stage, the next random key `random`.
 Batches and keys are functions of the seed and these numbers, so nothing else has a state of its own.
@@ -35,6 +38,7 @@ from ..version import __version__
 from ..weights.formats.npz import read_npz, write_npz
 
 FORMAT, VERSION = "perceiver-ref training", 1
+BEST = "best.npz"
 CHECKPOINT, PREVIOUS, FRESH = "checkpoint.npz", "checkpoint.previous.npz", "checkpoint.new.npz"
 _LONGEST = 1e12  # seconds
 _WRITTEN = (FRESH, "metrics.jsonl", "result.json")
@@ -43,13 +47,17 @@ _WRITTEN = (FRESH, "metrics.jsonl", "result.json")
 
 @dataclass
 class State:
-    """Where a run is: `step` steps of stage number `stage` are done. Parameters by path, on the backend."""
+    """Where a run is: `step` steps of stage number `stage` are done. Parameters by path, on the backend.
+
+    `running` are running statistics, in the structure of `Module.state`.
+    """
 
     stage: int
     step: int
     params: dict[str, Array]
     optimizer: Tree
     seconds: float = 0.0
+    running: Tree = field(default_factory=dict)
 
     def tree(self, structure: Tree) -> Tree:
         """The parameters in the structure of a tree of them."""
@@ -62,12 +70,13 @@ class State:
 
 @dataclass
 class Saved:
-    """A checkpoint as read: parameters and optimizer's state by path, as NumPy arrays."""
+    """A checkpoint as read: parameters, optimizer's state and running statistics by path, as NumPy arrays."""
 
     path: Path
     meta: dict[str, Any]
     params: dict[str, np.ndarray] = field(default_factory=dict)
     optimizer: dict[str, np.ndarray] = field(default_factory=dict)
+    running: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,31 @@ class Checkpoints:
 
     def save(self, state: State, random: tuple[int, ...]) -> None:
         """Write a checkpoint aside, flush it and rename it; the last one is kept as the previous one."""
-        position = {"stage": state.stage, "step": state.step, "data": state.step, "random": list(random)}
+        arrays = self._arrays(state, list(random))
+        newest, fresh = self.folder / CHECKPOINT, self.folder / FRESH
+        with writing(newest):
+            write_npz(fresh, arrays)
+            if newest.exists():
+                newest.replace(self.folder / PREVIOUS)
+            fresh.replace(newest)
+            _flush_folder(self.folder)
+
+    def save_best(self, state: State, step: int) -> None:
+        """Write those of the best evaluation so far, after `step` steps."""
+        with writing(self.folder / BEST):
+            write_npz(self.folder / BEST, self._arrays(state, [step]))
+
+    def load_best(self, step: int) -> Saved | None:
+        """The best parameters, if they are those after so many steps."""
+        path = self.folder / BEST
+        if not path.exists():
+            return None
+        saved = _read(path)
+        self._compare(saved.meta["configuration"], path)
+        return saved if saved.meta["position"].get("random") == [step] else None
+
+    def _arrays(self, state: State, random: list[int]) -> dict[str, np.ndarray]:
+        position = {"stage": state.stage, "step": state.step, "data": state.step, "random": random}
         meta = {
             "format": FORMAT,
             "version": VERSION,
@@ -104,15 +137,8 @@ class Checkpoints:
             "seconds": state.seconds,
         }
         arrays = {"meta": np.array(json.dumps(meta))}
-        arrays |= {f"param/{path}": to_host(p) for path, p in state.params.items()}
-        arrays |= {f"optimizer/{path}": to_host(a) for path, a in tree.leaves(state.optimizer)}
-        newest, fresh = self.folder / CHECKPOINT, self.folder / FRESH
-        with writing(newest):
-            write_npz(fresh, arrays)
-            if newest.exists():
-                newest.replace(self.folder / PREVIOUS)
-            fresh.replace(newest)
-            _flush_folder(self.folder)
+        groups = {"param": state.params, "optimizer": state.optimizer, "state": state.running}
+        return arrays | {f"{name}/{path}": to_host(a) for name, part in groups.items() for path, a in tree.leaves(part)}
 
     def load(self) -> Saved | None:
         """The newest checkpoint that can be read; None where there is none. A line on stderr tells of a newer one that
@@ -148,7 +174,11 @@ class Checkpoints:
 
 def restore(saved: Saved, state: State, backend: str) -> None:
     """Put what was saved into the state of a stage at its start; `InputError` when it does not fit."""
-    for ours, theirs in ((state.params, saved.params), (tree.flatten(state.optimizer), saved.optimizer)):
+    for ours, theirs in (
+        (state.params, saved.params),
+        (tree.flatten(state.optimizer), saved.optimizer),
+        (tree.flatten(state.running), saved.running),
+    ):
         wanted, found = ({key: (a.shape, a.dtype) for key, a in arrays.items()} for arrays in (ours, theirs))
         if wanted != found:
             raise InputError(f"{saved.path} does not fit this release's recipe; start anew in another folder")
@@ -156,6 +186,8 @@ def restore(saved: Saved, state: State, backend: str) -> None:
     kept = [saved.optimizer[path] for path, _ in tree.leaves(state.optimizer)]
     placed = [a if a.dtype.kind in "iu" else backends.to_backend(a, backend) for a in kept]  # counts stay on the host
     state.optimizer = tree.unflatten_like(state.optimizer, placed)
+    running = [backends.to_backend(saved.running[path], backend) for path, _ in tree.leaves(state.running)]
+    state.running = tree.unflatten_like(state.running, running)
     state.step, state.seconds = saved.meta["position"]["step"], saved.meta["seconds"]
 
 
@@ -195,7 +227,7 @@ def _read(path: Path) -> Saved:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < _LONGEST:
         raise InputError(f"{path}: meta: seconds must be the time that the run has taken, got {shortened(seconds)}")
     saved = Saved(path, meta)
-    groups = {"param": saved.params, "optimizer": saved.optimizer}
+    groups = {"param": saved.params, "optimizer": saved.optimizer, "state": saved.running}
     for key, array in arrays.items():
         group, _, name = key.partition("/")
         if group in groups:

@@ -11,7 +11,7 @@ import pytest
 from perceiver_ref.autograd import optim, threads
 from perceiver_ref.training import pictures, progress
 from perceiver_ref.training.metrics import Metrics
-from perceiver_ref.training.recipes import Settings, recipe
+from perceiver_ref.training.recipes import Settings
 
 cpu_threads = sys.modules["perceiver_ref.autograd.kernels.cpu.threads"]  # the package's `threads` is the function
 
@@ -113,11 +113,12 @@ LINES = [
     {"step": 1, "stage": "train", "loss": 2.0},
     {"step": 2, "stage": "train", "loss": 1.0, "evaluation": {"test_accuracy": 0.5}},
 ]
+DRAWN = pictures.Drawn("digits", "test_accuracy", 0.97, {"nearest neighbour": 0.9})
 
 
 def test_curves_and_maps_are_pictures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra plot")
-    (curves,) = pictures.curves(LINES, recipe("digits"), tmp_path)
+    (curves,) = pictures.curves(LINES, DRAWN, tmp_path)
     maps = [np.zeros((4, 4))] * 2
     (attention,) = pictures.attention_maps([np.ones((4, 4))], [maps], ["input", "a", "b"], tmp_path / "maps.png")
     for path in (curves, attention):
@@ -126,6 +127,6 @@ def test_curves_and_maps_are_pictures(tmp_path: Path) -> None:
 
 def test_without_matplotlib_there_are_no_pictures(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert pictures.curves(LINES, recipe("digits"), tmp_path) == []
+    assert pictures.curves(LINES, DRAWN, tmp_path) == []
     assert pictures.attention_maps([np.ones((4, 4))], [[np.ones((4, 4))]], ["a", "b"], tmp_path / "maps.png") == []
     assert not list(tmp_path.iterdir())

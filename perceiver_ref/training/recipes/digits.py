@@ -114,11 +114,12 @@ class Digits(Task):
     def show(self, params: Tree, folder: Path) -> list[Path]:
         images = self.data[0][TRAINED_ON : TRAINED_ON + 6]
         with trace(lambda name: name.endswith(".attention.weights")) as traced:
-            self.model.apply(params, images)
+            guesses = self.model.apply(params, images).argmax(-1)
         crosses = [weights for name, weights in traced.items() if name.startswith("encoder.cross_attention")]
         maps = [weights.mean((1, 2)).reshape(-1, 8, 8) for weights in crosses]  # over heads and latents
         titles = ["input", *(f"cross-attend {i + 1}" for i in range(len(maps)))]
-        return attention_maps(list(images[..., 0]), list(zip(*maps)), titles, folder / "attention.png")
+        labels = list(zip(self.data[1][TRAINED_ON:], guesses))
+        return attention_maps(list(images[..., 0]), list(zip(*maps)), titles, folder / "attention.png", labels)
 
 
 def nearest_neighbour(inputs: np.ndarray, labels: np.ndarray, trained_on: int) -> float:
