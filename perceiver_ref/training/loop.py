@@ -143,7 +143,8 @@ class _Run:
                     line |= {"loss": self._finite(loss, state, batch, again), "learning_rate": rate(state.step - 1)}
                     line |= {name: float(value) for name, value in metrics.items()}
                     if evaluating:
-                        line["evaluation"] = self.evaluation = self._evaluate(task, structure, state)
+                        self.evaluation = self._evaluate(task, structure, state)
+                        line |= {"evaluation": self.evaluation} if self.evaluation else {}
                     self.metrics.write(line)
                     self.progress.log(line, used(self.plan.backend))
                     if evaluating:

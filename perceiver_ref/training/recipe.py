@@ -137,8 +137,9 @@ class Settings:
     `optimizer` names a function of `autograd.optim`, `options` its further arguments (b1, b2, eps, momentum, ...).
     Evaluation, logging and saving also happen after a stage's last step. A batch is computed in `parts`, one after the
     other, to need less memory; `average` is the decay of a moving average of the parameters, which is then evaluated;
-    `mixed` computes in float16. `watched` names the number of an evaluation whose best value the parameters are kept
-    of, and after `patience` evaluations without a better one the stage ends.
+    `mixed` computes in float16, with the loss multiplied by this much at the start. `watched` names the number of an
+    evaluation whose best value the parameters are kept of, and after `patience` evaluations without a better one the
+    stage ends.
     """
 
     steps: int
@@ -155,7 +156,7 @@ class Settings:
     save_every: int = 100
     parts: int | None = None
     average: float | None = None
-    mixed: bool | None = None
+    mixed: float | None = None
     watched: str | None = None
     better: Literal["higher", "lower"] | None = None
     patience: int | None = None
@@ -183,7 +184,7 @@ class Settings:
     def wrapped(self, optimizer: Any) -> Any:
         """An optimizer with the moving average and the scaled loss that the settings ask for around it."""
         made = optim.Averaged(optimizer, self.average) if self.average is not None else optimizer
-        return optim.Scaled(made) if self.mixed else made
+        return optim.Scaled(made, self.mixed) if self.mixed else made
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON holds them."""

@@ -14,7 +14,8 @@ from ..autograd.tree import Tree
 from ..errors import InputError
 from ..host.files import write_json
 from ..version import __version__
-from ..weights.saving import save
+from ..weights.formats.npz import write_npz
+from ..weights.saving import can_be_saved, save
 from .pictures import Drawn, curves
 from .plan import Outcome
 from .recipe import Options, Recipe, Task
@@ -62,14 +63,16 @@ def finish(recipe: Recipe, options: Options, outcome: Outcome) -> dict[str, Any]
 
 
 def write_model(task: Task, params: Tree, state: Tree, path: Path) -> list[Path]:
-    """The file for `load` of what a task has trained, where it has one."""
+    """The file for `load` of what a task has trained; of a class that is not the package's own the arrays alone, by
+    path, in `params.npz` or the like. Nothing where the task has no one model."""
     saved = task.saved(params)
     if saved is None:
         return []
-    try:
-        save(*saved, path, state=state, task=task.about())
-    except InputError:  # a class of the user's own, or of a recipe's
-        return []
+    if not can_be_saved(saved[0]):
+        path = path.with_name(path.name.replace("model", "params"))
+        write_npz(path, tree.flatten(saved[1]))
+        return [path]
+    save(*saved, path, state=state, task=task.about())
     return [path]
 
 

@@ -110,7 +110,7 @@ def _in_parts(
         some = task.split(batch, number, size * way.parts)
         empty = not task.rows(some)
         if empty:  # fewer rows than parts: it counts for nothing, but has the shapes of one that does
-            some = task.split(batch, 0, size * way.parts)
+            some = task.split(batch, size * way.parts - 1, size * way.parts)
         if empty and seen:
             continue
         own = Call(True, running, None if call.key is None else (*_tuple(call.key), number))

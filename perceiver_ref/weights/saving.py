@@ -52,6 +52,17 @@ def save(model: Any, params: Tree, path: AnyPath, *, state: Tree = None, task: M
     write_npz(path, {"meta": np.array(text), **ours, **{f"peer/{name}": array for name, array in beside.items()}})
 
 
+def can_be_saved(model: Any) -> bool:
+    """Whether `save` knows the class of a model, and of all its parts."""
+    try:
+        if vars(model).get(ORIGIN) is None or vars(model)[ORIGIN].peer == NAME:
+            to_config(model)
+            rebuilt(model)
+    except (InputError, StopIteration):
+        return False
+    return True
+
+
 def _header_of(model: Any, ours: Arrays, path: Path) -> tuple[dict[str, Any], Arrays]:
     """`meta` of the file, and what is written beside our arrays."""
     origin: Origin | None = vars(model).get(ORIGIN)

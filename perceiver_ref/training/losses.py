@@ -1,0 +1,187 @@
+"""Losses and metrics by name, and the calls of functions that a user gives in their place.
+
+cross_entropy, binary_cross_entropy, squared_error, absolute_error
+              of the model's outputs for `inputs`, against `targets` (or `labels`)
+next_token    of a `PerceiverAR`, on `ids`
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..autograd import backend as backends
+from ..autograd import ops, tree
+from ..autograd.backend import to_host
+from ..autograd.core import array_of
+from ..autograd.tree import Tree
+from ..errors import InputError, one_of
+from ..models.call import Call
+from ..models.perceiver_ar import PerceiverAR
+from .data import IGNORED, INPUTS, MASK, TARGETS
+
+Loss = Callable[[Any, Tree, Mapping[str, Any], Call], tuple[Any, dict[str, Any]]]
+"""(model, params, batch, call) -> (0-d loss, {name: 0-d value to log})."""
+OUTPUTS = "outputs"
+
+
+def outputs_of(model: Any, params: Tree, batch: Mapping[str, Any], call: Call) -> Any:
+    """What the model gives for a batch: `inputs`, and of the other arrays those that its `apply` takes by name."""
+    if INPUTS not in batch:
+        raise InputError(f"a named loss needs {INPUTS!r} in the data, which hold {', '.join(batch)}")
+    known = inspect.signature(model.apply).parameters
+    given = {name: batch[name] for name in batch if name != INPUTS and name in known}
+    if "call" in known:
+        given["call"] = call
+    return model.apply(params, batch[INPUTS], **given)
+
+
+def targets_of(batch: Mapping[str, Any]) -> Any:
+    """The batch's `targets`, or its `labels`."""
+    for name in (TARGETS, "labels"):
+        if name in batch:
+            return batch[name]
+    raise InputError(f"a named loss needs {TARGETS!r} or 'labels' in the data, which hold {', '.join(batch)}")
+
+
+def _cross_entropy(outputs: Any, targets: Any) -> tuple[Any, Any]:
+    if targets.dtype.kind not in "iu":
+        raise InputError(f"cross_entropy needs integer targets, the numbers of classes, got {targets.dtype}")
+    return ops.cross_entropy(outputs, targets), None if targets.ndim < 2 else (to_host(targets) != IGNORED).sum()
+
+
+def _as_numbers(outputs: Any, targets: Any) -> Any:
+    """Targets (B, ...) in the shape and dtype of the outputs (B, ...), or (B, ..., 1)."""
+    like = array_of(outputs)
+    given = backends.xp(like).asarray(targets).astype(like.dtype)
+    if given.shape != like.shape and (*given.shape, 1) == tuple(like.shape):
+        given = given.reshape(like.shape)
+    if given.shape != like.shape:
+        raise InputError(f"targets are {tuple(given.shape)}, but the model's outputs {tuple(like.shape)}")
+    return given
+
+
+def _elementwise(loss: Callable[..., Any]) -> Callable[[Any, Any], tuple[Any, Any]]:
+    return lambda outputs, targets: (loss(outputs, _as_numbers(outputs, targets)), None)
+
+
+NAMED: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+    "cross_entropy": _cross_entropy,
+    "binary_cross_entropy": _elementwise(ops.binary_cross_entropy),
+    "squared_error": _elementwise(ops.squared_error),
+    "absolute_error": _elementwise(ops.absolute_error),
+}
+"""(outputs, targets) -> (loss, what a part of a batch counts for; None: its rows)."""
+
+
+def next_token(model: PerceiverAR, params: Tree, ids: np.ndarray, mask: Any = None) -> tuple[Any, Any, Any]:
+    """(loss, logits, targets) of a `PerceiverAR` on ids (B, M + 1): each of its last latents predicts the next one."""
+    taken = ids.shape[1] - 1
+    prefix = max(taken - model.latents, 0)
+    mask = None if mask is None else mask[:, :-1]
+    logits = model.apply(params, ids[:, :-1], prefix=prefix, mask=mask)
+    targets = ids[:, prefix + 1 :]
+    if mask is not None:
+        targets = np.where(to_host(mask)[:, prefix:], targets, IGNORED)
+    return ops.cross_entropy(logits, targets), logits, targets
+
+
+def named(name: str) -> Loss:
+    """The loss of a name; `InputError` listing the known ones."""
+    if name == "next_token":
+
+        def of_tokens(model: Any, params: Tree, batch: Mapping[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
+            ids = batch["ids"] if "ids" in batch else batch.get(INPUTS)
+            if ids is None or not isinstance(model, PerceiverAR):
+                raise InputError("next_token needs a PerceiverAR and 'ids' in the data")
+            loss, logits, targets = next_token(model, params, to_host(ids), batch.get(MASK))
+            return loss, {"weight": np.float64((targets != IGNORED).sum()), OUTPUTS: logits, TARGETS: targets}
+
+        return of_tokens
+    if name not in NAMED:
+        raise one_of("loss", name, [*NAMED, "next_token"])
+    chosen = NAMED[name]
+
+    def of_outputs(model: Any, params: Tree, batch: Mapping[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
+        outputs, targets = outputs_of(model, params, batch, call), targets_of(batch)
+        loss, weight = chosen(outputs, targets)
+        values = {} if weight is None else {"weight": np.float64(weight)}
+        return loss, {**values, OUTPUTS: outputs, TARGETS: targets}
+
+    return of_outputs
+
+
+def given(loss: str | Callable[..., Any]) -> Loss:
+    """A loss by its name, or a user's function of `(params, batch)`, `(params, batch, call)`, or with the model first.
+
+    It returns the loss, or (loss, {name: value to log}).
+    """
+    if isinstance(loss, str):
+        return named(loss)
+    if not callable(loss):
+        raise InputError(f"loss must be a name or a function, got {type(loss).__name__}")
+    parameters = [
+        p.name
+        for p in inspect.signature(loss).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    with_model = bool(parameters) and parameters[0] == "model"
+    count = len(parameters) - with_model
+    if count not in (2, 3):
+        raise InputError(
+            "loss must be a function of (params, batch), (params, batch, call) or (model, params, batch), got one of "
+            f"({', '.join(parameters)})"
+        )
+
+    def called(model: Any, params: Tree, batch: Mapping[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
+        arguments = [*([model] if with_model else []), params, batch, call][: with_model + count]
+        found = loss(*arguments)
+        value, metrics = found if isinstance(found, tuple) else (found, {})
+        if getattr(value, "shape", None) != ():
+            shape = getattr(value, "shape", type(value).__name__)
+            raise InputError(f"the loss must be one number, a mean or a sum, got {shape}")
+        return value, dict(metrics)
+
+    return called
+
+
+def takes_model(loss: str | Callable[..., Any]) -> bool:
+    """Whether a loss computes with the model that it is given, and not with one of its own."""
+    return isinstance(loss, str) or next(iter(inspect.signature(loss).parameters), "") == "model"
+
+
+def _accuracy(outputs: Any, targets: Any) -> float:
+    guessed, targets = to_host(array_of(outputs)).argmax(-1), to_host(targets)
+    real = targets != IGNORED
+    return float((guessed == targets)[real].mean()) if real.any() else float("nan")
+
+
+def _difference(outputs: Any, targets: Any) -> np.ndarray:
+    difference: np.ndarray = to_host(array_of(outputs)) - to_host(_as_numbers(outputs, targets))
+    return difference
+
+
+METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "accuracy": _accuracy,
+    "root_mean_squared_error": lambda o, t: float(np.sqrt(np.square(_difference(o, t)).mean())),
+    "mean_absolute_error": lambda o, t: float(abs(_difference(o, t)).mean()),
+}
+"""(outputs, targets) -> a number, by name."""
+
+
+def metric(chosen: str | Callable[..., Any]) -> Callable[[Any, Any], float]:
+    """A metric by its name, or a user's function of (outputs, targets)."""
+    if not isinstance(chosen, str):
+        return chosen
+    if chosen not in METRICS:
+        raise one_of("metric", chosen, METRICS)
+    return METRICS[chosen]
+
+
+def placed(params: Tree, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A batch where the parameters are, but for integers, which operations check on the host."""
+    library = backends.name(next(a for _, a in tree.leaves(params)))
+    return {k: a if a.dtype.kind in "iu" else backends.to_backend(a, library) for k, a in batch.items()}
