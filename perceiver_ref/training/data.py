@@ -86,11 +86,8 @@ class Stored(Batches):
 
     @cached_property
     def _checksum(self) -> int:
-        sums = 0
-        for value in self.arrays.values():
-            for array in value if isinstance(value, list) else [value]:
-                sums = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), sums)
-        return sums
+        values = (v if isinstance(v, list) else [v] for v in self.arrays.values())
+        return checksum(array for value in values for array in value)
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The examples of each batch of an epoch."""
@@ -118,6 +115,15 @@ class Stored(Batches):
 
 
 _WINDOW = 50  # batches
+
+
+def checksum(arrays: Iterable[np.ndarray]) -> int:
+    """Of the bytes of arrays, one after the other."""
+    sums = 0
+    for array in arrays:
+        data: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        sums = zlib.crc32(data, sums)
+    return sums
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class Mpi(Reducer):
         for share in theirs[1:]:
             mine += share
         self.communicator.Allgather(mine, shares)
-        return shares.reshape(-1)[: flat.size]
+        whole: np.ndarray = shares.reshape(-1)
+        return whole[: flat.size]
 
     def share(self, value: Any) -> Any:
         return self.communicator.bcast(value, root=0)
@@ -148,6 +149,11 @@ def reducer(kind: Kind | Reducer | None, backend: str) -> Reducer:
 def started_together() -> bool:
     """Whether a launcher of MPI says that there are several processes."""
     return any(os.environ.get(name, "1").isdigit() and int(os.environ.get(name, "1")) > 1 for name in _SIZES)
+
+
+def first() -> bool:
+    """Whether this is the first of the processes, or the only one: the one that speaks."""
+    return not started_together() or bool(_mpi().COMM_WORLD.Get_rank() == 0)
 
 
 def _mpi() -> Any:

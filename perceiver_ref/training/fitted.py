@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..models.call import Call
 from ..version import __version__
 from ..weights.saving import save
 from . import losses
-from .data import Augment, Batches, Stored, batches, divided, stored
+from .data import Augment, Batches, Stored, batches, checksum, divided, stored
 from .distributed import Kind, Reducer, reducer
 from .fitting import Evaluation, Fit, chosen_paths, recomputing
 from .loop import run
@@ -265,9 +264,7 @@ def _configuration(
     made: Fit, settings: Settings, seed: int, backend: str, threads: int, custom: Sequence[Any]
 ) -> dict[str, Any]:
     """What a run that goes on must agree in: what is trained, from where, on what and how."""
-    start = 0
-    for _, array in tree.leaves(made.init()):
-        start = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), start)
+    start = checksum(array for _, array in tree.leaves(made.init()))
     shapes = {path: list(p.shape) for path, p in tree.leaves(made.params)}
     given = {"fit": type(made.model).__name__, "seed": seed, "backend": backend, "threads": threads}
     given |= {"own": [type(one).__name__ for one in custom if not isinstance(one, str)]}

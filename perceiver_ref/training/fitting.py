@@ -16,7 +16,7 @@ from ..autograd.tree import Tree
 from ..errors import InputError
 from ..models.call import Call
 from . import losses
-from .data import Batches, Stored
+from .data import TARGETS, Batches, Stored
 from .recipe import Batch, Settings, Task
 
 Metric = Callable[[Any, Any], float]
@@ -55,7 +55,7 @@ class Fit(Task):
 
     def loss(self, params: Tree, batch: Batch, call: Call) -> tuple[Any, dict[str, Any]]:
         value, metrics = self.objective(self.trained_as or self.model, params, batch, call)
-        return value, {k: array_of(v) for k, v in metrics.items() if k not in (losses.OUTPUTS, losses.TARGETS)}
+        return value, {k: array_of(v) for k, v in metrics.items() if k not in (losses.OUTPUTS, TARGETS)}
 
     def evaluate(self, params: Tree) -> dict[str, float]:
         return self.evaluate_with(params, {})
@@ -72,7 +72,7 @@ class Fit(Task):
             call = Call(state=state or None)
             value, found = self.objective(self.model, params, losses.placed(params, batch), call)
             weight = float(found.pop("weight", self.rows(batch)))
-            pieces.append((found.pop(losses.OUTPUTS, None), found.pop(losses.TARGETS, None), weight))
+            pieces.append((found.pop(losses.OUTPUTS, None), found.pop(TARGETS, None), weight))
             for name, number in {"loss": value, **found}.items():
                 sums[name] = sums.get(name, 0.0) + weight * float(array_of(number))
             total += weight

@@ -182,6 +182,7 @@ def _load(
         if peer_name is None or (peer_name in PEERS and not Path(peer_name).exists()):
             raise InputError(f"load({peer_name!r}) names no file; give the path of the weights, too")
         peer_name, path = None, peer_name
+    assert path is not None
     checkpoint = read_checkpoint(
         None if peer_name is None else str(peer_name), path, cls, config=config, dtype=dtype, choice=choice
     )

@@ -23,8 +23,8 @@ from ...models.call import Call
 from ...models.inputs import GridInput
 from ...models.layers import Linear
 from ...models.module import Module, Parameter, fan_in_scaled, part, zeros
-from ..loop import training_step
 from ..recipe import Recipe, Settings, Stage
+from ..step import training_step
 from . import digits
 from .digits import Digits
 
