@@ -38,7 +38,13 @@ PLACES: dict[str, Places] = {
         inputs=("model", "weights", "inputs"), folders=("out", "pack"), owned=("index.json", ".npz", ".safetensors")
     ),
     "explain": Places(inputs=("model",)),
-    "train": Places(folders=("out",), owned=("result.json", ".npz", ".jsonl", ".png", ".txt")),
+    "train": Places(
+        inputs=("data", "text", "test"),
+        folders=("out",),
+        owned=("result.json", ".npz", ".jsonl", ".png", ".txt"),
+    ),
+    "predict": Places(inputs=("model", "inputs"), outputs=("output",)),
+    "generate": Places(inputs=("model",), outputs=("output",)),
     "info": Places(),
 }
 

@@ -101,13 +101,32 @@ COMMANDS = (
     ),
     Command(
         "train",
-        "train a small model, end to end",
+        "train a small model, end to end: a recipe, or one of your own data",
         (
             ("train", "the table of recipes"),
             ("train digits --out digits --resume", "go on where it was stopped"),
             ("train digits --quick", "a form of seconds"),
+            ("train classify --data wine.csv --out wine", "rows of a table by their class"),
+            ("train generate --text book.txt --out book --layers 3", "go on with a text of your own"),
         ),
         "0 when the threshold is reached, 1 when it is missed, 2 for bad input",
+    ),
+    Command(
+        "predict",
+        "a saved model on data from a file",
+        (
+            ("predict wine/model.npz new.csv --output classes.csv", "the class of each row"),
+            ("predict model.npz inputs.npy --output outputs.npz", "outputs of any model"),
+            ("predict language/model.npz masked.txt", "a text with [MASK] for each byte to be filled in"),
+        ),
+    ),
+    Command(
+        "generate",
+        "a saved model goes on with a text",
+        (
+            ("generate book/model.npz --prompt 'It was'", "200 bytes"),
+            ("generate book/model.npz --prompt A --temperature 0 --most 40", "the likeliest ones"),
+        ),
     ),
     Command(
         "info",

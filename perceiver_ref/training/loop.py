@@ -332,6 +332,7 @@ def planned(recipe: Recipe, options: Options) -> Plan:
     ]
     given = {"recipe": recipe.name, "seed": options.seed, "quick": options.quick}
     given |= {"backend": options.backend, "threads": recipe.threads}
+    given |= {} if recipe.identity is None else {"identity": dict(recipe.identity)}
     again = f"--out {options.out} --seed {options.seed} --backend {options.backend}{' --quick' * options.quick}"
     return Plan(
         stages,

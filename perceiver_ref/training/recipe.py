@@ -221,7 +221,8 @@ class Recipe:
     `threshold` and `quick_threshold` are what it must reach (`better` says in which direction) for exit code 0;
     `minutes` is the time of the full form on 2 cores; `expected` the result to expect of it, in words or numbers.
     `baseline` names the one that stands beside the result in the README's table; the best one without it.
-    `command` is what `perceiver-ref train` is given for it where that is not its name.
+    `command` is what `perceiver-ref train` is given for it where that is not its name, and `identity` tells the data
+    and the model of a person's own from others.
     `threads`: of matrix products and kernels; at the recipes' sizes a second one costs more than it gives, and sums in
     another order would end bit for bit repeatability between machines with other numbers of cores.
     """
@@ -241,6 +242,7 @@ class Recipe:
     threads: int = 1
     baseline: str = ""
     command: str = ""
+    identity: Mapping[str, Any] | None = None
 
     def expects(self, quick: bool) -> float | None:
         """What a run must reach; None where nothing is known of its data."""

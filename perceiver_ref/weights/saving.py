@@ -17,6 +17,7 @@ from ..host.files import AnyPath
 from ..models.module import Module
 from ..peers import Given, Rebuilt, peer
 from ..peers.reference import NAME, rebuilt, to_config
+from ..peers.reference.models import caller
 from .checkpoints import ORIGIN, Origin
 from .formats.dtypes import finite
 from .formats.npz import write_npz
@@ -50,6 +51,11 @@ def save(model: Any, params: Tree, path: AnyPath, *, state: Tree = None, task: M
     with input_errors("task is no JSON"):
         text = json.dumps(header, allow_nan=False)
     write_npz(path, {"meta": np.array(text), **ours, **{f"peer/{name}": array for name, array in beside.items()}})
+
+
+def first_argument(model: Any) -> str:
+    """What the first argument of a model of ours is called in its file's runs: "inputs", "ids", ..."""
+    return caller(model).required[0]
 
 
 def can_be_saved(model: Any) -> bool:

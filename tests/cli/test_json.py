@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli.command import invoke, prepare
 from docs.schema_files import assert_valid, refuses
@@ -17,11 +18,16 @@ from porting.cases import case_of, path_of
 from schemas.reports import REPORTS
 from training import small
 
+import perceiver_ref as pr
 from perceiver_ref.cli import train
 from perceiver_ref.cli.table import COMMANDS
 from perceiver_ref.porting import run as execute
 from perceiver_ref.porting.cases import write_case
 from perceiver_ref.porting.cases.execution import rebuild
+from perceiver_ref.training.own.examples import fitted_scaling
+from perceiver_ref.training.recipes.language import Size
+from perceiver_ref.training.recipes.language import model as language
+from perceiver_ref.training.tables import table_model
 
 jsonschema = importlib.util.find_spec("jsonschema")  # without it the reports are held against the page alone
 PAGE = (Path(__file__).parents[2] / "docs" / "JSON.md").read_text(encoding="utf-8")
@@ -52,8 +58,30 @@ def written(value: Any, known: set[str], path: str = "") -> Iterator[str]:
         yield path if path in known and mark else path + mark
 
 
+def saved(folder: Path) -> list[list[object]]:
+    """Calls of `predict` for each kind of model; and a model for `generate`."""
+    rng = np.random.default_rng(0)
+    np.save(folder / "rows.npy", rng.normal(size=(3, 2)))
+    (folder / "masked.txt").write_text("a[MASK]c")
+    scaling = fitted_scaling(rng.normal(size=(9, 2)), None).plain()
+    table = table_model(2, 2, channels=4, heads=2)
+    task = {"task": "classify", "inputs": scaling, "classes": ["a", "b"]}
+    pr.save(table, table.init(), folder / "classes.npz", task=task)
+    pr.save(table, table.init(), folder / "plain.npz")
+    np.save(folder / "elements.npy", rng.normal(size=(3, 2, 1)))
+    words = language(Size(8, 4, 16, 16, 32, 1))
+    pr.save(words, words.init(), folder / "words.npz")
+    text = pr.PerceiverAR(262, 7, 5, 6, 1, self_heads=3)
+    pr.save(text, text.init(), folder / "text.npz")
+    pairs = (("classes.npz", "rows.npy"), ("plain.npz", "elements.npy"), ("words.npz", "masked.txt"))
+    return [[folder / model, folder / inputs] for model, inputs in pairs]
+
+
 def runs(command: str, folder: Path) -> list[list[list[object]]]:
     """For each table of the command, calls that together write all of its keys."""
+    if command in ("predict", "generate"):
+        calls = [["predict", *given] for given in saved(folder)]
+        return [calls if command == "predict" else [["generate", folder / "text.npz", "--prompt", "A", "--most", 2]]]
     if command in ("run", "convert"):
         files = prepare(folder)
         own = ["convert", *files.arguments[1:7], "--output", folder / "own.npz"]
