@@ -15,6 +15,7 @@ from ...errors import InputError, one_of
 from ..conventions import DIALECTS, FLAMINGO_DIALECTS, POOLER_DIALECTS, RESAMPLER_DIALECTS, Conventions
 from . import audioset, flamingo, flow, imagenet, language, perceiver, resamplers, starcraft, video
 from .language import language_model
+from .scaling import SIZES, scaled
 
 PRESETS: dict[str, Callable[[Conventions], Any]] = {
     **perceiver.PRESETS,
@@ -70,8 +71,11 @@ def is_preset(name: str, *, peer: str | None = None, cls: str | None = None) -> 
     return known
 
 
-def preset(name: str, *, dialect: str | None = None) -> Any:
+def preset(name: str, *, dialect: str | None = None, **sizes: int) -> Any:
     """The model of a published configuration, without parameters: call its `init` or load some.
+
+    `sizes` are other ones than published, with all that hangs on them (`scaling`): latents, channels, layers, blocks,
+    heads; inputs and length of text; classes of a classifier.
 
     `dialect` names the implementation whose conventions it follows: by default DeepMind's released code, and the paper
     for Flamingo, of which none was released; a later model has its own alone. Raises `InputError` listing the known
@@ -79,6 +83,8 @@ def preset(name: str, *, dialect: str | None = None) -> Any:
 
     >>> f"{preset('perceiver-io/language').count():,}"
     '201,108,230'
+    >>> f"{preset('perceiver-io/language', latents=5, channels=12, layers=2, inputs=24).count():,}"
+    '110,198'
     """
     known = {**PRESETS, **VARIANTS}
     if name not in known:
@@ -87,7 +93,10 @@ def preset(name: str, *, dialect: str | None = None) -> Any:
     dialects, chosen = _DIALECTS[family], _DEFAULT.get(family, family) if dialect is None else dialect
     if chosen not in dialects:
         raise one_of(f"dialect of {name}", chosen, dialects)
-    return known[name](dialects[chosen])
+    made = known[name](dialects[chosen])
+    if unknown := [size for size in sizes if size not in SIZES]:
+        raise one_of("size of a preset", unknown[0], SIZES)
+    return scaled(name, made, sizes) if sizes else made
 
 
 __all__ = ["INPUTS", "PRESETS", "VARIANTS", "is_preset", "language_model", "preset", "presets", "variants"]
