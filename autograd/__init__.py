@@ -9,6 +9,7 @@ core, gradients   the engine in one sitting: what is recorded, and the walk back
 ops/              the operations, each its equation, forward and backward
 optim/            optimizers, learning rates, clipping
 kernels/          faster rules for single operations; all works without them
+methods           NumPy's ways of writing for a Tensor: x.mean(), x.T, x[ids]
 checks, half, sums, tree, backend    what the core leaves to others: arguments, float16, summing, trees, array libraries
 modes, observing, checkpointing, testing    contexts and functions on top of it
 """
@@ -16,6 +17,7 @@ modes, observing, checkpointing, testing    contexts and functions on top of it
 from importlib.util import find_spec
 
 from . import backend, ops, optim, tree
+from . import methods as methods  # what they add to Tensor
 from .backend import BackendError
 from .checkpointing import checkpoint
 from .core import Op, Tensor, op, registry

@@ -21,6 +21,7 @@ from . import checks, half, sums, tree
 from .backend import Array, as_array, is_array, refusal, xp
 from .checks import FIRST_ORDER
 from .core import Edge, Node, Slot, Tape, Tensor, array_of, leaf
+from .independence import warn_if_computed
 from .tree import Tree
 
 
@@ -51,6 +52,8 @@ def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Ca
         if getattr(loss, "shape", None) != ():
             got = getattr(loss, "shape", type(loss).__name__)
             raise ValueError(f"the function must return a 0-d loss to differentiate, got {got}; sum or average it")
+        if type(loss) is not Tensor:
+            warn_if_computed(function, loss, traced, *arguments, **keywords)
         value, aux = _finished(loss, tape), _finished(aux, tape)
         wrt = [tensor for _, tensor in tree.leaves(traced)]
         outputs = [loss] if type(loss) is Tensor else []
