@@ -20,17 +20,19 @@ def warn_if_computed(function: Callable[..., Any], loss: Any, params: Tree, *arg
     """
     if not any(True for _ in tree.leaves(params)):
         return
-    called = isinstance(loss, np.generic)  # what NumPy's own functions of arrays give
+    computed = isinstance(loss, np.generic)  # what NumPy's own functions of arrays give
+    if not computed:
+        last: Any = None
 
-    def watch(op: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        nonlocal called
-        called = True
-        return op(*given, **options)
+        def watch(op: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            nonlocal last
+            last = op(*given, **options)
+            return last
 
-    if not called:
         with handle(watch):
-            function(params, *arguments, **keywords)
-    if called:
+            again = function(params, *arguments, **keywords)
+        computed = (again[0] if isinstance(again, tuple) else again) is last
+    if computed:
         warnings.warn(
             "the loss does not depend on any parameter that value_and_grad was given, so all gradients are zero: "
             "compute with the function's own argument, not with parameters from outside of it, and without .data",

@@ -210,6 +210,11 @@ class BatchNorm(Module):
     def _normalised(self, p: Tree, x: Any, state: Tree, training: bool, batch_statistics: bool) -> tuple[Any, Tree]:
         """The result, and the running averages after it."""
         updates: Tree = {}
+        if training and state is None and not batch_statistics:
+            raise InputError(
+                "batch norm in training needs running statistics to update: Call(training=True, state=...), from "
+                "model.init_state() at first and from the call's updates after that"
+            )
         if training or batch_statistics:
             axes = tuple(range(len(x.shape) - 1))
             mean = ops.mean(x, axis=axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import zlib
 from collections.abc import Callable, Mapping
@@ -112,17 +113,42 @@ def _after_fields(own: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def explains_parameters(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator for a model's `apply`: when it fails, parameters that do not fit are named as the cause."""
+    """Decorator for a model's `apply`: when it fails, parameters that do not fit are named as the cause, and inputs
+    that are no arrays or of another dtype than the parameters."""
 
     @wraps(apply)
     def wrapped(self: Module, params: Tree, *arguments: Any, **options: Any) -> Any:
         try:
             return apply(self, params, *arguments, **options)
-        except (KeyError, IndexError, TypeError, ValueError):
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             self.check(params)
+            if not isinstance(error, InputError):
+                given = inspect.signature(apply).bind_partial(self, params, *arguments, **options).arguments
+                check_inputs(params, given)
             raise
 
     return wrapped
+
+
+_NO_INPUTS = ("self", "params", "p", "call", "mask", "request", "elements")
+
+
+def check_inputs(params: Tree, given: Mapping[str, Any]) -> None:
+    """`InputError` for a list or a data frame among a call's arguments, and for numbers of another dtype."""
+    dtype = next((a.dtype for _, a in tree.leaves(params) if getattr(a, "dtype", np.dtype(bool)).kind == "f"), None)
+    for name, value in given.items():
+        if name in _NO_INPUTS:
+            continue
+        parts = value if isinstance(value, Mapping) else {name: value}
+        for inner, part in parts.items():
+            what = name if inner == name else f"{name}[{inner!r}]"
+            if isinstance(part, (list, tuple)) or hasattr(part, "to_numpy"):
+                raise InputError(
+                    f"{what} are a {type(part).__name__}; give an array, numpy.asarray({what}, {str(dtype)!r})"
+                )
+            found = getattr(part, "dtype", None)
+            if found is not None and dtype is not None and found != dtype and np.dtype(found).kind in "fiu":
+                raise InputError(f"{what} are {found}, parameters {dtype}; convert them, {what}.astype({str(dtype)!r})")
 
 
 class part(Generic[T_co]):  # noqa: N801 - a decorator

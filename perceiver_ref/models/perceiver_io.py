@@ -7,6 +7,7 @@ from typing import Any
 
 from ..autograd.backend import Array
 from ..autograd.tree import Tree
+from ..errors import InputError
 from .call import Call
 from .decoder import Decoder, ProjectionDecoder
 from .encoder import Encoder
@@ -28,6 +29,22 @@ class PerceiverIO(Module):
     preprocessor: Preprocessor | None = None
     decoder: Decoder | ProjectionDecoder | None = None
     postprocessor: Postprocessor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses parts whose widths differ: what comes out of one goes into the next."""
+        encoder, decoder = self.encoder, self.decoder
+        given, wanted = getattr(self.preprocessor, "channels", None), getattr(encoder, "inputs", None)
+        if isinstance(given, int) and isinstance(wanted, int) and given != wanted:
+            raise InputError(
+                f"the preprocessor gives elements of {given} channels, but the encoder takes inputs={wanted}; make it "
+                f"with inputs={given}"
+            )
+        made, read = getattr(encoder, "channels", None), getattr(decoder, "latent_channels", None)
+        if isinstance(made, int) and isinstance(read, int) and made != read:
+            raise InputError(
+                f"the encoder's latents have {made} channels, but the decoder takes latent_channels={read}; make it "
+                f"with latent_channels={made}"
+            )
 
     def _named(self) -> dict[str, Module]:
         """The parts by the names of their parameters."""
