@@ -47,7 +47,7 @@ def targets_of(batch: Mapping[str, Any]) -> Any:
     raise InputError(f"a named loss needs {TARGETS!r} or 'labels' in the data, which hold {', '.join(batch)}")
 
 
-def _cross_entropy(outputs: Any, targets: Any) -> tuple[Any, Any]:
+def _cross_entropy(outputs: Any, targets: Any, mask: Any) -> tuple[Any, Any]:
     if targets.dtype.kind not in "iu":
         raise InputError(f"cross_entropy needs integer targets, the numbers of classes, got {targets.dtype}")
     return ops.cross_entropy(outputs, targets), None if targets.ndim < 2 else (to_host(targets) != IGNORED).sum()
@@ -64,17 +64,28 @@ def _as_numbers(outputs: Any, targets: Any) -> Any:
     return given
 
 
-def _elementwise(loss: Callable[..., Any]) -> Callable[[Any, Any], tuple[Any, Any]]:
-    return lambda outputs, targets: (loss(outputs, _as_numbers(outputs, targets)), None)
+def _elementwise(loss: Callable[..., Any]) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """The mean of a loss of each number; where targets have an element for each of the inputs, over those that are real."""
+
+    def mean(outputs: Any, targets: Any, mask: Any) -> tuple[Any, Any]:
+        given = _as_numbers(outputs, targets)
+        if mask is None or tuple(given.shape[:2]) != tuple(mask.shape):
+            return loss(outputs, given), None
+        real, each = int(mask.sum()), given.size // max(mask.size, 1)
+        kept = backends.xp(given).asarray(mask).reshape(*mask.shape, *(1,) * (given.ndim - 2))
+        errors = ops.where(kept, loss(outputs, given, reduction="none"), 0.0)
+        return ops.divide(ops.sum(errors), float(real * each)), real
+
+    return mean
 
 
-NAMED: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+NAMED: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
     "cross_entropy": _cross_entropy,
     "binary_cross_entropy": _elementwise(ops.binary_cross_entropy),
     "squared_error": _elementwise(ops.squared_error),
     "absolute_error": _elementwise(ops.absolute_error),
 }
-"""(outputs, targets) -> (loss, what a part of a batch counts for; None: its rows)."""
+"""(outputs, targets, mask of the inputs or None) -> (loss, what a part of a batch counts for; None: its rows)."""
 
 
 def next_token(model: PerceiverAR, params: Tree, ids: np.ndarray, mask: Any = None) -> tuple[Any, Any, Any]:
@@ -107,7 +118,7 @@ def named(name: str) -> Loss:
 
     def of_outputs(model: Any, params: Tree, batch: Mapping[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
         outputs, targets = outputs_of(model, params, batch, call), targets_of(batch)
-        loss, weight = chosen(outputs, targets)
+        loss, weight = chosen(outputs, targets, batch.get(MASK))
         values = {} if weight is None else {"weight": np.float64(weight)}
         return loss, {**values, OUTPUTS: outputs, TARGETS: targets}
 

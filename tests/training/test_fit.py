@@ -174,6 +174,26 @@ def test_parts_count_as_the_tokens_that_they_have() -> None:
     np.testing.assert_allclose(losses(parts), losses(whole), rtol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["squared_error", "absolute_error", "binary_cross_entropy"])
+def test_padding_of_targets_counts_for_nothing(name: str) -> None:
+    """The mean over what is real, by hand: sum over examples of each one's sum, over the number of their elements."""
+    sets = SETS[:5]
+    wanted = [np.tanh(s[:, 0]) ** 2 for s in sets]
+    model = pr.PerceiverIO(
+        Encoder(7, 3, 10, layers=1, self_heads=5), VectorInput(7), Decoder(10, 7, InputQueries(7), outputs=1)
+    )
+    found = quick(model, name, train=(sets, wanted), batch=5, steps=1, accumulate=2)
+    error = {
+        "squared_error": lambda o, t: (o - t) ** 2,
+        "absolute_error": lambda o, t: abs(o - t),
+        "binary_cross_entropy": lambda o, t: np.log1p(np.exp(o)) - o * t,
+    }[name]
+    params = model.init(0)
+    each = [error(model.apply(params, s[None])[0, :, 0].astype(float), t) for s, t in zip(sets, wanted)]
+    expected = np.concatenate(each).mean()
+    np.testing.assert_allclose(losses(found)[0], expected, rtol=1e-5)
+
+
 def test_every_epoch_has_every_example_once() -> None:
     seen: list[np.ndarray] = []
 
