@@ -65,7 +65,7 @@ def _as_numbers(outputs: Any, targets: Any) -> Any:
 
 
 def _elementwise(loss: Callable[..., Any]) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """The mean of a loss of each number; where targets have an element for each of the inputs, over those that are real."""
+    """The mean of a loss of each number; where targets have one for each of the inputs, over those that are real."""
 
     def mean(outputs: Any, targets: Any, mask: Any) -> tuple[Any, Any]:
         given = _as_numbers(outputs, targets)

@@ -69,6 +69,18 @@ def test_two_processes_are_one_and_each_goes_on_from_the_other(tmp_path: Path) -
 
 
 @mpi
+def test_the_command_by_two_processes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", inputs=rng.normal(size=(20, 3)), labels=np.arange(20) % 2)
+    sizes = ("--steps", 4, "--channels", 8, "--latents", 2, "--layers", 1)
+    given = ("-m", "perceiver_ref", "train", "classify", "--data", tmp_path / "d.npz", *sizes)
+    done = together(2, *given, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("classify: test_accuracy") == 1, "the first process speaks"
+    assert {"model.npz", "result.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+@mpi
 def test_a_process_that_fails_ends_all(tmp_path: Path) -> None:
     done = together(2, processes.__file__, tmp_path / "run", "--fail", 1)
     assert done.returncode != 0

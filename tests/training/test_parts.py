@@ -125,6 +125,45 @@ def test_curves_and_maps_are_pictures(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_curves_show_the_runs_own_threshold_and_its_stages(monkeypatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    kept = []
+    monkeypatch.setattr(pictures, "save", lambda made, path: kept.append(made) or path)
+    later = [{"step": 3, "stage": "tune", "loss": 0.9, "evaluation": {"test_accuracy": 0.7}}]
+    pictures.curves(LINES + later, DRAWN, tmp_path)
+    left, right = kept[0].axes
+    assert kept[0].get_suptitle() == "digits"
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["train", "tune"]
+    shown = [text.get_text() for text in right.get_legend().get_texts()]
+    assert shown == ["expected 0.97", "nearest neighbour 0.9"]
+    assert any(line.get_ydata()[0] == 0.97 for line in right.lines)
+    kept[0].canvas.draw()
+    ticks = [label.get_text() for label in left.get_yticklabels() if label.get_text()]
+    assert len(ticks) >= 3  # within one decade
+    assert all("10^" not in tick for tick in ticks)
+
+
+def test_maps_say_what_was_true_and_what_predicted(monkeypatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    kept = []
+    monkeypatch.setattr(pictures, "save", lambda made, path: kept.append(made) or path)
+    maps = [[np.eye(4), np.zeros((4, 4))]] * 2
+    pictures.attention_maps([np.ones((4, 4))] * 2, maps, ["input", "a", "b"], tmp_path / "m.png", [(3, 3), (5, 8)])
+    labels = [axis.get_ylabel() for axis in kept[0].axes if axis.get_ylabel()]
+    assert labels == ["true 3\npredicted 3", "true 5\npredicted 8"]
+    assert len(kept[0].axes) == 2 * 3 + 2  # a colour bar a row
+
+
+def test_lines_fit_80_columns(capsys) -> None:
+    shown = progress.Progress(4000, 0)
+    found = {f"evaluation_of_number_{i}": 0.123456 for i in range(5)}
+    shown.log({"step": 4000, "loss": 0.25, "evaluation": found}, 3 << 30)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "3.0 GiB" in lines[0]
+    assert sum(line.count("evaluation_of_number_") for line in lines) == 5
+
+
 def test_without_matplotlib_there_are_no_pictures(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert pictures.curves(LINES, DRAWN, tmp_path) == []

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from training.test_resuming import assert_same_run
 
+import perceiver_ref as pr
 from perceiver_ref.autograd import tree
 from perceiver_ref.autograd.backend import name as library_of
 from perceiver_ref.autograd.backend import to_backend, to_host
@@ -22,7 +23,7 @@ from perceiver_ref.training.interrupts import Interrupted, Interrupts
 from perceiver_ref.training.loop import train, training_step
 from perceiver_ref.training.recipe import Options
 from perceiver_ref.training.recipes import MODULES, recipe
-from perceiver_ref.training.result import NAME
+from perceiver_ref.training.result import NAME, write_model
 
 QUICK_SECONDS = 20
 TIMED = """
@@ -70,6 +71,19 @@ def test_batches_and_parameters_follow_from_seed_and_step(name: str) -> None:
         assert any(not np.array_equal(array, later[key]) for key, array in first.items())
         other = stage.build(1, True).batch(3)
         assert any(array.shape != later[key].shape or (array != later[key]).any() for key, array in other.items())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_its_model_can_be_saved(name: str, tmp_path: Path) -> None:
+    """At the end of the last stage; a model that is not the package's own class as its arrays alone."""
+    *_, (_, task, params) = stages_at_their_start(name)
+    (path,) = write_model(task, params, {}, tmp_path / "model.npz")
+    assert path.name == ("params.npz" if name == "entities" else "model.npz")
+    if path.name == "model.npz":
+        model, found = pr.load(path)
+        assert model.count() == sum(p.size for _, p in tree.leaves(found))
+        given = {array.tobytes() for _, array in tree.leaves(params)}
+        assert all(array.tobytes() in given for _, array in tree.leaves(found))
 
 
 @pytest.mark.parametrize("name", MODULES)

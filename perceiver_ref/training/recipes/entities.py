@@ -122,6 +122,9 @@ class Entities(Task):
     def init(self, before: Tree = None) -> Tree:
         return {**(before or {}), self.name: MODELS[self.name]().init(self.seed)}
 
+    def saved(self, params: Tree) -> tuple[Any, Tree]:
+        return MODELS[self.name](), params[self.name]
+
     def trainable(self, path: str) -> bool:
         return path.startswith(f"{self.name}/")
 

@@ -165,6 +165,9 @@ class CaptionTask(Task):
         logits = self.model.apply(self.chosen(params, self.name), ids, batch["images"])
         return caption_loss(logits, batch["ids"]), {}
 
+    def saved(self, params: Tree) -> tuple[Any, Tree]:
+        return self.model, self.chosen(params, self.name)
+
     def chosen(self, params: Tree, name: str) -> Tree:
         """The parameters of the model with gates or without."""
         return {"frozen": params["frozen"], "trained": params[name]}

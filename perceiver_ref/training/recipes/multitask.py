@@ -54,6 +54,9 @@ class Multitask(Task):
         fresh["input"]["positions"]["table"] *= 50
         return {**(before or {}), self.name: fresh}
 
+    def saved(self, params: Tree) -> tuple[Any, Tree]:
+        return model(self.name), params[self.name]
+
     def trainable(self, path: str) -> bool:
         return path.startswith(f"{self.name}/")
 
