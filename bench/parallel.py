@@ -1,7 +1,9 @@
 """How a training step scales over processes that share a batch: `python -m bench.parallel --processes 1 2`.
 
 Needs the extra `distributed` and an MPI launcher. The batch stays the same, so that n processes would at best take a
-n-th of the time; efficiency is the share of that which is reached.
+n-th of the time; with `--weak` each process has a whole batch, and n would at best take the same time. Efficiency is
+the share of that which is reached. The sums over processes begin when all gradients are there: none of their time, a
+column of its own, is hidden behind the walk back.
 """
 
 from __future__ import annotations
@@ -14,24 +16,45 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perceiver_ref.autograd import ops, optim, threads, tree
-from perceiver_ref.autograd.backend import to_backend
+from perceiver_ref.autograd.backend import module, to_backend
 from perceiver_ref.errors import InputError
 from perceiver_ref.models.call import Call
-from perceiver_ref.training.distributed import INSTALL, reducer
+from perceiver_ref.training.distributed import INSTALL, Reducer, reducer
+from perceiver_ref.training.memory import used
 from perceiver_ref.training.recipe import Batch, Task
 from perceiver_ref.training.recipes.language import Size
 from perceiver_ref.training.recipes.language import model as language
 from perceiver_ref.training.step import Way, training_step
 
-SIZES = {"full": (Size(128, 64, 128, 128, 256, 2), 32), "quick": (Size(16, 4, 16, 16, 32, 1), 4)}
+SIZES = {
+    "full": (Size(128, 64, 128, 128, 256, 2), 32),
+    "large": (Size(2048, 256, 768, 1280, 768, 26), 8),  # about the published language model, for GPUs
+    "quick": (Size(16, 4, 16, 16, 32, 1), 4),
+}
 """Model and batch."""
+
+
+class Timed(Reducer):
+    """Another reducer, and the seconds that its sums take, those before them waited for."""
+
+    def __init__(self, inner: Reducer, wait: Callable[[], None]) -> None:
+        self.inner, self.wait, self.seconds = inner, wait, 0.0
+        self.rank, self.size = inner.rank, inner.size
+
+    def total(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        self.wait()
+        started = time.perf_counter()
+        made = self.inner.total(arrays)
+        self.wait()
+        self.seconds += time.perf_counter() - started
+        return made
 
 
 class Filled(Task):
@@ -56,26 +79,32 @@ class Filled(Task):
         return {}
 
 
-def worker(size: str, backend: str, steps: int) -> None:
+def worker(size: str, backend: str, steps: int, weak: bool) -> None:
     """Time some steps in this process, one of several; the first prints them."""
-    processes = reducer(None, backend)
-    task = Filled(*SIZES[size])
+    inner = reducer(None, backend)
+    synchronize = module("cupy").cuda.runtime.deviceSynchronize if backend == "cupy" else lambda: None
+    processes = Timed(inner, synchronize)
+    given, batch = SIZES[size]
+    task = Filled(given, batch * processes.size if weak else batch)
     params = {path: to_backend(p, backend) for path, p in tree.flatten(task.init()).items()}
     optimizer = optim.adamw(1e-3)
     state = optimizer.init(params)
     step = training_step(task, task.init(), optimizer, backend, Way(1, processes))
-    seconds = []
+    seconds, sums = [], []
     with threads(1):
         for i in range(steps + 2):
-            started = time.perf_counter()
+            started, processes.seconds = time.perf_counter(), 0.0
             params, state, loss, _ = step(params, state, task.batch(i), Call(training=True))
             value = float(loss)  # waits for a device
+            synchronize()
             seconds.append(time.perf_counter() - started)
+            sums.append(processes.seconds / seconds[-1])
     if processes.rank == 0:
-        print(json.dumps({"processes": processes.size, "seconds": statistics.median(seconds[2:]), "loss": value}))
+        made = {"processes": processes.size, "seconds": statistics.median(seconds[2:]), "loss": value}
+        print(json.dumps({**made, "sums": statistics.median(sums[2:]), "bytes": used(backend)}))
 
 
-def measured(count: int, size: str, backend: str, steps: int) -> dict[str, Any]:
+def measured(count: int, size: str, backend: str, steps: int, weak: bool) -> dict[str, Any]:
     """What so many processes take."""
     beside = Path(sys.executable).with_name("mpiexec")
     launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
@@ -83,6 +112,7 @@ def measured(count: int, size: str, backend: str, steps: int) -> dict[str, Any]:
         raise InputError(f"several processes need an MPI launcher, mpiexec; {INSTALL} mpich")
     command = [sys.executable, "-m", "bench.parallel", "--worker", "--size", size, "--backend", backend]
     command = [*([launcher, "-n", str(count)] if count > 1 else []), *command, "--steps", str(steps)]
+    command += ["--weak"] * weak
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
@@ -99,20 +129,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=tuple(SIZES), default="full")
     parser.add_argument("--backend", choices=("numpy", "cupy"), default="numpy")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--weak", action="store_true", help="a whole batch for each process, not a part of one")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.worker:
-        worker(given.size, given.backend, given.steps)
+        worker(given.size, given.backend, given.steps, given.weak)
         return 0
     rows: list[dict[str, Any]] = []
-    print("processes  ms/step  speed-up  efficiency")
+    print("processes  ms/step  speed-up  efficiency  sums  GiB a process")
     try:
         for count in given.processes:
-            row = measured(count, given.size, given.backend, given.steps)
-            speed = rows[0]["seconds"] * rows[0]["processes"] / row["seconds"] if rows else float(row["processes"])
-            rows.append({**row, "speed_up": speed, "efficiency": speed / row["processes"]})
-            print(f"{row['processes']:9}  {1000 * row['seconds']:7.1f}  {speed:8.2f}  {speed / row['processes']:10.0%}")
+            row = measured(count, given.size, given.backend, given.steps, given.weak)
+            first = rows[0] if rows else row
+            work = row["processes"] / first["processes"] if given.weak else 1.0
+            speed = work * first["seconds"] / row["seconds"]
+            share = speed * first["processes"] / row["processes"]
+            rows.append({**row, "speed_up": speed, "efficiency": share})
+            print(
+                f"{row['processes']:9}  {1000 * row['seconds']:7.1f}  {speed:8.2f}  {share:10.0%}  {row['sums']:4.0%}  "
+                f"{row['bytes'] / 2**30:13.2f}"
+            )
     except InputError as error:
         print(f"bench.parallel: error: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
 """A small model trained by as many processes as start this, as a script.
 
-    mpiexec -n 2 python processes.py DIR [--resume] [--stop STEP] [--backend cupy] [--float64]
+    mpiexec -n 2 python processes.py DIR [--resume] [--stop STEP] [--backend cupy] [--epochs N] [--float64]
 
 Prints the losses of all steps, as JSON, from the first process.
 """
@@ -27,11 +27,13 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--stop", type=int, default=0)
     parser.add_argument("--backend", default="numpy")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--float64", action="store_true")
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--fail", type=int, default=-1, help="the rank that fails in the sixth step")
     given = parser.parse_args(arguments)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(37, 5, 7))
+    x = rng.normal(size=(37, 5, 7)).astype(np.float64 if given.float64 else np.float32)
     y = (x[:, 0].sum(-1) > 0).astype(int)
     model = pr.PerceiverIO(Encoder(7, 3, 10, layers=1, self_heads=5), decoder=classification_decoder(10, 2))
     processes = reducer(None, given.backend)
@@ -46,13 +48,14 @@ def main(arguments: list[str] | None = None) -> dict:
             import signal
 
             os.kill(os.getpid(), signal.SIGINT)
-        return {**batch, "inputs": batch["inputs"] + rng.normal(size=batch["inputs"].shape)}
+        return {**batch, "inputs": batch["inputs"] + rng.normal(size=batch["inputs"].shape).astype(x.dtype)}
 
     found = fit(
         model,
         train=(x, y),
         validation=0.2,
-        epochs=4,
+        epochs=given.epochs,
+        params=model.init(3, dtype=np.float64) if given.float64 else None,
         batch=8,
         seed=3,
         log_every=1,

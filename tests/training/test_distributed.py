@@ -81,6 +81,15 @@ def test_the_command_by_two_processes(tmp_path: Path) -> None:
 
 
 @mpi
+def test_fifty_steps_are_those_of_one_process(tmp_path: Path) -> None:
+    """In float64, where sums in another order differ by 1e-16; 52 steps multiply that by some thousands at most."""
+    options = ["--epochs", "13", "--float64"]
+    one, two = processes.main([str(tmp_path / "one"), *options]), run(2, tmp_path / "two", *options)
+    assert len(one["losses"]) == 52
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-11)
+
+
+@mpi
 def test_a_process_that_fails_ends_all(tmp_path: Path) -> None:
     done = together(2, processes.__file__, tmp_path / "run", "--fail", 1)
     assert done.returncode != 0

@@ -83,6 +83,20 @@ def test_two_devices_are_one_and_each_goes_on_from_the_other(tmp_path: Path) -> 
     np.testing.assert_allclose(found["losses"], one["losses"], rtol=5e-5)
 
 
+def test_fifty_steps_are_those_of_one_device(tmp_path: Path) -> None:
+    """In float64: see the same test of processes on the CPU."""
+    options = ["--backend", "cupy", "--epochs", "13", "--float64"]
+    one, two = processes.main([str(tmp_path / "one"), *options]), run(2, tmp_path / "two", *options)
+    assert len(one["losses"]) == 52
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-11)
+
+
+def test_a_process_that_fails_ends_all(tmp_path: Path) -> None:
+    done = together(2, processes.__file__, tmp_path / "run", "--backend", "cupy", "--fail", 1)
+    assert done.returncode != 0
+    assert "process 1: this one fails" in done.stderr
+
+
 def test_a_process_without_a_device_is_one_line(tmp_path: Path) -> None:
     count = devices() + 1
     done = together(count, processes.__file__, tmp_path / "run", "--backend", "cupy")
