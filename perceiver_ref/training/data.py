@@ -191,8 +191,9 @@ def batches(
     augment: Augment | None = None,
     buckets: bool = False,
     multiple: int = 1,
+    dtype: Any = np.float32,
 ) -> Batches:
-    """`data` as batches.
+    """`data` as batches, floating-point numbers of arrays in `dtype`.
 
     Arrays by name, or (inputs, targets): arrays, lists, data frames; lists of arrays of different lengths. A function
     `(rng) -> batch`, a function without arguments that gives an iterator of batches, or an iterator.
@@ -200,7 +201,7 @@ def batches(
     if isinstance(data, Batches):
         return data
     if isinstance(data, Mapping) or (isinstance(data, tuple) and len(data) == 2):
-        return Stored(stored(data), size, seed, shuffle, augment, buckets, multiple)
+        return Stored(stored(data, dtype), size, seed, shuffle, augment, buckets, multiple)
     if callable(data):
         needed = [p for p in inspect.signature(data).parameters.values() if p.default is p.empty]
         return Drawn(data, seed, augment) if needed else Stream(data, seed, augment)
@@ -212,13 +213,13 @@ def batches(
     )
 
 
-def stored(data: Any) -> Arrays:
+def stored(data: Any, dtype: Any = np.float32) -> Arrays:
     """Arrays by name from what people have: a dict or (inputs, targets) of arrays, lists, data frames.
 
-    Floating-point numbers become float32. Raises `InputError` for lengths that differ, and what is no number.
+    Floating-point numbers become those of `dtype`. Raises `InputError` for lengths that differ, and what is no number.
     """
     given = dict(data) if isinstance(data, Mapping) else dict(zip((INPUTS, TARGETS), data))
-    made = {str(name): _column(str(name), value) for name, value in given.items()}
+    made = {str(name): _column(str(name), value, dtype) for name, value in given.items()}
     if not made:
         raise InputError("the data hold no arrays")
     lengths = {name: len(value) for name, value in made.items()}
@@ -230,32 +231,32 @@ def stored(data: Any) -> Arrays:
     return made
 
 
-def _column(name: str, value: Any) -> Any:
+def _column(name: str, value: Any, dtype: Any) -> Any:
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     if hasattr(value, "get") and hasattr(value, "device"):  # of a GPU
         value = value.get()
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return _numbers(name, value)
+        return _numbers(name, value, dtype)
     if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, (str, bytes)):
         raise InputError(f"{name} of the data must be an array, a list or a data frame, got {type(value).__name__}")
     parts = [np.asarray(part) for part in value]
     if not parts:
         raise InputError(f"{name} of the data holds no examples")
     if all(part.shape == parts[0].shape for part in parts):
-        return _numbers(name, np.stack(parts))
+        return _numbers(name, np.stack(parts), dtype)
     if len({part.shape[1:] for part in parts}) > 1 or not all(part.ndim for part in parts):
         raise InputError(f"examples of {name} may differ in their first axis alone, got {_shapes(parts)}")
-    return [_numbers(name, part) for part in parts]
+    return [_numbers(name, part, dtype) for part in parts]
 
 
 def _shapes(parts: Sequence[np.ndarray]) -> str:
     return shortened([part.shape for part in parts[:4]])
 
 
-def _numbers(name: str, array: np.ndarray) -> np.ndarray:
+def _numbers(name: str, array: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
     if array.dtype.kind == "f":
-        return array.astype(np.float32, copy=False)
+        return array.astype(dtype, copy=False)
     if array.dtype.kind not in "biu":
         kind = "text" if array.dtype.kind in "US" else str(array.dtype)
         raise InputError(
@@ -307,15 +308,16 @@ def augmented(batch: dict[str, np.ndarray], augment: Augment | None, seed: int, 
     """`augment(batch, rng)`, with random numbers of the step's own."""
     if augment is None:
         return batch
-    return _batch(augment(batch, np.random.default_rng((seed, 3, step))))
+    dtype = next((array.dtype for array in batch.values() if array.dtype.kind == "f"), np.float32)
+    return _batch(augment(batch, np.random.default_rng((seed, 3, step))), dtype)
 
 
-def _batch(made: Any) -> dict[str, np.ndarray]:
+def _batch(made: Any, dtype: Any = np.float32) -> dict[str, np.ndarray]:
     """A batch that a user's function made, as arrays by name."""
     given = dict(made) if isinstance(made, Mapping) else dict(zip((INPUTS, TARGETS), made)) if _is_pair(made) else None
     if given is None:
         raise InputError(f"a batch must be arrays by name, or (inputs, targets), got {type(made).__name__}")
-    return {str(name): _numbers(str(name), np.asarray(value)) for name, value in given.items()}
+    return {str(name): _numbers(str(name), np.asarray(value), dtype) for name, value in given.items()}
 
 
 def _is_pair(made: Any) -> bool:

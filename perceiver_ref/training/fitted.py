@@ -149,7 +149,9 @@ def fit(
     if isinstance(schedule, str) and schedule not in _SCHEDULES:
         raise one_of("schedule", schedule, _SCHEDULES)
     backends.module(backend)
-    data, held_out = _data(train, validation, batch, seed, shuffle, augment, buckets, multiple)
+    params = model.init(seed) if params is None else params
+    dtype = next((np.dtype(p.dtype) for _, p in tree.leaves(params) if p.dtype.kind == "f"), np.dtype(np.float32))
+    data, held_out = _data(train, validation, batch, seed, shuffle, augment, buckets, multiple, dtype)
     total = _steps(data, epochs, steps)
     if precision not in ("float32", "mixed"):
         raise one_of("precision", str(precision), ("float32", "mixed"))
@@ -159,7 +161,7 @@ def fit(
         seed,
         batch,
         model,
-        model.init(seed) if params is None else params,
+        params,
         _state_of(model, state),
         losses.given(loss),
         data,
@@ -217,11 +219,21 @@ def fit(
 
 
 def _data(
-    train: Any, validation: Any, batch: int, seed: int, shuffle: bool, augment: Any, buckets: bool, multiple: int
+    train: Any,
+    validation: Any,
+    batch: int,
+    seed: int,
+    shuffle: bool,
+    augment: Any,
+    buckets: bool,
+    multiple: int,
+    dtype: np.dtype[Any],
 ) -> tuple[Batches, Stored | Evaluation | None]:
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
-    data = batches(train, batch, seed, shuffle=shuffle, augment=augment, buckets=buckets, multiple=multiple)
+    data = batches(
+        train, batch, seed, shuffle=shuffle, augment=augment, buckets=buckets, multiple=multiple, dtype=dtype
+    )
     if validation is None or (callable(validation) and not isinstance(validation, Stored)):
         return data, validation
     if isinstance(validation, float):
@@ -229,7 +241,7 @@ def _data(
             raise InputError("a share can be held out of arrays alone; give validation data")
         kept, held = divided(data.arrays, validation, seed)
         return replace(data, arrays=kept, _orders={}), Stored(held, batch, multiple=multiple)
-    return data, Stored(stored(validation), batch, multiple=multiple)
+    return data, Stored(stored(validation, dtype), batch, multiple=multiple)
 
 
 def _steps(data: Batches, epochs: float | None, steps: int | None) -> int:
