@@ -35,7 +35,7 @@ from perceiver_ref.training.step import Way, training_step
 
 SIZES = {
     "full": (Size(128, 64, 128, 128, 256, 2), 32),
-    "large": (Size(2048, 256, 768, 1280, 768, 26), 8),  # about the published language model, for GPUs
+    "large": (Size(2048, 256, 768, 1280, 768, 26), 32),  # about the published language model, for GPUs
     "quick": (Size(16, 4, 16, 16, 32, 1), 4),
 }
 """Model and batch."""

@@ -99,8 +99,8 @@ class Nccl(Mpi):
             raise InputError("this CuPy has no NCCL; install its wheel, cupy-cuda12x or cupy-cuda13x") from error
         there = self.communicator.Split_type(_mpi().COMM_TYPE_SHARED)
         devices, here = cupy.cuda.runtime.getDeviceCount(), there.Get_rank()
-        if not devices > here:
-            raise InputError(f"process {here} of this host has no device of its own: there are {devices}")
+        if lacking := [rank for rank, has in self.communicator.allgather((here, devices > here)) if not has]:
+            raise InputError(f"process {lacking[0]} of this host has no device of its own: there are {devices}")
         cupy.cuda.Device(here).use()
         self.cupy, self.nccl = cupy, nccl
         self.ring = nccl.NcclCommunicator(self.size, self.share(nccl.get_unique_id()), self.rank)
