@@ -48,10 +48,10 @@ class Timed(Reducer):
         self.inner, self.wait, self.seconds = inner, wait, 0.0
         self.rank, self.size = inner.rank, inner.size
 
-    def total(self, arrays: dict[str, Any]) -> dict[str, Any]:
+    def total(self, arrays: dict[str, Any], scale: float = 1.0) -> dict[str, Any]:
         self.wait()
         started = time.perf_counter()
-        made = self.inner.total(arrays)
+        made = self.inner.total(arrays, scale)
         self.wait()
         self.seconds += time.perf_counter() - started
         return made

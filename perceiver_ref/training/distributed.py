@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..autograd.backend import Array, module, to_host
+from ..autograd.backend import Array, as_array, module, to_host
 from ..errors import InputError, one_of
 
 Kind = Literal["mpi", "nccl"]
@@ -34,9 +34,10 @@ class Reducer:
 
     rank, size = 0, 1
 
-    def total(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        """Arrays (or scalars) by name, the same names and shapes in every process -> their sums over all of them."""
-        return arrays
+    def total(self, arrays: dict[str, Array], scale: float = 1.0) -> dict[str, Array]:
+        """Arrays (or scalars) by name, the same names and shapes in every process -> their sums over all of them, each
+        process's multiplied by its `scale` first."""
+        return arrays if scale == 1.0 else {name: as_array(array * scale) for name, array in arrays.items()}
 
     def share(self, value: Any) -> Any:
         """The value of the first process, in every one."""
@@ -60,8 +61,8 @@ class Mpi(Reducer):
         self.communicator = _mpi().COMM_WORLD if communicator is None else communicator
         self.rank, self.size = self.communicator.Get_rank(), self.communicator.Get_size()
 
-    def total(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        return _by_dtype(arrays, self._summed, to_host)
+    def total(self, arrays: dict[str, Array], scale: float = 1.0) -> dict[str, Array]:
+        return _by_dtype(arrays, scale, self._summed, to_host)
 
     def _summed(self, flat: np.ndarray) -> np.ndarray:
         """The sum over processes of one array (n,) of each."""
@@ -105,8 +106,8 @@ class Nccl(Mpi):
         self.cupy, self.nccl = cupy, nccl
         self.ring = nccl.NcclCommunicator(self.size, self.share(nccl.get_unique_id()), self.rank)
 
-    def total(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        return _by_dtype(arrays, self._summed, self.cupy.asarray)
+    def total(self, arrays: dict[str, Array], scale: float = 1.0) -> dict[str, Array]:
+        return _by_dtype(arrays, scale, self._summed, self.cupy.asarray)
 
     def _summed(self, flat: Any) -> Any:
         shares = _shares(flat, self.size)
@@ -174,7 +175,7 @@ def _shares(flat: Array, size: int) -> Array:
 
 
 def _by_dtype(
-    arrays: dict[str, Array], summed: Callable[[Array], Array], placed: Callable[[Any], Array]
+    arrays: dict[str, Array], scale: float, summed: Callable[[Array], Array], placed: Callable[[Any], Array]
 ) -> dict[str, Array]:
     """All arrays of one dtype together, by one sum; each comes back in the library that it had."""
     made: dict[str, Array] = {}
@@ -184,7 +185,10 @@ def _by_dtype(
     for names in groups.values():
         parts = [placed(arrays[name]).reshape(-1) for name in names]
         library = np if isinstance(parts[0], np.ndarray) else module("cupy")
-        total, start = summed(library.ascontiguousarray(library.concatenate(parts))), 0
+        flat = library.concatenate(parts)
+        if scale != 1.0:
+            flat *= flat.dtype.type(scale)
+        total, start = summed(flat), 0
         for name, part in zip(names, parts):
             array = arrays[name]
             piece = total[start : start + part.size].reshape(array.shape)

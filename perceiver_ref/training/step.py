@@ -90,11 +90,10 @@ class Part:
     metrics: dict[str, Any]
     weight: Any
 
-    def sums(self) -> dict[str, Array]:
-        """What is added over parts, by key."""
-        found = {f"gradient/{path}": g * _like(self.weight, g) for path, g in self.gradients.items()}
+    def sums(self) -> dict[str, Any]:
+        """What is added over parts beside gradients, by key."""
         weight = np.float64(float(self.weight))
-        found |= {f"metric/{name}": float(m) * weight for name, m in self.metrics.items()}
+        found = {f"metric/{name}": float(m) * weight for name, m in self.metrics.items()}
         return {**found, "loss": float(self.loss) * weight, "weight": weight}
 
 
@@ -104,6 +103,8 @@ def _in_parts(
     """The mean of what each part gives: this process computes its own, and every sum is taken in one order."""
     rank, size = way.reducer.rank, way.reducer.size
     total: dict[str, Array] = {}
+    gradients: dict[str, Array] = {}
+    scale = 1.0
     running, seen, like = call.state, False, None
     for i in range(way.parts):
         number = rank * way.parts + i
@@ -121,7 +122,13 @@ def _in_parts(
             running = merged(running, own.updates)
         seen, like = True, made
         for key, value in made.sums().items():
-            total[key] = as_array(total[key] + value) if key in total else value
+            total[key] = total[key] + value if key in total else value
+        if way.parts == 1:  # scaled all together, below
+            gradients, scale = made.gradients, float(made.weight)
+            continue
+        for path, g in made.gradients.items():
+            weighted = g * _like(made.weight, g)
+            gradients[path] = as_array(gradients[path] + weighted) if path in gradients else weighted
     assert like is not None
     statistics = {} if running is call.state else {f"state/{path}": a for path, a in tree.leaves(running)}
     total |= {key: a / size for key, a in statistics.items()}
@@ -130,10 +137,8 @@ def _in_parts(
     if statistics:
         kept = [total[key] for key in statistics]
         call.updates.update(tree.unflatten_like(running, kept))
-    gradients = {
-        path: as_array(total[f"gradient/{path}"] / _like(weight, g)).astype(g.dtype, copy=False)
-        for path, g in like.gradients.items()
-    }
+    summed = way.reducer.total(gradients, scale / weight)
+    gradients = {path: summed[path].astype(g.dtype, copy=False) for path, g in like.gradients.items()}
     metrics = {name: float(total[f"metric/{name}"]) / weight for name in like.metrics}
     return Part(gradients, float(total["loss"]) / weight, metrics, weight)
 
