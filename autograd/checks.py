@@ -18,6 +18,7 @@ from . import half
 from .backend import Array, BackendError, as_array, is_array, name, of_base_class, refusal, xp
 from .half import Numbers
 
+MIXED = "dtypes are mixed"
 FIRST_ORDER = "only first-order gradients are supported, so value_and_grad and vjp do not nest"
 _NUMBERS = (bool, int, float)
 _FLOATS = _SINGLE, _DOUBLE, _ = tuple(np.dtype(code) for code in "fde")
@@ -172,7 +173,7 @@ def result(op: Op, given: Sequence[Any], out: Any) -> Any:
 
 
 def _mixed(op: Op, given: Sequence[Any]) -> str:
-    return f"{signature(op, given)}: dtypes are mixed; cast so that they agree"
+    return f"{signature(op, given)}: {MIXED}; cast so that they agree"
 
 
 def refused(op: Op, given: Sequence[Any], error: Exception) -> Exception:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..autograd import backend as backends
 from ..autograd import tree
+from ..autograd.checks import MIXED
 from ..autograd.tree import Tree
 from ..errors import InputError, input_errors, listed, one_of, shortened
 from ..host.memory import gib, require
@@ -124,7 +125,7 @@ def explains_parameters(apply: Callable[..., Any]) -> Callable[..., Any]:
             self.check(params)
             if not isinstance(error, InputError):
                 given = inspect.signature(apply).bind_partial(self, params, *arguments, **options).arguments
-                check_inputs(params, given)
+                check_inputs(params, given, MIXED in str(error))
             raise
 
     return wrapped
@@ -133,8 +134,9 @@ def explains_parameters(apply: Callable[..., Any]) -> Callable[..., Any]:
 _NO_INPUTS = ("self", "params", "p", "call", "mask", "request", "elements")
 
 
-def check_inputs(params: Tree, given: Mapping[str, Any]) -> None:
-    """`InputError` for a list or a data frame among a call's arguments, and for numbers of another dtype."""
+def check_inputs(params: Tree, given: Mapping[str, Any], mixed: bool) -> None:
+    """`InputError` for a list or a data frame among a call's arguments, and, where dtypes were `mixed`, for numbers of
+    another one than the parameters'."""
     dtype = next((a.dtype for _, a in tree.leaves(params) if getattr(a, "dtype", np.dtype(bool)).kind == "f"), None)
     for name, value in given.items():
         if name in _NO_INPUTS:
@@ -147,7 +149,7 @@ def check_inputs(params: Tree, given: Mapping[str, Any]) -> None:
                     f"{what} are a {type(part).__name__}; give an array, numpy.asarray({what}, {str(dtype)!r})"
                 )
             found = getattr(part, "dtype", None)
-            if found is not None and dtype is not None and found != dtype and np.dtype(found).kind in "fiu":
+            if mixed and found is not None and dtype is not None and found != dtype and np.dtype(found).kind in "fiu":
                 raise InputError(f"{what} are {found}, parameters {dtype}; convert them, {what}.astype({str(dtype)!r})")
 
 

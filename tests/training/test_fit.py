@@ -143,6 +143,8 @@ def test_the_folder_holds_a_model_and_a_result(tmp_path: Path) -> None:
     model, params = pr.load(tmp_path / "model.npz")
     assert model == classifier()
     assert_same(params, found.params)
+    with pytest.raises(pr.InputError, match=r"is a checkpoint of a training run; its model is model\.npz"):
+        pr.load(tmp_path / "checkpoint.npz")
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["metric"], result["value"]) == ("loss", found.evaluation["loss"])
     assert {path.name for path in found.files} == set(result["files"]) >= {"model.npz"}

@@ -40,8 +40,8 @@ def scaled(name: str, model: Any, sizes: Sizes) -> Any:
         least = 0 if size == "layers" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{size} must be a whole number of at least {least}, got {value!r}")
-    known, make = _ROWS[type(model)]
-    known = known(model)
+    known_of, make = _ROWS[type(model)]
+    known = known_of(model)
     if absent := [size for size in sizes if size not in known]:
         raise InputError(f"{name} has no {listed(absent)} to be changed; it has {listed(known)}")
     return make(model, sizes)
@@ -79,7 +79,7 @@ def _encoder(encoder: Encoder, sizes: Sizes) -> Encoder:
     each = {name: _multiple(width, _common(heads, cross)) for name, width in widths.items() if width != channels}
     if channels % heads and not encoder.conventions.free_widths:
         raise InputError(f"channels ({channels}) must be divisible by the number of heads ({heads})")
-    blocks = sizes.get("blocks", encoder.blocks)
+    blocks, changed = sizes.get("blocks", encoder.blocks), dict[str, Any]({**widths, **each})
     return replace(
         encoder,
         inputs=sizes.get("inputs", encoder.inputs),
@@ -90,7 +90,7 @@ def _encoder(encoder: Encoder, sizes: Sizes) -> Encoder:
         cross_attends=min(encoder.cross_attends, blocks),
         self_heads=heads,
         cross_heads=cross,
-        **{**widths, **each},
+        **changed,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ...autograd.tree import Tree
 from ...errors import InputError, input_errors
 from ...host.files import write_text
+from ...models.call import Call
 from ...models.decoder import classification_decoder
 from ...models.encoder import Encoder
 from ...models.inputs import GridInput, Pixels
@@ -68,7 +69,7 @@ class Classify(Fit):
     def show(self, params: Tree, folder: Path) -> list[Path]:
         """confusions.txt: how often each class is taken for another."""
         assert isinstance(self.validation, Stored)
-        guesses = [losses.outputs_of(self.model, params, b, losses.Call()).argmax(-1) for b in self.validation.all()]
+        guesses = [losses.outputs_of(self.model, params, b, Call()).argmax(-1) for b in self.validation.all()]
         pairs = list(zip(self.validation.arrays["targets"].tolist(), np.concatenate(guesses).tolist()))
         wrong = sorted({pair: pairs.count(pair) for pair in pairs if pair[0] != pair[1]}.items(), key=lambda r: -r[1])
         lines = [f"{len(pairs)} test examples, {sum(n for _, n in wrong)} wrong"]

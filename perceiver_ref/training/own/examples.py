@@ -54,7 +54,8 @@ class Scaling:
         made = (given.astype(np.float64) - self.mean) / self.scale
         if not np.isfinite(made).all():
             raise InputError("inputs hold a NaN or an infinity")
-        return made.astype(np.float32)
+        single: np.ndarray = made.astype(np.float32)
+        return single
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""

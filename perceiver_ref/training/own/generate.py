@@ -31,7 +31,7 @@ class OwnGenerate(Generate):
     own: Text | None = None
 
     @property
-    def text(self) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
+    def text(self) -> tuple[np.ndarray, np.ndarray]:
         assert self.own is not None
         return self.own.train, self.own.test
 

@@ -122,6 +122,8 @@ def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
         meta = json_text.parse(str(text))
     except ValueError as error:
         raise InputError(f"{where}: meta is not JSON ({first_line(error)})") from None
+    if isinstance(meta, dict) and meta.get("format") == "perceiver-ref training":
+        raise InputError(f"{where} is a checkpoint of a training run; its model is model.npz, in the same folder")
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         return None
     if meta.get("version") != VERSION:
