@@ -109,6 +109,16 @@ def _astype(x: Any, dtype: Any, **_: Any) -> Any:
     return _op("cast", x, dtype=dtype)
 
 
+def _dot(x: Any, y: Any) -> Any:
+    """`ops.matmul`."""
+    return _op("matmul", x, y)
+
+
+def _item(x: Any) -> Any:
+    """The one number of it, as Python's."""
+    return x.data.item()
+
+
 def _flat(x: Any, *_: Any) -> Any:
     """All elements on one axis, by `ops.reshape`."""
     return _op("reshape", x, shape=(-1,))
@@ -123,8 +133,8 @@ METHODS: dict[str, Callable[..., Any]] = {
     "astype": _astype,
     "flatten": _flat,
     "ravel": _flat,
-    "dot": lambda x, y: _op("matmul", x, y),
-    "item": lambda x: x.data.item(),
+    "dot": _dot,
+    "item": _item,
 }
 """Methods of a `Tensor` by name."""
 

@@ -215,7 +215,7 @@ def fit(
         processes,
         quiet,
     )
-    return _fitted(made, run(plan), plan, settings)
+    return run(plan, lambda outcome: _fitted(made, outcome, plan, settings))
 
 
 def _data(

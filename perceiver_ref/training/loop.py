@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,9 +32,11 @@ from .state import CHECKPOINT, Checkpoints, Saved, State, restore
 from .step import Way, merged, training_step
 from .turns import TURNS
 
+T = TypeVar("T")
 
-def run(plan: Plan) -> Outcome:
-    """Train all stages of a plan.
+
+def run(plan: Plan, finish: Callable[[Outcome], T]) -> T:
+    """Train all stages of a plan, and give what `finish` makes of the outcome, as long as the folder is the run's own.
 
     With `resume` a run goes on from its last checkpoint, and gives bit for bit what it would have without a stop
     (NumPy); from the beginning where there is none. Raises `InputError` for a folder that holds another run or cannot
@@ -48,7 +50,7 @@ def run(plan: Plan) -> Outcome:
     try:
         lock = alone(plan.folder) if plan.folder and first else nullcontext()
         with np.errstate(all="ignore"), Interrupts() as interrupts, lock:
-            return _Run(plan, interrupts).run()
+            return _Run(plan, interrupts).run(finish)
     except Exception as error:
         if plan.reducer.size > 1:
             print(f"process {plan.reducer.rank}: {one_line(error)}", file=sys.stderr, flush=True)
@@ -69,13 +71,14 @@ class _Run:
         self.best: tuple[int, State] | None = None
         self.stopped = False
 
-    def run(self) -> Outcome:
-        """All stages, and what comes of them."""
+    def run(self, finish: Callable[[Outcome], T]) -> T:
+        """All stages, and what is made of them."""
         started = time.perf_counter()
         with self._turn():
             task, structure, state = self._begin()
         self.started = started - state.seconds  # as if the processes before this one had run right before it
         self.metrics = Metrics(self.folder, self._done(state))
+        self.metrics.lines = self.reducer.share(self.metrics.lines)  # what was evaluated before, all must know
         self.progress = Progress(self.total, self._done(state), self.reducer.rank > 0 or self.plan.quiet)
         try:
             self._train_stage(task, structure, state)
@@ -87,7 +90,7 @@ class _Run:
             self.metrics.close()
             self.progress.close()
         with self._turn():
-            return self._outcome(task, structure, state)
+            return finish(self._outcome(task, structure, state))
 
     def _outcome(self, task: Task, structure: Tree, state: State) -> Outcome:
         settings, found = self.settings[state.stage], self._best(structure, state)
@@ -320,8 +323,7 @@ def _host(structure: Tree, state: State) -> Tree:
 
 def train(recipe: Recipe, options: Options) -> dict[str, Any]:
     """Train all stages of a recipe and return the result, which is also written to `out`/result.json; see `run`."""
-    outcome = run(planned(recipe, options))
-    return finish(recipe, options, outcome)
+    return run(planned(recipe, options), partial(finish, recipe, options))
 
 
 def planned(recipe: Recipe, options: Options) -> Plan:
