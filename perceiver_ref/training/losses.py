@@ -50,7 +50,16 @@ def targets_of(batch: Mapping[str, Any]) -> Any:
 def _cross_entropy(outputs: Any, targets: Any, mask: Any) -> tuple[Any, Any]:
     if targets.dtype.kind not in "iu":
         raise InputError(f"cross_entropy needs integer targets, the numbers of classes, got {targets.dtype}")
-    return ops.cross_entropy(outputs, targets), None if targets.ndim < 2 else (to_host(targets) != IGNORED).sum()
+    real = to_host(targets) != IGNORED
+    try:
+        loss = ops.cross_entropy(outputs, targets)
+    except IndexError:
+        there = to_host(targets)[real]
+        raise InputError(
+            f"targets are classes from {there.min()} to {there.max()}, but the model has {outputs.shape[-1]} outputs: "
+            "they are numbered from 0"
+        ) from None
+    return loss, None if targets.ndim < 2 else real.sum()
 
 
 def _as_numbers(outputs: Any, targets: Any) -> Any:
@@ -89,14 +98,18 @@ NAMED: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
 
 
 def next_token(model: PerceiverAR, params: Tree, ids: np.ndarray, mask: Any = None) -> tuple[Any, Any, Any]:
-    """(loss, logits, targets) of a `PerceiverAR` on ids (B, M + 1): each of its last latents predicts the next one."""
-    taken = ids.shape[1] - 1
-    prefix = max(taken - model.latents, 0)
-    mask = None if mask is None else mask[:, :-1]
-    logits = model.apply(params, ids[:, :-1], prefix=prefix, mask=mask)
-    targets = ids[:, prefix + 1 :]
-    if mask is not None:
-        targets = np.where(to_host(mask)[:, prefix:], targets, IGNORED)
+    """(loss, logits, targets) of a `PerceiverAR` on ids (B, M + 1): each of its last latents predicts the next one.
+
+    mask (B, M + 1), True where a token is real: padding at the end is moved to the beginning, where the model has it.
+    """
+    real = np.ones(ids.shape, bool) if mask is None else to_host(mask)
+    places = (np.arange(ids.shape[1]) - (~real).sum(1, keepdims=True)) % ids.shape[1]
+    ids, real = (np.take_along_axis(array, places, 1) for array in (ids, real))
+    prefix = max(ids.shape[1] - 1 - model.latents, 0)
+    like = array_of(next(p for _, p in tree.leaves(params)))
+    given = None if mask is None else backends.to_backend(real[:, :-1], backends.name(like))
+    logits = model.apply(params, ids[:, :-1], prefix=prefix, mask=given)
+    targets = np.where(real[:, prefix:-1], ids[:, prefix + 1 :], IGNORED)
     return ops.cross_entropy(logits, targets), logits, targets
 
 

@@ -176,6 +176,19 @@ def test_parts_count_as_the_tokens_that_they_have() -> None:
     np.testing.assert_allclose(losses(parts), losses(whole), rtol=2e-5)
 
 
+def test_next_tokens_of_many_lengths() -> None:
+    """The mean over all that is predicted, by hand: each sequence alone, without padding."""
+    model = pr.PerceiverAR(11, 9, 4, 6, 1, self_heads=3)
+    ids = [RNG.integers(11, size=n) for n in (5, 10, 3, 7)]
+    found = fit(model, "next_token", train={"ids": ids}, steps=1, batch=4, accumulate=2, log_every=1, quiet=True)
+    params, each = model.init(0), []
+    for one in ids:
+        prefix = max(len(one) - 1 - 4, 0)
+        logits = model.apply(params, one[None, :-1], prefix=prefix)
+        each.append(ops.cross_entropy(logits, one[None, prefix + 1 :], reduction="none").ravel())
+    np.testing.assert_allclose(losses(found)[0], np.concatenate(each).mean(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["squared_error", "absolute_error", "binary_cross_entropy"])
 def test_padding_of_targets_counts_for_nothing(name: str) -> None:
     """The mean over what is real, by hand: sum over examples of each one's sum, over the number of their elements."""
@@ -449,6 +462,7 @@ def test_lists_and_frames_are_arrays() -> None:
         ({"train": X}, "data must be arrays by name"),
         ({"train": {}}, "hold no arrays"),
         ({"train": (X, Y.astype(float))}, "needs integer targets"),
+        ({"train": (X, Y + 5)}, "classes from 5 to 6, but the model has 2 outputs"),
         ({"train": {"x": X, "targets": Y}}, "a named loss needs 'inputs' in the data, which hold x, targets"),
         ({"train": {"inputs": X}}, "a named loss needs 'targets' or 'labels'"),
         ({"validation": 2.0}, "must be between 0 and 1"),
