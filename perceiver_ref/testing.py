@@ -17,9 +17,10 @@ from .errors import InputError, listed, one_of
 from .host.files import AnyPath
 from .porting.cases import TOLERANCES, Case, is_probe, read_case, sampled, write_case
 from .porting.cases.compare import difference, distances, largest_difference
+from .porting.cases.execution import spread
 from .porting.cases.probe import kept
 from .porting.cases.samples import disagreement
-from .porting.check import Scale, spread, tolerances
+from .porting.tolerances import Scale, tolerances
 
 What = Literal["outputs", "gradients", "trace"]
 _WHAT = ("outputs", "gradients", "trace")

@@ -97,7 +97,8 @@ def test_values_are_exact_in_every_format(kind: str, exponent: int) -> None:
 
 
 @pytest.mark.parametrize("spec", [
-    {}, 3, {"shape": [2], "kind": "exec"}, {"shape": [-1], "kind": "scale"},
+    {}, 3, {"shape": [2], "kind": "exec"}, {"shape": [2], "kind": ["scale"]},
+    {"shape": [-1], "kind": "scale"},
     {"shape": [1 << 30, 1 << 30], "kind": "scale"},
     {"shape": [2], "kind": "signed"}, {"shape": [2], "kind": "signed", "exponent": 10**9},
     {"shape": [2], "kind": "ids", "modulus": 0}, {"shape": [2], "kind": "tags"}, {"shape": [], "kind": "one-hot"},

@@ -25,6 +25,10 @@ UNCOMPARED = {"input_adapter.frq_pos_encoding", "self_attention", "cross_attenti
 """krasserm's points that the reference has no counterpart of: frequencies, and what a block gives once more."""
 
 
+def name_of(one: Any) -> str:
+    return one.stem if isinstance(one, Path) else one
+
+
 def loss_of(out: Any, seed: int) -> Any:
     """Random numbers times every output that can have a gradient."""
     generator = torch.Generator().manual_seed(seed)
@@ -47,7 +51,30 @@ def assert_exact(result: Result) -> None:
     assert (result.error("grad_param", "grad_input") or 0) < 1e-8, result.worst
 
 
-@pytest.mark.parametrize(("peer", "path"), models.paths(), ids=lambda one: one.stem if isinstance(one, Path) else one)
+@pytest.mark.parametrize(("peer", "path"), models.paths(), ids=name_of)
+def test_a_live_module_as_a_probe(tmp_path: Path, peer: str, path: Path) -> None:
+    """Its state dict, saved as users do, is what `check` takes the weights from; other weights are refused."""
+    live = models.live(peer, path)
+    probe, weights = tmp_path / "probe.npz", tmp_path / "weights.pt"
+    with live.context, pr.record(live.module, probe, probe=True, samples=5):
+        loss = loss_of(live.module(*live.args, **live.kwargs), 1)
+        if torch.is_tensor(loss):
+            loss.backward()
+    case = read_case(probe)
+    assert not case.params
+    torch.save(live.module.state_dict(), weights)
+    needed = "weights" in case.meta["probe"]
+    result = pr.crosscheck.check_file(probe, weights=weights if needed else None)
+    assert_exact(result)
+    compared = {f"{a.kind}/{a.name}" for a in result.agreements}
+    assert {key for key in case.samples if not key.startswith("trace/")} <= compared
+    if needed:
+        state = {n: a + 1e-3 if a.is_floating_point() else a for n, a in live.module.state_dict().items()}
+        torch.save(state, weights)
+        assert "these are not the weights" in pr.crosscheck.check_file(probe, weights=weights).message
+
+
+@pytest.mark.parametrize(("peer", "path"), models.paths(), ids=name_of)
 def test_a_live_module_passes(tmp_path: Path, peer: str, path: Path) -> None:
     live = models.live(peer, path)
     with live.context:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from porting import cases
 from porting.record_stand_in import Linear, Module, Tensor, twice
 
 import perceiver_ref as pr
 from perceiver_ref.peers import PEERS, UNKNOWN
 from perceiver_ref.porting.cases import Case, read_case, write_case
-from perceiver_ref.porting.record.keep import Kept, Summary
+from perceiver_ref.porting.cases.samples import COLUMNS
+from perceiver_ref.porting.record.keep import Kept, Samples
 from perceiver_ref.porting.record.recognise import rows
 
 RNG = np.random.default_rng(5)
@@ -243,33 +243,39 @@ def test_statistics_and_samples_in_place_of_values(tmp_path: Path) -> None:
         module(x)
     whole, case = read_case(tmp_path / "whole.npz"), read_case(tmp_path / "case.npz")
     assert not case.trace
-    assert set(case.meta["summaries"]) == {f"trace/{name}" for name in whole.trace}
+    assert set(case.samples) == set(case.statistics) == {f"trace/{name}" for name in whole.trace}
+    assert (case.meta["sampled"]["seed"], case.meta["sampled"]["samples"]) == (0, 7)
     for name, array in whole.trace.items():
-        found = case.meta["summaries"][f"trace/{name}"]
-        assert (found["shape"], found["dtype"], found["not_finite"]) == ([50, 3], "float64", 0)
-        for measure in ("mean", "std", "min", "max"):
-            assert found[measure] == pytest.approx(getattr(array, measure)(), rel=1e-12)
-        assert len(set(found["at"])) == 7
-        np.testing.assert_array_equal(found["values"], array.reshape(-1)[found["at"]])
-        assert np.ptp(found["at"]) > 100  # all over it
+        assert case.meta["sampled"]["arrays"][f"trace/{name}"] == {"shape": [50, 3], "dtype": "float64"}
+        numbers = dict(zip(COLUMNS, case.statistics[f"trace/{name}"]))
+        assert (numbers["nan"], numbers["infinite"]) == (0, 0)
+        for column, measure in (("sum", "sum"), ("mean", "mean"), ("minimum", "min"), ("maximum", "max")):
+            assert numbers[column] == pytest.approx(getattr(array, measure)(), rel=1e-12, abs=1e-12)
+        at, values = case.samples[f"trace/{name}"].T
+        assert len(set(at)) == 7
+        np.testing.assert_array_equal(values, array.reshape(-1)[at.astype(int)])
+        assert np.ptp(at) > 5 / 7 * 150  # all over it: the places between are the first and last stretch's
     with pr.record(module, tmp_path / "case.npz", statistics=True):
         module(x)
-    assert "at" not in read_case(tmp_path / "case.npz").meta["summaries"]["trace/part@0"]
-    kept = Summary(samples=9)(np.array([[np.inf, 2.0], [np.nan, 4.0]]))
+    case = read_case(tmp_path / "case.npz")
+    assert {array.shape for array in case.samples.values()} == {(0, 2)}
+    assert case.meta["sampled"]["samples"] == 0
+    kept = Samples(samples=9)(np.array([[np.inf, 2.0], [np.nan, 4.0]]))
     assert kept.array is None
-    assert kept.summary["values"] == [None, 2.0, None, 4.0]
-    assert [kept.summary[name] for name in ("not_finite", "mean", "rms")] == [2, 3.0, 10**0.5]
+    assert kept.sampled is not None
+    numbers = dict(zip(COLUMNS, kept.sampled.statistics))
+    assert [numbers[name] for name in ("nan", "infinite", "mean", "rms")] == [1, 1, 3.0, pytest.approx(10**0.5)]
 
 
 def test_another_way_to_keep_a_point(tmp_path: Path) -> None:
     def corner(array: np.ndarray) -> Kept:
-        return Kept(array[:1], {"rows": len(array)})
+        return Kept(array[:1])
 
     with pr.record(Own(), tmp_path / "case.npz", keep=corner) as recording:
         recording._watcher.module(tensor(2, 3))
     case = read_case(tmp_path / "case.npz")
     assert {array.shape for array in case.trace.values()} == {(1, 3)}
-    assert case.meta["summaries"]["trace/layers.0"] == {"rows": 2}
+    assert not case.samples
 
 
 def test_bfloat16_is_stored_as_float32(tmp_path: Path) -> None:
@@ -460,43 +466,3 @@ def test_every_module_of_a_peer_has_a_row(peer: str) -> None:
     named = [path for path, row in rows() if row.peer == peer]
     for name in set(PEERS[peer].classes) - FUNCTIONS.get(peer, set()):
         assert any(path == name or path.endswith(f".{name}") for path in named), name
-
-
-def test_summaries_are_compared(tmp_path: Path) -> None:
-    """A known module's statistics and samples, and the same with one of them wrong."""
-    given = pr.vectors.read_case(cases.path_of("hf/model_bare"))
-    meta = {key: given.meta[key] for key in ("peer", "class", "config", "call")}
-    arrays = {"inputs": given.inputs, "params": given.params, "state": given.state}
-    wrong = list(given.trace)[2]
-    for samples in (0, 5):
-        for add in (0.0, 0.01):
-            with pr.record(tmp_path / "case.npz", meta=meta, statistics=True, samples=samples, **arrays) as recording:
-                for name, array in given.trace.items():
-                    pr.record.point(name, array + add * (name == wrong))
-                recording.outputs(**given.outputs)
-            result = pr.crosscheck.check_file(tmp_path / "case.npz")
-            assert sum(a.kind == "trace" for a in result.agreements) == len(given.trace)
-            failed = [a.name for a in result.agreements if not a.passed]
-            assert failed == ([f"{wrong} (summary)"] if add else []), result.message
-    case = read_case(tmp_path / "case.npz")
-    first = next(iter(case.meta["summaries"]))
-    spoilt: tuple[Any, ...] = (
-        3,
-        {},
-        {"shape": [2]},
-        {"shape": [-1]},
-        {**case.meta["summaries"][first], "at": [1 << 40]},
-        {"shape": [1 << 50, 1 << 50], "dtype": "float32"},
-        {"shape": [1] * 99, "dtype": ["float32"]},
-        {**case.meta["summaries"][first], "values": "ab"},
-    )
-    for bad in spoilt:
-        summaries = {**case.meta["summaries"], first: bad}
-        write_case(tmp_path / "bad.npz", Case({**case.meta, "summaries": summaries}, **_groups(case)))
-        assert pr.crosscheck.check_file(tmp_path / "bad.npz").status != "pass"
-    write_case(tmp_path / "bad.npz", Case({**case.meta, "summaries": [1]}, **_groups(case)))
-    assert "meta.summaries must be" in pr.crosscheck.check_file(tmp_path / "bad.npz").message
-
-
-def _groups(case: Case) -> dict[str, Any]:
-    return {name: getattr(case, name) for name in ("params", "state", "inputs", "outputs")}

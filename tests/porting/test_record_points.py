@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 import perceiver_ref as pr
 from perceiver_ref.porting.cases import read_case
-from perceiver_ref.porting.cases.summaries import scattered
+from perceiver_ref.porting.cases.samples import indices
 
 RNG = np.random.default_rng(3)
 
@@ -141,10 +141,10 @@ def test_what_is_written_is_read_back(tmp_path: Path, inputs: Any, points: Any) 
 
 @given(size=st.integers(0, 5000), count=st.integers(0, 300))
 def test_samples_are_scattered(size: int, count: int) -> None:
-    at = scattered(size, count)
+    at = indices(size, 3, count)
     assert len(at) == min(size, count)
     assert (np.diff(at) > 0).all()
-    if len(at):
+    if count and len(at):
         assert (at[0] >= 0) & (at[-1] < size)
         gaps = np.diff([-1, *at, size])
         assert gaps.max() <= 2 * -(-size // max(count, 1)) + 1

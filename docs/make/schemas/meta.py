@@ -49,20 +49,41 @@ def schema() -> dict[str, Any]:
                 "properties": {key: {"type": "string"} for key in ("case", "peer", "class", "point")},
             },
             "probe": {"$ref": "#/$defs/probe"},
+            "sampled": _sampled(0, "trace"),
         },
         "$defs": {"probe": _probe(), "array": _array()},
     }
 
 
-def _probe() -> dict[str, Any]:
-    named = {"type": ["object", "null"], "additionalProperties": {"$ref": "#/$defs/array"}}
+def _sampled(least: int, groups: str) -> dict[str, Any]:
+    """What samples are of: at least so many of an array, and of which groups of arrays."""
     return {
         "type": "object",
         "required": ["version", "seed", "samples", "arrays"],
         "properties": {
             "version": {"const": VERSION},
             "seed": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1},
-            "samples": {"type": "integer", "minimum": 1, "maximum": MOST},
+            "samples": {"type": "integer", "minimum": least, "maximum": MOST},
+            "arrays": {
+                "type": "object",
+                "propertyNames": {"pattern": f"^({groups})/"},
+                "additionalProperties": {
+                    "type": "object",
+                    "required": ["shape", "dtype"],
+                    "properties": {"shape": SHAPE, "dtype": {"enum": sorted(ARRAY_DTYPES)}},
+                },
+            },
+        },
+    }
+
+
+def _probe() -> dict[str, Any]:
+    named = {"type": ["object", "null"], "additionalProperties": {"$ref": "#/$defs/array"}}
+    shared = _sampled(1, "output|trace|grad_param|grad_input")
+    return {
+        **shared,
+        "properties": {
+            **shared["properties"],
             "inputs": named,
             "params": named,
             "cotangents": named,
@@ -73,15 +94,6 @@ def _probe() -> dict[str, Any]:
                     "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
                     "arrays": COUNT,
                     "elements": COUNT,
-                },
-            },
-            "arrays": {
-                "type": "object",
-                "propertyNames": {"pattern": "^(output|trace|grad_param|grad_input)/"},
-                "additionalProperties": {
-                    "type": "object",
-                    "required": ["shape", "dtype"],
-                    "properties": {"shape": SHAPE, "dtype": {"enum": sorted(ARRAY_DTYPES)}},
                 },
             },
         },

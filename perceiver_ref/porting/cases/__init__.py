@@ -5,11 +5,10 @@ Parameters, buffers and module paths carry the peer's own names. Version 1; see 
 case        what a case is, and reading and writing one
 compare     when two arrays agree
 probe       a case of samples, for a model of any size
-samples     what a probe keeps of an array
+samples     what is kept of an array in its place
 generator   arrays that any language can make again
 execution   a case's class rebuilt, and run forward and backward by the peer's names
 tensors     arrays of any framework as NumPy's
-summaries   statistics and samples in place of arrays
 packaged/   the cases that the package ships
 """
 

@@ -16,7 +16,7 @@ from ...host.files import AnyPath
 from ...weights.formats.dtypes import finite
 from ...weights.formats.npz import check_name, write_npz
 from ..dumps import read_arrays
-from .samples import validate
+from .samples import validate, validate_beside
 from .tensors import as_array
 
 PACKAGED = Path(__file__).parent / "packaged"
@@ -69,7 +69,7 @@ class Case:
     | `state_out/<name>` | `state_out` | buffers after the call |
     | `output_as_run/<name>` | `outputs_as_run` | what the unmodified peer returned |
     | `expected/<key>` | `expected` | in an excerpt, what the reference gives for the array of that key |
-    | `sample/<key>`, `statistics/<key>` | `samples`, `statistics` | in a probe, what is kept of the array of that key |
+    | `sample/<key>`, `statistics/<key>` | `samples`, `statistics` | what is kept of that array in its place |
     """
 
     meta: dict[str, Any]
@@ -225,7 +225,7 @@ def _validate(path: object, case: Case) -> None:
         validate(path, case.meta["probe"], case.samples, case.statistics, case.cotangents)
         return
     if case.samples or case.statistics:
-        raise InputError(f"{path} has samples, but no probe in meta, which says of what")
+        validate_beside(path, case.meta.get("sampled"), case.samples, case.statistics, case.trace)
     if not case.outputs:
         raise InputError(f"{path} has no output/<name>: there is nothing to compare")
     check_gradients(case, path)

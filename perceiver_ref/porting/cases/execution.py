@@ -154,6 +154,21 @@ def unknown_points(names: Sequence[str]) -> list[str]:
     return [f"{count} not compared, as the reference knows no such point: {listed(sorted(names), 4)}"]
 
 
+def require(kind: str, wanted: Iterable[str], given: Iterable[str], where: str) -> None:
+    """Raise `InputError` unless every array of this kind that a case has is among the reference's."""
+    if absent := sorted(set(wanted) - set(given)):
+        raise InputError(f"{where}: the reference gives no {kind} {', '.join(absent)}; it gives {', '.join(given)}")
+
+
+def spread(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Our value in the peer's shape: repeated where the peer repeats it for the whole batch, or has axes of length 1
+    before it; one of all equal items, where the peer has it once."""
+    if ours.ndim and theirs.shape == (1, *ours.shape[1:]) and len(ours) and (ours == ours[:1]).all():
+        return ours[:1]
+    first = theirs.ndim - ours.ndim
+    return np.broadcast_to(ours, theirs.shape) if first > 0 and ours.shape == theirs.shape[first:] else ours
+
+
 def sum_of_products(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -> Any:
     """The loss of the vector format: the sum of output * cotangent over all outputs that have one."""
     total: Any = 0.0

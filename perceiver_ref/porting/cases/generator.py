@@ -123,7 +123,7 @@ def _checked(name: str, spec: Any, dtype: str) -> tuple[tuple[int, ...], str, st
     if not isinstance(spec, Mapping):
         raise InputError(f"{name} must be an object, got {shortened(spec)}")
     shape, kind = check_shape(name, spec.get("shape")), spec.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise one_of(f"kind of {name}", str(kind), KINDS)
     row = KINDS[kind]
     number: Any = spec.get(row.needs) if row.needs else None

@@ -1,12 +1,12 @@
-"""What a probe keeps of an array: elements at scattered places, and statistics of all of them.
+"""What is kept of an array in its place: elements at scattered places, and statistics of all of them.
 
-`sampled` is what everything that makes probes calls; `disagreement` compares.
+`sampled` is what everything that makes probes calls, and recording; `disagreement` compares.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,11 @@ class Sampled:
         return self.statistics[2:4].astype(self.dtype if self.dtype in _FLOATS else np.float64)
 
     @property
+    def like(self) -> np.ndarray:
+        """Zeros of its shape and dtype, without memory for them."""
+        return np.broadcast_to(np.zeros((), self.dtype), self.shape)
+
+    @property
     def spec(self) -> dict[str, Any]:
         """What `meta.probe.arrays` says of it."""
         return {"shape": list(self.shape), "dtype": self.dtype}
@@ -56,6 +61,7 @@ _FLOATS = ("float64", "float32", "float16")
 
 def indices(size: int, seed: int = 0, count: int = COUNT) -> np.ndarray:
     """The flat places that are kept, ascending, int64: all of a small array, else one from each of `count` stretches.
+    None of them where `count` is 0.
 
     Stretch j is from j * size / count to (j + 1) * size / count, rounded down, the end left out; the place in it is
     `bits(seed, "samples", j)` modulo its length.
@@ -63,8 +69,8 @@ def indices(size: int, seed: int = 0, count: int = COUNT) -> np.ndarray:
     >>> indices(1000, count=4).tolist()
     [88, 392, 720, 975]
     """
-    if size <= count:
-        return np.arange(size)
+    if size <= count or not count:
+        return np.arange(min(size, count))
     starts = np.array([j * size // count for j in range(count + 1)], np.uint64)
     inside = bits(seed, "samples", 0, count) % (starts[1:] - starts[:-1])
     made: np.ndarray = (starts[:-1] + inside).astype(np.int64)
@@ -128,7 +134,7 @@ def disagreement(theirs: Sampled, ours: Sampled) -> tuple[float, float, str]:
 def read_all(
     path: object, own: Mapping[str, Any], samples: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray]
 ) -> dict[str, Sampled]:
-    """By key, what a file with this `meta.probe` holds; `InputError` for what cannot be."""
+    """By key, what a file with this `meta.probe` or `meta.sampled` holds; `InputError` for what cannot be."""
     if odd := sorted(set(samples) ^ set(numbers)):
         raise InputError(f"{path}: sample/ and statistics/ must have the same arrays, not {listed(odd, 3)} alone")
     return {key: _read(path, key, own["arrays"].get(key), array, numbers[key]) for key, array in samples.items()}
@@ -142,14 +148,9 @@ def validate(
     cotangents: Mapping[str, np.ndarray],
 ) -> None:
     """Raise `InputError` unless a file with this `meta.probe` is a probe."""
-    if not isinstance(own, Mapping) or own.get("version") != VERSION:
-        raise InputError(f"{path}: meta: probe must be an object of version {VERSION}, got {shortened(own)}")
-    for key, most in (("seed", (1 << 63) - 1), ("samples", MOST)):
-        value = own.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-            raise InputError(f"{path}: meta: probe: {key} must be a whole number, got {shortened(value)}")
-    for key in (*GIVEN, "arrays", "weights"):
-        if not isinstance(own.get(key), Mapping) and (key == "arrays" or own.get(key) is not None):
+    _check_own(path, "probe", own)
+    for key in (*GIVEN, "weights"):
+        if not isinstance(own.get(key), Mapping) and own.get(key) is not None:
             raise InputError(f"{path}: meta: probe: {key} must be an object, got {shortened(own.get(key))}")
     weights = own.get("weights")
     if weights is not None and not (
@@ -166,14 +167,45 @@ def validate(
     read_all(path, own, samples, numbers)
 
 
+def validate_beside(
+    path: object,
+    own: Any,
+    samples: Mapping[str, np.ndarray],
+    numbers: Mapping[str, np.ndarray],
+    trace: Iterable[str],
+) -> None:
+    """Raise `InputError` unless `meta.sampled` says of what the samples beside the whole arrays of a case are."""
+    if own is None:
+        raise InputError(f"{path} has samples, but no probe in meta and no sampled, which say of what")
+    _check_own(path, "sampled", own)
+    for key in samples:
+        if not key.startswith("trace/"):
+            raise InputError(f"{path}: sample/{shortened(key, bare=True)} is of no trace/<path>, and this is no probe")
+        if key.removeprefix("trace/") in trace:
+            raise InputError(f"{path} has {shortened(key, bare=True)} twice, as a whole and as samples")
+    read_all(path, own, samples, numbers)
+
+
+def _check_own(path: object, what: str, own: Any) -> None:
+    """What `meta.probe` and `meta.sampled` share."""
+    if not isinstance(own, Mapping) or own.get("version") != VERSION:
+        raise InputError(f"{path}: meta: {what} must be an object of version {VERSION}, got {shortened(own)}")
+    for key, most in (("seed", (1 << 63) - 1), ("samples", MOST)):
+        value = own.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+            raise InputError(f"{path}: meta: {what}: {key} must be a whole number, got {shortened(value)}")
+    if not isinstance(own.get("arrays"), Mapping):
+        raise InputError(f"{path}: meta: {what}: arrays must be an object, got {shortened(own.get('arrays'))}")
+
+
 def _read(path: object, key: str, spec: Any, samples: np.ndarray, numbers: np.ndarray) -> Sampled:
     """What a file holds of the array `key`; `InputError` where it cannot be."""
     where = f"{path}: sample/{key}"
     if not isinstance(spec, Mapping):
-        raise InputError(f"{path}: meta: probe: arrays has no {shortened(key)}")
+        raise InputError(f"{path}: meta: arrays has no {shortened(key)}")
     shape, dtype = check_shape(where, spec.get("shape")), spec.get("dtype")
     size = math.prod(shape)
-    if dtype not in _MEASURED:
+    if not isinstance(dtype, str) or dtype not in _MEASURED:
         raise InputError(f"{where}: unknown dtype {shortened(dtype)}")
     if samples.dtype.kind != "f" or samples.ndim != 2 or samples.shape[1] != 2:
         raise InputError(f"{where} must be (count, 2) numbers, got {samples.dtype} of shape {samples.shape}")

@@ -15,13 +15,13 @@ import numpy as np
 from ...errors import input_errors
 from ...host.files import AnyPath
 from ..cases import Case, read_case
-from ..check import tolerances
 from ..compare.answers import answered
 from ..deviations import Candidate
 from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_gradients
 from ..heads import Heads
 from ..measures import measures
 from ..subject import NOTHING, Arrays, Cause, Subject
+from ..tolerances import tolerances
 from .envelope import Roundings
 from .excerpt import backward_excerpt, forward_excerpt
 from .formats import base_of

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..cases.compare import not_finite
-from ..check import masks_of, tolerances
+from ..check import masks_of
 from ..heads import Heads
 from ..measures import is_logits, measures
 from ..patterns import patterns
 from ..subject import Arrays, Subject
+from ..tolerances import tolerances
 from .envelope import Roundings
 
 

@@ -17,10 +17,10 @@ from ...autograd import tree
 from ...errors import InputError
 from ..cases import TOLERANCES
 from ..cases.compare import gradient_tolerance, largest_of
-from ..check import tolerances
 from ..deviations import Candidate, deviating
 from ..rounding.grid import is_nearest
 from ..subject import CANNOT_BE_RUN, Cause, Subject
+from ..tolerances import tolerances
 from .graph import Graph, record
 from .rounding import GradientRoundings
 from .search import GradientSearch, explanation

@@ -10,6 +10,7 @@ recorder    what is gathered, and where it goes
 spool       arrays written aside as they come, then put together
 choose      which intermediate values
 keep        what of each
+probe       a recording as a probe
 structure   nested arguments and outputs as named arrays
 recognise/  the table of known classes: peer, class, configuration
 """

@@ -1,24 +1,24 @@
 """What of an intermediate value is kept: all of it, or statistics and scattered samples.
 
-A `Keep` turns the array of one point into what is written. Another way of keeping, such as a probe's, is another one.
+A `Keep` turns the array of one point into what is written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ..cases.summaries import summary
+from ..cases.samples import Sampled, sampled
 
 
 class Kept(NamedTuple):
-    """What is kept of one point: an array, written under the point's own key, and a summary, which goes into
-    `meta["summaries"]` by that key. None for what there is not."""
+    """What is kept of one point: an array, written under the point's own key, and samples, which are written under
+    `sample/` and `statistics/` before that key. None for what there is not."""
 
     array: np.ndarray | None
-    summary: dict[str, Any] | None
+    sampled: Sampled | None = None
 
 
 class Keep(Protocol):
@@ -30,14 +30,15 @@ class Keep(Protocol):
 
 def whole(array: np.ndarray) -> Kept:
     """All of it."""
-    return Kept(array, None)
+    return Kept(array)
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Statistics, and `samples` elements from all over the array, in place of the array (`cases.summaries`)."""
+class Samples:
+    """Statistics, and `samples` elements from all over the array, in its place (`cases.samples`)."""
 
     samples: int = 0
+    seed: int = 0
 
     def __call__(self, array: np.ndarray) -> Kept:
-        return Kept(None, summary(array, self.samples))
+        return Kept(None, sampled(array, self.seed, self.samples))

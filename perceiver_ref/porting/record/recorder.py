@@ -14,27 +14,30 @@ from ...weights.formats.dtypes import finite
 from ...weights.formats.npz import check_name
 from ..cases.case import DTYPES
 from ..cases.compare import coarsest
+from ..cases.samples import COUNT, VERSION, Sampled
 from ..cases.tensors import as_array, dtype_of, is_array
 from .choose import Choice
 from .keep import Keep, whole
+from .probe import Probe, as_probe
 from .recognise import UNKNOWN, Recognised
 from .spool import Spool, Stored
 from .structure import arguments, as_json, plain
 
 _HALF = ("float16", "bfloat16")
+_WEIGHTS = ("param", "state")
 
 
 class Recorder:
     """Gathers one case. Arrays are written aside at once; nothing of them stays in memory."""
 
-    def __init__(self, spool: Spool, choice: Choice, keep: Keep = whole) -> None:
-        self.spool, self.choice, self.keep = spool, choice, keep
+    def __init__(self, spool: Spool, choice: Choice, keep: Keep = whole, probe: Probe | None = None) -> None:
+        self.spool, self.choice, self.keep, self.probe = spool, choice, keep, probe
         self.recognised = Recognised(UNKNOWN, "", {})
         self.call: dict[str, Any] = {}
         self.notes: list[str] = []
         self.tied: dict[str, str] = {}
         self._arrays: dict[tuple[str, str], list[Stored]] = {}
-        self._points: list[tuple[str, int, Stored | None, Any]] = []
+        self._points: list[tuple[str, int, dict[str, Stored], Sampled | None]] = []
         self._times: Counter[str] = Counter()
         self._dtypes: dict[str, Counter[str]] = {}
 
@@ -90,9 +93,15 @@ class Recorder:
         array = as_array(value, f"trace/{name}")
         self._dtypes.setdefault("trace", Counter())[dtype_of(value)] += 1
         kept = self.keep(array)
-        stored = None if kept.array is None else self.spool.add(kept.array)
-        self._points.append((name, self._times[name], stored, kept.summary))
+        stored = {} if kept.array is None else {"": self.spool.add(kept.array)}
+        if kept.sampled is not None:
+            stored |= self.samples(kept.sampled)
+        self._points.append((name, self._times[name], stored, kept.sampled))
         self._times[name] += 1
+
+    def samples(self, made: Sampled) -> dict[str, Stored]:
+        """Write what is kept of an array in its place, by what its key then begins with."""
+        return {"sample/": self.spool.add(made.samples), "statistics/": self.spool.add(made.statistics)}
 
     def stored(self, group: str, name: str) -> np.ndarray | None:
         """An array that was written, again; None where there is none."""
@@ -113,24 +122,31 @@ class Recorder:
         """Write the case, and return its meta, in which what is `given` has the last word."""
         meta = self.meta(given)
         arrays: dict[str, list[Stored]] = {}
-        summaries = {}
+        specs: dict[str, Any] = {}
         for (group, name), parts in self._arrays.items():
             for place, its in self._placed(group, name):
                 if f"{place}/{its}" in arrays:
                     raise InputError(f"{place}/{its} would be recorded twice; record a part of the module instead")
                 arrays[f"{place}/{its}"] = parts
-        for name, times, stored, summary in self._points:
-            key = f"trace/{name}" if self._times[name] == 1 else f"trace/{name}@{times}"
-            if key in arrays or key in summaries:
-                raise InputError(f"two points would both be {key}; give one of them another name")
-            if stored is not None:
-                arrays[key] = [stored]
-            if summary is not None:
-                summaries[key] = summary
-        if summaries:
-            meta["summaries"] = summaries
         if not any(key.startswith("output/") for key in arrays):
             raise InputError("nothing to compare was recorded: the module returned no array, or no output was given")
+        if self.probe is not None:
+            weights = {name: self.spool.read(parts[0]) for (g, name), parts in self._arrays.items() if g in _WEIGHTS}
+            if any(key.startswith("state_out/") for key in arrays):
+                meta["notes"] = "; ".join([*filter(None, [meta.get("notes")]), "buffers after the call are left out"])
+            meta["probe"] = as_probe(self.probe, meta, list(arrays), _Placed(arrays, self), weights)
+            specs = meta["probe"]["arrays"]
+        for name, times, stored, made in self._points:
+            key = f"trace/{name}" if self._times[name] == 1 else f"trace/{name}@{times}"
+            for place, one in stored.items():
+                if f"{place}{key}" in arrays:
+                    raise InputError(f"two points would both be {key}; give one of them another name")
+                arrays[f"{place}{key}"] = [one]
+            if made is not None:
+                specs[key] = made.spec
+        if specs and self.probe is None:
+            seed, samples = getattr(self.keep, "seed", 0), getattr(self.keep, "samples", COUNT)
+            meta["sampled"] = {"version": VERSION, "seed": seed, "samples": samples, "arrays": specs}
         self.spool.write(meta, arrays)
         return meta
 
@@ -183,3 +199,23 @@ class Recorder:
 
     def _kinds(self, group: str) -> list[str]:
         return [kind for kind in self._dtypes.get(group, ()) if kind in DTYPES]
+
+
+class _Placed:
+    """The arrays of a case to be written, by key, in which `as_probe` exchanges some for samples."""
+
+    def __init__(self, arrays: dict[str, list[Stored]], recorder: Recorder) -> None:
+        self.arrays, self.recorder = arrays, recorder
+
+    def total(self, key: str) -> np.ndarray:
+        """An array, or the sum of several."""
+        return self.recorder.spool.total(self.arrays[key])
+
+    def keep(self, key: str, made: Sampled) -> None:
+        """Samples in its place."""
+        del self.arrays[key]
+        self.arrays |= {f"{place}{key}": [one] for place, one in self.recorder.samples(made).items()}
+
+    def drop(self, key: str) -> None:
+        """Nothing in its place."""
+        del self.arrays[key]

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from ...autograd.scoped import Scoped
 from ...errors import InputError, shortened
 from ...host.files import AnyPath, check_writable
+from ..cases.samples import MOST
 from ..cases.tensors import is_array
 from .choose import Choice, Points
 from .hooks import Hooks, bound, is_module, named
-from .keep import Keep, Summary, whole
+from .keep import Keep, Samples, whole
+from .probe import Probe
 from .recognise import UNKNOWN, Recognised, class_path
 from .recorder import Recorder
 from .spool import Spool
@@ -61,13 +65,16 @@ class record(AbstractContextManager["record"]):  # noqa: N801 - used as `with re
     points      which intermediate values: shell patterns or regular expressions of their names, a set, a predicate
     largest     the most elements of one that is kept
     first       how many of them, those computed first
-    statistics  only their statistics, in `meta["summaries"]`, in place of the values (see `keep.Summary`)
-    samples     besides, so many elements of each, from all over it
+    statistics  only their statistics, `statistics/trace/<path>`, in place of the values (`cases.samples`)
+    samples     besides, so many elements of each, from all over it, `sample/trace/<path>`
+    probe       a probe: of outputs and gradients samples, too (16, or `samples`), and of parameters and buffers a
+                fingerprint, so that the file is small and `check --weights FILE` runs it. Or options by name: `seed`,
+                `samples`, and `inputs` and `cotangents`, how those are made that the generator made (docs/VECTORS.md)
     parameters  whether parameters, buffers and their gradients are kept, without which `check` cannot run
     call        which call inside the block, from 0
     inputs, params, state   arrays by name, for code that has no module
     meta        entries of the case's `meta` that are known better: peer, class, config, call, notes, seed, ...
-    keep        another way to keep a point, such as a probe's (`keep.Keep`)
+    keep        another way to keep a point (`keep.Keep`)
 
     Arrays are written aside as they come: memory is that of the largest, and disk space twice that of the case until
     the end. Tensors may be on any device and of any dtype and layout; bfloat16 and float8 are stored as float32.
@@ -85,6 +92,7 @@ class record(AbstractContextManager["record"]):  # noqa: N801 - used as `with re
         first: int | None = None,
         statistics: bool = False,
         samples: int = 0,
+        probe: bool | Mapping[str, Any] = False,
         parameters: bool = True,
         call: int = 0,
         inputs: Mapping[str, Any] | None = None,
@@ -97,9 +105,10 @@ class record(AbstractContextManager["record"]):  # noqa: N801 - used as `with re
             module, path = None, module
         if path is None or not isinstance(path, (str, os.PathLike)):
             raise InputError(f"record needs the path of the case to write, record(module, 'case.npz'); got {path!r}")
-        for name, number in (("samples", samples), ("call", call)):
-            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-                raise InputError(f"{name} must be a whole number, got {shortened(number)}")
+        for name, number, most in (("samples", samples, MOST), ("call", call, math.inf)):
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= most:
+                least = f" up to {MOST:,}" if name == "samples" else ""
+                raise InputError(f"{name} must be a whole number{least}, got {shortened(number)}")
         self.path = check_writable(path)
         try:
             json.dumps(meta)
@@ -108,11 +117,9 @@ class record(AbstractContextManager["record"]):  # noqa: N801 - used as `with re
         self.meta: dict[str, Any] = dict(meta or {})
         """What is written as `meta`; complete after the block."""
         self._given = {"input": inputs or {}, "param": params or {}, "state": state or {}}
-        self._recorder = Recorder(
-            Spool(path),
-            Choice(points, largest=largest, first=first),
-            keep or (Summary(samples) if statistics or samples else whole),
-        )
+        made = _probe(probe, samples, statistics=statistics, parameters=parameters, keep=keep)
+        kept = Samples(made.samples, made.seed) if made else Samples(samples) if statistics or samples else whole
+        self._recorder = Recorder(Spool(path), Choice(points, largest=largest, first=first), keep or kept, made)
         self._watcher = _watcher(module, self._recorder, call, parameters)
         self._open = ExitStack()
 
@@ -216,6 +223,17 @@ def _traced(function: F, name: str) -> F:
         return made
 
     return run  # type: ignore[return-value]
+
+
+def _probe(given: Any, samples: int, *, statistics: bool, parameters: bool, keep: Any) -> Probe | None:
+    """What is said of a probe; `InputError` for what contradicts it."""
+    made = Probe.of(given)
+    if made is None:
+        return None
+    for name, wrong in (("statistics", statistics), ("parameters", not parameters), ("keep", keep is not None)):
+        if wrong:
+            raise InputError(f"a probe has samples, statistics and a fingerprint of the parameters: leave {name} out")
+    return replace(made, samples=samples) if samples else made
 
 
 def _watcher(module: Any, recorder: Recorder, call: int, parameters: bool) -> Watcher | None:

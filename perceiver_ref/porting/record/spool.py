@@ -71,6 +71,13 @@ class Spool:
             made: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
         return made
 
+    def total(self, parts: list[Stored]) -> np.ndarray:
+        """The sum of several arrays, read one at a time."""
+        made = self.read(parts[0])
+        for part in parts[1:]:
+            made = made + self.read(part)
+        return made
+
     def write(self, meta: Mapping[str, Any], arrays: Mapping[str, list[Stored]]) -> None:
         """The case, whole or not at all: under each key one array, or the sum of several, one at a time in memory."""
         text = json.dumps({**meta, "arrays": list(arrays)})
@@ -87,10 +94,7 @@ class Spool:
 
     def _copy(self, parts: list[Stored], member: IO[bytes]) -> None:
         if len(parts) > 1:
-            total = self.read(parts[0])
-            for part in parts[1:]:
-                total = total + self.read(part)
-            np.lib.format.write_array(member, total, allow_pickle=False)
+            np.lib.format.write_array(member, self.total(parts), allow_pickle=False)
             return
         for piece in self._pieces(parts[0]):
             member.write(piece)

@@ -16,12 +16,12 @@ from ...models.call import Call
 from ...models.tracing import trace, where
 from ..cases import Case
 from ..cases.compare import difference
-from ..cases.execution import named_points, rebuild, unknown_points
-from ..check import spread, tolerances
+from ..cases.execution import named_points, rebuild, spread, unknown_points
 from ..deviations import Candidate, deviating, survey
 from ..deviations.base import paths_of
 from ..exchange import exchanged_steps
 from ..patterns import patterns
+from ..tolerances import tolerances
 from .memo import Memo
 
 Arrays = dict[str, np.ndarray]
