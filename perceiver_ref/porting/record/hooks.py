@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ..cases.tensors import as_array, is_array
 from .recognise import UNKNOWN, recognise
 from .recorder import Recorder
@@ -71,6 +71,8 @@ class Hooks:
         self._error: BaseException | None = None
         self._failed = False
         self._encoded: Any = None
+        self._held: dict[str, Any] = {}
+        self._seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def __enter__(self) -> Hooks:
         recorder, module = self.recorder, self.module
@@ -81,6 +83,8 @@ class Hooks:
             for path, part in parts_of(module):
                 if self._has_point(path):
                     self._handles.append(part.register_forward_hook(self._point(path)))
+                if path in recorder.recognised.watched:
+                    self._handles.append(part.register_forward_hook(self._watched(path)))
             self._handles.append(module.register_forward_hook(self._after, always_call=True))
         except BaseException:
             self.__exit__()
@@ -97,6 +101,7 @@ class Hooks:
             handle.remove()
         self._handles.clear()
         self._backward.clear()
+        self._given_back()
 
     def finish(self) -> None:
         """What is known when the block is over: gradients of what backward did not reach, and buffers after the call.
@@ -150,6 +155,10 @@ class Hooks:
             opened = self.recorder.recognised.opened.get(name) if value is not None else None
             for inner, part in (opened(value) if opened else {name: value}).items():
                 self.recorder.argument(inner, part)
+        for name in self.recorder.recognised.held:
+            value = self._held[name] = getattr(module, name)
+            self.recorder.argument(name, value)
+            setattr(module, name, self._input(name, value))
         if not isinstance(given, inspect.BoundArguments):
             return None
         placed = [p for p in given.signature.parameters.values() if p.kind in _PLACED]
@@ -179,6 +188,33 @@ class Hooks:
 
         return exchanged(value, replace)
 
+    def _given_back(self) -> None:
+        """Attributes that are arguments, as they were before the call."""
+        for name, value in self._held.items():
+            setattr(self.module, name, value)
+        self._held.clear()
+
+    def _watched(self, path: str) -> Callable[..., None]:
+        """The hook of a part that is given what chance gives the module, or makes something of it."""
+
+        def keep(_: Any, args: Any, out: Any) -> None:
+            if self._recording:
+                self._seen.setdefault(path, []).append((as_array(args[0], path), as_array(out, path)))
+
+        return keep
+
+    def _by_chance(self) -> None:
+        """Inputs that came about inside the call, found in the calls of its parts."""
+        recorder = self.recorder
+        if (chance := recorder.recognised.chance) is None:
+            return
+        stored = {name: array for name in recorder.names("input") if (array := recorder.stored("input", name)) is not None}
+        try:
+            recorder.arrays("input", chance(self.module, stored, self._seen))
+        except Exception as error:  # parts that were called in another way than the class calls them
+            recorder.notes.append(f"what chance gave the call is not known ({one_line(error, 80)})")
+        self._seen.clear()
+
     def _point(self, path: str) -> Callable[..., None]:
         """The hook of one part. What it computes again for backward, under checkpointing, is not recorded again."""
         every = self.recorder.recognised.peer == UNKNOWN
@@ -198,6 +234,7 @@ class Hooks:
         self._inside -= 1
         if self._inside:
             return None
+        self._given_back()
         if sys.exc_info()[1] is not self._error:  # the call raised
             self._failed = self._failed or self._recording
             self._recording = False
@@ -205,6 +242,7 @@ class Hooks:
         if not self._recording:
             return self._apart(out)
         self._recording, self._done = False, True
+        self._by_chance()
         waiting: dict[int, list[str]] = {}
         differentiable = False
         for name, value in outputs(out):

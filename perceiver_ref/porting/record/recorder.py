@@ -49,6 +49,10 @@ class Recorder:
         """Whether there is an array of this name."""
         return (group, name) in self._arrays
 
+    def names(self, group: str) -> list[str]:
+        """The names of the arrays of a group."""
+        return [name for g, name in self._arrays if g == group]
+
     def array(self, group: str, name: str, value: Any, *, more: bool = False) -> None:
         """Write one array of `param`, `state`, `input`, `output` and so on; with `more` it is added to what is there.
 
@@ -182,9 +186,9 @@ class Recorder:
         if self.tied:
             meta["tied"] = dict(self.tied)
         notes = [*self.notes, *self.choice.notes]
-        if row.tolerance and meta["dtype"] == "float64":
+        if row.tolerance and coarsest(row.inside, meta["dtype"]) != meta["dtype"]:
             meta["tolerance"] = dict(row.tolerance)
-            notes.append(f"{row.cls.rpartition('.')[2]} computes a part in float32 whatever its dtype")
+            notes.append(f"{row.cls.rpartition('.')[2]} computes a part in {row.inside} whatever its dtype")
         if (own := self._kinds("param")) and coarsest(*own) != meta["dtype"]:
             notes.append(f"computed in {meta['dtype']} from parameters in {coarsest(*own)}, as under autocast")
         if notes:

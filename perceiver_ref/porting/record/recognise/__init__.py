@@ -2,13 +2,21 @@
 
 Each file has the `ROWS` of one package, by class path; a new peer is a row there, or a file and a line of `_FILES`.
 
-base             what a row says
-transformers     rows of transformers, whose modules keep their configuration
-perceiver_parts  its Perceiver's preprocessors, decoders and postprocessors, read off their attributes
-lucidrains       perceiver-pytorch and flamingo-pytorch, which keep no configuration: read off attributes and shapes
-open_flamingo    the same for open_flamingo
-krasserm         perceiver-io
-torch_nn         PyTorch's own modules
+base                  what a row says
+transformers          rows of transformers, whose modules keep their configuration
+transformers_poolers  those that attend once: SigLIP, Kosmos-2, Aria; and EdgeTAM
+perceiver_parts       its Perceiver's preprocessors, decoders and postprocessors, read off their attributes
+lucidrains            perceiver-pytorch and flamingo-pytorch, which keep no configuration: read off attributes and shapes
+perceiver_ar          the same for perceiver-ar-pytorch
+open_flamingo         the same for open_flamingo
+krasserm              perceiver-io
+adapters              ip-adapter, PuLID and diffusers
+poolers               timm and open_clip
+speech                coqui-tts, naturalspeech2-pytorch, chatterbox-tts and NeMo
+minicpmv              MiniCPM-V's own files and vLLM
+sets                  3DShape2VecSet and VecSetX
+aurora                microsoft-aurora
+torch_nn              PyTorch's own modules
 """
 
 from __future__ import annotations
@@ -32,14 +40,29 @@ _FILES = {
     "flamingo_pytorch": "lucidrains",
     "open_flamingo": "open_flamingo",
     "perceiver": "krasserm",
+    "perceiver_ar_pytorch": "perceiver_ar",
+    **dict.fromkeys(("ip_adapter", "pulid", "diffusers"), "adapters"),
+    **dict.fromkeys(("timm", "open_clip"), "poolers"),
+    **dict.fromkeys(("TTS", "naturalspeech2_pytorch", "chatterbox", "nemo"), "speech"),
+    **dict.fromkeys(("vllm", "transformers_modules"), "minicpmv"),
+    **dict.fromkeys(("models_ae", "vecset"), "sets"),
+    "aurora": "aurora",
     "torch": "torch_nn",
 }
 """Top-level package of a class -> the file of this folder that has its rows."""
+_REMOTE = "transformers_modules"
 
 
 def class_path(module: Any) -> str:
     """The module path and name of an object's class."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _key(path: str) -> tuple[str | None, str]:
+    """The file that may have the row of a class path, and the path there: of a module that transformers imported from
+    a model's folder without what names that folder."""
+    package, *_ = parts = path.split(".")
+    return _FILES.get(package), ".".join((package, *parts[-2:])) if package == _REMOTE else path
 
 
 def rows() -> Iterator[tuple[str, Row]]:
@@ -51,20 +74,20 @@ def rows() -> Iterator[tuple[str, Row]]:
 def recognise(module: Any) -> tuple[Recognised, list[str]]:
     """Which peer's class a module is, and notes; `UNKNOWN` for any other, of which its own configuration is kept."""
     path = class_path(module)
-    file = _FILES.get(path.partition(".")[0])
-    row = _rows(file).get(path) if file else None
+    file, key = _key(path)
+    row = _rows(file).get(key) if file else None
     if row is None:
         return Recognised(UNKNOWN, path, own_configuration(module)), _ancestor(module)
     try:
         config, call, partial = dict(row.config(module)), dict(row.call(module)), row.partial(module)
+        name = row.which(module) if row.which else row.name or path
         json.dumps([config, call])
     except Exception as error:  # a class of the same name in another version has other attributes
         why = f"{path} of {row.peer} is built in a way that is not known ({one_line(error, 80)})"
         return Recognised(UNKNOWN, path, own_configuration(module)), [why]
-    parts = {type(part).__name__ for _, part in module.named_modules()}
     made = Recognised(
         row.peer,
-        row.name or path,
+        name,
         config,
         call,
         row.arguments,
@@ -74,18 +97,30 @@ def recognise(module: Any) -> tuple[Recognised, list[str]]:
         row.encoder,
         row.opened,
         partial,
+        row.held,
+        row.watched,
+        row.chance,
         _version(row.distribution, path),
-        _tolerance(module) if row.float32 & parts else None,
+        row.inside,
+        _tolerance(module, row),
     )
     return made, []
 
 
-def _tolerance(module: Any) -> dict[str, float]:
-    """float32's, and more for Fourier positions in float32: their angles, up to pi times half the resolution, are off
-    by a rounding or two, 2e-7 of the resolution."""
-    grids = [size for _, part in module.named_modules() for size in getattr(part, "max_resolution", ())]
-    more = max([2e-7 * size / TOLERANCES["float32"]["output"] for size in grids], default=1.0)
-    return {kind: limit * max(more, 1.0) for kind, limit in TOLERANCES["float32"].items()}
+def _tolerance(module: Any, row: Row) -> dict[str, float] | None:
+    """That of what is computed inside, and more where that takes sines of large angles, which are off by a rounding or
+    two, 2e-7 of the angle; of Fourier positions up to pi times half the resolution. None where all is in the module's
+    own dtype."""
+    parts = [part for _, part in module.named_modules()]
+    if callable(row.float32):
+        coarse = row.float32(module)
+    else:
+        coarse = any(type(part).__name__ in row.float32 for part in parts)
+    if not coarse:
+        return None
+    angles = [size for part in parts for size in getattr(part, "max_resolution", ())]
+    more = max(2e-7 * size / TOLERANCES["float32"]["output"] for size in (row.angles(module), *angles))
+    return {kind: limit * max(more, 1.0) for kind, limit in TOLERANCES[row.inside].items()}
 
 
 def own_configuration(module: Any) -> dict[str, Any]:
@@ -115,8 +150,8 @@ def _ancestor(module: Any) -> list[str]:
     """A note where a module's class is derived from a known one, whose configuration need not tell what it does."""
     for cls in type(module).__mro__[1:]:
         path = f"{cls.__module__}.{cls.__qualname__}"
-        file = _FILES.get(path.partition(".")[0])
-        if file and path in _rows(file):
+        file, key = _key(path)
+        if file and key in _rows(file):
             return [f"the class is derived from {path}, which may say something else of it"]
     return []
 

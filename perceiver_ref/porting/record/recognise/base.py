@@ -6,9 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ....peers import UNKNOWN
 
-__all__ = ["UNKNOWN", "Recognised", "Row", "Unread", "no_options"]
+__all__ = ["UNKNOWN", "Calls", "Recognised", "Row", "Unread", "no_options"]
+
+Calls = Mapping[str, list[tuple[np.ndarray, np.ndarray]]]
+"""Path of a part -> of each of its calls the first argument and what it returned."""
+Chance = Callable[[Any, Mapping[str, np.ndarray], Calls], Mapping[str, np.ndarray]]
+"""A module, the inputs of a case, and calls of parts -> inputs that are no arguments, but came about inside it."""
 
 
 class Unread(Exception):  # noqa: N818 - it is caught, never shown
@@ -39,9 +46,16 @@ class Recognised:
     """Argument that is an object -> what gives the arrays and numbers in its place, by their names."""
     partial: frozenset[str] = frozenset()
     """Paths of parts that are called for pieces of what a point is, and have none."""
+    held: tuple[str, ...] = ()
+    """Attributes that are arguments, set before the call."""
+    watched: tuple[str, ...] = ()
+    """Paths of the parts whose calls `chance` is given."""
+    chance: Chance | None = None
     version: str = ""
+    inside: str = "float32"
+    """The dtype in which the peer computes a part whatever its own, where there is a `tolerance`."""
     tolerance: Mapping[str, float] | None = None
-    """What a case in float64 is held to, where the peer computes a part in float32 whatever its dtype."""
+    """What a case in a finer dtype than `inside` is held to."""
 
 
 def no_options(module: Any) -> dict[str, Any]:
@@ -54,14 +68,19 @@ def no_parts(module: Any) -> frozenset[str]:
     return frozenset()
 
 
+def no_angles(module: Any) -> float:
+    """Of a module that takes no sines, or none in another dtype than its own."""
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Row:
     """How the modules of one class are recognised.
 
     `config` and `call` take the module; they raise `Unread`, or whatever reading an absent attribute raises, where it
     is not built as the class builds it. `float32` are names of classes that compute in float32 whatever their dtype:
-    where one is among the module's parts, a case in float64 is held to float32's tolerance. The rest is as in
-    `Recognised`.
+    where one is among the module's parts, a case in float64 is held to float32's tolerance; or a function that says so
+    of a module. `angles` is about the largest angle whose sine is taken there. `which` gives the peer's class where one class stands for several. The rest is as in `Recognised`.
     """
 
     peer: str
@@ -77,4 +96,10 @@ class Row:
     encoder: str = ""
     opened: Mapping[str, Callable[[Any], Mapping[str, Any]]] = field(default_factory=dict)
     partial: Callable[[Any], frozenset[str]] = no_parts
-    float32: frozenset[str] = frozenset()
+    held: tuple[str, ...] = ()
+    watched: tuple[str, ...] = ()
+    chance: Chance | None = None
+    which: Callable[[Any], str] | None = None
+    float32: frozenset[str] | Callable[[Any], bool] = frozenset()
+    angles: Callable[[Any], float] = no_angles
+    inside: str = "float32"

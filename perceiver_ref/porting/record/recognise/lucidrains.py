@@ -13,9 +13,10 @@ from typing import Any
 from .base import Row, Unread
 
 
-def heads(attention: Any, name: str = "heads") -> dict[str, int]:
-    """Heads and their width, of any of these attentions; the scale must be that of the width."""
-    count, inner = attention.heads, attention.to_q.out_features
+def heads(attention: Any, name: str = "heads", inner: int | None = None) -> dict[str, int]:
+    """Heads and their width, of any of these attentions; the scale must be that of the width. `inner`: channels of all
+    heads, where they are not those of `to_q`."""
+    count, inner = attention.heads, attention.to_q.out_features if inner is None else inner
     width = inner // count
     if width * count != inner or not math.isclose(attention.scale, width**-0.5):
         raise Unread(f"{count} heads of {inner} channels with scale {attention.scale}")

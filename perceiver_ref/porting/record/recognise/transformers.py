@@ -17,14 +17,13 @@ from .perceiver_parts import (
     position_encoding,
     standalone,
 )
-
-_IMPLEMENTATION = "attn_implementation"
+from .transformers_poolers import ROWS as POOLERS
+from .transformers_poolers import chosen
 
 
 def _with_attention(config: Any) -> dict[str, Any]:
     """A configuration with the attention implementation that it has chosen, by which masks are read."""
-    chosen = getattr(config, f"_{_IMPLEMENTATION}", None)
-    return configuration(config) | ({} if chosen is None else {_IMPLEMENTATION: chosen})
+    return configuration(config) | chosen(config)
 
 
 def idefics_resampler(module: Any) -> dict[str, Any]:
@@ -113,4 +112,5 @@ ROWS: dict[str, Row] = {
     f"{_MODELS}.mllama.modeling_mllama.MllamaCrossAttentionDecoderLayer": _relative(
         "mllama", lambda m: _with_attention(m.cross_attn.config), "MllamaTextRMSNorm"
     ),
+    **POOLERS,
 }
