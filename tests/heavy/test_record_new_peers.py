@@ -20,8 +20,11 @@ from perceiver_ref.porting.cases import read_case
 from perceiver_ref.porting.record.structure import outputs
 
 torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
-for needed in ("transformers", "diffusers", "timm", "open_clip", "einops"):
-    pytest.importorskip(needed, reason=f"needs {needed}")
+pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("diffusers", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("timm", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("open_clip", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("einops", reason="needs the extra: perceiver-ref[peers]")
 from heavy import resampler_configurations as resamplers
 from heavy import sets_configurations as sets
 from heavy.draw import Draw

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,18 @@ class Tensor:
     def __add__(self, other: Tensor) -> Tensor:
         parents = [(self, lambda g: g), (other, lambda g: g)]
         return Tensor(self.array + other.array, parents=parents)
+
+
+_RNG = np.random.default_rng(5)
+
+
+def tensor(*shape: int, grad: bool = True) -> Tensor:
+    return Tensor(_RNG.standard_normal(shape), grad)
+
+
+def files(folder: Path) -> list[str]:
+    """The names of what a folder holds."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

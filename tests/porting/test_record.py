@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from porting.record_stand_in import Linear, Module, Tensor, twice
+from porting.record_stand_in import Linear, Module, Tensor, files, tensor, twice
 
 import perceiver_ref as pr
-from perceiver_ref.peers import PEERS, UNKNOWN
+from perceiver_ref.peers import UNKNOWN
 from perceiver_ref.porting.cases import Case, read_case, write_case
 from perceiver_ref.porting.cases.samples import COLUMNS
 from perceiver_ref.porting.record.keep import Kept, Samples
-from perceiver_ref.porting.record.recognise import rows
 
 RNG = np.random.default_rng(5)
 Pair = namedtuple("Pair", "first second")
@@ -49,14 +48,6 @@ class Own(Module):
         hidden = self.part(self.part(x))
         out = self.layers[1](self.layers[0](hidden))
         return {"out": out, "states": (x, hidden), "answer": Answer(twice(hidden))}
-
-
-def tensor(*shape: int, grad: bool = True) -> Tensor:
-    return Tensor(RNG.standard_normal(shape), grad)
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_known_module_passes_with_its_gradients(tmp_path: Path) -> None:
@@ -326,114 +317,6 @@ def test_a_case_of_tensors_is_written(tmp_path: Path) -> None:
         write_case(tmp_path / "case.npz", Case(meta, outputs={"gelu": np.zeros(2, complex)}))
 
 
-def raising(error: Exception) -> Any:
-    def forward(input: Any) -> Any:
-        raise error
-
-    return forward
-
-
-def test_nothing_is_left_behind_by_an_error(tmp_path: Path) -> None:
-    (tmp_path / "case.npz").write_text("before")
-    module = Linear(3, 2)
-    own, module.forward = module.forward, raising(KeyError("inside"))
-    with pytest.raises(KeyError, match="inside"), pr.record(module, tmp_path / "case.npz"):
-        module(tensor(2, 3))
-
-    def again() -> None:
-        with pr.record(module, tmp_path / "case.npz"):
-            with pytest.raises(KeyError):
-                module(tensor(2, 3))
-            module.forward = own
-            module(tensor(2, 3))
-
-    with pytest.raises(pr.InputError, match="the call to record raised an error"):
-        again()
-    with (
-        pytest.raises(pr.InputError, match="the module was called never inside"),
-        pr.record(module, tmp_path / "case.npz"),
-    ):
-        module.forward(tensor(2, 3))
-    with (
-        pytest.raises(pr.InputError, match=r"called 1 times .* there is no call 2"),
-        pr.record(module, tmp_path / "case.npz", call=2),
-    ):
-        module(tensor(2, 3))
-    with pytest.raises(pr.InputError, match="several calls"), pr.record(module, tmp_path / "case.npz"):
-        (module(tensor(2, 3)) + module(tensor(2, 3))).backward(np.ones((2, 2)))
-    module.weight.array[0, 0] = np.nan
-    with (
-        pytest.raises(pr.InputError, match="parameter 'weight' holds a NaN"),
-        pr.record(module, tmp_path / "case.npz"),
-    ):
-        module(tensor(2, 3))
-    assert (tmp_path / "case.npz").read_text() == "before"
-    assert files(tmp_path) == ["case.npz"]
-    assert not module._before
-    assert not module._after
-    assert not module.weight.hooks
-
-
-class OptimizedModule(Linear):
-    """As `torch.compile` gives."""
-
-    def __init__(self) -> None:
-        super().__init__(3, 2)
-        self._orig_mod = Linear(3, 2)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (lambda: (OptimizedModule(), "case.npz"), "compiled by torch.compile"),
-        (lambda: (Linear, "case.npz"), "Linear is a class; make one"),
-        (lambda: (Linear(3, 2),), "needs the path of the case"),
-        (lambda: (3.0, "case.npz"), "a builtins.float cannot be recorded: expected a module of PyTorch, Flax"),
-        (lambda: (Linear(3, 2), "."), "is a directory"),
-        (lambda: (Linear(3, 2), "nowhere/case.npz"), "does not exist"),
-    ],
-)
-def test_wrong_use_is_one_clear_line(tmp_path: Path, monkeypatch: Any, arguments: Any, message: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(pr.InputError, match=message) as raised:
-        pr.record(*arguments())
-    assert "\n" not in str(raised.value)
-    for option in ({"call": -1}, {"samples": True}, {"largest": 1.5}, {"meta": {"seed": object()}}):
-        with pytest.raises(pr.InputError, match=next(iter(option))):
-            pr.record(Linear(3, 2), "case.npz", **option)
-    assert files(tmp_path) == []
-
-
-def test_memory_is_that_of_a_few_values(tmp_path: Path) -> None:
-    """40 values of 1 MB each, of which the module keeps none."""
-    import tracemalloc
-
-    class Step(Module):
-        def forward(self, x: Any) -> Any:
-            return Tensor(np.full(1 << 17, 0.5))
-
-    class Long(Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.steps = [Step() for _ in range(40)]
-
-        def forward(self, x: Any) -> Any:
-            for step in self.steps:
-                x = step(x)
-            return x
-
-    module = Long()
-    tracemalloc.start()
-    try:
-        with pr.record(module, tmp_path / "case.npz"):
-            module(tensor(1, grad=False))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert (tmp_path / "case.npz").stat().st_size > 40 << 20
-    assert peak < 8 << 20, f"{peak >> 20} MB"  # one value, its bytes on the way out, and buffers of a MB
-
-
 def test_no_framework_is_imported() -> None:
     script = (
         "import sys, perceiver_ref as pr; pr.record;"
@@ -441,28 +324,3 @@ def test_no_framework_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_every_row_names_a_class_of_its_peer() -> None:
-    for path, row in rows():
-        name = row.name or path
-        classes = PEERS[row.peer].classes
-        parts = name.split(".")
-        assert name in classes or any(".".join(parts[i:]) in classes for i in range(len(parts))), (path, row.peer)
-
-
-FUNCTIONS = {
-    "hf": {"generate_fourier_features", "build_linear_positions", "space_to_depth"},
-    "lucidrains-perceiver": {"fourier_encode"},
-}
-"""Classes of cases that are no modules."""
-
-
-@pytest.mark.parametrize(
-    "peer",
-    sorted({row.peer for _, row in rows()} - {"torch"}),
-)
-def test_every_module_of_a_peer_has_a_row(peer: str) -> None:
-    named = [path for path, row in rows() if row.peer == peer]
-    for name in set(PEERS[peer].classes) - FUNCTIONS.get(peer, set()):
-        assert any(path == name or path.endswith(f".{name}") for path in named), name

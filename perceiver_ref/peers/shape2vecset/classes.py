@@ -69,14 +69,23 @@ _BOTTLENECK_POINTS: Rows = [
     ("post_bottleneck_proj", "latents.bottleneck.output"),
 ]
 _LAYER = names.layer("0", "1")
-_CROSS_POINTS: Rows = [("0", "attention"), ("1", "mlp"), *names.layer_points("0", "1")]
+
+
+def _layer_points(attention: str, mlp: str) -> Rows:
+    """Those of a layer; `drop_path` does nothing outside training."""
+    outer = [(attention, "attention"), (mlp, "mlp")]
+    return [*outer, *((f"{name}.fn.drop_path", ours) for name, ours in outer), *names.layer_points(attention, mlp)]
+
+
+_CROSS_POINTS = _layer_points("0", "1")
 
 
 def attention(given: Given) -> Rebuilt:
     """`Attention`: perceiver-pytorch's, whose queries are no keys."""
     known = {"query_dim": _SIZE, "context_dim": Option(int), "heads": 8, "dim_head": 64, "drop_path_rate": 0.0}
     chosen = options("Attention", given.config, known)
-    return lucidrains.attention(replace(given, config={k: v for k, v in chosen.items() if k != "drop_path_rate"}))
+    made = lucidrains.attention(replace(given, config={k: v for k, v in chosen.items() if k != "drop_path_rate"}))
+    return replace(made, points=[*made.points, ("drop_path", "attention")])
 
 
 def point_embed(given: Given) -> Rebuilt:
@@ -285,6 +294,5 @@ def _rows(model: SetAutoEncoder, method: str) -> Rows:
     for i in range(model.layers):
         module, use = ("layers.0", f"@{i}") if tied else (f"layers.{i}", "")
         rows += names.exactly(module, f"latents.layers.{i}", _CROSS_POINTS, use)
-    decoder = [("decoder_cross_attn", "attention"), ("decoder_ff", "mlp")]
-    decoder += names.layer_points("decoder_cross_attn", "decoder_ff")
+    decoder = _layer_points("decoder_cross_attn", "decoder_ff")
     return rows + names.exactly("", "decoder.cross_attention", decoder)

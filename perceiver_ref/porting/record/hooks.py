@@ -208,7 +208,9 @@ class Hooks:
         recorder = self.recorder
         if (chance := recorder.recognised.chance) is None:
             return
-        stored = {name: array for name in recorder.names("input") if (array := recorder.stored("input", name)) is not None}
+        stored = {
+            name: array for name in recorder.names("input") if (array := recorder.stored("input", name)) is not None
+        }
         try:
             recorder.arrays("input", chance(self.module, stored, self._seen))
         except Exception as error:  # parts that were called in another way than the class calls them

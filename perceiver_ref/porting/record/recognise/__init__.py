@@ -6,7 +6,7 @@ base                  what a row says
 transformers          rows of transformers, whose modules keep their configuration
 transformers_poolers  those that attend once: SigLIP, Kosmos-2, Aria; and EdgeTAM
 perceiver_parts       its Perceiver's preprocessors, decoders and postprocessors, read off their attributes
-lucidrains            perceiver-pytorch and flamingo-pytorch, which keep no configuration: read off attributes and shapes
+lucidrains            perceiver-pytorch and flamingo-pytorch, which keep no configuration: read off shapes
 perceiver_ar          the same for perceiver-ar-pytorch
 open_flamingo         the same for open_flamingo
 krasserm              perceiver-io

@@ -78,9 +78,11 @@ class Row:
     """How the modules of one class are recognised.
 
     `config` and `call` take the module; they raise `Unread`, or whatever reading an absent attribute raises, where it
-    is not built as the class builds it. `float32` are names of classes that compute in float32 whatever their dtype:
-    where one is among the module's parts, a case in float64 is held to float32's tolerance; or a function that says so
-    of a module. `angles` is about the largest angle whose sine is taken there. `which` gives the peer's class where one class stands for several. The rest is as in `Recognised`.
+    is not built as the class builds it. `which` gives the peer's class where one class stands for several.
+
+    `float32` are names of classes that compute in float32 whatever their dtype, or a function that says so of a module:
+    where one is among its parts, a case in float64 is held to the tolerance of float32, or of `inside`. `angles` is
+    about the largest angle whose sine is taken there. The rest is as in `Recognised`.
     """
 
     peer: str

@@ -51,6 +51,13 @@ def _times(value: Any) -> dict[str, Any]:
     return {"temporal_ids": [[int(time) for time in group] for group in value]}
 
 
+def _in_pieces(module: Any) -> frozenset[str]:
+    """OpenBMB's attention gives its output map rows of all images in one; without a projection there is no value."""
+    own = "transformers_modules" in type(module).__module__
+    found = {"attn.out_proj"} if own else set()
+    return frozenset(found if hasattr(module.kv_proj, "weight") else {*found, "kv_proj"})
+
+
 def _row(name: str) -> Row:
     return Row(
         "minicpmv",
@@ -61,6 +68,7 @@ def _row(name: str) -> Row:
         opened={"temporal_ids": _times},
         without=("pos_embed",) if name != "Resampler2" else (),
         which=kind,
+        partial=_in_pieces,
         float32=lambda module: True,  # its table of sines, whatever its dtype
         angles=lambda module: float(max(getattr(module, "max_size", (0,)))),
     )
