@@ -19,12 +19,13 @@ import perceiver_ref as pr
 from perceiver_ref.porting.cases import read_case
 from perceiver_ref.porting.record.structure import outputs
 
-torch = pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
+pytest.importorskip("torch", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("transformers", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("diffusers", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("timm", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("open_clip", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("einops", reason="needs the extra: perceiver-ref[peers]")
+import torch
 from heavy import resampler_configurations as resamplers
 from heavy import sets_configurations as sets
 from heavy.draw import Draw
