@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +19,7 @@ from ..cases.execution import run
 from ..check import Result, check_case
 from .doubts import Doubt, Doubts
 from .maps import Map, Point
+from .quick import Quick
 from .records import Records
 from .solve import Solver
 from .sources import Part, Pool
@@ -26,6 +29,10 @@ from .translate import own_names, rebuild, translate
 from .views import View
 
 SECONDS = 60.0
+_QUICK = 0.5
+"""The share of the time that whole guesses have before the search op by op."""
+_FIRST, _LEAST = 0.6, 0.05
+"""The share of the time that the likelier way of giving the inputs has, and the least that is worth a try."""
 _WAYS = 3
 """Ways of giving the inputs that are gone through where the first does not verify."""
 
@@ -82,14 +89,17 @@ def bind(
     """
     to = read_to(to) if isinstance(to, str) else to
     best: Binding | None = None
-    for count, (target, arguments) in enumerate(targets(to, case)):
-        made = _bound(case, target, arguments, seconds / (1 if count == 0 else 4), progress)
+    deadline = time.monotonic() + seconds
+    ways = list(itertools.islice(targets(to, case), _WAYS))
+    for count, (target, arguments) in enumerate(ways):
+        left = deadline - time.monotonic()
+        if best is not None and left < _LEAST * seconds:
+            break
+        made = _bound(case, target, arguments, left if count + 1 == len(ways) else left * _FIRST, progress)
         if made.verified:
             return made
         if best is None or _evidence(made) > _evidence(best):
             best = made
-        if count + 1 >= _WAYS:
-            break
     if best is None:
         raise InputError(f"{case.name} has no input that {to.said} takes")
     return best
@@ -103,7 +113,12 @@ def _bound(
     case: Case, target: Target, arguments: Arguments, seconds: float, progress: Callable[[int, int], None]
 ) -> Binding:
     inputs = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in arguments.read(case.inputs).items()}
-    tape = record(target.drawn(), lambda params: target.run(params, inputs, arguments.call))
+    start = time.monotonic()
+
+    def record_of() -> Tape:
+        return record(target.drawn(), lambda params: target.run(params, inputs, arguments.call))
+
+    tape = record_of()
     heads = tuple(h for h in target.heads() if h > 1)
     tied = case.meta["tied"]
     arrays = {name: a for name, a in (case.params | case.state).items() if name not in tied}
@@ -119,8 +134,17 @@ def _bound(
             f"the port has no array that {shapes} could be read from ({len(absent)} of {len(solver.paths)} parameters "
             f"of {target.to.said}): another configuration?"
         )
+    solver.deadline = start + seconds
+    quick = Quick(tape, target.shapes, pool, records, case.grad_params, _QUICK * seconds, progress)
+    if (found := quick.find()) is not None:
+        for path, (source, seen) in found.items():
+            solver.bind({path: source}, seen)
+        if (made := _finished(case, target, arguments, solver, records, tape)).verified:
+            return made
+        solver = Solver(record_of(), target.shapes, pool, records, seconds, progress)
+        solver.deadline = start + seconds
     solver.run()
-    return _finished(case, target, arguments, solver, records, tape)
+    return _finished(case, target, arguments, solver, records, solver.tape)
 
 
 def _tolerance(case: Case) -> float:
@@ -155,6 +179,8 @@ def _row(path: str, solver: Solver, doubt: Doubt | None, verified: bool) -> Row:
     if source is None:
         return Row(path, "", "unknown", "nothing fits")
     if doubt is not None:
+        if not doubt.others:
+            return Row(path, source.said(), "ambiguous", "no time was left to look for others")
         others = listed([s.said() for s in doubt.others], 3)
         same = "equal values" if doubt.equal else "changes nothing that was recorded"
         return Row(path, source.said(), "ambiguous", f"{same}; as well: {others}")

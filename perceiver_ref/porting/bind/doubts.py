@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -52,7 +53,11 @@ class Doubts:
         """Bind anew what gradients or elimination decide, and give the rest."""
         bound = self.solver.bound
         open_: dict[str, list[Source]] = {}
+        late = []
         for path, source in bound.sources.items():
+            if time.monotonic() > self.solver.deadline:
+                late.append(path)
+                continue
             others = self._alternatives(path, source)
             if others:
                 open_[path] = [source, *others]
@@ -65,7 +70,7 @@ class Doubts:
                 open_[path] = kept
         self._eliminate(open_)
         self._assign(open_)
-        made = {}
+        made = {path: Doubt((), False) for path in late}
         for path, sources in open_.items():
             chosen = bound.sources[path]
             others = [s for s in sources if s.identity != chosen.identity and not _same_place(s, chosen)]

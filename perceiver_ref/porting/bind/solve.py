@@ -25,7 +25,7 @@ from .tape import Tape, argument_paths, is_made
 _FEW = 2
 _TRIES = ((1, 1), (40_000, 10), (40_000, 200))
 """How often an op of a few free parameters is tried, and one of many, in one pass after the other."""
-_MOVES = frozenset(
+MOVES = frozenset(
     {"reshape", "transpose", "swapaxes", "broadcast_to", "getitem", "concatenate", "expand_dims", "cast"}
 )
 """Ops of which the result is recorded where their argument is: they tell nothing more."""
@@ -100,10 +100,27 @@ class Solver:
                 self._pass(few, many)
         left = [path for path in self.paths if path not in self.bound.sources]
         if left:
-            guess = next(self._assignments(left), None)
-            if guess is not None:
-                self._bind(guess, "")
+            self.bind(self._likeliest(left), "")
         return self.bound
+
+    def _likeliest(self, left: list[str]) -> dict[str, Source]:
+        """For one parameter after the other what hints have for it, nothing twice where that can be."""
+        made: dict[str, Source] = {}
+        used: dict[str, list[Source]] = {}
+        for source in self.bound.sources.values():
+            for name in source.names:
+                used.setdefault(name, []).append(source)
+        for path in left:
+            sources = self.sources(path)
+            costs = self.hints.costs(path, sources, {**self.bound.sources, **made})
+            rows = [
+                cost + _REUSED * any(overlap(source, other) for name in source.names for other in used.get(name, ()))
+                for cost, source in zip(costs, sources)
+            ]
+            made[path] = sources[int(np.argmin(rows))]
+            for name in made[path].names:
+                used.setdefault(name, []).append(made[path])
+        return made
 
     def _pass(self, few: int, many: int) -> None:
         for place, entry in enumerate(self.tape.entries):
@@ -112,7 +129,7 @@ class Solver:
                 final = place == len(self.tape.entries) - 1
                 if len(free) > _TOO_MANY and not (final and (few, many) == _TRIES[-1]):
                     continue
-                if len(free) > 1 and entry.op.name in _MOVES:
+                if len(free) > 1 and entry.op.name in MOVES:
                     continue
                 tries = few if len(free) <= _FEW else many
                 self._at(place, sorted(free, key=self.hints.place.__getitem__), tries)
@@ -124,9 +141,10 @@ class Solver:
             sources = [s for s in self.sources(path) if s.parts]
             same = [other for other in self.paths if self.shapes[other] == self.shapes[path]]
             if len(sources) == 1 and len(same) == 1 and ABSENT.get(path.rpartition("/")[2]) is None:
-                self._bind({path: sources[0]}, "its shape")
+                self.bind({path: sources[0]}, "its shape")
 
-    def _bind(self, chosen: Mapping[str, Source], seen: str) -> None:
+    def bind(self, chosen: Mapping[str, Source], seen: str) -> None:
+        """Take these as known; `seen` is the port's value that shows it."""
         self.bound.sources.update(chosen)
         self.bound.seen.update(dict.fromkeys(chosen, seen))
         self.tape.fix({path: source.value for path, source in chosen.items()})
@@ -170,7 +188,7 @@ class Solver:
         self.bound.tried += 1
         if (found := self._found(place, assignment)) is None:
             return False
-        self._bind(assignment, found.name)
+        self.bind(assignment, found.name)
         return True
 
     def _matching(self, place: int, free: list[str]) -> Iterator[dict[str, Source]]:
@@ -265,7 +283,7 @@ class Solver:
                 heapq.heappush(heap, (regret + row[index][0] - row[0][0], next(ticket), chosen, row, index))
 
         push(0.0, (), rows(()), 0)
-        while heap:
+        while heap and time.monotonic() < self.deadline:
             total, _, chosen, row, index = heapq.heappop(heap)
             base = total - (row[index][0] - row[0][0])
             push(base, chosen, row, index + 1)

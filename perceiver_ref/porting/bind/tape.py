@@ -6,7 +6,7 @@ again from the ops that lie between it and what is known already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,11 +90,11 @@ class Tape:
                 todo.pop()
                 continue
             entry = self.entries[at]
-            missing = [i for i in _places(entry.arguments) if i not in done]
+            missing = [i for i in places_of(entry.arguments) if i not in done]
             if missing:
                 todo += missing
                 continue
-            arguments = _filled(entry.arguments, done, self.fixed, chosen)
+            arguments = filled(entry.arguments, done, self.fixed, chosen)
             with np.errstate(all="ignore"):
                 done[at] = entry.op(*arguments, **entry.options)
             if len(self._memo) > _KEPT:
@@ -127,7 +127,7 @@ def record(params: Mapping[str, np.ndarray], compute: Callable[[dict[str, Any]],
             return out
         stored = _stored(arguments, known)
         options = {key: array_of(value) for key, value in options.items()}
-        places = _places(stored)
+        places = places_of(stored)
         needs = frozenset().union(*(tape.entries[i].needs for i in places)) | frozenset(_paths(stored))
         if not needs:
             return out
@@ -169,9 +169,10 @@ def _stored(value: Any, known: Mapping[int, Any]) -> Any:
     return known.get(id(value), array_of(value)) if type(value) is Tensor else value
 
 
-def _places(value: Any) -> list[int]:
+def places_of(value: Any) -> list[int]:
+    """The ops whose results are among arguments."""
     if isinstance(value, tuple):
-        return [place for part in value for place in _places(part)]
+        return [place for part in value for place in places_of(part)]
     return [value.place] if isinstance(value, _Made) else []
 
 
@@ -181,9 +182,12 @@ def _paths(value: Any) -> list[str]:
     return [value.path] if isinstance(value, _Param) else []
 
 
-def _filled(value: Any, done: Mapping[int, Any], fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> Any:
+def filled(
+    value: Any, done: Mapping[int, Any] | Sequence[Any], fixed: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> Any:
+    """An argument with values in place of what stands for them: results of ops, known parameters, others."""
     if isinstance(value, tuple):
-        return tuple(_filled(part, done, fixed, chosen) for part in value)
+        return tuple(filled(part, done, fixed, chosen) for part in value)
     if isinstance(value, _Made):
         made = done[value.place]
         return made[value.output] if isinstance(made, tuple) else made
@@ -200,3 +204,8 @@ def argument_paths(entry: Entry) -> list[str]:
 def is_made(argument: Any) -> bool:
     """Whether an argument is the result of an op of the tape."""
     return isinstance(argument, _Made)
+
+
+def made_by(argument: Any) -> tuple[int, int]:
+    """The place of the op that makes an argument, and the number of its result."""
+    return argument.place, argument.output

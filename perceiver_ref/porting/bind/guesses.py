@@ -1,0 +1,313 @@
+"""Whole guesses of a port's conventions: its arrays in some order laid along the reference's parameters.
+
+A port usually keeps one order for all its layers: of modules in a layer, of queries, keys, values and output in an attention,
+of scale and offset in a norm; and fuses the same maps everywhere. A guess is one choice of each. It says which array is which
+parameter; which way it is read is left open where shapes do not say, as alternatives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations, product
+
+from .sources import Pool, Source
+
+Choice = dict[str, Source]
+_PARTS = ("query", "key", "value", "output")
+_FUSIONS: tuple[tuple[str, ...], ...] = ((), ("query", "key", "value"), ("key", "value"))
+_GATED = ("gate", "hidden")
+_ABSENT: tuple[frozenset[str], ...] = (
+    frozenset(),
+    frozenset({"key/bias"}),
+    frozenset({"query/bias", "key/bias", "value/bias"}),
+    frozenset({"query/bias", "key/bias", "value/bias", "output/bias"}),
+    frozenset({"bias"}),
+    frozenset({"offset"}),
+    frozenset({"offset", "bias"}),
+    frozenset({"offset", "query/bias", "key/bias", "value/bias"}),
+    frozenset({"offset", "query/bias", "key/bias", "value/bias", "output/bias"}),
+)
+"""What ports leave out, by the ends of our paths, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Parameters of which it is decided together what they are read from."""
+
+    paths: tuple[str, ...]
+    choices: list[Choice]
+    kind: tuple[object, ...] = ()
+    """Equal for units that one convention decides."""
+
+
+def natural(name: str) -> tuple[object, ...]:
+    """A key that sorts numbers in names as numbers."""
+    return tuple((1, int(part[:9]), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name))
+
+
+def guesses(
+    paths: Sequence[str], shapes: Mapping[str, tuple[int, ...]], pool: Pool, absent: Callable[[str], float | None]
+) -> Iterator[list[Unit]]:
+    """Units for all parameters, from the likeliest guess on; no two guesses lay the arrays alike."""
+    names = list(pool.arrays)
+    orders = list(dict.fromkeys((tuple(names), tuple(sorted(names, key=natural)))))
+    reader = _Reader(shapes, pool, absent)
+    seen: set[tuple[object, ...]] = set()
+    for missing, fusion, cross, gated in product(_ABSENT, _FUSIONS, _FUSIONS, (False, True)):
+        slots_of = _Slots(paths, fusion, cross, gated, missing, absent)
+        if not slots_of.meant or not reader.counts(slots_of.slots((0, 1, 2, 3), _PARTS, False), names, bool(missing)):
+            continue
+        for turned, course, order in product((False, True), _courses(), orders):
+            for parts in permutations(_PARTS):
+                laid = reader.lay(slots_of.slots(course, parts, turned), order)
+                if laid is None:
+                    continue
+                key = tuple(sorted((slot, name) for slot, name in laid))
+                if key not in seen:
+                    seen.add(key)
+                    yield [reader.unit(slot, name) for slot, name in laid]
+
+
+@lru_cache(maxsize=1)
+def _courses() -> tuple[tuple[int, ...], ...]:
+    """Orders of first norm 0, attention 1, second norm 2, MLP 3 in a layer, norms in their order."""
+    rows = [order for order in permutations(range(4)) if order.index(0) < order.index(2)]
+    return tuple(sorted(rows, key=lambda row: row != (0, 1, 2, 3)))
+
+
+class _Slots:
+    """The reference's parameters in a port's order, those of fused maps together."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        fusion: tuple[str, ...],
+        cross: tuple[str, ...],
+        gated: bool,
+        missing: frozenset[str],
+        absent: Callable[[str], float | None],
+    ) -> None:
+        self.paths = paths
+        self.left_out = {
+            p for p in paths if any(p.endswith(f"/{m}") or p == m for m in missing) and absent(p) is not None
+        }
+        self.attentions: dict[str, list[str]] = {}
+        for path in paths:
+            outer, _, own = path.rpartition("/")[0].rpartition("/")
+            if own in _PARTS:
+                self.attentions.setdefault(outer, []).append(path)
+        for outer in [o for o, rows in self.attentions.items() if not any("/query/" in f"/{p}" for p in rows)]:
+            del self.attentions[outer]  # the output of an MLP
+        self.fusion_of = {outer: cross if _crosses(outer) else fusion for outer in self.attentions}
+        kinds = {_crosses(outer) for outer in self.attentions}
+        gates = any(path.rpartition("/")[0].endswith("/gate") for path in paths)
+        self.gated = gated
+        self.meant = (
+            (False in kinds or not fusion)
+            and (True in kinds or not cross)
+            and (gates or not gated)
+            and (bool(self.left_out) or not missing)
+        )
+
+    def slots(self, course: Sequence[int], parts: Sequence[str], turned: bool) -> list[tuple[str, ...]]:
+        """Tuples of paths: those that one array holds."""
+        layers: dict[str, list[str]] = {}
+        for path in self.paths:
+            layers.setdefault(self._layer(path), []).append(path)
+        made: list[tuple[str, ...]] = []
+        for layer, own in layers.items():
+            groups: list[list[str]] = [[], [], [], []]
+            for path in own:
+                groups[self._group(layer, path)].append(path)
+            for group in course:
+                rows = groups[group]
+                if group == 1:
+                    made += self._attention(rows, parts)
+                elif group == 3 and self.gated:
+                    made += _fused(rows, _GATED)
+                else:
+                    made += [(path,) for path in _turned(rows, turned)]
+        # what is left out of the port has no array
+        return [slot for slot in made if not set(slot) <= self.left_out]
+
+    def _layer(self, path: str) -> str:
+        """The layer around a module: that which has the attention."""
+        outers = sorted((o.rpartition("/")[0] for o in self.attentions), key=len, reverse=True)
+        return next((o for o in outers if o and path.startswith(f"{o}/")), path.partition("/")[0])
+
+    def _group(self, layer: str, path: str) -> int:
+        outer = path.rpartition("/")[0].rpartition("/")[0]
+        if outer in self.attentions:
+            return 1
+        own = path.removeprefix(f"{layer}/").partition("/")[0]
+        if path.endswith(("scale", "offset")):
+            return 2 if own.startswith(("mlp", "ff")) else 0
+        return 3 if own.startswith(("mlp", "ff")) else 0
+
+    def _attention(self, rows: list[str], parts: Sequence[str]) -> list[tuple[str, ...]]:
+        made: list[tuple[str, ...]] = []
+        for outer in dict.fromkeys(path.rpartition("/")[0].rpartition("/")[0] for path in rows):
+            fusion = self.fusion_of.get(outer, ())
+            done: set[str] = set()
+            for name in parts:
+                together = fusion if name in fusion else (name,)
+                if name in done:
+                    continue
+                done |= set(together)
+                for last in ("weight", "bias"):
+                    found = tuple(p for t in together for p in (f"{outer}/{t}/{last}",) if p in rows)
+                    made += [found] if len(found) == len(together) else [(p,) for p in found]
+            used = {p for slot in made for p in slot}
+            made += [(p,) for p in rows if p not in used and p.rpartition("/")[0].rpartition("/")[0] == outer]
+        return made
+
+
+def _crosses(outer: str) -> bool:
+    return "cross" in outer or "decoder" in outer
+
+
+def _fused(rows: list[str], names: Sequence[str]) -> list[tuple[str, ...]]:
+    made: list[tuple[str, ...]] = []
+    for path in rows:
+        module, _, last = path.rpartition("/")
+        outer, _, own = module.rpartition("/")
+        if own not in names:
+            made.append((path,))
+        elif own == names[0]:
+            made.append(tuple(p for n in names for p in (f"{outer}/{n}/{last}",) if p in rows))
+    return made
+
+
+def _turned(rows: list[str], turned: bool) -> list[str]:
+    """Offsets before scales, where a port has them so."""
+    if not turned:
+        return rows
+    made: list[str] = []
+    for module in dict.fromkeys(path.rpartition("/")[0] for path in rows):
+        made += reversed([path for path in rows if path.rpartition("/")[0] == module])
+    return made
+
+
+class _Reader:
+    """What one array may be read as, for the parameters of a slot."""
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], pool: Pool, absent: Callable[[str], float | None]
+    ) -> None:
+        self.shapes, self.pool, self.absent = shapes, pool, absent
+        self._choices: dict[tuple[tuple[str, ...], str], list[Choice]] = {}
+        self._by_name: dict[tuple[tuple[int, ...], str], list[Source]] = {}
+        self._fits: dict[tuple[object, ...], bool] = {}
+        self.items: dict[str, tuple[int, ...]] = {name: array.shape for name, array in pool.arrays.items()}
+        self.transposed = self._votes() >= 0
+
+    def _votes(self) -> int:
+        votes = 0
+        for path, shape in self.shapes.items():
+            if path.endswith("weight") and len(shape) == 2 and shape[0] != shape[1]:
+                moved = {s.parts[0].view.moved for s in self.pool.sources(shape, None) if len(s.parts) == 1}
+                votes += 1 if moved == {True} else -1 if moved == {False} else 0
+        return votes
+
+    def sources(self, shape: tuple[int, ...], name: str) -> list[Source]:
+        """The ways to read a parameter of this shape from an array."""
+        key = (shape, name)
+        if key not in self._by_name:
+            rows: dict[str, list[Source]] = {}
+            for s in self.pool.sources(shape, None):
+                rows.setdefault(s.names[0], []).append(s) if len(s.parts) == 1 else None
+            for each in self.pool.arrays:
+                self._by_name[(shape, each)] = rows.get(each, [])
+        return self._by_name[key]
+
+    def fits(self, slot: tuple[str, ...], name: str) -> bool:
+        """Whether an array is of the size of a slot, and can be read so."""
+        wanted = tuple(self.shapes[path] for path in slot)
+        key = (wanted, self.items[name])
+        if key not in self._fits:
+            size = sum(_size(shape) for shape in wanted)
+            self._fits[key] = size == _size(self.items[name]) and bool(self.choices(slot, name))
+        return self._fits[key]
+
+    def counts(self, slots: list[tuple[str, ...]], names: Sequence[str], exact: bool) -> bool:
+        """Whether there is as much of every size as there are slots of it, or, `exact`, neither less nor more."""
+        wanted: dict[int, int] = {}
+        for slot in slots:
+            size = sum(_size(self.shapes[path]) for path in slot)
+            wanted[size] = wanted.get(size, 0) + 1
+        given: dict[int, int] = {}
+        for name in names:
+            given[_size(self.items[name])] = given.get(_size(self.items[name]), 0) + 1
+        if exact:
+            return given == wanted
+        return all(given.get(size, 0) >= count for size, count in wanted.items())
+
+    def lay(
+        self, slots: list[tuple[str, ...]], names: Sequence[str]
+    ) -> list[tuple[tuple[str, ...], str]] | None:
+        """For each slot the first array in this order that fits and is not taken; None where one finds none."""
+        left = list(names)
+        made = []
+        for slot in slots:
+            found = next((name for name in left if self.fits(slot, name)), None)
+            if found is None:
+                return None
+            left.remove(found)
+            made.append((slot, found))
+        taken = {path for slot in slots for path in slot}
+        return made + [((path,), "") for path in self.shapes if path not in taken]
+
+    def unit(self, slot: tuple[str, ...], name: str) -> Unit:
+        """The alternatives of a slot that is read from an array, or from none."""
+        if not name:
+            zero = next(s for s in self.pool.sources(self.shapes[slot[0]], self.absent(slot[0])) if not s.parts)
+            return Unit(slot, [{slot[0]: zero}])
+        ends = tuple(path.rpartition("/")[0].rpartition("/")[2] for path in slot)
+        choices = self.choices(slot, name)
+        kind = (ends, self.items[name], *(self.shapes[p] for p in slot)) if len(choices) > 1 else ()
+        return Unit(slot, choices, kind)
+
+    def choices(self, slot: tuple[str, ...], name: str) -> list[Choice]:
+        """Assignments of a slot, the likeliest first."""
+        key = (slot, name)
+        if key not in self._choices:
+            self._choices[key] = self._made(slot, name)
+        return self._choices[key]
+
+    def _made(self, slot: tuple[str, ...], name: str) -> list[Choice]:
+        rows = [self.sources(self.shapes[path], name) for path in slot]
+        if len(slot) == 1:
+            plain = [s for s in rows[0] if s.parts[0].view.plain]
+            if len(self.shapes[slot[0]]) == 2:
+                plain.sort(key=lambda s: s.parts[0].view.moved != self.transposed)
+            return [{slot[0]: s} for s in plain]
+        made: list[tuple[object, Choice]] = []
+        if all(self.shapes[p] == self.shapes[slot[0]] for p in slot):
+            kinds: dict[object, dict[int, Source]] = {}
+            for s in rows[0]:
+                view = s.parts[0].view
+                if view.fused is not None:
+                    kinds.setdefault((view.fused, view.order, view.split), {}).setdefault(view.index, s)
+            for number, parts in enumerate(kinds.values()):
+                if len(parts) == len(slot):
+                    for i, order in enumerate(permutations(sorted(parts))):
+                        made.append(((i > 0, number, i), {p: parts[j] for p, j in zip(slot, order)}))
+            made.sort(key=lambda row: (row[0][0] + (row[0][1] > 0), row[0]))  # type: ignore[index]
+            return [row[1] for row in made]
+        for number, combined in enumerate(product(*rows)):  # parts of unequal widths, one after the other
+            cuts = [s.parts[0].view.cut for s in combined]
+            if all(cut is not None for cut in cuts) and len({s.parts[0].view.order for s in combined}) == 1:
+                spans = sorted(cut[1:] for cut in cuts if cut is not None)
+                if spans[0][0] == 0 and all(a[1] == b[0] for a, b in zip(spans, spans[1:])):
+                    made.append((number, dict(zip(slot, combined))))
+        return [row[1] for row in made]
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size

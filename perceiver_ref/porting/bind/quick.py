@@ -1,0 +1,321 @@
+"""The fast stage: whole guesses run through the reference and compared, before any search op by op.
+
+First the port's arrays as they lie, with one convention for all layers; where values were recorded, layer by layer, so that
+a layer may have its own. Then, where gradients were recorded, arrays in any order, tied to each other by identities.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from .guesses import Choice, Unit, guesses
+from .identities import Gradients, identities
+from .narrow import Narrowing, clash
+from .records import Records
+from .replay import Replay
+from .solve import ABSENT, MOVES
+from .sources import Pool, Source
+from .tape import Tape, argument_paths, is_made, made_by
+
+_WAYS = 400
+"""Of giving each kind of array one convention."""
+_LAID = 0.25
+"""The share of the time for arrays as they lie, where gradients can do without their order."""
+_STEP = 3000
+"""Combinations that are tried at one recorded value."""
+_SHUFFLED = 4000
+"""Alternatives of one parameter, arrays in any order."""
+
+
+class Quick:
+    """Finds sources for all parameters with which the reference gives the port's outputs, or nothing."""
+
+    def __init__(
+        self,
+        tape: Tape,
+        shapes: Mapping[str, tuple[int, ...]],
+        pool: Pool,
+        records: Records,
+        gradients: Mapping[str, np.ndarray],
+        seconds: float,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.tape, self.shapes, self.pool, self.records = tape, dict(shapes), pool, records
+        self.deadline, self.progress = time.monotonic() + seconds, progress
+        self.replay = Replay(tape)
+        sums, products = identities(tape)
+        self.unfelt = self._unfelt(sums)
+        self.gradients = Gradients(gradients)
+        self.narrowing: Narrowing | None = None
+        if gradients:
+            self.narrowing = Narrowing(sums, products, self.gradients, self.unfelt, self.deadline)
+        self.outputs = [ref for ref in tape.outputs.values() if is_made(ref)]
+        self.uses: dict[str, int] = {}
+        for entry in tape.entries:
+            for path in argument_paths(entry):
+                self.uses[path] = self.uses.get(path, 0) + 1
+        self.watched = self._watched()
+        self.told = {place for place in self.watched if self._tells(place)}
+        self.first = {p: i for i, e in reversed(list(enumerate(tape.entries))) for p in e.needs}
+        self.tried = 0
+
+    def find(self) -> dict[str, tuple[Source, str]] | None:
+        """For each parameter a source and the recorded value that shows it; None where nothing is found in time."""
+        for strict in (True, False) if self.narrowing else (False,):
+            for units in self._laid(strict, _LAID if strict else 1.0):
+                if (found := self._search(units)) is not None:
+                    return found
+                if time.monotonic() > self.deadline:
+                    return None
+            if strict and (found := self._shuffled()) is not None:
+                return found
+        return None
+
+    def absent(self, path: str) -> float | None:
+        """What stands for a parameter that the port does without."""
+        return ABSENT.get(path.rpartition("/")[2])
+
+    def _laid(self, strict: bool, share: float) -> Iterator[list[Unit]]:
+        """Guesses, for this share of the time that is left."""
+        now = time.monotonic()
+        until = now + share * (self.deadline - now)
+        for units in guesses(list(self.shapes), self.shapes, self.pool, self.absent):
+            narrowed = self.narrowing.narrow(units, True) if self.narrowing and strict else units
+            if narrowed is not None:
+                yield narrowed
+            if time.monotonic() > until:
+                return
+
+    def _shuffled(self) -> dict[str, tuple[Source, str]] | None:
+        units = []
+        for path in self.shapes:
+            units.append(Unit((path,), _different([{path: s} for s in self._likely(path)[:_SHUFFLED]])))
+        assert self.narrowing is not None
+        narrowed = self.narrowing.narrow(units, False)
+        return self._search(narrowed) if narrowed else None
+
+    def _likely(self, path: str) -> list[Source]:
+        """Whole arrays where there are enough of them; else parts of two to four, and then all."""
+        shape = self.shapes[path]
+        count = sum(other == shape for other in self.shapes.values())
+        sources = self.pool.sources(shape, self.absent(path))
+        whole = [s for s in sources if s.parts and s.parts[0].view.plain]
+        fused = [s for s in sources if s.parts and _fused(s)]
+        if len({s.names for s in whole}) >= count:
+            return whole
+        some = [*whole, *fused, *(s for s in sources if not s.parts)]
+        places = {(s.names, s.parts[0].view.index) for s in (*whole, *fused)}
+        return some if len(places) >= count or self.absent(path) is not None else sources
+
+    def _watched(self) -> list[int]:
+        """Ops of which the results may be recorded, without those that several maps of one input make."""
+        inputs: dict[object, list[int]] = {}
+        for place, entry in enumerate(self.tape.entries):
+            if entry.op.name == "linear":
+                source = entry.arguments[0]
+                inputs.setdefault(source if is_made(source) else id(source), []).append(place)
+        beside = {place for places in inputs.values() if len(places) > 1 for place in places}
+        return [
+            place
+            for place, entry in enumerate(self.tape.entries)
+            if place not in beside
+            and entry.op.name not in MOVES
+            and (self.records.has(int(np.prod(entry.shape, dtype=np.int64))) or self._tells(place))
+        ]
+
+    def _tells(self, place: int) -> bool:
+        """Whether the gradient of a linear map says something of its input: fewer rows than channels."""
+        entry = self.tape.entries[place]
+        if self.narrowing is None or entry.op.name != "linear" or not is_made(entry.arguments[0]):
+            return False
+        paths = argument_paths(entry)
+        if not paths or len(self.shapes[paths[0]]) != 2 or self.uses[paths[0]] != 1:
+            return False
+        rows = int(np.prod(entry.shape[:-1], dtype=np.int64))
+        return rows + 1 < self.shapes[paths[0]][0]
+
+    def _spanned(self, place: int, chosen: Choice) -> str | None:
+        """G = x^T (gradient of the result): whether the gradient of a map is spanned by the rows x of its input."""
+        entry = self.tape.entries[place]
+        paths = argument_paths(entry)
+        gradient = self.gradients.of(chosen[paths[0]])
+        if gradient is None or not np.any(gradient):
+            return None
+        x = self.replay.value(*made_by(entry.arguments[0])[:1], chosen, made_by(entry.arguments[0])[1])
+        x = x.reshape(-1, x.shape[-1])
+        shift = self.gradients.of(chosen[paths[1]]) if len(paths) > 1 and chosen[paths[1]].parts else None
+        if shift is not None:
+            x, gradient = np.hstack([x, np.ones((len(x), 1))]), np.vstack([gradient, shift])
+        if not np.isfinite(x).all():
+            return None
+        basis = np.linalg.qr(x.T)[0]
+        left = gradient - basis @ (basis.T @ gradient)
+        small = float(np.abs(left).max()) <= self.gradients.tolerance * float(np.abs(gradient).max())
+        return f"gradient of {chosen[paths[0]].names[0]}" if small else None
+
+    def _unfelt(self, sums: Sequence[object]) -> set[str]:
+        """Biases of keys, which change nothing."""
+        keys = {
+            path.removesuffix("weight") + "bias"
+            for row in sums
+            for path in getattr(row, "terms", {})
+            if getattr(row, "kind", "") == "queries"
+        }
+        named = {path for row in sums for path in getattr(row, "terms", {})}
+        return {path for path in keys if path in self.shapes and path not in named}
+
+    def _search(self, units: list[Unit]) -> dict[str, tuple[Source, str]] | None:
+        """Fix units from one recorded value to the next; the last is the output."""
+        units = sorted(units, key=lambda unit: min(self.first.get(path, len(self.first)) for path in unit.paths))
+        loose = [u for u in units if len(u.choices) > 1 and set(u.paths) <= self.unfelt]
+        units = [u for u in units if u not in loose]
+        guess: Choice = {path: s for u in (*units, *loose) for path, s in u.choices[0].items()}
+        fixed: Choice = {}
+        seen: dict[str, str] = {}
+        for unit in [u for u in units if len(u.choices) == 1]:
+            fixed.update(unit.choices[0])
+        open_ = [unit for unit in units if len(unit.choices) > 1]
+        while open_:
+            step = self._step(open_, fixed, guess, seen)
+            if step is None:
+                return None
+            for unit, choice in step:
+                fixed.update(choice)
+                open_ = [other for other in open_ if other is not unit]
+            guess |= fixed
+        fixed |= self._loose(loose, fixed)
+        found = self._agrees({**guess, **fixed})
+        if found is None:
+            return None
+        self.progress(len(self.shapes), len(self.shapes))
+        return {path: (source, seen.get(path) or found) for path, source in {**guess, **fixed}.items()}
+
+    def _loose(self, loose: list[Unit], fixed: Choice) -> Choice:
+        """Parameters that change nothing, of what is left, with no gradient where that is known."""
+        made: Choice = {}
+        for unit in loose:
+            fits = [c for c in unit.choices if not clash(c, fixed) and not clash(c, made)] or unit.choices
+            made.update(min(fits, key=self._felt))
+        return made
+
+    def _felt(self, choice: Choice) -> float:
+        if self.narrowing is None:
+            return 0.0
+        gradients = [self.narrowing.gradients.of(source) for source in choice.values()]
+        return round(sum(float(np.abs(g).max(initial=0.0)) for g in gradients if g is not None), 9)
+
+    def _step(
+        self, open_: list[Unit], fixed: Choice, guess: Choice, seen: dict[str, str]
+    ) -> list[tuple[Unit, Choice]] | None:
+        """Choices for the units that the next recorded value depends on; at last for all."""
+        done: set[tuple[int, ...]] = set()
+        for place in [*self.watched, None]:
+            needs = self.tape.entries[place].needs if place is not None else frozenset(self.shapes)
+            own = [unit for unit in open_ if needs & set(unit.paths)]
+            key = tuple(id(unit) for unit in own)
+            if not own or (place is not None and len(done) > 12):
+                continue
+            if place is not None and key in done and len(own) > 2:
+                limit = 64
+            else:
+                limit = _STEP if place is not None else 1_000_000
+            done.add(key)
+            for choices in itertools.islice(_combinations(own, fixed), limit):
+                merged = {**guess, **fixed, **{path: s for choice in choices for path, s in choice.items()}}
+                self.tried += 1
+                name = self._agrees(merged) if place is None else self._recorded(place, merged)
+                if name is None and place in self.told:
+                    name = self._spanned(place, merged)
+                if name is not None:
+                    chosen = list(zip(own, choices))
+                    seen.update({path: name for unit in own for path in unit.paths})
+                    self.progress(len(seen), len(self.shapes))
+                    return chosen
+                if time.monotonic() > self.deadline:
+                    return None
+        return None
+
+    def _recorded(self, place: int, chosen: Choice) -> str | None:
+        if not self.records.has(int(np.prod(self.tape.entries[place].shape, dtype=np.int64))):
+            return None
+        value = self.replay.value(place, chosen)
+        if value.dtype.kind != "f" or (found := self.records.find(value)) is None:
+            return None
+        return found.name
+
+    def _agrees(self, chosen: Choice) -> str | None:
+        """The port's outputs by name, where the reference gives them."""
+        first: str | None = None
+        names: set[str] = set()
+        for ref in self.outputs:
+            place, output = made_by(ref)
+            value = self.replay.value(place, chosen, output)
+            if value.dtype.kind != "f":
+                continue
+            found = {f.name for f in self.records.all(value) if f.name.startswith("output/")}
+            if not found and len(self.outputs) == 1:
+                return None
+            names |= found
+            first = first or next(iter(sorted(found)), None)
+        wanted = [name for name in self.records.arrays if name.startswith("output/")]
+        return first if len(names) >= min(len(wanted), len(self.outputs)) else None
+
+
+def _fused(source: Source) -> bool:
+    """Whether it is one of two to four maps that are kept as one array."""
+    view = source.parts[0].view
+    return view.cut is not None or (bool(view.take) and view.shape is not None and view.shape[view.take[-1][0]] <= 4)
+
+
+def _different(choices: list[Choice]) -> list[Choice]:
+    """One choice of each value of an array."""
+    made: dict[object, Choice] = {}
+    for choice in choices:
+        for source in choice.values():
+            made.setdefault((source.names, source.key), choice)
+    return list(made.values())
+
+
+def _combinations(units: list[Unit], fixed: Choice) -> Iterator[list[Choice]]:
+    """One choice for each unit, none of them twice: first alike for units of a kind, then any."""
+    kinds: dict[object, list[int]] = {}
+    for i, unit in enumerate(units):
+        kinds.setdefault((unit.kind, len(unit.choices)) if unit.kind else i, []).append(i)
+    groups = list(kinds.values())
+    seen: set[tuple[int, ...]] = set()
+    if any(len(group) > 1 for group in groups):
+        rows = itertools.product(*(range(len(units[group[0]].choices)) for group in groups))
+        for row in itertools.islice(rows, _WAYS):
+            index = [0] * len(units)
+            for group, number in zip(groups, row):
+                for i in group:
+                    index[i] = number
+            seen.add(tuple(index))
+            choices = [unit.choices[i] for unit, i in zip(units, index)]
+            if not any(clash(a, b) for a, b in itertools.combinations(choices, 2)):
+                yield choices
+    chosen: list[Choice] = []
+    stack: list[Iterator[tuple[int, Choice]]] = [iter(enumerate(units[0].choices))]
+    index_: list[int] = []
+    while stack:
+        step = next(stack[-1], None)
+        if step is None:
+            stack.pop()
+            if chosen:
+                chosen.pop()
+                index_.pop()
+            continue
+        number, choice = step
+        if any(clash(choice, other) for other in chosen) or clash(choice, fixed):
+            continue
+        if len(chosen) + 1 == len(units):
+            if (*index_, number) not in seen:
+                yield [*chosen, choice]
+            continue
+        chosen.append(choice)
+        index_.append(number)
+        stack.append(iter(enumerate(units[len(chosen)].choices)))
