@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from .doubts import Doubt, Doubts
 from .maps import Map, Point
 from .quick import Quick
 from .records import Records
-from .solve import Solver
+from .solve import Solver, absent_value
 from .sources import Part, Pool
 from .tape import Tape, record
 from .target import Arguments, Target, To, read_to, targets
@@ -90,59 +89,82 @@ def bind(
     to = read_to(to) if isinstance(to, str) else to
     best: Binding | None = None
     deadline = time.monotonic() + seconds
-    ways = list(itertools.islice(targets(to, case), _WAYS))
-    for count, (target, arguments) in enumerate(ways):
+    ways = _ways(case, to)
+    way = next(ways, None)
+    for _ in range(_WAYS):
         left = deadline - time.monotonic()
-        if best is not None and left < _LEAST * seconds:
+        if way is None or (best is not None and left < _LEAST * seconds):
             break
-        made = _bound(case, target, arguments, left if count + 1 == len(ways) else left * _FIRST, progress)
+        after = next(ways, None)
+        made = _bound(case, way, left if after is None else left * _FIRST, progress)
         if made.verified:
             return made
         if best is None or _evidence(made) > _evidence(best):
             best = made
+        way = after
     if best is None:
         raise InputError(f"{case.name} has no input that {to.said} takes")
     return best
+
+
+@dataclass
+class _Way:
+    """A way of giving the port's inputs to the target, run once."""
+
+    target: Target
+    arguments: Arguments
+    inputs: dict[str, np.ndarray]
+    pool: Pool
+
+    def record(self) -> Tape:
+        """The ops of the target."""
+        return record(self.target.drawn(), lambda params: self.target.run(params, self.inputs, self.arguments.call))
+
+
+def _ways(case: Case, to: To) -> Iterator[_Way]:
+    """Ways of giving the inputs in which every parameter has an array; `InputError` where there is none."""
+    failed: InputError | None = None
+    found, pools = False, dict[tuple[int, ...], Pool]()
+    for target, arguments in targets(to, case):
+        inputs = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in arguments.read(case.inputs).items()}
+        heads = tuple(h for h in target.heads() if h > 1)
+        tied = case.meta["tied"]
+        arrays = {name: a for name, a in (case.params | case.state).items() if name not in tied}
+        pool = pools.setdefault(heads, Pool(arrays, heads))
+        absent = [path for path, shape in target.shapes.items() if not pool.sources(shape, absent_value(path))]
+        if absent:
+            shapes = ", ".join(f"{path} {list(target.shapes[path])}" for path in absent[:3])
+            failed = failed or InputError(
+                f"the port has no array that {shapes} could be read from ({len(absent)} of {len(target.shapes)} "
+                f"parameters of {to.said}): another configuration?"
+            )
+            continue
+        found = True
+        yield _Way(target, arguments, inputs, pool)
+    if not found and failed is not None:
+        raise failed
 
 
 def _evidence(made: Binding) -> int:
     return sum(row.why.startswith("value") for row in made.rows)
 
 
-def _bound(
-    case: Case, target: Target, arguments: Arguments, seconds: float, progress: Callable[[int, int], None]
-) -> Binding:
-    inputs = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in arguments.read(case.inputs).items()}
-    start = time.monotonic()
-
-    def record_of() -> Tape:
-        return record(target.drawn(), lambda params: target.run(params, inputs, arguments.call))
-
-    tape = record_of()
-    heads = tuple(h for h in target.heads() if h > 1)
-    tied = case.meta["tied"]
-    arrays = {name: a for name, a in (case.params | case.state).items() if name not in tied}
-    pool = Pool(arrays, heads)
+def _bound(case: Case, way: _Way, seconds: float, progress: Callable[[int, int], None]) -> Binding:
+    deadline = time.monotonic() + seconds
+    target, arguments, pool = way.target, way.arguments, way.pool
     tolerance = _tolerance(case)
     recorded = {f"output/{n}": a for n, a in case.outputs.items()} | {f"trace/{n}": a for n, a in case.trace.items()}
-    records = Records(recorded, tolerance, heads)
-    solver = Solver(tape, target.shapes, pool, records, seconds, progress)
-    absent = [path for path in solver.paths if not solver.sources(path)]
-    if absent:
-        shapes = ", ".join(f"{path} {list(target.shapes[path])}" for path in absent[:3])
-        raise InputError(
-            f"the port has no array that {shapes} could be read from ({len(absent)} of {len(solver.paths)} parameters "
-            f"of {target.to.said}): another configuration?"
-        )
-    solver.deadline = start + seconds
+    records = Records(recorded, tolerance, pool.heads)
+    tape = way.record()
     quick = Quick(tape, target.shapes, pool, records, case.grad_params, _QUICK * seconds, progress)
-    if (found := quick.find()) is not None:
+    found = quick.find()
+    solver = Solver(tape, target.shapes, pool, records, deadline, progress)
+    if found is not None:
         for path, (source, seen) in found.items():
             solver.bind({path: source}, seen)
         if (made := _finished(case, target, arguments, solver, records, tape)).verified:
             return made
-        solver = Solver(record_of(), target.shapes, pool, records, seconds, progress)
-        solver.deadline = start + seconds
+        solver = Solver(way.record(), target.shapes, pool, records, deadline, progress)
     solver.run()
     return _finished(case, target, arguments, solver, records, solver.tape)
 

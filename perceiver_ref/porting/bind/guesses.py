@@ -60,22 +60,33 @@ def guesses(
         slots_of = _Slots(paths, fusion, cross, gated, missing, absent)
         if not slots_of.meant or not reader.counts(slots_of.slots((0, 1, 2, 3), _PARTS, False), names, bool(missing)):
             continue
-        for turned, course, order in product((False, True), _courses(), orders):
-            for parts in permutations(_PARTS):
-                laid = reader.lay(slots_of.slots(course, parts, turned), order)
-                if laid is None:
-                    continue
-                key = tuple(sorted((slot, name) for slot, name in laid))
-                if key not in seen:
+        for sections, course, parts, turned in _courses():
+            slots = slots_of.slots(course, parts, turned, sections)
+            for order in orders:
+                laid = reader.lay(slots, order)
+                key = tuple(sorted(laid or ()))
+                if laid is not None and key not in seen:
                     seen.add(key)
                     yield [reader.unit(slot, name) for slot, name in laid]
 
 
+_Course = tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...], bool]
+
+
 @lru_cache(maxsize=1)
-def _courses() -> tuple[tuple[int, ...], ...]:
-    """Orders of first norm 0, attention 1, second norm 2, MLP 3 in a layer, norms in their order."""
-    rows = [order for order in permutations(range(4)) if order.index(0) < order.index(2)]
-    return tuple(sorted(rows, key=lambda row: row != (0, 1, 2, 3)))
+def _courses() -> list[_Course]:
+    """Orders of a model's sections, of a layer's parts, of an attention's, and whether offsets precede scales.
+
+    Those that differ from ours in the fewest of these come first.
+    """
+    usual = (0, 1, 2, 3)
+    layers = [order for order in permutations(usual) if order.index(0) < order.index(2)]
+    rows = list(product(permutations(usual), layers, permutations(_PARTS), (False, True)))
+
+    def unusual(row: _Course) -> float:
+        return (row[0] != usual) + (row[1] != usual) + (row[2] != _PARTS) + 0.5 * row[3]
+
+    return sorted(rows, key=unusual)
 
 
 class _Slots:
@@ -112,13 +123,16 @@ class _Slots:
             and (bool(self.left_out) or not missing)
         )
 
-    def slots(self, course: Sequence[int], parts: Sequence[str], turned: bool) -> list[tuple[str, ...]]:
+    def slots(
+        self, course: Sequence[int], parts: Sequence[str], turned: bool, sections: Sequence[int] = (0, 1, 2, 3)
+    ) -> list[tuple[str, ...]]:
         """Tuples of paths: those that one array holds."""
         layers: dict[str, list[str]] = {}
         for path in self.paths:
             layers.setdefault(self._layer(path), []).append(path)
         made: list[tuple[str, ...]] = []
-        for layer, own in layers.items():
+        order = {section: i for i, section in enumerate(sections)}
+        for layer, own in sorted(layers.items(), key=lambda row: order[_section(row[0])]):
             groups: list[list[str]] = [[], [], [], []]
             for path in own:
                 groups[self._group(layer, path)].append(path)
@@ -167,6 +181,13 @@ class _Slots:
 
 def _crosses(outer: str) -> bool:
     return "cross" in outer or "decoder" in outer
+
+
+def _section(layer: str) -> int:
+    """Of a layer: what is in none of the others, cross-attention, self-attention, what follows the latents."""
+    if layer.startswith(("decoder", "output")):
+        return 3
+    return 1 if "cross" in layer else 2 if re.search(r"/\d+$", layer) else 0
 
 
 def _fused(rows: list[str], names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -17,7 +17,7 @@ from .identities import Gradients, identities
 from .narrow import Narrowing, clash
 from .records import Records
 from .replay import Replay
-from .solve import ABSENT, MOVES
+from .solve import MOVES, absent_value
 from .sources import Pool, Source
 from .tape import Tape, argument_paths, is_made, made_by
 
@@ -75,15 +75,11 @@ class Quick:
                 return found
         return None
 
-    def absent(self, path: str) -> float | None:
-        """What stands for a parameter that the port does without."""
-        return ABSENT.get(path.rpartition("/")[2])
-
     def _laid(self, strict: bool, share: float) -> Iterator[list[Unit]]:
         """Guesses, for this share of the time that is left."""
         now = time.monotonic()
         until = now + share * (self.deadline - now)
-        for units in guesses(list(self.shapes), self.shapes, self.pool, self.absent):
+        for units in guesses(list(self.shapes), self.shapes, self.pool, absent_value):
             narrowed = self.narrowing.narrow(units, True) if self.narrowing and strict else units
             if narrowed is not None:
                 yield narrowed
@@ -102,14 +98,14 @@ class Quick:
         """Whole arrays where there are enough of them; else parts of two to four, and then all."""
         shape = self.shapes[path]
         count = sum(other == shape for other in self.shapes.values())
-        sources = self.pool.sources(shape, self.absent(path))
+        sources = self.pool.sources(shape, absent_value(path))
         whole = [s for s in sources if s.parts and s.parts[0].view.plain]
         fused = [s for s in sources if s.parts and _fused(s)]
         if len({s.names for s in whole}) >= count:
             return whole
         some = [*whole, *fused, *(s for s in sources if not s.parts)]
         places = {(s.names, s.parts[0].view.index) for s in (*whole, *fused)}
-        return some if len(places) >= count or self.absent(path) is not None else sources
+        return some if len(places) >= count or absent_value(path) is not None else sources
 
     def _watched(self) -> list[int]:
         """Ops of which the results may be recorded, without those that several maps of one input make."""

@@ -57,7 +57,7 @@ class Solver:
         shapes: Mapping[str, tuple[int, ...]],
         pool: Pool,
         records: Records,
-        seconds: float,
+        deadline: float,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.tape, self.pool, self.records = tape, pool, records
@@ -73,11 +73,11 @@ class Solver:
             if entry.op.name == "linear" and is_made(entry.arguments[0]):
                 inputs.setdefault(entry.arguments[0], []).append(place)
         self.siblings = {place for places in inputs.values() if len(places) > 1 for place in places}
-        self.deadline = time.monotonic() + seconds
+        self.deadline = deadline
 
     def sources(self, path: str) -> list[Source]:
         """What a parameter may be read from."""
-        return self.pool.sources(self.shapes[path], ABSENT.get(path.rpartition("/")[2]))
+        return self.pool.sources(self.shapes[path], absent_value(path))
 
     def _transposed(self) -> bool:
         """Whether the maps that are not square are kept as (outputs, inputs)."""
@@ -140,7 +140,7 @@ class Solver:
         for path in self.paths:
             sources = [s for s in self.sources(path) if s.parts]
             same = [other for other in self.paths if self.shapes[other] == self.shapes[path]]
-            if len(sources) == 1 and len(same) == 1 and ABSENT.get(path.rpartition("/")[2]) is None:
+            if len(sources) == 1 and len(same) == 1 and absent_value(path) is None:
                 self.bind({path: sources[0]}, "its shape")
 
     def bind(self, chosen: Mapping[str, Source], seen: str) -> None:
@@ -292,6 +292,11 @@ class Solver:
                 yield dict(zip(free, chosen))
             else:
                 push(total, chosen, rows(chosen), 0)
+
+
+def absent_value(path: str) -> float | None:
+    """What a parameter is worth that a port does without; None where it cannot."""
+    return ABSENT.get(path.rpartition("/")[2])
 
 
 def _size(shape: tuple[int, ...]) -> int:

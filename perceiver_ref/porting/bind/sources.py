@@ -77,7 +77,7 @@ class Pool:
     """The port's arrays, and for every parameter of ours what it may be read from."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], heads: Sequence[int]) -> None:
-        self.arrays = {n: np.asarray(a, np.float64) for n, a in arrays.items() if a.dtype.kind == "f"}
+        self.arrays = {n: np.asarray(a, np.float64) for n, a in arrays.items() if a.dtype.kind in "fiu"}
         self.heads = tuple(sorted(set(heads)))
         self.order = {name: i for i, name in enumerate(self.arrays)}
         self._groups = _numbered(self.arrays)
