@@ -1,8 +1,8 @@
 """Whole guesses of a port's conventions: its arrays in some order laid along the reference's parameters.
 
-A port usually keeps one order for all its layers: of modules in a layer, of queries, keys, values and output in an attention,
-of scale and offset in a norm; and fuses the same maps everywhere. A guess is one choice of each. It says which array is which
-parameter; which way it is read is left open where shapes do not say, as alternatives.
+A port usually keeps one order for all its layers: of modules in a layer, of queries, keys, values and output in an
+attention, of scale and offset in a norm; and fuses the same maps everywhere. A guess is one choice of each. It says
+which array is which parameter; which way it is read is left open where shapes do not say, as alternatives.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 from .sources import Pool, Source
 
@@ -266,9 +266,7 @@ class _Reader:
             return given == wanted
         return all(given.get(size, 0) >= count for size, count in wanted.items())
 
-    def lay(
-        self, slots: list[tuple[str, ...]], names: Sequence[str]
-    ) -> list[tuple[tuple[str, ...], str]] | None:
+    def lay(self, slots: list[tuple[str, ...]], names: Sequence[str]) -> list[tuple[tuple[str, ...], str]] | None:
         """For each slot the first array in this order that fits and is not taken; None where one finds none."""
         left = list(names)
         made = []
@@ -322,7 +320,7 @@ class _Reader:
             cuts = [s.parts[0].view.cut for s in combined]
             if all(cut is not None for cut in cuts) and len({s.parts[0].view.order for s in combined}) == 1:
                 spans = sorted(cut[1:] for cut in cuts if cut is not None)
-                if spans[0][0] == 0 and all(a[1] == b[0] for a, b in zip(spans, spans[1:])):
+                if spans[0][0] == 0 and all(a[1] == b[0] for a, b in pairwise(spans)):
                     made.append((number, dict(zip(slot, combined))))
         return [row[1] for row in made]
 

@@ -1,7 +1,7 @@
 """What gradients say about parameters exactly, without any forward pass: equations that hold whatever the inputs are.
 
-A loss does not change when queries are multiplied by a matrix and keys by the inverse of it, in each head; likewise values
-and the map of the output, and a norm's channels and the maps that read them. So for the parameters W with gradients G:
+A loss does not change when queries are multiplied by a matrix and keys by the inverse of it, in each head; likewise
+values and the map of the output, and a norm's channels and the maps that read them. So for parameters W, gradients G:
 
     attention, each head      Wq^T Gq + bq gq^T = (Wk^T Gk + bk gk^T)^T        Wv^T Gv + bv gv^T = Go Wo^T
     norm with its readers i   scale * g_scale + offset * g_offset = sum_i rowsum(W_i * G_i)
@@ -9,8 +9,8 @@ and the map of the output, and a norm's channels and the maps that read them. So
     the norm's offset         g_offset = sum_i W_i g_i                         g_i: the gradient of the bias of W_i
     values' bias              g_v = Wo g_o                  where the weights of each query sum to one
 
-Which parameters take part is read off a run of the reference. Each equation but the last two is a sum, with a term for each
-array, that is zero: what may be together is found by meeting in the middle.
+Which parameters take part is read off a run of the reference. Each equation but the last two is a sum, with a term for
+each array, that is zero: what may be together is found by meeting in the middle.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Product:
-    """sum over (weight, bias) of W g_b = g_offset, or W alone is what `weights` names: for biases that sums leave open."""
+    """A gradient that is the sum of W g_b over maps with weight W and bias b: for biases that sums leave open."""
 
     total: str
     """The path whose gradient is the sum."""
@@ -99,7 +99,7 @@ class _Graph:
     def linear_before(self, argument: Any) -> Entry | None:
         """The linear map of a parameter that an argument is, but for its shape."""
         while hasattr(argument, "place"):
-            entry = self.tape.entries[argument.place]
+            entry: Entry = self.tape.entries[argument.place]
             if argument.place in self.last or not self._only(argument.place):
                 return None
             if entry.op.name == "linear" and argument_paths(entry) and hasattr(entry.arguments[1], "path"):
@@ -133,7 +133,8 @@ class _Graph:
 
 
 def _shape(graph: _Graph, argument: Any) -> tuple[int, ...]:
-    return graph.tape.entries[argument.place].shape
+    shape: tuple[int, ...] = graph.tape.entries[argument.place].shape
+    return shape
 
 
 def _linear_paths(entry: Entry) -> tuple[str, str | None]:
@@ -145,9 +146,10 @@ def _per_head(shared: int, width: int, sign: float, transposed: bool) -> tuple[T
     """W^T G and b g^T of each head of keys, for maps onto heads: (shared, width, width)."""
 
     def weight(w: np.ndarray, g: np.ndarray) -> np.ndarray:
-        w, g = (x.reshape(w.shape[0], shared, -1, width).transpose(1, 0, 2, 3).reshape(shared, -1, width) for x in (w, g))
-        made = w.transpose(0, 2, 1) @ g
-        return sign * (made.transpose(0, 2, 1) if transposed else made)
+        rows = (x.reshape(len(x), shared, -1, width).transpose(1, 0, 2, 3).reshape(shared, -1, width) for x in (w, g))
+        a, b = rows
+        made: np.ndarray = sign * (a.transpose(0, 2, 1) @ b)
+        return made.transpose(0, 2, 1) if transposed else made
 
     def bias(b: np.ndarray, g: np.ndarray) -> np.ndarray:
         return weight(b[None], g[None])
@@ -166,7 +168,9 @@ def _queries(graph: _Graph, entry: Entry) -> Identity | None:
         of_weight, of_bias = _per_head(shared, width, sign, turned)
         weight, bias = _linear_paths(made)
         terms[weight] = of_weight
-        if bias is not None and made is q:  # all weights of a query stay as they are when a number is added to all scores
+        if (
+            bias is not None and made is q
+        ):  # all weights of a query stay as they are when a number is added to all scores
             terms[bias] = of_bias
     return Identity("queries", terms)
 
@@ -305,8 +309,8 @@ def meet(columns: Sequence[np.ndarray], tolerance: float, most: int) -> list[tup
     made: list[tuple[int, ...]] = []
     for i in np.flatnonzero(last > first):
         x = dict(zip(left, _unravel(int(i), [len(columns[j]) for j in left])))
-        for j in order[first[i] : last[i]]:
-            row = x | dict(zip(right, _unravel(int(j), [len(columns[k]) for k in right])))
+        for at in order[first[i] : last[i]]:
+            row = x | dict(zip(right, _unravel(int(at), [len(columns[k]) for k in right])))
             found = sum(columns[k][row[k]] for k in range(len(columns)))
             size = sum(float(np.abs(columns[k][row[k]]).max(initial=0.0)) for k in range(len(columns)))
             if float(np.abs(found).max(initial=0.0)) <= tolerance * max(size, 1e-3 * scale):

@@ -1,4 +1,4 @@
-"""Alternatives of units narrowed by what gradients say: units that an identity ties become one, with what is left of both."""
+"""Alternatives of units narrowed by what gradients say: units that an identity ties become one."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ class Narrowing:
         if found is None:
             return units
         merged: list[Choice] = []
-        for row in found:
-            parts = [kept[i][index] for i, index in enumerate(row)]
+        for indices in found:
+            parts = [kept[i][index] for i, index in enumerate(indices)]
             if not _clash(parts):
                 merged.append({path: source for part in parts for path, source in part.items()})
         return _replaced(units, tied, merged) if merged else None

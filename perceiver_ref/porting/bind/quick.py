@@ -1,17 +1,19 @@
 """The fast stage: whole guesses run through the reference and compared, before any search op by op.
 
-First the port's arrays as they lie, with one convention for all layers; where values were recorded, layer by layer, so that
-a layer may have its own. Then, where gradients were recorded, arrays in any order, tied to each other by identities.
+First the port's arrays as they lie, with one convention for all layers; where values were recorded, layer by layer, so
+that a layer may have its own. Then, where gradients were recorded, arrays in any order, tied to each other by identities.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from .climb import climb
 from .guesses import Choice, Unit, guesses
 from .identities import Gradients, identities
 from .narrow import Narrowing, clash
@@ -20,6 +22,7 @@ from .replay import Replay
 from .solve import MOVES, absent_value
 from .sources import Pool, Source
 from .tape import Tape, argument_paths, is_made, made_by
+from .views import layouts
 
 _WAYS = 400
 """Of giving each kind of array one convention."""
@@ -27,6 +30,10 @@ _LAID = 0.25
 """The share of the time for arrays as they lie, where gradients can do without their order."""
 _STEP = 3000
 """Combinations that are tried at one recorded value."""
+_ENUMERATED = 3000
+"""Combinations that are gone through rather than climbed to."""
+_CLIMB = 1.5
+"""Seconds to climb for, of one guess of the order."""
 _SHUFFLED = 4000
 """Alternatives of one parameter, arrays in any order."""
 
@@ -62,11 +69,14 @@ class Quick:
         self.told = {place for place in self.watched if self._tells(place)}
         self.first = {p: i for i, e in reversed(list(enumerate(tape.entries))) for p in e.needs}
         self.tried = 0
+        self.climbing: float | None = None
+        """Seconds to climb for."""
 
     def find(self) -> dict[str, tuple[Source, str]] | None:
         """For each parameter a source and the recorded value that shows it; None where nothing is found in time."""
         for strict in (True, False) if self.narrowing else (False,):
             for units in self._laid(strict, _LAID if strict else 1.0):
+                self.climbing = _CLIMB
                 if (found := self._search(units)) is not None:
                     return found
                 if time.monotonic() > self.deadline:
@@ -92,6 +102,7 @@ class Quick:
             units.append(Unit((path,), _different([{path: s} for s in self._likely(path)[:_SHUFFLED]])))
         assert self.narrowing is not None
         narrowed = self.narrowing.narrow(units, False)
+        self.climbing = 0.6 * (self.deadline - time.monotonic())
         return self._search(narrowed) if narrowed else None
 
     def _likely(self, path: str) -> list[Source]:
@@ -195,7 +206,7 @@ class Quick:
         made: Choice = {}
         for unit in loose:
             fits = [c for c in unit.choices if not clash(c, fixed) and not clash(c, made)] or unit.choices
-            made.update(min(fits, key=self._felt))
+            made.update(min(fits, key=lambda choice: self._felt(dict(choice))))
         return made
 
     def _felt(self, choice: Choice) -> float:
@@ -220,6 +231,9 @@ class Quick:
             else:
                 limit = _STEP if place is not None else 1_000_000
             done.add(key)
+            many = math.prod(len(unit.choices) for unit in own) > _ENUMERATED
+            if place is None and many:
+                return self._climbed(own, fixed, guess, seen)
             for choices in itertools.islice(_combinations(own, fixed), limit):
                 merged = {**guess, **fixed, **{path: s for choice in choices for path, s in choice.items()}}
                 self.tried += 1
@@ -234,6 +248,39 @@ class Quick:
                 if time.monotonic() > self.deadline:
                     return None
         return None
+
+    def _climbed(
+        self, own: list[Unit], fixed: Choice, guess: Choice, seen: dict[str, str]
+    ) -> list[tuple[Unit, Choice]] | None:
+        """Choices found by how far the outputs are off."""
+        given = {**guess, **fixed}
+        for choices in itertools.islice(_combinations(own, fixed), _WAYS):
+            merged = {**given, **{path: s for choice in choices for path, s in choice.items()}}
+            if self._agrees(merged) is not None:
+                return list(zip(own, choices))
+            if time.monotonic() > self.deadline:
+                return None
+        until = self.deadline if self.climbing is None else min(self.deadline, time.monotonic() + self.climbing)
+        found = climb(own, fixed, lambda c: self._off({**given, **c}), self.records.tolerance, until)
+        return None if found is None else list(zip(own, found))
+
+    def _off(self, chosen: Choice) -> float:
+        """How far outputs are off, as a share of their size: the mean square, its root."""
+        total, count = 0.0, 0
+        for ref in self.outputs:
+            value = self.replay.value(*made_by(ref)[:1], chosen, made_by(ref)[1])
+            if value.dtype.kind != "f" or not value.size:
+                continue
+            near = [
+                float(np.mean((view.read(record, value.shape) - value) ** 2)) / max(float(np.var(record)), 1e-30)
+                for name, record in self.records.arrays.items()
+                if name.startswith("output/") and record.size == value.size
+                for view in layouts(record.shape, value.shape, ())[:4]
+            ]
+            if near:
+                total, count = total + min(near), count + 1
+        made = math.sqrt(total / count) if count else math.inf
+        return made if math.isfinite(made) else 1e30
 
     def _recorded(self, place: int, chosen: Choice) -> str | None:
         if not self.records.has(int(np.prod(self.tape.entries[place].shape, dtype=np.int64))):

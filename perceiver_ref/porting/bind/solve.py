@@ -25,9 +25,7 @@ from .tape import Tape, argument_paths, is_made
 _FEW = 2
 _TRIES = ((1, 1), (40_000, 10), (40_000, 200))
 """How often an op of a few free parameters is tried, and one of many, in one pass after the other."""
-MOVES = frozenset(
-    {"reshape", "transpose", "swapaxes", "broadcast_to", "getitem", "concatenate", "expand_dims", "cast"}
-)
+MOVES = frozenset({"reshape", "transpose", "swapaxes", "broadcast_to", "getitem", "concatenate", "expand_dims", "cast"})
 """Ops of which the result is recorded where their argument is: they tell nothing more."""
 _REUSED = 3.0
 _CONSIDERED = 80
