@@ -148,6 +148,17 @@ REPORTS: dict[str, list[dict[str, Any]]] = {
             "printed": some({"source": TEXT, "parameters": some(TEXT), "flops": some(TEXT), "remark": TEXT}),
         }
     ],
+    "predict": [
+        {
+            "model": TEXT,
+            "inputs": TEXT,
+            "task": some(TEXT),
+            "predictions?": [{"class": ANYTHING, "probability": NUMBER}],
+            "text?": TEXT,
+            "shapes?": named(SHAPE),
+        }
+    ],
+    "generate": [{"model": TEXT, "prompt": TEXT, "text": TEXT}],
     "train": [
         {
             "recipes": [
