@@ -8,6 +8,7 @@ from importlib import import_module
 PAGES = {
     "specification": "specification.command",
     "conventions": "conventions.page",
+    "coverage": "coverage",
     "exactness": "exactness",
     "results": "results",
     "trace": "trace_points",

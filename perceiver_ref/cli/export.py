@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError, listed, one_of
 from ..host.progress import clear
 from ..models.published import is_preset
+from ..porting.audit.matrix import SECONDS
 from ..porting.cases import Case
 from ..porting.cases.samples import COUNT
 from ..porting.export.adversarial import ROWS, Kind, rows
@@ -19,6 +20,7 @@ from ..porting.export.pack import pack
 from ..porting.export.probes import make_probe
 from ..porting.export.subject import Exported
 from ..porting.export.write import INDEX, check_folder, write_folder
+from .audit import audit, is_cases, stored
 from .main import OK
 from .result import write_result
 
@@ -61,14 +63,23 @@ def options(command: argparse.ArgumentParser) -> None:
     flag: Any = argparse.BooleanOptionalAction
     add("--gradients", action=flag, default=True, help="gradients of all parameters and inputs, for fixed cotangents")
     add("--trace", action=flag, default=None, help="intermediate values")
+    add(
+        "--audit",
+        action="store_true",
+        help="try every known deviation on the cases: which of them tell it apart (no PRESET: those of the pack; a folder "
+        "or file of cases in place of one: those; nothing is written without --out or --pack)",
+    )
+    add("--budget", type=float, metavar="SECONDS", help=f"with --audit: for a case at most (default: {SECONDS:g})")
     add("--safetensors", action="store_true", help="also write each case as .safetensors")
     add("--force", action="store_true", help="replace an earlier export in DIR")
 
 
 def export(given: argparse.Namespace) -> int:
     """`perceiver-ref export`: writes the cases, and prints one line each."""
-    if bool(given.pack) == bool(given.model):
+    if given.pack and given.model or not (given.pack or given.model or given.audit):
         raise InputError("give a PRESET or CONFIG with --out DIR, or --pack DIR alone")
+    if given.budget is not None and not (given.audit and given.budget > 0):
+        raise InputError("--budget goes with --audit, and is above 0 seconds")
     if given.seed < 0 or (given.batch is not None and given.batch < 1):
         raise InputError(f"--seed must be at least 0 and --batch at least 1, got {given.seed} and {given.batch}")
     if given.samples is not None and (not given.probe or given.samples < 1):
@@ -77,16 +88,38 @@ def export(given: argparse.Namespace) -> int:
         (given.probe and not given.sizes and is_preset(given.model or "")) if given.full is None else given.full
     )
     folder = given.pack or given.out
+    if given.audit and not folder:
+        return audit(_made(given), given)
     if not folder:
         raise InputError("say where to write with --out DIR")
     check_folder(folder, force=given.force)
-    cases = _packed(given) if given.pack else _cases(given)
+    kept: list[Case] = []
+    cases = _kept(_made(given), kept) if given.audit else _made(given)
     index = write_folder(
         folder, cases, safetensors=given.safetensors or bool(given.pack), force=given.force, written=_say
     )
     print(f"\n{folder}: {len(index['cases'])} cases and {INDEX}; perceiver-ref check {folder} runs them")
-    write_result(given.json, {"folder": str(folder), "cases": [row["id"] for row in index["cases"]]})
+    found = {"folder": str(folder), "cases": [row["id"] for row in index["cases"]]}
+    if given.audit:
+        print()
+        return audit(kept, given, found)
+    write_result(given.json, found)
     return OK
+
+
+def _made(given: argparse.Namespace) -> Iterator[Case]:
+    """The cases that are asked for."""
+    if given.model is None:
+        return _packed(given)
+    if given.audit and not is_preset(given.model) and is_cases(given.model):
+        return stored(given)
+    return _cases(given)
+
+
+def _kept(cases: Iterator[Case], kept: list[Case]) -> Iterator[Case]:
+    for case in cases:
+        kept.append(case)
+        yield case
 
 
 def _packed(given: argparse.Namespace) -> Iterator[Case]:

@@ -34,6 +34,7 @@ def named(kind: Any) -> dict[str, Any]:
 
 ERROR = some({**NUMBER, "minimum": 0})
 CAUSE = {"cause": TEXT, "variant": TEXT, "remaining": some(NUMBER)}
+DEVIATION = {"cause": TEXT, "variant": TEXT}
 VERDICTS = ("match", "rounding", "deviation", "unexplained")
 FOUND = {
     "first_divergence": some(TEXT),
@@ -124,7 +125,32 @@ REPORTS: dict[str, list[dict[str, Any]]] = {
             "notes": [TEXT],
         }
     ],
-    "export": [{"folder": TEXT, "cases": [TEXT]}],
+    "export": [
+        {
+            "folder": some(TEXT),
+            "cases": [TEXT],
+            "audit?": {
+                "told": WHOLE,
+                "applicable": WHOLE,
+                "complete": TRUTH,
+                "models": [
+                    {
+                        "model": TEXT,
+                        "told": WHOLE,
+                        "applicable": WHOLE,
+                        "score": NUMBER,
+                        "cases": [{"case": TEXT, "tried": WHOLE, "told": WHOLE, "skipped": WHOLE, "seconds": NUMBER}],
+                        "causes": named({"told": WHOLE, "applicable": WHOLE}),
+                        "missed": [{**DEVIATION, "tolerances": NUMBER}],
+                        "equal": [{**DEVIATION, "reason": TEXT}],
+                        "untried": [DEVIATION],
+                        "same": [{"reason": TEXT, "deviations": [DEVIATION]}],
+                        "cover": [{"case": TEXT, "adds": WHOLE}],
+                    }
+                ],
+            },
+        }
+    ],
     "explain": [
         {
             "model": TEXT,

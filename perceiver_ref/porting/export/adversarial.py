@@ -155,10 +155,17 @@ def _points(draft: Draft) -> None:
     if isinstance(queries, MultimodalQueries):
         sizes: Mapping[str, int] = {name: part.size for name, part in queries.modalities.items() if part.size > 1}
         for name, size in sizes.items():
-            draft.inputs[f"points.{name}"] = draft.stream(name).integers(0, size, max(size // 3, 1))
+            draft.inputs[f"points.{name}"] = _some_points(draft, name, size)
     else:
         size = math.prod(queries.index_dims)  # type: ignore[union-attr]
-        draft.inputs["points"] = draft.stream("points").integers(0, size, max(size // 3, 1))
+        draft.inputs["points"] = _some_points(draft, "points", size)
+
+
+def _some_points(draft: Draft, name: str, size: int) -> np.ndarray:
+    """A third of so many, at least three: two that differ, and the first once more at the end."""
+    points = draft.stream(name).integers(0, size, max(size // 3, 3))
+    points[1], points[-1] = (points[0] + 1) % size, points[0]
+    return points
 
 
 def _locations(*columns: int) -> Callable[[Draft], None]:
@@ -182,6 +189,12 @@ def _closed(draft: Draft) -> None:
     for path in draft.params:
         if path.endswith("_gate"):
             draft.params[path] = np.zeros_like(draft.params[path])
+
+
+def _turned(draft: Draft) -> None:
+    for path in draft.params:
+        if path.endswith("_gate"):
+            draft.params[path] = -draft.params[path]
 
 
 def _own_gated(subject: Exported) -> bool:
@@ -316,6 +329,13 @@ ROWS: tuple[Kind, ...] = (
         _trait("gates"),
         change=_closed,
     ),
+    Kind(
+        "gates-turned",
+        ("gates",),
+        "the sign of a gate that is lost, or gates that are only open",
+        _trait("gates"),
+        change=_turned,
+    ),
     Kind("no-prefix", ("prefix",), "a first latent that does not see itself", _trait("prefix"), change=_no_prefix),
     Kind(
         "one-latent",
@@ -332,5 +352,7 @@ def rows(subject: Exported, chosen: list[str] | None = None) -> list[Kind]:
     """The rows that a subject has, all or those `chosen` by id."""
     found = [row for row in ROWS if row.needs(subject) and (row.resize is None or subject.layout.resized(row.resize))]
     if subject.given is not None:  # arguments are what they are
-        found = [row for row in found if row.id in ("plain", "large-logits", "tiny-variance", "gates-closed")]
+        found = [
+            row for row in found if row.id in ("plain", "large-logits", "tiny-variance", "gates-closed", "gates-turned")
+        ]
     return found if chosen is None else [row for row in found if row.id in chosen]

@@ -19,8 +19,10 @@ from .operations import OPERATIONS
 from .small import Small, reductions, small
 from .subject import Exported
 
-_SMALL = Small(latents=3, channels=4, width=4, layers=1, length=7)
-_VIDEO = replace(_SMALL, side=2, length=4, patch=1)
+_SMALL = Small(latents=5, channels=12, width=9, head=5, layers=2, length=7, bands=2, side=5)
+_DEEP = replace(_SMALL, layers=3)
+"""Where blocks repeat: with as many layers as blocks, two orders of them may be one."""
+_VIDEO = replace(_SMALL, side=3, length=4, patch=1)
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,31 @@ ENTRIES: tuple[PackedModel, ...] = (
         "perceiver-io/language",
         ("padding", "masked-row", "repeated-tokens", "tiny-variance", "some-points"),
     ),
-    PackedModel("image-fourier", "perceiver-io/imagenet-fourier", ("non-square", "own-positions")),
-    PackedModel("image-learned", "perceiver-io/imagenet-learned", ()),
+    PackedModel("image-fourier", "perceiver-io/imagenet-fourier", ("batch-1", "non-square", "own-positions"), _DEEP),
+    PackedModel("image-learned", "perceiver-io/imagenet-learned", ("batch-1",)),
     PackedModel("image-conv", "perceiver-io/imagenet-conv", ("odd-sizes",), replace(_SMALL, side=3)),
     PackedModel("flow", "perceiver-io/optical-flow", (), replace(_SMALL, side=4)),
     PackedModel("multimodal", "perceiver-io/multimodal", (), _VIDEO),
     PackedModel("audio-video", "perceiver-io/audioset", (), _VIDEO),
     PackedModel("entities", "perceiver-io/starcraft", ("mask-holes", "batch-1", "single")),
-    PackedModel("perceiver", "perceiver/imagenet", ("large-logits",), replace(_SMALL, side=4)),
-    PackedModel("points", "perceiver/modelnet40", ("padding",), replace(_SMALL, side=4)),
+    PackedModel("perceiver", "perceiver/imagenet", ("batch-1", "large-logits"), replace(_DEEP, side=4)),
+    PackedModel("points", "perceiver/modelnet40", ("batch-1", "padding"), replace(_SMALL, side=4)),
     PackedModel("resampler", "flamingo/resampler-3b", ("padding", "more-frames", "single")),
     PackedModel(
-        "gated", "flamingo/gated-xattn-9b", ("text-before-media", "more-tags-than-media", "all-media", "gates-closed")
+        "gated",
+        "flamingo/gated-xattn-9b",
+        ("text-before-media", "more-tags-than-media", "all-media", "gates-closed", "gates-turned"),
     ),
 )
 
 AUTOREGRESSIVE = PerceiverAR(
     vocabulary=9,
     length=8,
-    latents=4,
-    channels=8,
-    layers=1,
-    cross_heads=2,
-    self_heads=2,
+    latents=5,
+    channels=12,
+    layers=2,
+    cross_heads=3,
+    self_heads=3,
     cross_widening=1,
     self_widening=1,
     cross_rotary=Rotary(frequencies(4)),

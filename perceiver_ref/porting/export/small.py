@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -41,27 +42,34 @@ from ...models.resamplers import AttentionPool, Resampler
 
 @dataclass(frozen=True)
 class Small:
-    """At most these sizes, each in place of the published one. `--sizes latents=7,layers=3` changes some."""
+    """At most these sizes, each in place of the published one. `--sizes latents=7,layers=3` changes some.
 
-    latents: int = 4
-    channels: int = 8
+    As far as can be they are different and odd, as are what is made of them: 3 heads of 5 channels, of 4 where queries
+    and keys have a width of their own. Where two sizes are equal, two ways to compute may be, too: with 2 heads of
+    width 2 a scale of 1 / sqrt(heads) is right. `perceiver-ref export --audit` tells.
+    """
+
+    latents: int = 7
+    channels: int = 15
     """Of latents, and of the text and media of Flamingo."""
-    width: int = 6
+    width: int = 9
     """Of inputs and queries where they are trained: embeddings, features of a convolution, sets of vectors."""
-    heads: int = 2
-    layers: int = 2
+    heads: int = 3
+    head: int = 4
+    """Channels of a head, where queries and keys have a width that is not that of the layer."""
+    layers: int = 3
     blocks: int = 2
     """Repetitions of the block; one more where cross-attentions are repeated with it."""
-    bands: int = 2
+    bands: int = 3
     side: int = 6
-    """Pixels along each axis of what the encoder attends to."""
-    length: int = 9
+    """Pixels along the last axis of what the encoder attends to; one less along the one before it."""
+    length: int = 11
     """Tokens, points, entities, and patches of sound."""
     frames: int = 2
     patch: int = 2
     """Pixels along a patch; a patch of sound has twice as many samples."""
-    vocabulary: int = 11
-    classes: int = 5
+    vocabulary: int = 13
+    classes: int = 8
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -160,7 +168,14 @@ def _cut(n: int, most: int) -> int:
     return min(n, most)
 
 
+def _channels(published: int, to: Small, heads: int) -> int:
+    """Channels that these heads divide, where they are fewer than asked for."""
+    most = to.channels if heads == to.heads else max(to.channels // heads, 1) * heads
+    return _cut(published, most)
+
+
 def _perceiver_io(model: PerceiverIO, to: Small) -> tuple[PerceiverIO, Sizes]:
+    to = replace(to, width=_width(model, to))
     preprocessor = _input(model.preprocessor, to)
     inputs = preprocessor.channels if preprocessor is not None else _cut(model.encoder.inputs, to.width)
     encoder = _encoder(model.encoder, inputs, to)
@@ -170,8 +185,17 @@ def _perceiver_io(model: PerceiverIO, to: Small) -> tuple[PerceiverIO, Sizes]:
     return made, _sizes(preprocessor, to, inputs)
 
 
+def _width(model: PerceiverIO, to: Small) -> int:
+    """A width of inputs and queries that heads divide where queries and keys have no width of their own."""
+    attended = [(e.cross_heads, e.qk_channels) for e in [model.encoder]]
+    attended += [(d.heads, d.qk_channels) for d in [model.decoder] if isinstance(d, Decoder)]
+    heads = max((_cut(n, to.heads) for n, own in attended if own is None), default=1)
+    return max(to.width // heads, 1) * heads
+
+
 def _encoder(e: Encoder, inputs: int, to: Small) -> Encoder:
-    channels, heads = _cut(e.channels, to.channels), _cut(e.self_heads, to.heads)
+    heads = _cut(e.self_heads, to.heads)
+    channels = _channels(e.channels, to, heads)
     if channels % heads:
         raise InputError(f"--sizes: channels ({channels}) must be divisible by heads ({heads})")
     cross = _cut(e.cross_heads, to.heads)
@@ -189,7 +213,7 @@ def _encoder(e: Encoder, inputs: int, to: Small) -> Encoder:
         layers=_cut(e.layers, to.layers),
         cross_heads=cross,
         self_heads=heads,
-        qk_channels=None if e.qk_channels is None else 2 * heads,
+        qk_channels=None if e.qk_channels is None else to.head * heads,
         v_channels=None if e.v_channels is None else channels,
         self_widening=_cut(e.self_widening, 2),
     )
@@ -232,19 +256,26 @@ def _grid_positions(part: GridInput, to: Small) -> Any:
 def _positions(part: Any, to: Small) -> Any:
     if isinstance(part, FourierPositions):
         axes = len(part.max_resolution)
-        grid = (to.frames, to.side, to.side)[-axes:] if axes > 1 else (to.length,)
+        grid = _grid(to, axes) if axes > 1 else (to.length,)
         if len(set(part.max_resolution)) == 1 and axes == 3:  # points in space
             grid = (2 * to.side,) * 3
         if axes == 2 and part.max_resolution[0] != part.max_resolution[1]:  # the frames of optical flow
             grid = _flow_grid(to)
         return replace(part, num_bands=_cut(part.num_bands, to.bands), max_resolution=grid)
     if isinstance(part, TrainablePositions):
-        size = _cut(part.size, to.side**2)
-        square = (to.side, to.side) if part.grid is not None and size == to.side**2 else part.grid
-        return replace(part, size=size, channels=_cut(part.channels, to.width), grid=square)
+        height, width = _grid(to, 2)
+        if part.size <= height * width:
+            return replace(part, channels=_cut(part.channels, to.width))
+        grid = None if part.grid is None else (height, width)
+        return replace(part, size=height * width, channels=_cut(part.channels, to.width), grid=grid)
     if isinstance(part, ProjectedPositions):
         return replace(part, encoding=_positions(part.encoding, to), channels=_cut(part.channels, to.width))
     return part
+
+
+def _grid(to: Small, axes: int) -> tuple[int, ...]:
+    """Frames, height and width, which differ: x and y are so not to be mistaken for each other."""
+    return (to.frames, max(to.side - 1, 1), to.side)[-axes:]
 
 
 def _flow_grid(to: Small) -> tuple[int, int]:
@@ -259,7 +290,7 @@ def _decoder(d: Any, encoder: Encoder, preprocessor: Any, to: Small) -> Any:
     queries = _queries(d, encoder, preprocessor, to)
     width = queries.channels if queries is not None else to.width
     heads = _cut(d.heads, to.heads)
-    qk = None if d.qk_channels is None else 2 * heads
+    qk = None if d.qk_channels is None else to.head * heads
     v = None if d.v_channels is None else width
     default = encoder.channels if d.attend_in == "kv" else width
     if (qk or default) % heads or (v or qk or default) % heads:
@@ -300,8 +331,7 @@ def _position_queries(q: PositionQueries, to: Small, width: int) -> PositionQuer
     if axes == 1:  # sound: one query a patch
         sound = replace(q.positions, num_bands=to.bands, max_resolution=(to.length * 2 * to.patch,))  # type: ignore[arg-type]
         return replace(q, positions=sound, index_dims=(to.length,))
-    dims = (to.frames, to.side, to.side)[-axes:]
-    return replace(q, positions=_positions(q.positions, to), index_dims=dims)
+    return replace(q, positions=_positions(q.positions, to), index_dims=_grid(to, axes))
 
 
 def _output(part: Any, inputs: int, to: Small) -> Any:
@@ -323,6 +353,11 @@ def _sizes(part: Any, to: Small, channels: int) -> Sizes:
         return (to.length, len(part.positions.max_resolution))
     if part is None or isinstance(part, VectorInput):
         return (to.length, channels)
+    positions = getattr(part, "positions", None)
+    if isinstance(positions, ProjectedPositions):
+        positions = positions.encoding
+    if isinstance(positions, TrainablePositions) and positions.size == math.prod(_grid(to, 2)):
+        part = replace(part, positions=FourierPositions(1, _grid(to, 2)))  # which say what grid they are of
     return default_sizes(_Holder(part))
 
 
