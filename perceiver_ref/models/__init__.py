@@ -2,6 +2,7 @@
 
 perceiver_io        Perceiver and Perceiver IO: inputs/, encoder, decoder with queries, outputs/
 perceiver_ar/       Perceiver AR
+pointing            units that point to each other, on any body
 flamingo/           Perceiver Resampler, GATED XATTN-DENSE, and a whole Flamingo
 resamplers/         resamplers of one set of features, and poolers that attend once
 attention, layers, positions, rotary, modalities, masks, resize, tiling    what they are made of

@@ -80,7 +80,7 @@ _ROWS: tuple[tuple[Bound, str], ...] = (
     (
         WIDTH,
         """channels dim dim_head head_dim head_channels cross_dim_head latent_dim latent_dim_head context_dim
-        dim_visual queries_dim query_dim logits_dim embed_dim hidden hidden_size intermediate_size
+        units width keys dim_visual queries_dim query_dim logits_dim embed_dim hidden hidden_size intermediate_size
         input_size d_model d_latents qk_channels v_channels self_qk_channels self_v_channels num_qk_channels
         num_v_channels q_inputs kv_inputs inputs outputs latent_channels query_channels media_channels
         image_channels audio_channels input_channels linear num_channels num_z_channels num_latent_channels

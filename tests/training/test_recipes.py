@@ -75,15 +75,14 @@ def test_batches_and_parameters_follow_from_seed_and_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_its_model_can_be_saved(name: str, tmp_path: Path) -> None:
-    """At the end of the last stage; a model that is not the package's own class as its arrays alone."""
+    """At the end of the last stage."""
     *_, (_, task, params) = stages_at_their_start(name)
     (path,) = write_model(task, params, {}, tmp_path / "model.npz")
-    assert path.name == ("params.npz" if name == "entities" else "model.npz")
-    if path.name == "model.npz":
-        model, found = pr.load(path)
-        assert model.count() == sum(p.size for _, p in tree.leaves(found))
-        given = {array.tobytes() for _, array in tree.leaves(params)}
-        assert all(array.tobytes() in given for _, array in tree.leaves(found))
+    assert path.name == "model.npz"
+    model, found = pr.load(path)
+    assert model.count() == sum(p.size for _, p in tree.leaves(found))
+    given = {array.tobytes() for _, array in tree.leaves(params)}
+    assert all(array.tobytes() in given for _, array in tree.leaves(found))
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -15,6 +15,7 @@ from ...models import perceiver_ar as autoregressive
 from ...models import positions as position
 from ...models import queries as query_sources
 from ...models.perceiver_io import PerceiverIO
+from ...models.pointing import Pointing
 from ...models.rotary import Rotary
 from .. import bounds
 
@@ -70,6 +71,7 @@ TYPES: dict[str, type] = {
         flamingo.Features,
         flamingo.Flamingo,
         autoregressive.PerceiverAR,
+        Pointing,
         Rotary,
         conventions.Conventions,
     )

@@ -41,6 +41,7 @@ from ...models.layers import MLP, BatchNorm, L2Norm, LayerNorm, RMSNorm
 from ...models.outputs import AudioOutput, ClassificationOutput, ImageOutput, MultimodalOutput, ProjectionOutput
 from ...models.perceiver_ar import PerceiverAR
 from ...models.perceiver_io import PerceiverIO
+from ...models.pointing import Pointing
 from ...models.positions import FourierPositions, ProjectedPositions, TrainablePositions
 from ...models.queries import Request
 from ...models.resamplers import AttentionPool, LatentAttention, Resampler
@@ -160,6 +161,10 @@ def _autoregressive(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: 
     return model.apply(p, array_of(v["ids"]), prefix=o["prefix"], mask=_array(v, "mask"))
 
 
+def _pointing(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
+    return model.apply(p, v["units"])
+
+
 def _vision(model: Any, p: Tree, v: Values, o: Mapping[str, Any], call: Call) -> Any:
     return model.apply(p, v["media"])
 
@@ -223,6 +228,7 @@ CALLERS: dict[type, Caller] = {
     PatchEncoder: Caller(_vision, ("media",)),
     Features: Caller(_vision, ("media",)),
     Flamingo: Caller(_flamingo, ("ids",), ("media", "mask", "frames")),
+    Pointing: Caller(_pointing, ("units",)),
     PerceiverAR: Caller(_autoregressive, ("ids",), ("mask",), {"prefix": 0}),
 }
 """What can be a class of its own; subclasses are called like their bases."""

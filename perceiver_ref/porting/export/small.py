@@ -266,8 +266,8 @@ def _positions(part: Any, to: Small) -> Any:
         height, width = _grid(to, 2)
         if part.size <= height * width:
             return replace(part, channels=_cut(part.channels, to.width))
-        grid = None if part.grid is None else (height, width)
-        return replace(part, size=height * width, channels=_cut(part.channels, to.width), grid=grid)
+        own = None if part.grid is None else (height, width)
+        return replace(part, size=height * width, channels=_cut(part.channels, to.width), grid=own)
     if isinstance(part, ProjectedPositions):
         return replace(part, encoding=_positions(part.encoding, to), channels=_cut(part.channels, to.width))
     return part

@@ -22,8 +22,9 @@ from ...models.inputs import VectorInput
 from ...models.layers import LayerNorm, Linear
 from ...models.ledger import Ledger, ledger
 from ...models.ledger.sketch import sketch
-from ...models.module import Module, explains_parameters, part
+from ...models.module import Module, part
 from ...models.perceiver_io import PerceiverIO
+from ...models.pointing import Pointing
 from ...models.queries import InputQueries
 from ..recipe import Batch, Recipe, Settings, Stage, Task, accuracy, arrays_like
 from .battles import CHANNELS, UNITS, battles, nearest_enemies
@@ -32,25 +33,6 @@ WIDTH = 64
 LAYERS = 3
 KEYS = 32
 """Channels of what points, and of what is pointed to."""
-
-
-@dataclass(frozen=True)
-class Pointing(Module):
-    """Units (B, U, CHANNELS) -> logits (B, U, U): which unit each points to, by the product of two vectors of each."""
-
-    body: PerceiverIO | Transformer
-
-    @part
-    def embedding(self) -> Linear:
-        """The map of a unit."""
-        return Linear(CHANNELS, WIDTH)
-
-    @explains_parameters
-    def apply(self, params: Tree, units: Any) -> Any:
-        """units (B, U, CHANNELS) -> (B, U, U)."""
-        embedded = self.embedding.apply(params["embedding"], units)
-        pointing, pointed = ops.split(self.body.apply(params["body"], embedded), sizes=(KEYS, KEYS), axis=-1)
-        return ops.divide(ops.matmul(pointing, ops.transpose(pointed, axes=(0, 2, 1))), KEYS**0.5)
 
 
 @dataclass(frozen=True)
@@ -92,12 +74,13 @@ def perceiver_io() -> Pointing:
     """16 latents, three layers in all that attend to them or to each other, and units as queries."""
     encoder = Encoder(inputs=WIDTH, latents=16, channels=WIDTH, layers=LAYERS, cross_heads=4, self_heads=4)
     decoder = Decoder(WIDTH, WIDTH, InputQueries(WIDTH), outputs=2 * KEYS, heads=4, query_residual=True)
-    return Pointing(PerceiverIO(encoder, VectorInput(WIDTH), decoder))
+    return Pointing(CHANNELS, WIDTH, KEYS, PerceiverIO(encoder, VectorInput(WIDTH), decoder))
 
 
 def transformer() -> Pointing:
     """As many layers, and so as many parameters up to the latents."""
-    return Pointing(Transformer(LAYERS + 2, WIDTH, 2 * KEYS, heads=4))
+    body: Any = Transformer(LAYERS + 2, WIDTH, 2 * KEYS, heads=4)
+    return Pointing(CHANNELS, WIDTH, KEYS, body)
 
 
 MODELS = {"transformer": transformer, "perceiver_io": perceiver_io}
