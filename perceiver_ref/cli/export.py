@@ -76,7 +76,7 @@ def options(command: argparse.ArgumentParser) -> None:
 
 def export(given: argparse.Namespace) -> int:
     """`perceiver-ref export`: writes the cases, and prints one line each."""
-    if given.pack and given.model or not (given.pack or given.model or given.audit):
+    if (given.pack and given.model) or not (given.pack or given.model or given.audit):
         raise InputError("give a PRESET or CONFIG with --out DIR, or --pack DIR alone")
     if given.budget is not None and not (given.audit and given.budget > 0):
         raise InputError("--budget goes with --audit, and is above 0 seconds")

@@ -14,7 +14,6 @@ import pytest
 
 import perceiver_ref as pr
 from perceiver_ref.cli.main import main
-from perceiver_ref.porting.check import check_case
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 

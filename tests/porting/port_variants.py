@@ -22,9 +22,7 @@ from perceiver_ref.porting.bind.translate import translate
 from perceiver_ref.porting.cases import Case
 from perceiver_ref.porting.cases.execution import named_points, rebuild, run
 
-WORDS = """attn mixer block stage unit ctx cross self_attn proj fc dense inner outer lin norm ln gain shift w b kernel
-    to_out wo wi trunk net core body head tail reader writer slots probe tower stack layer mod sub gate film up down left
-    right alpha beta enc dec mem bank sa ca ffn mlp feed post pre res skip""".split()
+WORDS = ["attn", "mixer", "block", "stage", "unit", "ctx", "cross", "self_attn", "proj", "fc", "dense", "inner", "outer", "lin", "norm", "ln", "gain", "shift", "w", "b", "kernel", "to_out", "wo", "wi", "trunk", "net", "core", "body", "head", "tail", "reader", "writer", "slots", "probe", "tower", "stack", "layer", "mod", "sub", "gate", "film", "up", "down", "left", "right", "alpha", "beta", "enc", "dec", "mem", "bank", "sa", "ca", "ffn", "mlp", "feed", "post", "pre", "res", "skip"]
 Rng = np.random.Generator
 
 
