@@ -4,6 +4,7 @@ record/      a call of a live model as a case
 cases/       the vector format: cases of other implementations, those that the package ships, and running one
 check        whether a case agrees
 probed       whether samples and statistics agree: those of a probe, and those beside whole arrays
+half         half precision in models that lose more to it than usual
 tolerances   what each array is held to
 compare/     where two dumps of intermediate values begin to differ
 measures     how far one array is from another: a table of measures, and thresholds by them

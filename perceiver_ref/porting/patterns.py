@@ -260,3 +260,14 @@ def _errors_by_index(given: Difference, square: np.ndarray) -> Iterator[tuple[in
 def said(found: Sequence[Finding]) -> str:
     """Findings in one line."""
     return "; ".join(each.said for each in found)
+
+
+def masks_of(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Masks (B, M) among a case's inputs, True where something is real: of bool, or of zeros and ones. Those whose name
+    speaks of padding are True where nothing is."""
+    masks = {name: array for name, array in inputs.items() if "mask" in name.lower() and array.ndim == 2}
+    return {
+        name: array.astype(bool) ^ ("pad" in name.lower())
+        for name, array in masks.items()
+        if ((array == 0) | (array == 1)).all()
+    }

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..cases.compare import not_finite
-from ..check import masks_of
 from ..heads import Heads
 from ..measures import is_logits, measures
-from ..patterns import patterns
+from ..patterns import masks_of, patterns
 from ..subject import Arrays, Subject
 from ..tolerances import tolerances
 from .envelope import Roundings

@@ -22,7 +22,7 @@ from ..rounding.grid import is_nearest
 from ..subject import CANNOT_BE_RUN, Cause, Subject
 from ..tolerances import tolerances
 from .graph import Graph, record
-from .rounding import GradientRoundings
+from .rounding import FACTOR, GradientRoundings
 from .search import GradientSearch, explanation
 from .target import Target, gradients_of, largest
 
@@ -73,6 +73,14 @@ def has_gradients(subject: Subject) -> bool:
     """Whether a case has gradients to compare."""
     case = subject.case
     return bool(case.cotangents and gradients_of(case)) and bool(case.meta.get("compare_gradients", True))
+
+
+def gradient_rounding(subject: Subject, dtype: str) -> dict[str, tuple[float, np.ndarray]]:
+    """By "grad_param/<name>" and "grad_input/<name>", the largest error of a few runs in `dtype`, and the gradient in
+    float64."""
+    target = Target(subject, _graph(subject, ()), dict)
+    limits = GradientRoundings(lambda near: _graph(subject, (), near), target.by_name, target.named).at(dtype)
+    return {name: (limit / FACTOR, target.named[name]) for name, limit in limits.items()}
 
 
 def diagnose_gradients(
