@@ -11,8 +11,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from descriptions.activations import ACTIVATIONS
+from descriptions.arguments import ARGUMENTS
 from descriptions.courses import MODELS, ROUTINES
-from descriptions.fields import ARGUMENTS, FIELDS
+from descriptions.fields import FIELDS
 from descriptions.page import _PARTS, Line, course, markdown
 from docs.blocks import ROOT
 

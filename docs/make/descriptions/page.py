@@ -12,8 +12,9 @@ from perceiver_ref.peers.reference.configuration import TYPES
 from perceiver_ref.peers.reference.models import CALLERS
 
 from .activations import ACTIVATIONS
+from .arguments import ARGUMENTS
 from .courses import MODELS, ROUTINES
-from .fields import ARGUMENTS, FIELDS
+from .fields import FIELDS
 
 _INTRO = """\
 # The models, for a port in another language
