@@ -22,7 +22,68 @@ from perceiver_ref.porting.bind.translate import translate
 from perceiver_ref.porting.cases import Case
 from perceiver_ref.porting.cases.execution import named_points, rebuild, run
 
-WORDS = ["attn", "mixer", "block", "stage", "unit", "ctx", "cross", "self_attn", "proj", "fc", "dense", "inner", "outer", "lin", "norm", "ln", "gain", "shift", "w", "b", "kernel", "to_out", "wo", "wi", "trunk", "net", "core", "body", "head", "tail", "reader", "writer", "slots", "probe", "tower", "stack", "layer", "mod", "sub", "gate", "film", "up", "down", "left", "right", "alpha", "beta", "enc", "dec", "mem", "bank", "sa", "ca", "ffn", "mlp", "feed", "post", "pre", "res", "skip"]
+WORDS = [
+    "attn",
+    "mixer",
+    "block",
+    "stage",
+    "unit",
+    "ctx",
+    "cross",
+    "self_attn",
+    "proj",
+    "fc",
+    "dense",
+    "inner",
+    "outer",
+    "lin",
+    "norm",
+    "ln",
+    "gain",
+    "shift",
+    "w",
+    "b",
+    "kernel",
+    "to_out",
+    "wo",
+    "wi",
+    "trunk",
+    "net",
+    "core",
+    "body",
+    "head",
+    "tail",
+    "reader",
+    "writer",
+    "slots",
+    "probe",
+    "tower",
+    "stack",
+    "layer",
+    "mod",
+    "sub",
+    "gate",
+    "film",
+    "up",
+    "down",
+    "left",
+    "right",
+    "alpha",
+    "beta",
+    "enc",
+    "dec",
+    "mem",
+    "bank",
+    "sa",
+    "ca",
+    "ffn",
+    "mlp",
+    "feed",
+    "post",
+    "pre",
+    "res",
+    "skip",
+]
 Rng = np.random.Generator
 
 
@@ -157,7 +218,11 @@ class _Port:
             yield self._made(path, self._single(path))
 
     def _made(self, name: str, lay: Callable[[dict[str, np.ndarray]], np.ndarray]) -> tuple[str, Any, Any]:
-        return name, np.ascontiguousarray(lay(self.truth)), np.ascontiguousarray(lay(self.gradients)) if self.gradients else None
+        return (
+            name,
+            np.ascontiguousarray(lay(self.truth)),
+            np.ascontiguousarray(lay(self.gradients)) if self.gradients else None,
+        )
 
     def _is_tied(self, path: str) -> bool:
         """Whether these numbers, many of them, have been written: one array of the peer in two places."""
@@ -311,11 +376,7 @@ def _kept(case: Case, points: dict[str, list[str]], style: Style) -> list[np.nda
         return []
     if style.trace == "blocks":
         ours = {point for found in points.values() for point in found}
-        names = [
-            name
-            for name, found in points.items()
-            if any(_is_block(point, ours) for point in found)
-        ]
+        names = [name for name, found in points.items() if any(_is_block(point, ours) for point in found)]
     else:
         names = list(case.trace)
     alone = re.compile(r"(^|[./])(query|key|value|key_value)$")

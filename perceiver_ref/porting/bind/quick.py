@@ -1,7 +1,7 @@
 """The fast stage: whole guesses run through the reference and compared, before any search op by op.
 
 First the port's arrays as they lie, with one convention for all layers; where values were recorded, layer by layer, so
-that a layer may have its own. Then, where gradients were recorded, arrays in any order, tied to each other by identities.
+that a layer may have its own. Then, where gradients were recorded, arrays in any order, tied by identities.
 """
 
 from __future__ import annotations

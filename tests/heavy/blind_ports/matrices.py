@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 CONFIG: dict[str, Any] = {
     "type": "PerceiverIO",
@@ -52,7 +52,9 @@ def weight(*shape: int) -> nn.Parameter:
 class Layer(nn.Module):
     """x of width d; y of width e is attended to; h heads of width k (queries, keys) and m (values)."""
 
-    def __init__(self, d: int, e: int, h: int, k: int, m: int, widen: int, *, keep: bool = True, own: bool = False) -> None:
+    def __init__(
+        self, d: int, e: int, h: int, k: int, m: int, widen: int, *, keep: bool = True, own: bool = False
+    ) -> None:
         super().__init__()
         self.keep, self.own = keep, own
         self.W_O, self.W_V, self.W_K, self.W_Q = weight(h, m, d), weight(h, e, m), weight(h, e, k), weight(h, d, k)
@@ -64,16 +66,16 @@ class Layer(nn.Module):
             self.lny_w, self.lny_b = nn.Parameter(torch.ones(e)), nn.Parameter(torch.zeros(e))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        normed = F.layer_norm(x, x.shape[-1:], self.ln1_w, self.ln1_b)
-        seen = normed if self.own else F.layer_norm(y, y.shape[-1:], self.lny_w, self.lny_b)
+        normed = functional.layer_norm(x, x.shape[-1:], self.ln1_w, self.ln1_b)
+        seen = normed if self.own else functional.layer_norm(y, y.shape[-1:], self.lny_w, self.lny_b)
         q = torch.einsum("bnd,hdk->bhnk", normed, self.W_Q)
         k = torch.einsum("bme,hek->bhmk", seen, self.W_K)
         v = torch.einsum("bme,hew->bhmw", seen, self.W_V)
         pattern = torch.softmax(torch.einsum("bhnk,bhmk->bhnm", q, k) / q.shape[-1] ** 0.5, -1)
         z = torch.einsum("bhnm,bhmw,hwd->bnd", pattern, v, self.W_O)
         x = x + z if self.keep else z
-        hidden = F.layer_norm(x, x.shape[-1:], self.ln2_w, self.ln2_b) @ self.W_in + self.b_in
-        return x + F.gelu(hidden, approximate="tanh") @ self.W_out + self.b_out
+        hidden = functional.layer_norm(x, x.shape[-1:], self.ln2_w, self.ln2_b) @ self.W_in + self.b_in
+        return x + functional.gelu(hidden, approximate="tanh") @ self.W_out + self.b_out
 
 
 class HookedPerceiver(nn.Module):
