@@ -36,8 +36,8 @@ _INTRO = """\
 Mutation testing of the vectors: every deviation that `diagnose` knows, in every variant and place, on every case. A
 deviation counts for a model when it makes any of its cases compute otherwise. A case tells it apart when an output, or
 for a wrong backward a gradient, is then off by more than {plainly:g} of its tolerances; a part in float32, whose
-rounding is not so large, by more than {float32:g}. What is equal in exact arithmetic is counted as such, with the reason
-below. Cases of one model are tried in order; `perceiver-ref export --audit` says it of any model, configuration or
+rounding is not so large, by more than {float32:g}. What is equal in exact arithmetic is counted as such, with the
+reason below. Cases of one model are tried in order; `perceiver-ref export --audit` says it of any model, configuration or
 folder of cases.
 
 This page is made by `python docs/make coverage`.

@@ -337,6 +337,12 @@ FIELDS: dict[str, dict[str, str]] = {
         "tokens": 'whether the image tag and <EOC> have embeddings of their own ("trained") or those of the table '
         '("frozen")',
     },
+    "Pointing": {
+        "units": "width of a unit",
+        "width": "width that it is mapped to",
+        "keys": "width of the two vectors whose products are the logits",
+        "body": "what maps (B, U, `width`) to (B, U, 2 `keys`), of type `PerceiverIO`",
+    },
     "LanguageModel": {
         "vocabulary": "rows of the embedding, and width V of the logits",
         "length": "rows of the table of positions",

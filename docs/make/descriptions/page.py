@@ -36,7 +36,7 @@ and their traces: `python docs/make models > docs/MODELS.md`.
 """
 _PARTS = (
     ("Layers", ("Attention", "MLP", "LayerNorm", "RMSNorm", "L2Norm", "BatchNorm", "Rotary")),
-    ("Flamingo's parts", ("Flamingo", "LanguageModel", "PatchEncoder", "Features")),
+    ("Models that commands save", ("Flamingo", "LanguageModel", "PatchEncoder", "Features", "Pointing")),
     ("Conventions", ("Conventions",)),
     ("Encoder and decoders", ("Encoder", "Decoder", "ClassificationDecoder", "GridDecoder", "ProjectionDecoder")),
     (
