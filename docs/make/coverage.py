@@ -1,5 +1,4 @@
-"""docs/COVERAGE.md: which of the deviations that `diagnose` knows the cases of the pack, of the package and of every
-preset tell apart.
+"""docs/COVERAGE.md: which of the deviations that `diagnose` knows the cases of the pack and of the package tell apart.
 
 In a clone, `python docs/make coverage` tries all of them on the pack and on the packaged cases, which takes a quarter
 of an hour; with `--reports F ...` the page is made of what `perceiver-ref export --audit --json F` wrote.
@@ -36,9 +35,8 @@ _INTRO = """\
 Mutation testing of the vectors: every deviation that `diagnose` knows, in every variant and place, on every case. A
 deviation counts for a model when it makes any of its cases compute otherwise. A case tells it apart when an output, or
 for a wrong backward a gradient, is then off by more than {plainly:g} of its tolerances; a part in float32, whose
-rounding is not so large, by more than {float32:g}. What is equal in exact arithmetic is counted as such, with the
-reason below. Cases of one model are tried in order; `perceiver-ref export --audit` says it of any model, configuration or
-folder of cases.
+rounding is not so large, by more than {float32:g}. What is equal in exact arithmetic is counted as that, with a reason
+below. `perceiver-ref export --audit` says the same of any model, configuration or folder of cases.
 
 This page is made by `python docs/make coverage`.
 """

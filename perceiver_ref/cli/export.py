@@ -66,8 +66,8 @@ def options(command: argparse.ArgumentParser) -> None:
     add(
         "--audit",
         action="store_true",
-        help="try every known deviation on the cases: which tell it apart (no PRESET: those of the pack; a folder "
-        "or file of cases in place of one: those; nothing is written without --out or --pack)",
+        help="try every known deviation on the cases: which of them tell it apart (no PRESET: those of the pack; a "
+        "folder or file of cases in place of one: those; nothing is written without --out or --pack)",
     )
     add("--budget", type=float, metavar="SECONDS", help=f"with --audit: for a case at most (default: {SECONDS:g})")
     add("--safetensors", action="store_true", help="also write each case as .safetensors")

@@ -95,7 +95,8 @@ def test_the_weakness_is_told_by_the_case_alone_whatever_the_seed() -> None:
     for case in cases(RESAMPLER, WEAK, ["plain"]):
         under = CaseUnderAudit(case)
         (trial,) = under.forward(lambda key: key == BY_HEADS, Clock())
-        assert trial.touched and not trial.told
+        assert trial.touched
+        assert not trial.told
         assert trial.tolerances == 0
 
 
@@ -115,7 +116,8 @@ def test_a_bias_of_keys_cannot_be_told_and_the_reason_is_given() -> None:
         model.largest[trial.key] = trial.tolerances
         assert trial.told != trial.key[1].startswith("bias of attention/key,")
     equal = [variant for cause, variant in model.equal]
-    assert equal and all(variant.startswith("bias of attention/key,") for variant in equal)
+    assert equal
+    assert all(variant.startswith("bias of attention/key,") for variant in equal)
 
 
 @pytest.mark.parametrize("row", EQUAL, ids=lambda row: f"{row.cause}: {row.why}")

@@ -122,9 +122,9 @@ def reason(key: Key, facts: Facts, tolerances: float) -> str:
     if tolerances > _ROUNDING:
         return ""
     for row in EQUAL:
-        if row.cause == cause and re.match(row.variant, variant) and row.when(_meant(variant, facts)):
-            if not row.exactly or tolerances == 0.0:
-                return row.why
+        meant = row.cause == cause and re.match(row.variant, variant) and (tolerances == 0.0 or not row.exactly)
+        if meant and row.when(_meant(variant, facts)):
+            return row.why
     return ""
 
 
@@ -169,7 +169,7 @@ SAME: tuple[Same, ...] = (
 def same_reason(keys: list[Key], facts: Facts) -> str:
     """Why deviations of different causes do the same; "" where they should not."""
     for row in SAME:
-        if all(re.match(row.variants.get(cause, "$."), variant) for cause, variant in keys):
-            if all(row.when(_meant(variant, facts)) for _, variant in keys):
-                return row.why
+        meant = all(re.match(row.variants.get(cause, "$."), variant) for cause, variant in keys)
+        if meant and all(row.when(_meant(variant, facts)) for _, variant in keys):
+            return row.why
     return ""

@@ -28,8 +28,8 @@ PLAINLY = 100.0
 NARROW = "dtype"
 """The cause whose variants are parts in less precision."""
 OF_FLOAT32 = 1.0
-"""As `PLAINLY`, for a part in float32 of what is otherwise float64: its rounding is at most 600 tolerances of an output
-and 6 of a gradient, and a check fails at one."""
+"""As `PLAINLY`, for a part in float32 of what is otherwise float64: its rounding is 600 tolerances of an output at
+most, 6 of a gradient, and a check fails at one."""
 _ELEMENTS = 64
 """Of each array so many, evenly spread, are kept to tell deviations from each other."""
 

@@ -46,8 +46,8 @@ def _parameter(path: str, parameter: Parameter, seed: int) -> np.ndarray:
     values: np.ndarray = rng(seed, path).standard_normal(parameter.shape)
     last = path.rpartition("/")[2]
     if last.endswith("_gate"):  # open enough for what they let through, of either sign
-        open_gate: np.ndarray = np.sign(values) * (0.7 + 0.4 * np.abs(np.tanh(values)))
-        return open_gate
+        values[...] = np.sign(values) * (0.7 + 0.4 * np.abs(np.tanh(values)))
+        return values
     if last == "scale":
         return 1 + 0.3 * values
     if last in TABLES or last.endswith("embedding"):
