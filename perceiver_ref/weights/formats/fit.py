@@ -20,6 +20,9 @@ PREFIXES = ("module", "model", "_orig_mod")
 INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts that torch.compile, FSDP and activation checkpointing put anywhere into names."""
 
+_AXES = 4
+"""Of a tensor of ggml."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -122,6 +125,9 @@ def _whole(rebuilt: Rebuilt, arrays: Arrays, where: object, notes: list[str], al
         notes = [*notes, f"{where}: left out what are no tensors: {listed(objects)}"]
     kept, tied = _without_aliases(rebuilt, {n: a for n, a in arrays.items() if n not in objects}, expected)
     notes = [*notes, *(f"{where}: {alias} is tied to {name}, whose values it has" for alias, name in tied.items())]
+    if str(where).endswith(".gguf") and (leading := _with_leading_ones(rebuilt, kept)):
+        kept |= leading
+        notes = [*notes, f"{where}: gave {listed(leading)} leading axes of 1, which ggml does not store"]
     endings = tuple(rebuilt.ignored)
     unused = sorted(name for name in set(kept) - expected if not (endings and name.endswith(endings)))
     if unused and allow_unused:
@@ -133,6 +139,18 @@ def _whole(rebuilt: Rebuilt, arrays: Arrays, where: object, notes: list[str], al
             "--allow-unused leaves them out"
         )
     return Fitted(rebuilt, kept, tied, tuple(notes))
+
+
+def _with_leading_ones(rebuilt: Rebuilt, arrays: Arrays) -> Arrays:
+    """Arrays that fit once axes of length 1 are before theirs."""
+    found: Arrays = {}
+    for binding in (*rebuilt.bindings, *rebuilt.state):
+        array = arrays[binding.name]
+        if not fits(binding, array):
+            more = (array.reshape((1,) * n + array.shape) for n in range(1, _AXES + 1 - array.ndim))
+            if (whole := next((a for a in more if fits(binding, a)), None)) is not None:
+                found[binding.name] = whole
+    return found
 
 
 def _candidates(arrays: Arrays, strip: bool) -> Iterator[tuple[Arrays, str]]:
