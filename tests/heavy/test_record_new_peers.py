@@ -31,6 +31,7 @@ from heavy import sets_configurations as sets
 from heavy.draw import Draw
 from heavy.precision import promoted
 
+torch = resamplers.torch
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 DRAWS = int(os.environ.get("PERCEIVER_REF_DRAWS", "25"))
 OUTPUTS, GRADIENTS = 1e-10, 1e-8
