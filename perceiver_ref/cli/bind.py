@@ -11,6 +11,7 @@ from ..errors import listed, printable
 from ..porting.bind.bind import SECONDS, Binding
 from ..porting.bind.bind import bind as find
 from ..porting.bind.maps import write_map
+from ..porting.bind.propose import said
 from ..porting.bind.target import read_to
 from ..porting.cases import read_case
 from .main import MISMATCH, OK
@@ -27,8 +28,8 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--to",
         metavar="PRESET|CONFIG",
-        required=True,
-        help="what it is a port of: a preset, a configuration in JSON, or a case of another implementation",
+        help="what it is a port of: a preset, a configuration in JSON, or a case of another implementation "
+        "(default: what its shapes allow is tried)",
     )
     command.add_argument("--out", metavar="F", help="the map to write, JSON, for --map of other commands")
     command.add_argument("--unverified", action="store_true", help="write the map even when it could not be verified")
@@ -41,7 +42,10 @@ def options(command: argparse.ArgumentParser) -> None:
 def bind(given: argparse.Namespace) -> int:
     """`perceiver-ref bind`: 0 when a map is found and verified, 1 when not."""
     case = read_case(given.case)
-    found = find(case, read_to(given.to), seconds=given.seconds, progress=_progress())
+    to = None if given.to is None else read_to(given.to)
+    found = find(case, to, seconds=given.seconds, progress=_progress())
+    if found.proposal is not None:
+        print("\n".join(line for candidate in found.proposal.candidates for line in said(candidate)), end="\n\n")
     _print(found)
     write_result(given.json, _json(found))
     if given.out and (found.verified or given.unverified):
@@ -103,4 +107,5 @@ def _json(found: Binding) -> dict[str, Any]:
         "parameters": [vars(row) for row in found.rows],
         "left_over": found.left_over,
         "unmatched": found.unmatched,
+        **({} if found.proposal is None else {"proposed": [vars(c) for c in found.proposal.candidates]}),
     }

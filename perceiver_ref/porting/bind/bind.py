@@ -18,6 +18,7 @@ from ..cases.execution import run
 from ..check import Result, check_case
 from .doubts import Doubt, Doubts
 from .maps import Map, Point
+from .propose import Proposal, propose
 from .quick import Quick
 from .records import Records
 from .solve import Solver, absent_value
@@ -61,6 +62,8 @@ class Binding:
     """Where it first fails."""
     notes: list[str] = field(default_factory=list)
     result: Result | None = None
+    proposal: Proposal | None = None
+    """The configurations that were tried, where none was given."""
 
     @property
     def ambiguous(self) -> list[str]:
@@ -68,14 +71,14 @@ class Binding:
         return [row.path for row in self.rows if row.status == "ambiguous"]
 
 
-def bind_file(path: AnyPath, to: str, **options: Any) -> Binding:
+def bind_file(path: AnyPath, to: str | None, **options: Any) -> Binding:
     """`bind` on a case file; `to` is a preset's name, or a JSON or case file."""
-    return bind(read_case(path), read_to(to), **options)
+    return bind(read_case(path), to, **options)
 
 
 def bind(
     case: Case,
-    to: To | str,
+    to: To | str | None = None,
     *,
     seconds: float = SECONDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -85,7 +88,10 @@ def bind(
     A binding is `verified` when the reference with the port's parameters gives the port's outputs, recorded values and
     gradients within the case's tolerances. `seconds` bound the search. Raises `InputError` where the inputs cannot be
     those of `to`, or the port has no array that a parameter could be.
+    Without `to` configurations are proposed from the port's shapes and tried; `map.to` then is the one that verified.
     """
+    if to is None:
+        return proposed(case, seconds=seconds)
     to = read_to(to) if isinstance(to, str) else to
     best: Binding | None = None
     deadline = time.monotonic() + seconds
@@ -143,6 +149,14 @@ def _ways(case: Case, to: To) -> Iterator[_Way]:
         yield _Way(target, arguments, inputs, pool)
     if not found and failed is not None:
         raise failed
+
+
+def proposed(case: Case, *, seconds: float = SECONDS) -> Binding:
+    """The binding to the configuration that verified, or to the nearest, with the `proposal` that it is of."""
+    made = propose(case, bind, seconds=seconds)
+    found: Binding = made.binding
+    found.proposal = made
+    return found
 
 
 def _evidence(made: Binding) -> int:

@@ -1,0 +1,62 @@
+"""A configuration proposed for a port that states none: right, or said to be undecided; never verified wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from porting.proposed_models import MODELS, made, wrong
+
+import perceiver_ref as pr
+from perceiver_ref.cli import main
+from perceiver_ref.errors import InputError
+from perceiver_ref.porting.bind.configurations import guesses
+from perceiver_ref.porting.cases import Case, write_case
+
+QUICK = ("encoder", "gated vector")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.heavy) for n in MODELS])
+def test_the_configuration_is_found(name: str) -> None:
+    port, config = made(name)
+    found = pr.bind(port, seconds=120)
+    assert found.verified, found.message
+    best = next(candidate for candidate in found.proposal.candidates if candidate.verified)
+    assert wrong(config, best.config, best.undecided) == []
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_alone_give_it_or_nothing(name: str) -> None:
+    port, config = made(name, traced=False)
+    found = pr.bind(port, seconds=60)
+    for candidate in found.proposal.candidates:
+        assert not candidate.verified or wrong(config, candidate.config, candidate.undecided) == []
+
+
+def test_no_value_within_rounding_is_decided() -> None:
+    """A wrong output verifies nothing."""
+    port, _ = made("gated vector")
+    port.outputs = {name: array + 1e-6 for name, array in port.outputs.items()}
+    found = pr.bind(port, seconds=3)
+    assert not found.verified
+    assert not any(candidate.verified for candidate in found.proposal.candidates)
+
+
+def test_shapes_of_nothing_known() -> None:
+    port, _ = made("gated vector")
+    port.params = dict(list(port.params.items())[:3])
+    assert guesses(port) == []
+    with pytest.raises(InputError, match="say what it is with --to"):
+        pr.bind(Case(port.meta, port.params, inputs=port.inputs, outputs=port.outputs))
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port, config = made("gated vector")
+    write_case(tmp_path / "port.npz", port)
+    assert main(["bind", str(tmp_path / "port.npz"), "--out", str(tmp_path / "map.json")]) == 0
+    assert "verified: GatedCrossAttention(channels 8" in capsys.readouterr().out
+    to = json.loads((tmp_path / "map.json").read_text())["to"]
+    assert (to["class"], to["config"]["heads"]) == ("GatedCrossAttention", config["heads"])
+    assert main(["check", str(tmp_path / "port.npz"), "--map", str(tmp_path / "map.json")]) == 0
