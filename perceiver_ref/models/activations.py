@@ -11,6 +11,7 @@ from typing import Any
 from ..autograd import ops
 from ..autograd.backend import xp
 from ..autograd.core import array_of
+from ..autograd.handlers import Step
 
 _SOFTPLUS_LINEAR = 20.0
 _LAPLACE = 0.707107, 0.282095
@@ -41,6 +42,7 @@ def hardswish(x: Any) -> Any:
     return ops.divide(ops.multiply(x, relu6(ops.add(x, 3.0))), 6.0)
 
 
+@Step
 def leaky_relu(x: Any) -> Any:
     """x, below 0 a hundredth of it (Maas et al. 2013)."""
     return ops.where(array_of(x) > 0, x, ops.multiply(x, 0.01))

@@ -10,10 +10,12 @@ import numpy as np
 from ..autograd import backend as backends
 from ..autograd import ops
 from ..autograd.core import array_of
+from ..autograd.handlers import Step
 
 _A = -0.75
 
 
+@Step
 @ops.in_float32
 def resize_bicubic(table: Any, source: tuple[int, int], target: tuple[int, int]) -> Any:
     """Rows of a grid (h w, C), row-major -> the same for another grid, (H W, C) (Keys 1981, a = -0.75).
@@ -30,6 +32,7 @@ def resize_bicubic(table: Any, source: tuple[int, int], target: tuple[int, int])
     return ops.reshape(x, shape=(height * width, channels))
 
 
+@Step
 @ops.in_float32
 def resize_linear(table: Any, target: int) -> Any:
     """Rows (n, C) -> (target, C), each the linear interpolation between its two neighbours; the ends stay the ends."""

@@ -92,7 +92,7 @@ def _turned(x: Any) -> Any:
 class AttentionBlock(Module):
     """x + attention(norm(x), norm(z)), with one norm for both.
 
-    `by_channels`: see `ChannelAttention`, whose `scale` it takes. `unused`: the width of a table that nothing reads.
+    `by_channels`: see `ChannelAttention`, which alone takes `scale`. `unused`: the width of a table that nothing reads.
     """
 
     channels: int
@@ -161,7 +161,7 @@ def _block(given: Given) -> Rebuilt:
         channels,
         heads,
         by_channels=not flash,
-        scale=None if flash else chosen["scale"],
+        scale=chosen["scale"],
         unused=chosen["num_heads"] if chosen["relative_pos_embeddings"] else None,
     )
 

@@ -223,7 +223,6 @@ class TimeResampler(Module):
         time = point("time", self.second.apply(p["second"], point("time.activation", ops.silu(h))))
         with scope("resampler"):
             assert whole.input is not None
-            assert whole.output is not None
             x = point("projected", whole.input.apply(own["input"], features))
             x = point("features", ops.add(x, ops.reshape(time, shape=(time.shape[0], 1, time.shape[1]))))
             b, (n, d) = x.shape[0], own["latents"].shape
@@ -232,8 +231,7 @@ class TimeResampler(Module):
             for i, p_layer in enumerate(own["layers"]):
                 with scope(f"layers.{i}"):
                     z = self.layer.timed(p_layer, z, x, every)
-            z = point("output", whole.output.apply(own["output"], z))
-            return point("", whole.norm.apply(own["norm"], z)), time
+            return whole.ended(own, z), time
 
     def _sinusoids(self, times: Any, dtype: Any) -> Any:
         """Cosines and sines of the timesteps (B,) -> (B, sinusoids); an odd number of channels ends in a zero."""

@@ -19,6 +19,7 @@ import numpy as np
 from ..autograd import ops
 from ..autograd.backend import to_host, xp
 from ..autograd.core import array_of
+from ..autograd.handlers import Step
 from ..autograd.tree import Tree
 from ..errors import InputError, shortened
 from ..models.call import Call
@@ -71,6 +72,7 @@ class PlacedPool(AttentionPool):
         return super().apply(p, features, query_positions=p["query_positions"], **options)
 
 
+@Step
 def sinusoids(places: Any, channels: int, dtype: Any) -> np.ndarray:
     """Places (...) -> (..., channels): sin(p w), then cos(p w), w_i = 10000^(-2 i / channels)."""
     half = channels // 2
@@ -79,10 +81,23 @@ def sinusoids(places: Any, channels: int, dtype: Any) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
 
 
+@Step
 def grid_sinusoids(height: int, width: int, channels: int, dtype: Any) -> np.ndarray:
     """(height width, channels), row-major: half of the channels for the column, then half for the row."""
     rows, columns = np.divmod(np.arange(height * width), max(width, 1))
     return np.concatenate([sinusoids(x, channels // 2, dtype) for x in (columns, rows)], axis=-1)
+
+
+@Step
+def values_of(inner: Any, places: np.ndarray) -> Any:
+    """What values are made of, (F, S, D): the patches, whose places in the grid (F, S, D) are for keys alone."""
+    return inner
+
+
+@Step
+def time_sinusoids(times: np.ndarray, channels: int, dtype: Any) -> np.ndarray:
+    """Times (F,) of frames -> (F, channels); 0 for a frame without a time, which is -1."""
+    return np.where(times >= 0, sinusoids(times, channels, dtype).T, 0).T
 
 
 def _pool(chosen: Mapping[str, Any], queries: int, *, ended: bool = True) -> AttentionPool:
@@ -239,10 +254,11 @@ def _timed(given: Given) -> Rebuilt:
             keys = ops.add(inner, _like(places, x))
             return {"out": model.answered(params, inner, keys=keys, **_padding(real, x))}
         times = np.fromiter(chain.from_iterable(groups), np.int64)
-        places += np.where(times >= 0, sinusoids(times, model.channels, _arithmetic(x)).T, 0).T[:, None]
+        valued = values_of(inner, places.copy())
+        places += time_sinusoids(times, model.channels, _arithmetic(x))[:, None]
         keys = ops.add(inner, _like(places, x))
         index, real = _merged([len(group) for group in groups], real)
-        values_, keys = (_gathered(part, index) for part in (inner, keys))
+        values_, keys = (_gathered(part, index) for part in (valued, keys))
         return {"out": model.answered(params, values_, keys=keys, **_padding(real, x))}
 
     return _rebuilt(_pool(chosen, positive("num_queries", chosen["num_queries"])), run, ("pos_embed",))

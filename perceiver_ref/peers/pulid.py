@@ -153,11 +153,19 @@ class IDFormer(Module):
         ids = ops.reshape(mapped(SCALES, embeddings), shape=(b, -1, self.channels))
         z = ops.concatenate([ops.broadcast_to(p["latents"], shape=(b, self.latents, self.channels)), ids], axis=1)
         for scale, features in enumerate(scales):
-            x = ops.concatenate([ids, mapped(scale, features)], axis=1)
+            x = self.context(ids, mapped(scale, features), z)
             for i in range(scale * self.layers, (scale + 1) * self.layers):
                 with scope(f"layers.{i}"):
                     z = self.layer.apply(p["layers"][i], z, x)
-        return point("output", ops.matmul(z[:, : self.latents], p["output"]))
+        return point("output", ops.matmul(self.kept(z), p["output"]))
+
+    def context(self, ids: Any, features: Any, z: Any) -> Any:
+        """What a scale's layers look at, of the identities' tokens at the start, mapped features and the latents."""
+        return ops.concatenate([ids, features], axis=1)
+
+    def kept(self, z: Any) -> Any:
+        """The latents of all tokens."""
+        return z[:, : self.latents]
 
 
 _MAP: Table = {

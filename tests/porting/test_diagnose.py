@@ -30,7 +30,8 @@ NAMES = """
 activation layer-norm-eps norm-missing norm-after attention-scale head-layout key-value-swapped weight-transposed
 bias-missing query-residual mlp-residual softmax-axis mask-inverted mask-ignored fully-masked-row fourier-order
 fourier-frequencies position-grid position-axes weight-sharing block-order latents-not-in-keys time-embedding
-final-norm gate-not-tanh gate-missing media-mask dtype
+final-norm gate-not-tanh gate-missing media-mask dtype norm-extra norm-shared branch-missing mask-kind token-order
+context position-use rotary interpolation modulation loss
 """
 
 

@@ -214,9 +214,13 @@ class Resampler(Module):
             for i, p_layer in enumerate(p["layers"]):
                 with scope(f"layers.{i}"):
                     z = self.layer.apply(p_layer, z, x, mask=mask, key_mask=key_mask)
-            if self.output is not None:
-                z = point("output", self.output.apply(p["output"], z))
-            return point("", self.norm.apply(p["norm"], z))
+            return self.ended(p, z)
+
+    def ended(self, p: Tree, z: Any) -> Any:
+        """What follows the layers: latents (B, N, D) -> (B, N, E)."""
+        if self.output is not None:
+            z = point("output", self.output.apply(p["output"], z))
+        return point("", self.norm.apply(p["norm"], z))
 
     def _latents(self, p: Tree, x: Any, given: Any) -> Any:
         """The latents to begin with, (B, N, D)."""

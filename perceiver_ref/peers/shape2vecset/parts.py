@@ -12,6 +12,7 @@ import numpy as np
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import array_of
+from ...autograd.handlers import Step
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ...models.call import Call
@@ -22,6 +23,13 @@ from ...models.tracing import point, scope
 AXES = 3
 _LEAST, _MOST = -30.0, 20.0
 """What the logarithm of a variance is cut to."""
+
+
+@Step
+def point_features(x: Any, basis: Any) -> Any:
+    """Points (B, N, 3) and a basis (3, K) -> [sines, cosines, points], (B, N, 2 K + 3)."""
+    angles = ops.matmul(x, basis)
+    return ops.concatenate([ops.sin(angles), ops.cos(angles), x], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,7 @@ class PointEmbedding(Module):
             raise InputError(f"points must be (batch, points, {AXES}), got {tuple(x.shape)}")
         like = array_of(x)
         basis = state["basis"] if state else xp(like).asarray(self._basis(), like.dtype)
-        angles = ops.matmul(x, basis)
-        return point(
-            "points", self.mlp.apply(p["mlp"], ops.concatenate([ops.sin(angles), ops.cos(angles), x], axis=-1))
-        )
+        return point("points", self.mlp.apply(p["mlp"], point_features(x, basis)))
 
     def _basis(self) -> np.ndarray:
         rising = (2.0 ** np.arange(self.frequencies)).astype(np.float32) * np.float32(math.pi)

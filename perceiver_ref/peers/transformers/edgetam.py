@@ -184,11 +184,15 @@ class MemoryResampler(Module):
         side, half = self._grid[0], self.channels // 2
         c = np.arange(half)
         wavelengths = 10_000.0 ** (2 * (c // 2) / half)
-        angles = np.arange(1, side + 1)[:, None] / (side + 1e-6) * 2 * math.pi / wavelengths  # (n, half)
+        angles = self.places(side)[:, None] / (side + 1e-6) * 2 * math.pi / wavelengths  # (n, half)
         one = np.where(c % 2 == 0, np.sin(angles), np.cos(angles))
         rows, columns = np.repeat(one, side, 0), np.tile(one, (side, 1))
         both = xp(x).asarray(np.concatenate([rows, columns], 1), x.dtype)
         return xp(x).broadcast_to(both, (x.shape[0], *both.shape))
+
+    def places(self, side: int) -> np.ndarray:
+        """The rows of so many, and the columns, as they are counted."""
+        return np.arange(1, side + 1)
 
     @property
     def _grid(self) -> tuple[int, int]:

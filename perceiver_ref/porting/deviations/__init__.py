@@ -5,11 +5,19 @@ of parameters, of a layer or of an op of the reference.
 
 base        what a deviation is, and how a run deviates
 attention   scale, heads, keys and values, softmax, masks
+fused       maps stored as one, what heads are
+masks       masks that are added, and what is masked
+tokens      which tokens are attended to, and in which order they stand
 layers      linear maps, activations, residuals
+residuals   what is added to what, branches left out
 norms       their epsilon, absence and place
+norm_places norms elsewhere, one more, one for another
 positions   grids and Fourier features
+placed      where positions are added; sines of places, points and times; resized tables
+rotary      rotary position embedding
 structure   order and sharing of layers
-flamingo    resampler and gates
+flamingo    embeddings of frames, gates, masks of media
+timesteps   timesteps, adaptive norms, losses
 precision   a part in fewer digits
 narrow      the arithmetic of a narrower format, op by op, as libraries do it
 """
@@ -17,38 +25,76 @@ narrow      the arithmetic of a narrower format, op by op, as libraries do it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 
-from . import attention, flamingo, layers, norms, positions, precision, structure
+from . import (
+    attention,
+    flamingo,
+    fused,
+    layers,
+    masks,
+    norm_places,
+    norms,
+    placed,
+    positions,
+    precision,
+    residuals,
+    rotary,
+    structure,
+    timesteps,
+    tokens,
+)
 from .base import Candidate, Change, Survey, deviating, survey
 
-CAUSES: dict[str, Callable[[Survey], Iterable[Candidate]]] = {
-    "activation": layers.activation,
-    "layer-norm-eps": norms.layer_norm_eps,
-    "norm-missing": norms.norm_missing,
-    "norm-after": norms.norm_after,
-    "final-norm": norms.final_norm,
-    "attention-scale": attention.attention_scale,
-    "head-layout": attention.head_layout,
-    "key-value-swapped": attention.key_value_swapped,
-    "softmax-axis": attention.softmax_axis,
+Variants = Callable[[Survey], Iterable[Candidate]]
+
+
+def _all(*several: Variants) -> Variants:
+    """The variants of one function after those of another."""
+    return lambda found: chain.from_iterable(variants(found) for variants in several)
+
+
+CAUSES: dict[str, Variants] = {
+    "activation": _all(layers.activation, layers.composed_activation),
+    "layer-norm-eps": _all(norms.layer_norm_eps, norm_places.layer_norm_eps),
+    "norm-missing": _all(norms.norm_missing, norm_places.norm_missing),
+    "norm-after": _all(norms.norm_after, norm_places.norm_after),
+    "final-norm": _all(norms.final_norm, norm_places.final_norm),
+    "attention-scale": _all(attention.attention_scale, fused.attention_scale),
+    "head-layout": _all(attention.head_layout, fused.head_layout),
+    "key-value-swapped": _all(attention.key_value_swapped, fused.key_value_swapped),
+    "softmax-axis": _all(attention.softmax_axis, fused.softmax_axis),
     "weight-transposed": layers.weight_transposed,
     "bias-missing": layers.bias_missing,
-    "query-residual": layers.query_residual,
-    "mlp-residual": layers.mlp_residual,
-    "fully-masked-row": attention.fully_masked_row,
-    "mask-inverted": attention.mask_inverted,
-    "mask-ignored": attention.mask_ignored,
-    "fourier-order": positions.fourier_order,
-    "fourier-frequencies": positions.fourier_frequencies,
-    "position-grid": positions.position_grid,
-    "position-axes": positions.position_axes,
+    "query-residual": _all(layers.query_residual, residuals.query_residual),
+    "mlp-residual": _all(layers.mlp_residual, residuals.mlp_residual),
+    "fully-masked-row": _all(attention.fully_masked_row, masks.bias_filled),
+    "mask-inverted": _all(attention.mask_inverted, masks.bias_inverted),
+    "mask-ignored": _all(attention.mask_ignored, masks.bias_ignored),
+    "fourier-order": _all(positions.fourier_order, placed.fourier_order, timesteps.fourier_order),
+    "fourier-frequencies": _all(
+        positions.fourier_frequencies, placed.fourier_frequencies, timesteps.fourier_frequencies
+    ),
+    "position-grid": _all(positions.position_grid, placed.position_grid),
+    "position-axes": _all(positions.position_axes, placed.position_axes),
     "weight-sharing": structure.weight_sharing,
-    "block-order": structure.block_order,
-    "latents-not-in-keys": flamingo.latents_not_in_keys,
-    "time-embedding": flamingo.time_embedding,
+    "block-order": _all(structure.block_order, tokens.second_pass),
+    "latents-not-in-keys": tokens.latents_not_in_keys,
+    "time-embedding": _all(flamingo.time_embedding, placed.time_embedding),
     "gate-not-tanh": flamingo.gate_not_tanh,
     "gate-missing": flamingo.gate_missing,
     "media-mask": flamingo.media_mask,
+    "norm-extra": norm_places.norm_extra,
+    "norm-shared": norm_places.norm_shared,
+    "branch-missing": residuals.branch_missing,
+    "mask-kind": masks.mask_kind,
+    "token-order": tokens.token_order,
+    "context": tokens.context,
+    "position-use": placed.position_use,
+    "rotary": rotary.rotary,
+    "interpolation": placed.interpolation,
+    "modulation": timesteps.modulation,
+    "loss": timesteps.loss,
     "dtype": precision.dtype,
 }
 """Cause id -> its variants. Ids are never renamed."""

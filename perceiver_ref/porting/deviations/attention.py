@@ -14,11 +14,12 @@ from ...autograd.backend import xp
 from ...autograd.core import Op, array_of
 from ...autograd.ops.attention import scale_factor
 from ...autograd.tree import Tree
-from ...models.attention import Attention, KeysValues, join_heads, split_heads
+from ...models.attention import Attention, join_heads, split_heads
 from ...models.flamingo.gated_xattn import GatedCrossAttention
 from ...models.flamingo.resampler import ResamplerLayer
 from ...models.tracing import where
 from .base import Candidate, Change, Exchange, Match, OpReplacement, Survey, at, exchanged, groups, replaced
+from .fused import attention_params
 
 _OPS = ("attention", "attention_weights")
 _SCALES: dict[str, Callable[[int, int], float]] = {
@@ -121,6 +122,14 @@ def mask_inverted(found: Survey) -> Iterator[Candidate]:
             "mask-inverted", "True taken for padding in the features alone", Change(parts=_features_mask_inverted)
         )
         yield from _everywhere(found, "mask-inverted", "masked and kept keys exchanged in the logits", _exchanged_keys)
+        variant = "True taken for padding, and rows without any key by the other rule"
+        yield from _everywhere(found, "mask-inverted", variant, _inverted_by_the_other_rule)
+
+
+def _inverted_by_the_other_rule(op: Op, arguments: Any, static: Any) -> Any:
+    mask = static.get("mask")
+    other = "uniform" if static.get("masked_rows", "zero") == "zero" else "zero"
+    return op(*arguments, **{**static, "mask": None if mask is None else ~mask, "masked_rows": other})
 
 
 def _exchanged_keys(op: Op, arguments: Any, static: Any) -> Any:
@@ -216,7 +225,7 @@ def _average_unseen() -> Exchange:
 def key_value_swapped(found: Survey) -> Iterator[Candidate]:
     """Keys' weights used for values and the other way round."""
     for label, match, rare in groups(_places(found)) if _places(found) else []:
-        change = Change(parts=_attention_params(match, lambda layer, p: {**p, "key": p["value"], "value": p["key"]}))
+        change = Change(parts=attention_params(match, lambda layer, p: {**p, "key": p["value"], "value": p["key"]}))
         yield Candidate("key-value-swapped", f"keys and values swapped, {label}", change, rare)
 
 
@@ -237,7 +246,7 @@ def head_layout(found: Survey) -> Iterator[Candidate]:
         return
     for name, change in kinds.items():
         for label, match, rare in groups(_places(found)):
-            yield Candidate("head-layout", f"{name}, {label}", Change(parts=_attention_params(match, change)), rare)
+            yield Candidate("head-layout", f"{name}, {label}", Change(parts=attention_params(match, change)), rare)
     for label, match, rare in groups(_places(found)):
         yield Candidate("head-layout", f"heads share keys in turn, {label}", Change(parts=_keys_in_turn(match)), rare)
     for name, split, joined in (
@@ -246,29 +255,6 @@ def head_layout(found: Survey) -> Iterator[Candidate]:
         ("split and joined by reshapes without transposes", True, True),
     ):
         yield from _everywhere(found, "head-layout", name, _reshaped(split, joined))
-
-
-def _attention_params(match: Match, change: Callable[[Any, Tree], Tree]) -> Callable[[], Exchange]:
-    """Attention with changed parameters; where they would not fit, unchanged."""
-
-    def made() -> Exchange:
-        def attend(original: Any, layer: Any, p: Tree, x: Any, z: Any, **options: Any) -> Any:
-            changed = match(where()) and not isinstance(z, KeysValues)
-            return original(layer, _fitting(layer, p, change) if changed else p, x, z, **options)
-
-        def gated(original: Any, layer: Any, p: Tree, *arguments: Any, **options: Any) -> Any:
-            p = {**p, "attention": _fitting(layer.attention, p["attention"], change)}
-            return original(layer, p, *arguments, **options)
-
-        return {Attention.apply: attend, GatedCrossAttention.apply: gated}
-
-    return made
-
-
-def _fitting(layer: Any, p: Tree, change: Callable[[Any, Tree], Tree]) -> Tree:
-    made = change(layer, p)
-    same = all(made[n]["weight"].shape == p[n]["weight"].shape for n in ("query", "key", "value", "output"))
-    return made if same else p
 
 
 def _columns(part: Tree, order: Any) -> Tree:

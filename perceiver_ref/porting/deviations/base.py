@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ...autograd import tree
 from ...autograd.core import Op, array_of
-from ...autograd.handlers import handle
+from ...autograd.handlers import Step, handle
 from ...autograd.observing import observe
 from ...autograd.tree import Tree
 from ...models.module import Module
@@ -84,7 +84,7 @@ class Candidate:
 class Used(NamedTuple):
     """An op that a run of the reference computed: the scopes that it ran in, and the paths of parameters it was given.
 
-    `passed`: the number of points that had been traced before it.
+    `passed`: the number of points that had been traced before it. `biased`: whether attention was given a bias.
     """
 
     op: str
@@ -92,6 +92,7 @@ class Used(NamedTuple):
     paths: tuple[str, ...]
     masked: bool
     passed: int
+    biased: bool = False
 
 
 @dataclass
@@ -107,6 +108,10 @@ class Survey:
     """Our path of a parameter -> the peer's name of the array that it is a view of, and the view"""
     partial: bool = False
     """Whether this is a part of a run: only the parameters that it uses are then meant"""
+    steps: set[str] = field(default_factory=set)
+    """Names of the `Step`s that ran"""
+    model: Module | None = None
+    """What ran; None where that is not known, so that deviations of classes of parts do not come"""
 
     @cached_property
     def ops(self) -> dict[str, list[str]]:
@@ -129,6 +134,28 @@ class Survey:
     def masked(self) -> set[str]:
         """Scopes in which attention had a mask"""
         return {used.place for used in self.events if used.op == "attention" and used.masked}
+
+    @cached_property
+    def biased(self) -> set[str]:
+        """Scopes in which attention had a bias"""
+        return {used.place for used in self.events if used.op == "attention" and used.biased}
+
+    @cached_property
+    def modules(self) -> list[Module]:
+        """The model and all its parts"""
+        made: list[Module] = []
+
+        def kept(part: Module) -> Module:
+            made.append(part)
+            return part
+
+        if self.model is not None:
+            kept(self.model.map_parts(kept))
+        return made
+
+    def of_class(self, cls: type[M]) -> list[M]:
+        """The parts of the model, and itself, that are of a class."""
+        return [part for part in self.modules if isinstance(part, cls)]
 
     def part(self, chosen: Callable[[Used], bool]) -> Survey:
         """The same of a part of the run."""
@@ -166,9 +193,14 @@ def survey(params: Tree, run: Callable[[], Any], passed: Callable[[], int] = lam
 
     def watch(event: Any) -> None:
         paths = tuple(name for argument in event.arguments if (name := path(argument)))
-        made.events.append(Used(event.op.name, where(), paths, event.options.get("mask") is not None, passed()))
+        biased = event.op.name == "attention" and len(event.arguments) > 3 and event.arguments[3] is not None
+        made.events.append(Used(event.op.name, where(), paths, event.options.get("mask") is not None, passed(), biased))
 
-    with trace(lambda name: False), observe(watch):
+    def noted(step: Step, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        made.steps.add(step.name)
+        return step(*arguments, **options)
+
+    with trace(lambda name: False), observe(watch), handle(noted, steps=True):
         run()
     return made
 
@@ -266,11 +298,11 @@ def groups(places: Iterable[str]) -> list[Group]:
     places = list(places)
     found = [Group("everywhere", lambda place: True)]
     kinds: list[tuple[str, Match]] = [
-        ("in cross-attention", lambda place: "cross_attention" in place),
-        ("in self-attention", lambda place: "cross_attention" not in place),
+        ("in cross-attention", is_cross),
+        ("in self-attention", lambda place: not is_cross(place)),
         ("in the encoder", lambda place: _part(place) == "encoder"),
         ("in the decoder", lambda place: _part(place) == "decoder"),
-        ("in the encoder's cross-attention", lambda place: _part(place) == "encoder" and "cross_attention" in place),
+        ("in the encoder's cross-attention", lambda place: _part(place) == "encoder" and is_cross(place)),
         ("outside the encoder and decoder", lambda place: _part(place) not in ("encoder", "decoder")),
     ]
     seen: list[tuple[bool, ...]] = [tuple(True for _ in places)]
@@ -284,6 +316,16 @@ def groups(places: Iterable[str]) -> list[Group]:
         for layer in (layers[0], layers[-1]):
             found.append(Group(f"in {layer or 'the outermost layer'}", partial(_same_layer, layer), rare=True))
     return found
+
+
+def is_cross(place: str) -> bool:
+    """Whether a place, or the path of a parameter, is in cross-attention."""
+    for part in reversed(place.replace("/", ".").split(".")):
+        if "cross_attention" in part or part == "cross":
+            return True
+        if part == "own":
+            return False
+    return False
 
 
 def layer_of(place: str) -> str:

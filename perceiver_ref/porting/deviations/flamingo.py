@@ -10,52 +10,10 @@ from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import Op
 from ...autograd.tree import Tree
-from ...models.attention import Attention
 from ...models.flamingo.gated_xattn import GatedCrossAttention
-from ...models.flamingo.resampler import PerceiverResampler, ResamplerLayer
-from ...models.tracing import where
+from ...models.flamingo.resampler import PerceiverResampler
 from ..exchange import Replacement
-from .base import Candidate, Change, Exchange, Match, Survey, edits, exchanged, groups
-
-
-def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
-    """Keys and values from the features alone; or from latents that were not normed."""
-    if not any("/features_norm/" in f"/{path}" for path in found.paths):
-        return
-    for label, match, rare in groups(found.ops.get("attention", [])):
-
-        def alone(original: Any, layer: Any, *arguments: Any, match: Match = match, **options: Any) -> Any:
-            if match(f"{where()}.attention"):
-                layer = layer.with_fields(latents_in_keys=not layer.latents_in_keys)
-            return original(layer, *arguments, **options)
-
-        yield Candidate(
-            "latents-not-in-keys", f"features alone, {label}", exchanged({ResamplerLayer.apply: alone}), rare
-        )
-    yield Candidate(
-        "latents-not-in-keys",
-        "latents in the keys before their norm",
-        Change(parts=lambda: _latents(lambda x, q: x)),
-        rare=True,
-    )
-
-
-def _latents(choose: Callable[[Any, Any], Any]) -> Exchange:
-    """Other latents among the keys: those of `choose(latents, normed latents)`."""
-    newest: dict[str, Any] = {}
-
-    def layer(original: Any, self: Any, p: Tree, x: Any, features: Any, **options: Any) -> Any:
-        newest["x"] = x
-        return original(self, p, x, features, **options)
-
-    def attend(original: Any, self: Any, p: Tree, q: Any, kv: Any, **options: Any) -> Any:
-        if "x" in newest:
-            n, latents = q.shape[-2], newest.pop("x")
-            kv = ops.concatenate([kv[..., :-n, :], choose(latents, q)], axis=-2)
-        return original(self, p, q, kv, **options)
-
-    return {ResamplerLayer.apply: layer, Attention.apply: attend}
-
+from .base import Candidate, Change, Exchange, Survey, edits, exchanged
 
 _TABLES = {"time_embedding": "of frames", "media_embedding": "of media"}
 

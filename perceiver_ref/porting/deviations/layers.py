@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ...autograd import ops
@@ -10,6 +11,7 @@ from ...autograd.backend import xp
 from ...autograd.tree import Tree
 from ...models.activations import activations
 from ...models.attention import CrossAttention
+from ...models.layers import MLP
 from ...models.tracing import where
 from .base import (
     Candidate,
@@ -43,6 +45,26 @@ def activation(found: Survey) -> Iterator[Candidate]:
                     yield Candidate("activation", f"{other} in place of {used}, {label}", change, rare)
     if any("/gate/" in f"/{path}" for path in found.paths):
         yield Candidate("activation", "the gate and what it multiplies are swapped", Change(params=_gates_swapped))
+
+
+def composed_activation(found: Survey) -> Iterator[Candidate]:
+    """Another activation in the place of one that is several operations."""
+    if "leaky_relu" in found.steps:
+        for other, function in ACTIVATIONS.items():
+            if other != "leaky_relu":
+                change = exchanged({"leaky_relu": lambda original, x, function=function: function(x)})
+                yield Candidate("activation", f"{other} in place of leaky_relu", change)
+    used = {mlp.conventions.activation for mlp in found.of_class(MLP)} - {*ops.activations, "leaky_relu"}
+    for name in activations if used else ():
+
+        def other_mlp(original: Any, layer: Any, *arguments: Any, name: Any = name) -> Any:
+            if layer.conventions.activation in used:
+                layer = layer.with_fields(conventions=replace(layer.conventions, activation=name))
+            return original(layer, *arguments)
+
+        if name not in used:
+            variant = f"{name} in place of {', '.join(sorted(used))}"
+            yield Candidate("activation", variant, exchanged({MLP.apply: other_mlp}))
 
 
 def _other(function: Callable[[Any], Any]) -> OpReplacement:

@@ -60,7 +60,7 @@ class Subject:
             self.survey = survey(
                 self.params, lambda: outputs.update(self.run(self.params, self.inputs)), traced.__len__
             )
-        self.survey.stored = self.arrays
+        self.survey.stored, self.survey.model = self.arrays, self.rebuilt.model
         self.survey.bound = {binding.path: (binding.name, binding.view) for binding in self.rebuilt.bindings}
         order = list(traced)
         self.points = {
