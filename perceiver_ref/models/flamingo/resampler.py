@@ -232,7 +232,7 @@ class PerceiverResampler(Module):
         b, m, t, s, d = x.shape
         with scope("resampler"):
             if self.frames is not None:
-                x = ops.add(x, ops.reshape(self._times(p["time_embedding"], t), shape=(t, 1, d)))
+                x = self.timed(p, x)
             if self.media is not None:
                 x = ops.add(x, ops.reshape(p["media_embedding"][:m], shape=(m, 1, 1, d)))
             lead = (b,) if len(features.shape) == 3 else (b, m)
@@ -265,6 +265,11 @@ class PerceiverResampler(Module):
         if mask is not None:
             mask = check_mask(mask, shape[:-1], "mask").reshape(full[:-1])
         return ops.reshape(features, shape=full), mask
+
+    def timed(self, p: Tree, x: Any) -> Any:
+        """x (B, m, T, S, D) with the embedding of each frame added to all of its tokens."""
+        t, d = x.shape[2], x.shape[-1]
+        return ops.add(x, ops.reshape(self._times(p["time_embedding"], t), shape=(t, 1, d)))
 
     def _times(self, table: Any, frames: int) -> Any:
         """The time embeddings (T, D) of a medium of so many frames."""

@@ -17,6 +17,7 @@ placed      where positions are added; sines of places, points and times; resize
 rotary      rotary position embedding
 structure   order and sharing of layers
 flamingo    embeddings of frames, gates, masks of media
+tables      rows of learned tables, scaled embeddings
 timesteps   timesteps, adaptive norms, losses
 precision   a part in fewer digits
 narrow      the arithmetic of a narrower format, op by op, as libraries do it
@@ -41,6 +42,7 @@ from . import (
     residuals,
     rotary,
     structure,
+    tables,
     timesteps,
     tokens,
 )
@@ -55,22 +57,22 @@ def _all(*several: Variants) -> Variants:
 
 
 CAUSES: dict[str, Variants] = {
-    "activation": _all(layers.activation, layers.composed_activation),
+    "activation": _all(layers.activation, layers.composed_activation, layers.second_activation),
     "layer-norm-eps": _all(norms.layer_norm_eps, norm_places.layer_norm_eps),
-    "norm-missing": _all(norms.norm_missing, norm_places.norm_missing),
+    "norm-missing": _all(norms.norm_missing, norm_places.norm_missing, norm_places.keys_or_values_unnormed),
     "norm-after": _all(norms.norm_after, norm_places.norm_after),
     "final-norm": _all(norms.final_norm, norm_places.final_norm),
     "attention-scale": _all(attention.attention_scale, fused.attention_scale),
     "head-layout": _all(attention.head_layout, fused.head_layout),
     "key-value-swapped": _all(attention.key_value_swapped, fused.key_value_swapped),
     "softmax-axis": _all(attention.softmax_axis, fused.softmax_axis),
-    "weight-transposed": layers.weight_transposed,
-    "bias-missing": layers.bias_missing,
+    "weight-transposed": _all(layers.weight_transposed, layers.one_weight_transposed),
+    "bias-missing": _all(layers.bias_missing, layers.one_bias_missing),
     "query-residual": _all(layers.query_residual, residuals.query_residual),
     "mlp-residual": _all(layers.mlp_residual, residuals.mlp_residual),
-    "fully-masked-row": _all(attention.fully_masked_row, masks.bias_filled),
+    "fully-masked-row": _all(attention.fully_masked_row, masks.bias_filled, masks.rows_elsewhere),
     "mask-inverted": _all(attention.mask_inverted, masks.bias_inverted),
-    "mask-ignored": _all(attention.mask_ignored, masks.bias_ignored),
+    "mask-ignored": _all(attention.mask_ignored, masks.bias_ignored, masks.queries_unmasked),
     "fourier-order": _all(positions.fourier_order, placed.fourier_order, timesteps.fourier_order),
     "fourier-frequencies": _all(
         positions.fourier_frequencies, placed.fourier_frequencies, timesteps.fourier_frequencies
@@ -79,8 +81,8 @@ CAUSES: dict[str, Variants] = {
     "position-axes": _all(positions.position_axes, placed.position_axes),
     "weight-sharing": structure.weight_sharing,
     "block-order": _all(structure.block_order, tokens.second_pass),
-    "latents-not-in-keys": tokens.latents_not_in_keys,
-    "time-embedding": _all(flamingo.time_embedding, placed.time_embedding),
+    "latents-not-in-keys": _all(tokens.latents_not_in_keys, tokens.latents_weightless),
+    "time-embedding": _all(flamingo.time_embedding, placed.time_embedding, tables.time_embedding),
     "gate-not-tanh": flamingo.gate_not_tanh,
     "gate-missing": flamingo.gate_missing,
     "media-mask": flamingo.media_mask,
@@ -90,7 +92,8 @@ CAUSES: dict[str, Variants] = {
     "mask-kind": masks.mask_kind,
     "token-order": tokens.token_order,
     "context": tokens.context,
-    "position-use": placed.position_use,
+    "position-use": _all(placed.position_use, tables.position_use),
+    "embedding-scale": tables.embedding_scale,
     "rotary": rotary.rotary,
     "interpolation": placed.interpolation,
     "modulation": timesteps.modulation,

@@ -67,6 +67,18 @@ def composed_activation(found: Survey) -> Iterator[Candidate]:
             yield Candidate("activation", variant, exchanged({MLP.apply: other_mlp}))
 
 
+def second_activation(found: Survey) -> Iterator[Candidate]:
+    """The MLP's activation once more, after its last map."""
+    for label, match, rare in groups(found.ops.get("attention", [])) if found.of_class(MLP) else []:
+
+        def twice(original: Any, layer: Any, p: Tree, x: Any, match: Match = match) -> Any:
+            out = original(layer, p, x)
+            return activations[layer.conventions.activation](out) if match(f"{where()}.attention") else out
+
+        variant = f"once more after the MLP's last map, {label}"
+        yield Candidate("activation", variant, exchanged({MLP.apply: twice}), rare)
+
+
 def _other(function: Callable[[Any], Any]) -> OpReplacement:
     return lambda op, arguments, static: function(arguments[0])
 
@@ -101,6 +113,29 @@ def weight_transposed(found: Survey) -> Iterator[Candidate]:
 
 def _reshaped(array: Any) -> Any:
     return array.reshape(array.shape[::-1]).T if array.ndim == 2 else array
+
+
+_MOST = 64
+"""Weights, or biases, that are each tried alone"""
+
+
+def one_weight_transposed(found: Survey) -> Iterator[Candidate]:
+    """One square weight alone used the other way round."""
+    square = [
+        path
+        for path, array in found.paths.items()
+        if path.split("/")[-1] == "weight" and array.ndim == 2 and array.shape[0] == array.shape[1] > 1
+    ]
+    for path in square if len(square) <= _MOST else ():
+        yield Candidate("weight-transposed", f"{path} alone transposed", edits({path}, lambda a: a.T), rare=True)
+
+
+def one_bias_missing(found: Survey) -> Iterator[Candidate]:
+    """One bias alone left out, as that of the map to one output or one modality."""
+    biases = [path for path in found.paths if path.split("/")[-1] == "bias"]
+    alone = [path for path in biases if len(biases) <= _MOST or not any(part.isdigit() for part in path.split("/"))]
+    for path in alone:
+        yield Candidate("bias-missing", f"{path} alone", edits({path}, _zeros), rare=True)
 
 
 def bias_missing(found: Survey) -> Iterator[Candidate]:

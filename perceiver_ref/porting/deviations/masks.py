@@ -11,8 +11,9 @@ from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import Op, array_of
 from ...autograd.tree import Tree
+from ...models.flamingo.gated_xattn import GatedCrossAttention
 from ...peers.transformers.edgetam import MemoryResampler, PlacedCrossAttention
-from .base import Candidate, Change, Exchange, OpReplacement, Survey, at, groups, replaced
+from .base import Candidate, Change, Exchange, OpReplacement, Survey, at, exchanged, groups, replaced
 
 _OPS = {"attention": 3, "attention_weights": 2}
 """Ops that a mask belongs to, and which argument a bias is"""
@@ -72,6 +73,55 @@ def bias_ignored(found: Survey) -> Iterator[Candidate]:
 
 def _unbiased(op: Op, arguments: Any, static: Any) -> Any:
     return op(*arguments[: _OPS[op.name]], **static)
+
+
+def queries_unmasked(found: Survey) -> Iterator[Candidate]:
+    """The mask of queries: those that attend to nothing attend to what some other query of the example does."""
+    if found.masked:
+        yield from everywhere(found, "mask-ignored", "the mask of queries", _with_queries)
+
+
+def _with_queries(op: Op, arguments: Any, static: Any) -> Any:
+    mask = static.get("mask")
+    if mask is None or mask.shape[-2] < 2:
+        return op(*arguments, **static)
+    keys = mask.any(-2, keepdims=True)
+    return op(*arguments, **{**static, "mask": mask | (keys & ~mask.any(-1, keepdims=True))})
+
+
+def rows_elsewhere(found: Survey) -> Iterator[Candidate]:
+    """The mask of texts without a medium, of attention and of the MLP: on another of them, on both, on neither."""
+    if not found.of_class(GatedCrossAttention):
+        return
+    for name, (attention, mlp) in {
+        "attention, not of the MLP": (True, False),
+        "attention and of the MLP": (True, True),
+        "the MLP, not of attention": (False, True),
+        "neither attention nor the MLP": (False, False),
+    }.items():
+
+        def gated(
+            original: Any,
+            layer: Any,
+            p: Tree,
+            x: Any,
+            media: Any,
+            *,
+            mask: Any = None,
+            attention: bool = attention,
+            mlp: bool = mlp,
+            **rest: Any,
+        ) -> Any:
+            rows = rest.pop("rows", None)
+            seen = None if mask is None else mask.seen
+            if rows is None and seen is not None:
+                rows = seen[..., None].astype(x.dtype)
+            if mask is not None:
+                mask = mask._replace(seen=None if rows is None or not attention else array_of(rows)[..., 0] != 0)
+            return original(layer, p, x, media, mask=mask, rows=rows if mlp else None, **rest)
+
+        variant = f"texts without a medium: zero after {name}"
+        yield Candidate("fully-masked-row", variant, exchanged({GatedCrossAttention.apply: gated}))
 
 
 def bias_inverted(found: Survey) -> Iterator[Candidate]:

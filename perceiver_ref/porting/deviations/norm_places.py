@@ -9,7 +9,8 @@ from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import array_of
 from ...autograd.tree import Tree
-from ...models.attention import CrossAttention, Layer, SelfAttention
+from ...models.attention import Attention, CrossAttention, Layer, SelfAttention
+from ...models.flamingo.resampler import LatentsAttend
 from ...models.layers import L2Norm
 from ...models.perceiver_ar import PerceiverAR
 from ...models.resamplers import AttentionPool, Resampler
@@ -122,6 +123,43 @@ def _shared(p: Tree, kept: str, other: str) -> Tree:
         shapes = [{n: a.shape for n, a in p[name].items()} for name in (kept, other) if isinstance(p.get(name), dict)]
         return {**made, other: made[kept]} if len(shapes) == 2 and shapes[0] == shapes[1] else made
     return [_shared(part, kept, other) for part in p] if isinstance(p, list) else p
+
+
+def keys_or_values_unnormed(found: Survey) -> Iterator[Candidate]:
+    """Keys made of normed inputs and values of those before their norm, or the reverse."""
+    kinds = layers(found)
+    if any(getattr(layer, name, None) is not None for layer in kinds for name in _ROLES["keys and values"]):
+        for name, raw_keys in (("values", False), ("keys", True)):
+            change = Change(parts=lambda raw_keys=raw_keys: _unnormed(raw_keys))  # type: ignore[misc]
+            yield Candidate("norm-missing", f"{name} made of inputs that are not normed", change)
+
+
+def _unnormed(raw_keys: bool) -> Any:
+    raws: list[tuple[Any, Any]] = []
+    """What came out of norms, and what went into them"""
+
+    def raw(x: Any) -> Any:
+        return next((before for after, before in reversed(raws) if after is x), x)
+
+    def normed(original: Any, layer: Any, p: Tree, name: str, x: Any) -> Any:
+        out = original(layer, p, name, x)
+        raws.append((out, x))
+        return out
+
+    def beside(original: Any, layer: Any, q: Any, features: Any) -> Any:
+        out = original(layer, q, features)
+        before = raw(q)
+        same = before if before.shape == q.shape else ops.broadcast_to(before, shape=q.shape)
+        raws.append((out, original(layer, same, raw(features))))
+        return out
+
+    def keys_values(original: Any, layer: Any, p: Tree, z: Any, *, values: Any = None, **options: Any) -> Any:
+        v = z if values is None else values
+        if raw_keys:
+            return original(layer, p, raw(z), values=v, **options)
+        return original(layer, p, z, values=raw(v), **options)
+
+    return {Layer.normed: normed, LatentsAttend._beside: beside, Attention.keys_values: keys_values}
 
 
 def norm_missing(found: Survey) -> Iterator[Candidate]:

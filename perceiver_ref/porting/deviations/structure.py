@@ -32,6 +32,8 @@ _SHARING: dict[str, Order] = {
     "every layer of a block uses its first layer": lambda b, w: [w[b][0]] * len(w[b]),
     "every layer of a block uses its last layer": lambda b, w: [w[b][-1]] * len(w[b]),
     "every layer of later blocks uses the first layer": lambda b, w: [w[b][0]] * len(w[b]) if b else w[b],
+    "the second block uses the first block's layers": lambda b, w: w[0] if b == 1 else w[b],
+    "the last block uses the first block's layers": lambda b, w: w[0] if b == len(w) - 1 else w[b],
     "blocks but the first are left out": lambda b, w: [] if b else w[b],
     "blocks but the last are left out": lambda b, w: [] if b < len(w) - 1 else w[b],
     "every block uses the first layer of the first": lambda b, w: [w[0][0]] * len(w[b]),
@@ -81,6 +83,22 @@ def _crosses(order: Callable[[int, list[Tree]], Tree]) -> Exchange:
     return {Encoder.cross_attended: attended}
 
 
+_PARTS = {
+    "attention with its norms": ("attention", "query_norm", "key_value_norm", "norm"),
+    "attention": ("attention",),
+    "MLP with its norm": ("mlp", "mlp_norm"),
+}
+
+
+def _crosses_in_part(order: Callable[[int, list[Tree]], Tree], names: tuple[str, ...]) -> Exchange:
+    """The same of some parts of cross-attentions; the rest is each one's own."""
+
+    def chosen(b: int, w: list[Tree]) -> Tree:
+        return {**w[b], **{name: part for name, part in order(b, w).items() if name in names}}
+
+    return _crosses(chosen)
+
+
 def _has_encoder(found: Survey) -> bool:
     return any(place.startswith("encoder.blocks.") for place in found.scopes)
 
@@ -104,10 +122,17 @@ def weight_sharing(found: Survey) -> Iterator[Candidate]:
         "every cross-attention uses the last's weights": lambda b, w: w[-1],
         "every cross-attention but the first uses the second's weights": lambda b, w: w[min(b, 1)],
         "every cross-attention uses the next one's weights": lambda b, w: w[(b + 1) % len(w)],
+        "every cross-attention uses the weights of the one before": lambda b, w: w[max(b - 1, 0)],
+        "the second cross-attention uses the first's weights": lambda b, w: w[0] if b == 1 else w[b],
+        "the last cross-attention uses the first's weights": lambda b, w: w[0] if b == len(w) - 1 else w[b],
     }
     if _crossing(found):
         for name, choose in crosses.items():
             yield Candidate("weight-sharing", name, exchanged(_crosses(choose)))
+        for name, choose in crosses.items():
+            for label, parts in _PARTS.items():
+                variant = f"{name}, the {label} alone"
+                yield Candidate("weight-sharing", variant, exchanged(_crosses_in_part(choose, parts)), rare=True)
         for name, order in _SHARING.items():
             for other, choose in crosses.items():
                 both = {**_blocks(order), **_crosses(choose)}

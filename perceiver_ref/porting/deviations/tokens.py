@@ -8,7 +8,7 @@ from typing import Any
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.tree import Tree
-from ...models.attention import Layer
+from ...models.attention import Attention, Layer
 from ...models.flamingo.resampler import LatentsAttend
 from ...models.resamplers import Resampler
 from ...models.tracing import point, where
@@ -38,6 +38,29 @@ def latents_not_in_keys(found: Survey) -> Iterator[Candidate]:
     ):
         change = Change(parts=lambda choose=choose: _latents(choose))  # type: ignore[misc]
         yield Candidate("latents-not-in-keys", f"latents in the keys {name}", change)
+
+
+def latents_weightless(found: Survey) -> Iterator[Candidate]:
+    """Weights of latents among the keys set to zero after the softmax, as where values of theirs are zero."""
+    if any(layer.latents_in_keys for layer in found.of_class(LatentsAttend)):
+        variant = "weights of latents zero after the softmax"
+        yield Candidate("latents-not-in-keys", variant, Change(parts=_weightless))
+
+
+def _weightless() -> Exchange:
+    made: list[tuple[Any, Any]] = []
+
+    def beside(original: Any, layer: Any, q: Any, features: Any) -> Any:
+        out = original(layer, q, features)
+        made.append((out, original(layer, ops.multiply(q, 0.0), features)))
+        return out
+
+    def keys_values(original: Any, layer: Any, p: Tree, z: Any, *, values: Any = None, **options: Any) -> Any:
+        v = z if values is None else values
+        values = next((without for joined, without in reversed(made) if joined is v), v)
+        return original(layer, p, z, values=values, **options)
+
+    return {LatentsAttend._beside: beside, Attention.keys_values: keys_values}
 
 
 def _flipped(match: Match) -> Callable[..., Any]:
