@@ -41,12 +41,28 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--excerpt", metavar="F", help=".npz to write where an unexplained difference begins (default: beside CASE)"
     )
+    command.add_argument(
+        "--budget",
+        metavar="SECONDS",
+        type=_seconds,
+        help="how long the search for a cause may take (default: 25, for a large model as long as a few runs of it)",
+    )
     measured.options(command, by_thresholds=False)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return seconds
 
 
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
-    found = diagnose_file(given.case, given.mine, read=reader(given.map))
+    found = diagnose_file(given.case, given.mine, budget=given.budget, read=reader(given.map))
     _print(found, every=given.measures)
     write_result(given.json, _json(found))
     if given.html:
@@ -172,7 +188,8 @@ def _is_wrong(name: str, affected: set[str]) -> bool:
 
 
 def _print(found: Diagnosis, *, every: bool) -> None:
-    print("\n".join([*map(opened, _verdict(found)), *(f"note: {note}" for note in found.notes)]))
+    tried = [f"tried: {', '.join(found.tried)}"] if found.tried else []
+    print("\n".join([*map(opened, _verdict(found)), *tried, *(f"note: {note}" for note in found.notes)]))
     if found.points and (every or found.verdict != "match"):
         _print_points(found, every=every)
     if found.verdict != "match" and (tried := _tried(found)):
@@ -214,6 +231,8 @@ def _json(found: Diagnosis) -> dict[str, Any]:
         **_found(found),
         "unit": found.unit,
         "notes": found.notes,
+        "stopped": found.stopped,
+        "tried": found.tried,
         "gradients": None if found.gradients is None else _gradients_json(found.gradients),
         "parameters": [p._asdict() for p in found.parameters],
         "formats": [{"variant": variant, "remaining": left} for variant, left in found.formats],

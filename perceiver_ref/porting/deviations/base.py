@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 from ...autograd import tree
+from ...autograd.backend import is_array
 from ...autograd.core import Op, array_of
 from ...autograd.handlers import Step, handle
 from ...autograd.observing import observe
@@ -106,6 +107,8 @@ class Survey:
     """Parameters as the peer stores them, by its names"""
     bound: Mapping[str, tuple[str, View]] = field(default_factory=dict)
     """Our path of a parameter -> the peer's name of the array that it is a view of, and the view"""
+    given: set[str] = field(default_factory=set)
+    """Paths of the parameters of which an op was given all or a part"""
     partial: bool = False
     """Whether this is a part of a run: only the parameters that it uses are then meant"""
     steps: set[str] = field(default_factory=set)
@@ -190,10 +193,13 @@ class Survey:
 def survey(params: Tree, run: Callable[[], Any], passed: Callable[[], int] = lambda: 0) -> Survey:
     """Run the reference once and note what it used; `passed` tells the number of points traced so far."""
     made, path = Survey(params), paths_of(params)
+    whole = {id(_whole(array)): name for name, array in tree.leaves(params) if array is not None}
 
     def watch(event: Any) -> None:
         paths = tuple(name for argument in event.arguments if (name := path(argument)))
         biased = event.op.name == "attention" and len(event.arguments) > 3 and event.arguments[3] is not None
+        parts = (whole.get(id(_whole(a))) for a in event.arguments if is_array(a))
+        made.given.update(paths, (name for name in parts if name is not None))
         made.events.append(Used(event.op.name, where(), paths, event.options.get("mask") is not None, passed(), biased))
 
     def noted(step: Step, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -203,6 +209,13 @@ def survey(params: Tree, run: Callable[[], Any], passed: Callable[[], int] = lam
     with trace(lambda name: False), observe(watch), handle(noted, steps=True):
         run()
     return made
+
+
+def _whole(array: Any) -> Any:
+    """The array that a view is a part of."""
+    while getattr(array, "base", None) is not None and is_array(array.base):
+        array = array.base
+    return array
 
 
 def paths_of(params: Tree) -> Callable[[Any], str]:

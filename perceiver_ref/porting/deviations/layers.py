@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from ...autograd import ops
@@ -182,12 +183,10 @@ def query_residual(found: Survey) -> Iterator[Candidate]:
                 layer = layer.with_fields(query_residual=not layer.query_residual)
             return original(layer, *arguments, **options)
 
-        yield Candidate(
-            "query-residual",
-            f"of cross-attention missing or extra, {label}",
-            exchanged({CrossAttention.apply: flipped}),
-            rare,
-        )
+        kinds = {_has_residual(found, place.rpartition(".")[0]) for place in crosses if match(place)}
+        what = "missing or extra" if len(kinds) != 1 else "missing" if kinds.pop() else "extra"
+        change = exchanged({CrossAttention.apply: flipped})
+        yield Candidate("query-residual", f"of cross-attention {what}, {label}", change, rare)
     everywhere = found.ops.get("attention", [])
     for label, match, rare in groups(everywhere) if everywhere else []:
         normed = _joined_with("attention_residual", lambda place, match=match: match(f"{place}.attention"), "normed")  # type: ignore[misc]
@@ -196,6 +195,14 @@ def query_residual(found: Survey) -> Iterator[Candidate]:
             parts=_without("attention_residual", lambda place, match=match: match(f"{place}.attention"))  # type: ignore[misc]
         )
         yield Candidate("query-residual", f"around attention missing, {label}", missing, rare)
+
+
+def _has_residual(found: Survey, layer: str) -> bool:
+    """Whether the reference adds what a layer's attention gives: before its MLP there is a sum."""
+    inside = [used for used in found.events if f"{used.place}.".startswith(f"{layer}.")]
+    begins = next((i for i, used in enumerate(inside) if used.op == "attention"), len(inside))
+    before_mlp = takewhile(lambda used: not used.place.startswith(f"{layer}.mlp"), inside[begins:])
+    return any(used.op == "add" and used.place == layer for used in before_mlp)
 
 
 def mlp_residual(found: Survey) -> Iterator[Candidate]:

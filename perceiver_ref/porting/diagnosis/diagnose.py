@@ -7,6 +7,7 @@ Gradients are compared when the outputs are right or explained, and a wrong one 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,10 +22,13 @@ from ..gradients.diagnose import GradientDiagnosis, diagnose_gradients, has_grad
 from ..heads import Heads
 from ..measures import measures
 from ..subject import NOTHING, Arrays, Cause, Subject
+from ..subject.large import LargeSubject, is_large
 from ..tolerances import tolerances
+from .budget import LARGE, SECONDS, Budget, spending
 from .envelope import Roundings
 from .excerpt import backward_excerpt, forward_excerpt
 from .formats import base_of
+from .large import LargeRoundings, LargeSearch
 from .parameters import ParameterUse, parameters_of
 from .points import PointError, points_of
 from .search import Search
@@ -67,6 +71,10 @@ class Diagnosis:
     """What outputs of the case's dtype are held to."""
     heads: int | None = None
     """Of the first point that differs, where it is of attention."""
+    stopped: bool = False
+    """Whether the search ended because its time was spent"""
+    tried: list[str] = field(default_factory=list)
+    """Where the difference is unexplained: what was tried, in words"""
 
     @property
     def causes(self) -> list[str]:
@@ -75,7 +83,11 @@ class Diagnosis:
 
 
 def diagnose_file(
-    path: AnyPath, mine: AnyPath | None = None, *, read: Callable[[AnyPath], Case] = read_case
+    path: AnyPath,
+    mine: AnyPath | None = None,
+    *,
+    budget: float | None = None,
+    read: Callable[[AnyPath], Case] = read_case,
 ) -> Diagnosis:
     """`diagnose` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
 
@@ -84,18 +96,35 @@ def diagnose_file(
     """
     case = read(path)
     if mine is None:
-        return diagnose(case, str(path))
+        return diagnose(case, str(path), budget=budget)
     case, notes = answered(case, mine)
-    found = diagnose(case, str(mine))
+    found = diagnose(case, str(mine), budget=budget)
     found.notes = [*notes, *found.notes]
     return found
 
 
-def diagnose(case: Case, path: str = "") -> Diagnosis:
-    """Compare a case's outputs with the reference's and explain the difference (see `Diagnosis`)."""
-    heads = Heads()
+def diagnose(case: Case, path: str = "", *, budget: float | None = None) -> Diagnosis:
+    """Compare a case's outputs with the reference's and explain the difference (see `Diagnosis`).
+
+    `budget`: seconds that the search for a cause may take; by default 25, and for a large case more.
+    """
+    heads, large, began = Heads(), is_large(case), time.monotonic()
     with input_errors("the inputs do not fit the model"), heads.watching():
-        subject = Subject(case)
+        subject = LargeSubject(case) if large else Subject(case)
+    own = budget is None
+    if budget is None:
+        budget = max(SECONDS, LARGE * (time.monotonic() - began) if large else 0.0)
+    with spending(Budget(budget, time.thread_time if own and not large else time.monotonic)) as spent:
+        made = _diagnosed(subject, path, heads)
+    made.notes = list(made.notes)
+    made.stopped = spent.stopped
+    if made.stopped:
+        made.notes.append(f"stopped after the budget of {budget:.3g} s; a larger one may find more (--budget)")
+    return made
+
+
+def _diagnosed(subject: Subject, path: str, heads: Heads) -> Diagnosis:
+    case = subject.case
     made, explanations = _outputs(subject, path, heads)
     made.notes = subject.notes
     if has_gradients(subject):
@@ -158,15 +187,19 @@ def _units(error: float, limits: Mapping[str, float]) -> dict[str, float]:
 def _outputs(subject: Subject, path: str, heads: Heads) -> tuple[Diagnosis, list[tuple[Candidate, ...]]]:
     """What is found of outputs and traces, and the deviations that explain them, the best first."""
     case, ours = subject.case, subject.ours
-    errors, roundings = subject.errors(ours), Roundings(subject, ours)
+    large = isinstance(subject, LargeSubject) and bool(subject.points)
+    errors, roundings = subject.errors(ours), (LargeRoundings if large else Roundings)(subject, ours)
     error = max(e for name, e in errors.items() if name.startswith("output/"))
     limit = tolerances(case)["output"]
     if case.meta["dtype"] == "float64" and max(errors.values()) <= limit:
         made = Diagnosis(path, "match", None, [], error, roundings.outputs())
         made.points = points_of(subject, ours, errors, roundings, heads, described=False)
         return made, []
-    search = Search(subject, ours, errors, roundings)
+    search: Search | LargeSearch
+    search = LargeSearch(subject) if large else Search(subject, ours, errors, roundings)  # type: ignore[arg-type]
     verdict, explanation = search.run()
+    if large:
+        errors = subject.errors(ours)  # of a map of weights too, where it is the first that differs
     made = Diagnosis(path, verdict, None, explanation, error, roundings.outputs(), search.dtype, others=search.others)
     given = case.meta["dtype"]
     made.unit = base_of(search.dtype) if search.dtype else given if given != "float64" else "float32"
@@ -174,7 +207,8 @@ def _outputs(subject: Subject, path: str, heads: Heads) -> tuple[Diagnosis, list
         roundings.at(made.unit)
     differs = verdict in ("deviation", "unexplained")
     made.points = points_of(subject, ours, errors, roundings, heads, described=differs, first=search.first)
-    made.formats = search.formats.tried()
+    made.formats = search.tried_formats()
+    made.tried = search.tried if verdict == "unexplained" else []
     if differs:
         made.first_divergence = search.first_divergence()
         name = search.first or max(errors, key=lambda n: errors[n])

@@ -18,6 +18,7 @@ from ..deviations import Candidate
 from ..deviations.precision import everything
 from ..deviations.quantized import family
 from ..deviations.weights import FLOATING, form_of
+from .budget import in_time
 from .envelope import FEW, Roundings
 from .fit import Fit
 
@@ -56,7 +57,7 @@ class Formats:
         near = {kind for kind, of in groupby(first, self._family) if self._could_be(next(of))}
         likely: set[str] = set()
         every = [*(c for c in first if self._family(c) in near), *(c for c in chosen if c.rare)]
-        for candidate in steps(every, "trying form of weights"):
+        for candidate in in_time(steps(every, "trying form of weights")):
             if candidate.rare and form_of(candidate) not in likely:
                 continue
             left = self._left(candidate)

@@ -13,6 +13,7 @@ from ...host.progress import steps
 from ..cases.compare import difference
 from ..deviations import Candidate
 from ..subject import NOTHING, Arrays
+from .budget import in_time
 from .fit import Fit
 from .parts import SMALL, Parts
 
@@ -42,7 +43,7 @@ class Pairs:
         """What each deviation alone does, without those that do nothing or the same as another of their kind."""
         effects: list[Effect] = []
         ours = self.fit.ours
-        for candidate in steps(self.candidates, "measuring deviation"):
+        for candidate in in_time(steps(self.candidates, "measuring deviation")):
             made = self.fit.subject.deviating((candidate,))
             if made is None or any(name not in made for name in ours):
                 continue
@@ -90,7 +91,7 @@ class Pairs:
             made = self.fit.subject.deviating((effect.candidate,))
             errors = {} if made is None else self.fit.subject.errors(made)
             gate = self.fit.gate(next((name for name, e in errors.items() if e > 1e-9), None), errors)
-            for pair in self._with_others(effect.candidate):
+            for pair in in_time(self._with_others(effect.candidate)):
                 if self.fit.subject.deviating(pair, gate) is not None:
                     yield pair
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from ...autograd import tree
-from ...autograd.backend import is_array
-from ...autograd.observing import Event, observe
-from ...models.tracing import trace
 from ..gradients.diagnose import GradientDiagnosis
 from ..subject import Subject
 
@@ -26,16 +20,7 @@ class ParameterUse(NamedTuple):
 
 def parameters_of(subject: Subject, gradients: GradientDiagnosis | None) -> list[ParameterUse]:
     """Every parameter of the case, in its order; a tied one is used where its other name is."""
-    given = {id(_whole(array)): path for path, array in tree.leaves(subject.params) if array is not None}
-    used: set[str] = set()
-
-    def watch(event: Event) -> None:
-        for argument in event.arguments:
-            if is_array(argument) and (path := given.get(id(_whole(argument)))):
-                used.add(path)
-
-    with trace(lambda name: False), observe(watch), np.errstate(all="ignore"):
-        subject.run(subject.params, subject.inputs)
+    used = subject.survey.given
     names = {subject.survey.bound[path][0] for path in used if path in subject.survey.bound}
     aliases = subject.case.meta.get("tied", {})
     errors = {} if gradients is None else gradients.errors
@@ -44,9 +29,3 @@ def parameters_of(subject: Subject, gradients: GradientDiagnosis | None) -> list
         for name, array in subject.case.params.items()
     ]
 
-
-def _whole(array: Any) -> Any:
-    """The array that a view is a part of."""
-    while getattr(array, "base", None) is not None and is_array(array.base):
-        array = array.base
-    return array

@@ -15,6 +15,7 @@ from ...host.progress import steps
 from ..deviations import Candidate
 from ..rounding.arithmetic import DIGITS
 from ..subject import Arrays
+from .budget import in_time
 from .fit import Fit
 
 EXACT = 0.02
@@ -62,7 +63,7 @@ class Parts:
         if without is None or (chosen and self.fit.size(without) > SMALL):
             return None
         size, found = self.fit.size(without), None
-        for candidate in steps(self.candidates, "trying part in less precision"):
+        for candidate in in_time(steps(self.candidates, "trying part in less precision")):
             narrow = _format(candidate)
             if dtype not in ("", narrow) or not _could_be(size, narrow) or (candidate.rare and not rare):
                 continue

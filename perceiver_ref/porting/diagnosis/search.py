@@ -13,6 +13,7 @@ from ..deviations.precision import everything
 from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
 from ..rounding.grid import is_nearest, is_stored_in, on_grid
 from ..subject import EXPLAINED, NOTHING, Arrays, Cause, Subject
+from .budget import in_time
 from .envelope import Roundings
 from .fit import Fit
 from .formats import Formats, is_autocast, name_of
@@ -57,8 +58,19 @@ class Search:
         self.scores: list[_Score] = []
         self.others: list[list[Cause]] = []
         self.dtype: str | None = None
+        self.counts: dict[str, int] = {}
+        """By what: how many runs"""
         self.weights: Candidate | None = None
         """The form that weights are stored in, where that is the rounding"""
+
+    def tried_formats(self) -> list[tuple[str, float]]:
+        """Forms of lower precision that were run, and what each leaves of the difference, the least first."""
+        return self.formats.tried()
+
+    @property
+    def tried(self) -> list[str]:
+        """What was tried, in words."""
+        return [f"{n} {what}" for what, n in self.counts.items() if n]
 
     def first_divergence(self) -> str | None:
         """The peer's name of the first traced point that differs."""
@@ -96,7 +108,7 @@ class Search:
             return self._rounding("float32")
         if self._is_within:  # closer than the stated precision, in whatever way
             return "match", []
-        for pair in steps(self.pairs, "trying pairs of deviations"):
+        for pair in in_time(steps(self.pairs, "trying pairs of deviations")):
             if self._try(pair) and self.scores[-1].remaining <= NOTHING:
                 break
         if self.scores:
@@ -187,6 +199,8 @@ class Search:
 
     def _try(self, chosen: tuple[Candidate, ...], gate: Mapping[str, float] | None = None) -> bool:
         """Note deviations that explain the difference."""
+        what = "deviations alone" if len(chosen) == 1 else "pairs of deviations"
+        self.counts[what] = self.counts.get(what, 0) + 1
         known = self.parts.known.get(chosen)
         made = None if known is not None else self.subject.deviating(chosen, gate)
         if known is None and made is None:
@@ -201,10 +215,13 @@ class Search:
         """One deviation, of a kind that sets the first point right where it is made only there: there, or wherever."""
         strict = self.fit.gate(self.first, self.errors, NOTHING)
         gate = self.fit.gate(self.first, self.errors)
-        for local in self._local(strict) if strict else ():
+        for local in in_time(self._local(strict)) if strict else ():
             for candidate in (*(c for c in self.found if c.cause == local.cause), local):
                 if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
                     return self.scores[-1]
+            best = min(self.scores, key=lambda score: score.remaining, default=None)
+            if best is not None and best.remaining <= EXPLAINED and self._leaves_rounding(best):
+                return best  # a remainder that is rounding has no second cause
         return None
 
     def _local(self, gate: Mapping[str, float]) -> Iterator[Candidate]:
@@ -213,7 +230,8 @@ class Search:
     def _single(self, rare: bool) -> _Score | None:
         """One deviation; where points are traced, such as sets the first of them right."""
         gate = self.fit.gate(self.first, self.errors)
-        for candidate in steps([c for c in self.found if c.rare == rare], f"trying {'rare ' if rare else ''}deviation"):
+        chosen = [c for c in self.found if c.rare == rare]
+        for candidate in in_time(steps(chosen, f"trying {'rare ' if rare else ''}deviation")):
             if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
                 return self.scores[-1]
         return min(self.scores, key=lambda score: score.remaining, default=None)
@@ -227,7 +245,7 @@ class Search:
 
     def _with_second(self, best: _Score) -> tuple[str, list[Cause]]:
         if best.remaining > NOTHING and self.fit.noise:
-            for candidate in self.found:  # a variant that is rare may fit better than the one that explains enough
+            for candidate in in_time(self.found):  # a variant that is rare may fit better than the one that explains enough
                 if candidate.rare and candidate.cause == best.chosen[0].cause:
                     self._try((candidate,))
             best = min(self.scores, key=lambda score: score.remaining)
@@ -249,7 +267,7 @@ class Search:
         if part is not None and part.repeated:
             self.scores = [_Score(part.remaining, part.chosen)]
             return
-        for candidate in self.found:
+        for candidate in in_time(self.found):
             if candidate.cause != best.chosen[0].cause:
                 made = self.subject.deviating((*best.chosen, candidate))
                 remaining = float("inf") if made is None else self.fit.remaining(made)

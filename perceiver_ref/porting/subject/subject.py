@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,25 +49,21 @@ class Subject:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.rebuilt, self.arrays = rebuild(case)
+        self.dtype = self._dtype()
+        """What the reference computes in"""
         self.params, self.state = self.load(self.arrays)
-        self.inputs = {name: _wide(array) for name, array in case.inputs.items()}
+        self.inputs = {name: self._wide(array) for name, array in case.inputs.items()}
         named = named_points(self.rebuilt, case.trace)
         self.kept = {ours for names in named.values() for ours in names}
         self.memo = Memo()
-        for _, array in [*tree.leaves(self.params), *tree.leaves(self.inputs)]:
-            self.memo.distinct(array)
-        outputs: dict[str, Any] = {}
-        with trace(self.kept) as traced, self.memo.recording(), np.errstate(all="ignore"):
-            self.survey = survey(
-                self.params, lambda: outputs.update(self.run(self.params, self.inputs)), traced.__len__
-            )
+        traced, outputs = self._first_run(named)
         self.survey.stored, self.survey.model = self.arrays, self.rebuilt.model
         self.survey.bound = {binding.path: (binding.name, binding.view) for binding in self.rebuilt.bindings}
         order = list(traced)
         self.points = {
             n: next(o for o in names if o in traced) for n, names in named.items() if set(names) & set(order)
         }
-        self.notes = unknown_points([name for name in case.trace if name not in self.points])
+        self.notes = self._unknown([name for name in case.trace if name not in self.points])
         """What is to be said of the case beside the verdict."""
         self.expected: Arrays = {}
         for name in sorted(self.points, key=lambda n: order.index(self.points[n])):
@@ -75,21 +72,49 @@ class Subject:
             if name not in outputs:
                 raise InputError(f"the reference gives no output {name!r}; it gives {', '.join(outputs)}")
             self.expected[f"output/{name}"] = _tamed(array)
-        self.numbers = {ours: self.memo.number(array) for ours, array in traced.items()}
-        self.ours = self._named(traced, outputs)
-        """The reference's arrays, by the names of `expected`."""
+        self._compare(traced, outputs)
         for name, wanted in self.expected.items():
             if name in self.ours and self.ours[name].shape != wanted.shape:
                 fits = patterns(wanted, self.ours[name], tolerances(case)["output"])[0].said.partition(": ")[2]
                 raise InputError(
                     f"{name} has shape {wanted.shape}, but the reference's has {self.ours[name].shape}: {fits}"
                 )
-        self.base = {ours: self._error(f"trace/{n}", self.ours[f"trace/{n}"]) for n, ours in self.points.items()}
+
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def _unknown(self, names: Sequence[str]) -> list[str]:
+        return unknown_points(names)
+
+    def _first_run(self, named: Mapping[str, Sequence[str]]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        """What is traced, in its order, and the outputs; what ran is noted, and its results are kept."""
+        for _, array in [*tree.leaves(self.params), *tree.leaves(self.inputs)]:
+            self.memo.distinct(array)
+        outputs: dict[str, Any] = {}
+        with trace(self.kept) as traced, self.memo.recording(), np.errstate(all="ignore"):
+            self.survey = survey(
+                self.params, lambda: outputs.update(self.run(self.params, self.inputs)), traced.__len__
+            )
+        return traced, outputs
+
+    def _compare(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        self.numbers = {ours: self.memo.number(array) for ours, array in traced.items()}
+        """Of our traced points, in their order: the number that tells a run's array from another's"""
+        self.ours = self._named(traced, outputs)
+        """The reference's arrays, by the names of `expected`."""
+
+    @cached_property
+    def base(self) -> dict[str, float]:
+        """The errors of our traced points without any deviation."""
+        return {ours: self._error(f"trace/{n}", self.ours[f"trace/{n}"]) for n, ours in self.points.items()}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
-        """(parameters, running statistics) in float64 from the peer's arrays."""
+        """(parameters, running statistics) in the dtype that is computed in from the peer's arrays."""
         params, state = self.rebuilt.load(arrays, self.case.name)
-        return tree.map(_wide, params), tree.map(_wide, state)
+        return tree.map(self._wide, params), tree.map(self._wide, state)
+
+    def _wide(self, array: Any) -> Any:
+        return array.astype(self.dtype) if array is not None and array.dtype.kind == "f" else array
 
     def compute(self, params: Any = None, inputs: Any = None, model: Any = None) -> Arrays:
         """Traced points and outputs by the peer's names, as `expected` has them, in float64."""
@@ -202,6 +227,3 @@ def _tamed(array: np.ndarray) -> np.ndarray:
     tamed: np.ndarray = np.clip(array, -_LARGE, _LARGE)
     return tamed
 
-
-def _wide(array: Any) -> Any:
-    return array.astype(np.float64) if array is not None and array.dtype.kind == "f" else array
