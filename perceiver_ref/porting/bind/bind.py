@@ -29,10 +29,10 @@ from .translate import own_names, rebuild, translate
 from .views import View
 
 SECONDS = 60.0
-_QUICK = 0.5
-"""The share of the time that whole guesses have before the search op by op."""
-_FIRST, _LEAST = 0.6, 0.05
-"""The share of the time that the likelier way of giving the inputs has, and the least that is worth a try."""
+_QUICK, _ALONE = 0.7, 0.95
+"""The share of the time that whole guesses have before the search op by op, which lives on recorded values."""
+_PLAIN, _FIRST, _LEAST = 0.9, 0.6, 0.05
+"""Shares of the time: of inputs under the arguments' names, of the likeliest way, and the least that is worth a try."""
 _WAYS = 3
 """Ways of giving the inputs that are gone through where the first does not verify."""
 
@@ -102,7 +102,9 @@ def bind(
         if way is None or (best is not None and left < _LEAST * seconds):
             break
         after = next(ways, None)
-        made = _bound(case, way, left if after is None else left * _FIRST, progress)
+        plain = all(part.name == name and part.view == View() for name, part in way.arguments.parts.items())
+        share = 1.0 if after is None else _PLAIN if plain else _FIRST
+        made = _bound(case, way, left * share, progress)
         if made.verified:
             return made
         if best is None or _evidence(made) > _evidence(best):
@@ -170,7 +172,8 @@ def _bound(case: Case, way: _Way, seconds: float, progress: Callable[[int, int],
     recorded = {f"output/{n}": a for n, a in case.outputs.items()} | {f"trace/{n}": a for n, a in case.trace.items()}
     records = Records(recorded, tolerance, pool.heads)
     tape = way.record()
-    quick = Quick(tape, target.shapes, pool, records, case.grad_params, _QUICK * seconds, progress)
+    share = _QUICK if case.trace else _ALONE
+    quick = Quick(tape, target.shapes, pool, records, case.grad_params, share * seconds, progress)
     found = quick.find()
     solver = Solver(tape, target.shapes, pool, records, deadline, progress)
     if found is not None:

@@ -7,13 +7,17 @@ verified like any guess.
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 
 from .guesses import Choice, Unit
 from .narrow import clash
 
+_TOGETHER = 4
+_PARTS = re.compile(r"/(?:mlp|attention|[a-z_]*norm)[a-z_]*/")
 _KICKED = 3
 """Moves at random where nothing is better."""
 
@@ -94,15 +98,31 @@ def _start(units: Sequence[Unit], fixed: Choice) -> list[int] | None:
 def _moves(
     units: Sequence[Unit], signs: Sequence[dict[tuple[object, ...], int]], current: Sequence[int]
 ) -> list[list[tuple[int, int]]]:
-    """Other choices of one unit, and exchanges between two."""
+    """Other choices of one unit, exchanges between two, and of several between two layers."""
+    exchanges: dict[tuple[int, int], list[tuple[int, int]]] = {}
     moves = [[(i, j)] for i, unit in enumerate(units) for j in range(len(unit.choices)) if j != current[i]]
     for a in range(len(units)):
         for b in range(a + 1, len(units)):
             x = signs[a].get(_sign(units[b].choices[current[b]]))
             y = signs[b].get(_sign(units[a].choices[current[a]]))
             if x is not None and y is not None and x != current[a]:
-                moves.append([(a, x), (b, y)])
+                exchanges[a, b] = [(a, x), (b, y)]
+    moves += exchanges.values()
+    together: dict[tuple[str, str], list[list[tuple[int, int]]]] = {}
+    for (a, b), exchange in exchanges.items():
+        (first, x_name), (second, y_name) = (_place(units[i]) for i in (a, b))
+        if first != second and x_name == y_name:
+            together.setdefault((first, second), []).append(exchange)
+    for rows in together.values():
+        for number in range(2, min(len(rows), _TOGETHER) + 1):
+            moves += [[step for row in some for step in row] for some in itertools.combinations(rows, number)]
     return moves
+
+
+def _place(unit: Unit) -> tuple[str, str]:
+    """The layer of a unit's first parameter, and its path in it."""
+    found = _PARTS.search(unit.paths[0])
+    return (unit.paths[0], "") if found is None else (unit.paths[0][: found.start()], unit.paths[0][found.start() :])
 
 
 def _free(units: Sequence[Unit], index: Sequence[int], changed: Sequence[int], fixed: Choice) -> bool:

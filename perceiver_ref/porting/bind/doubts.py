@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ..cases.compare import gradient_tolerance
 from .records import Records
 from .solve import Bound, Solver, overlap
 from .sources import Source
+from .tape import Chosen
 
 _LISTED = 32
 
@@ -71,11 +73,31 @@ class Doubts:
         self._eliminate(open_)
         self._assign(open_)
         made = {path: Doubt((), False) for path in late}
+        made |= self._exchanged(set(open_) | set(late))
         for path, sources in open_.items():
             chosen = bound.sources[path]
             others = [s for s in sources if s.identity != chosen.identity and not _same_place(s, chosen)]
             if others:
                 made[path] = Doubt(tuple(others[:_LISTED]), all(s.key == chosen.key for s in others))
+        return made
+
+    def _exchanged(self, known: set[str]) -> dict[str, Doubt]:
+        """Parameters of a layer that could change places, as scales of queries' and keys' norms, which multiply."""
+        bound = self.solver.bound.sources
+        rows: dict[tuple[object, ...], list[str]] = {}
+        for path, source in bound.items():
+            if path not in known and source.parts:
+                outer = path.rpartition("/")[0].rpartition("/")[0]
+                rows.setdefault((outer, source.shape), []).append(path)
+        made: dict[str, Doubt] = {}
+        for a, b in (pair for paths in rows.values() for pair in itertools.combinations(paths, 2)):
+            x, y = bound[a], bound[b]
+            if time.monotonic() > self.solver.deadline:
+                made |= {path: Doubt((), False) for path in (a, b) if path not in made}
+                continue
+            places = [p for p in self.watched if self.tape.entries[p].needs & {a, b}]
+            if x.key != y.key and self._as_good_with({a: (y.key, y.value), b: (x.key, x.value)}, places):
+                made |= {a: Doubt((y,), False), b: Doubt((x,), False)}
         return made
 
     def _is_recorded(self, place: int) -> bool:
@@ -108,8 +130,12 @@ class Doubts:
         return bool((apart * matter).max(initial=0.0) > 1e-3)
 
     def _as_good(self, path: str, source: Source, watched: list[int]) -> bool:
+        return self._as_good_with({path: (source.key, source.value)}, watched)
+
+    def _as_good_with(self, chosen: Chosen, watched: list[int]) -> bool:
+        """Whether all that was recorded stays as it is with other values of some parameters."""
         for place in watched:
-            a = self.tape.value(place, {path: (source.key, source.value)})
+            a = self.tape.value(place, chosen)
             b = self.tape.value(place, {})
             a, b = (v[0] if isinstance(v, tuple) else v for v in (a, b))
             scale = max(float(np.abs(b).max(initial=0.0)), 1.0)

@@ -19,6 +19,10 @@ Choice = dict[str, Source]
 _PARTS = ("query", "key", "value", "output")
 _FUSIONS: tuple[tuple[str, ...], ...] = ((), ("query", "key", "value"), ("key", "value"))
 _GATED = ("gate", "hidden")
+_MAPS = ("hidden", "gate", "output")
+_UNUSUAL = 2.5
+"""How much of an order may differ from ours."""
+_OFTEN = 200
 _ABSENT: tuple[frozenset[str], ...] = (
     frozenset(),
     frozenset({"key/bias"}),
@@ -50,8 +54,11 @@ def natural(name: str) -> tuple[object, ...]:
 
 def guesses(
     paths: Sequence[str], shapes: Mapping[str, tuple[int, ...]], pool: Pool, absent: Callable[[str], float | None]
-) -> Iterator[list[Unit]]:
-    """Units for all parameters, from the likeliest guess on; no two guesses lay the arrays alike."""
+) -> Iterator[list[Unit] | None]:
+    """Units for all parameters, from the likeliest guess on; no two guesses lay the arrays alike.
+
+    None comes now and then, for who waits to see the time.
+    """
     names = list(pool.arrays)
     orders = list(dict.fromkeys((tuple(names), tuple(sorted(names, key=natural)))))
     reader = _Reader(shapes, pool, absent)
@@ -60,8 +67,10 @@ def guesses(
         slots_of = _Slots(paths, fusion, cross, gated, missing, absent)
         if not slots_of.meant or not reader.counts(slots_of.slots((0, 1, 2, 3), _PARTS, False), names, bool(missing)):
             continue
-        for sections, course, parts, turned in _courses():
-            slots = slots_of.slots(course, parts, turned, sections)
+        for number, (sections, course, parts, maps, turned) in enumerate(_courses()):
+            if number % _OFTEN == 0:
+                yield None
+            slots = slots_of.slots(course, parts, turned, sections, maps)
             for order in orders:
                 laid = reader.lay(slots, order)
                 key = tuple(sorted(laid or ()))
@@ -70,23 +79,23 @@ def guesses(
                     yield [reader.unit(slot, name) for slot, name in laid]
 
 
-_Course = tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...], bool]
+_Course = tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...], bool]
 
 
 @lru_cache(maxsize=1)
 def _courses() -> list[_Course]:
-    """Orders of a model's sections, of a layer's parts, of an attention's, and whether offsets precede scales.
+    """Orders of a model's sections, of a layer's parts, of an attention's and an MLP's, and whether offsets come first.
 
     Those that differ from ours in the fewest of these come first.
     """
     usual = (0, 1, 2, 3)
     layers = [order for order in permutations(usual) if order.index(0) < order.index(2)]
-    rows = list(product(permutations(usual), layers, permutations(_PARTS), (False, True)))
+    rows = product(permutations(usual), layers, permutations(_PARTS), permutations(_MAPS), (False, True))
 
     def unusual(row: _Course) -> float:
-        return (row[0] != usual) + (row[1] != usual) + (row[2] != _PARTS) + 0.5 * row[3]
+        return (row[0] != usual) + (row[1] != usual) + (row[2] != _PARTS) + (row[3] != _MAPS) + 0.5 * row[4]
 
-    return sorted(rows, key=unusual)
+    return sorted((row for row in rows if unusual(row) <= _UNUSUAL), key=unusual)
 
 
 class _Slots:
@@ -116,6 +125,10 @@ class _Slots:
         kinds = {_crosses(outer) for outer in self.attentions}
         gates = any(path.rpartition("/")[0].endswith("/gate") for path in paths)
         self.gated = gated
+        self.layers: dict[str, list[list[str]]] = {}
+        for path in paths:
+            layer = self._layer(path)
+            self.layers.setdefault(layer, [[], [], [], []])[self._group(layer, path)].append(path)
         self.meant = (
             (False in kinds or not fusion)
             and (True in kinds or not cross)
@@ -124,24 +137,24 @@ class _Slots:
         )
 
     def slots(
-        self, course: Sequence[int], parts: Sequence[str], turned: bool, sections: Sequence[int] = (0, 1, 2, 3)
+        self,
+        course: Sequence[int],
+        parts: Sequence[str],
+        turned: bool,
+        sections: Sequence[int] = (0, 1, 2, 3),
+        maps: Sequence[str] = _MAPS,
     ) -> list[tuple[str, ...]]:
         """Tuples of paths: those that one array holds."""
-        layers: dict[str, list[str]] = {}
-        for path in self.paths:
-            layers.setdefault(self._layer(path), []).append(path)
         made: list[tuple[str, ...]] = []
         order = {section: i for i, section in enumerate(sections)}
-        for layer, own in sorted(layers.items(), key=lambda row: order[_section(row[0])]):
-            groups: list[list[str]] = [[], [], [], []]
-            for path in own:
-                groups[self._group(layer, path)].append(path)
+        for _, groups in sorted(self.layers.items(), key=lambda row: order[_section(row[0])]):
             for group in course:
                 rows = groups[group]
                 if group == 1:
                     made += self._attention(rows, parts)
-                elif group == 3 and self.gated:
-                    made += _fused(rows, _GATED)
+                elif group == 3:
+                    ordered = sorted(rows, key=lambda path: _number(path, maps))
+                    made += _fused(ordered, _GATED) if self.gated else [(path,) for path in ordered]
                 else:
                     made += [(path,) for path in _turned(rows, turned)]
         # what is left out of the port has no array
@@ -183,6 +196,12 @@ def _crosses(outer: str) -> bool:
     return "cross" in outer or "decoder" in outer
 
 
+def _number(path: str, maps: Sequence[str]) -> int:
+    """The place of an MLP's map in an order."""
+    own = path.rpartition("/")[0].rpartition("/")[2]
+    return maps.index(own) if own in maps else len(maps)
+
+
 def _section(layer: str) -> int:
     """Of a layer: what is in none of the others, cross-attention, self-attention, what follows the latents."""
     if layer.startswith(("decoder", "output")):
@@ -197,7 +216,7 @@ def _fused(rows: list[str], names: Sequence[str]) -> list[tuple[str, ...]]:
         outer, _, own = module.rpartition("/")
         if own not in names:
             made.append((path,))
-        elif own == names[0]:
+        elif not any(path in slot for slot in made):
             made.append(tuple(p for n in names for p in (f"{outer}/{n}/{last}",) if p in rows))
     return made
 

@@ -17,7 +17,7 @@ from .climb import climb
 from .guesses import Choice, Unit, guesses
 from .identities import Gradients, identities
 from .narrow import Narrowing, clash
-from .records import Records
+from .records import Records, tells
 from .replay import Replay
 from .solve import MOVES, absent_value
 from .sources import Pool, Source
@@ -68,6 +68,9 @@ class Quick:
         self.watched = self._watched()
         self.told = {place for place in self.watched if self._tells(place)}
         self.first = {p: i for i, e in reversed(list(enumerate(tape.entries))) for p in e.needs}
+        outputs = {name: array for name, array in records.arrays.items() if name.startswith("output/")}
+        self.wanted = [name for name, array in outputs.items() if tells(array, records.tolerance)]
+        """Outputs with which agreement is no accident: not a loss, say."""
         self.tried = 0
         self.climbing: float | None = None
         """Seconds to climb for."""
@@ -90,7 +93,7 @@ class Quick:
         now = time.monotonic()
         until = now + share * (self.deadline - now)
         for units in guesses(list(self.shapes), self.shapes, self.pool, absent_value):
-            narrowed = self.narrowing.narrow(units, True) if self.narrowing and strict else units
+            narrowed = self.narrowing.narrow(units, True) if self.narrowing and strict and units else units
             if narrowed is not None:
                 yield narrowed
             if time.monotonic() > until:
@@ -120,6 +123,7 @@ class Quick:
 
     def _watched(self) -> list[int]:
         """Ops of which the results may be recorded, without those that several maps of one input make."""
+        traced = any(name.startswith("trace/") for name in self.records.arrays)
         inputs: dict[object, list[int]] = {}
         for place, entry in enumerate(self.tape.entries):
             if entry.op.name == "linear":
@@ -131,7 +135,7 @@ class Quick:
             for place, entry in enumerate(self.tape.entries)
             if place not in beside
             and entry.op.name not in MOVES
-            and (self.records.has(int(np.prod(entry.shape, dtype=np.int64))) or self._tells(place))
+            and ((traced and self.records.has(int(np.prod(entry.shape, dtype=np.int64)))) or self._tells(place))
         ]
 
     def _tells(self, place: int) -> bool:
@@ -293,19 +297,18 @@ class Quick:
     def _agrees(self, chosen: Choice) -> str | None:
         """The port's outputs by name, where the reference gives them."""
         first: str | None = None
+        count = 0
         names: set[str] = set()
         for ref in self.outputs:
             place, output = made_by(ref)
             value = self.replay.value(place, chosen, output)
-            if value.dtype.kind != "f":
+            if value.dtype.kind != "f" or not tells(value, self.records.tolerance):
                 continue
+            count += 1
             found = {f.name for f in self.records.all(value) if f.name.startswith("output/")}
-            if not found and len(self.outputs) == 1:
-                return None
             names |= found
             first = first or next(iter(sorted(found)), None)
-        wanted = [name for name in self.records.arrays if name.startswith("output/")]
-        return first if len(names) >= min(len(wanted), len(self.outputs)) else None
+        return first if len(names) >= min(len(self.wanted), count) else None
 
 
 def _fused(source: Source) -> bool:

@@ -67,11 +67,14 @@ class Records:
         if not pieces or not np.isfinite(value).all():
             return
         limit = self.tolerance * max(float(np.abs(value).max()), 1.0)
-        if not _tells(value, self.tolerance):
+        if not tells(value, self.tolerance):
             return
         if value.size not in self._numbers:
-            self._numbers[value.size] = np.stack([numbers_of(piece.array) for piece in pieces])
-        near = np.abs(self._numbers[value.size] - numbers_of(value)).max(axis=1) <= limit
+            with np.errstate(all="ignore"):
+                self._numbers[value.size] = np.stack([numbers_of(piece.array) for piece in pieces])
+        with np.errstate(all="ignore"):  # masks of the lowest number
+            apart = np.abs(self._numbers[value.size] - numbers_of(value)).max(axis=1)
+        near = apart <= limit
         seen = set()
         for i in np.flatnonzero(near):
             piece = pieces[int(i)]
@@ -130,7 +133,7 @@ def _channel_axes(shape: tuple[int, ...], width: int) -> Iterator[tuple[int, ...
                 yield (axis, other)
 
 
-def _tells(value: np.ndarray, tolerance: float) -> bool:
+def tells(value: np.ndarray, tolerance: float) -> bool:
     """Whether agreement with this value is no accident: it has more than one number in it, beyond the tolerance."""
     spread = float(value.max() - value.min()) if value.size else 0.0
     scale = max(float(np.abs(value).max(initial=0.0)), 1.0)
