@@ -86,6 +86,7 @@ def _one_head(attentions: list[Attended]) -> bool:
     return all(a.heads == 1 for a in attentions)
 
 
+_NARROW = "it is in float32 already, or its rounding is within the tolerance"
 _ZERO = "the gradient of a key's bias is zero"
 EQUAL: tuple[Equal, ...] = (
     Equal("bias-missing", r"bias of attention/key,", "a key's bias adds as much to all logits of a query"),
@@ -111,6 +112,9 @@ EQUAL: tuple[Equal, ...] = (
     Equal("gradient-stopped", r"(through bias .*attention[./]key|to .*attention/key/bias)", _ZERO),
     Equal("gradient-not-accumulated", r".*attention/key/bias", _ZERO),
     Equal("gradient-averaged", r".*\(argument \d\), attention ", "nothing is broadcast there", exactly=True),
+    Equal("activation-backward", r"derivative of relu at y", "relu has the same slope at y as at x", exactly=True),
+    Equal("dtype", r".* in float32", _NARROW),
+    Equal("gradient-dtype", r".*float32", _NARROW),
     Equal("fourier-order", r"\[position, sines, cosines\]$", "that is the order", exactly=True),
     Equal("embedding-backward", r"token \d+ gets none", "the token is not looked up there", exactly=True),
 )

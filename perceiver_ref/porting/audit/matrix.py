@@ -17,7 +17,7 @@ from ..cases import Case
 from ..deviations import CAUSES
 from .alike import alike
 from .cover import cover
-from .equal import Attended, attended, merged, reason
+from .equal import Attended, attended, merged, reason, same_reason
 from .trial import NARROW, CaseUnderAudit, Clock, Key, Trial
 
 SECONDS = 60.0
@@ -55,6 +55,12 @@ class ModelAudit:
     def told(self) -> set[Key]:
         """What any case tells apart."""
         return set().union(*(case.told for case in self.cases))
+
+    def known(self, every: bool) -> set[Key]:
+        """What need not be tried again: it is told apart, and from all deviations of other causes. `every`: only parts
+        in less precision."""
+        unsure = {key for keys in self.confused() if not same_reason(keys, self.attended) for key in keys}
+        return {key for key in self.told if key[0] == NARROW or not every} - unsure
 
     @property
     def equal(self) -> dict[Key, str]:
@@ -101,7 +107,8 @@ class ModelAudit:
     def confused(self) -> list[list[Key]]:
         """Sets of deviations of different causes that no case tells from each other."""
         groups: dict[tuple[object, ...], list[Key]] = {}
-        for key in sorted(self.told, key=list(self.largest).index):
+        told = self.told
+        for key in (key for key in self.largest if key in told):
             groups.setdefault((key[0] in CAUSES, *(case.sets.get(key, 0) for case in self.cases)), []).append(key)
         return [keys for keys in groups.values() if len({cause for cause, _ in keys}) > 1]
 
@@ -122,7 +129,7 @@ class Audit:
         except InputError as error:
             raise InputError(f"{case.name}: {error}") from error
         model = self.models.setdefault(model_of(case), ModelAudit(model_of(case)))
-        known = {key for key in model.told if key[0] == NARROW or not self.every}
+        known = model.known(self.every)
         model.attended = merged(model.attended, attended(under.subject))
         made, clock = CaseAudit(case.name), Clock(self.seconds)
 
