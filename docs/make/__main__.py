@@ -8,7 +8,7 @@ from importlib import import_module
 PAGES = {
     "specification": "specification.command",
     "conventions": "conventions.page",
-    "coverage": "coverage",
+    "coverage": "kill_matrix",
     "exactness": "exactness",
     "results": "results",
     "trace": "trace_points",

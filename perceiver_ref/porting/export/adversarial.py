@@ -130,6 +130,18 @@ def _tails(draft: Draft) -> None:
             draft.params[path] = 40 * array
 
 
+def _rescale(subject: Exported) -> float:
+    """What outputs are divided by."""
+    return float(getattr(getattr(subject.rebuilt.model, "decoder", None), "rescale", 1.0))
+
+
+def _undo_rescaling(draft: Draft) -> None:
+    factor = 3 * _rescale(draft.subject)
+    for name in ("decoder/output/weight", "decoder/output/bias"):
+        if name in draft.params:
+            draft.params[name] = factor * draft.params[name]
+
+
 def _far(draft: Draft) -> None:
     _floats(draft, lambda x: x + 1000)
 
@@ -280,6 +292,13 @@ ROWS: tuple[Kind, ...] = (
         "GELU's tanh form for that with erf, or the reverse, which float32 hides elsewhere",
         _has_gelu,
         change=_tails,
+    ),
+    Kind(
+        "large-outputs",
+        ("numerics",),
+        "what is lost in outputs that are divided to a hundredth, and so within the tolerance",
+        lambda subject: _rescale(subject) > 1,
+        change=_undo_rescaling,
     ),
     Kind(
         "large-mean", ("numerics",), "variance as the difference of two large numbers", _trait("vectors"), change=_far

@@ -44,7 +44,7 @@ ENTRIES: tuple[PackedModel, ...] = (
     PackedModel("image-fourier", "perceiver-io/imagenet-fourier", ("batch-1", "non-square", "own-positions"), _DEEP),
     PackedModel("image-learned", "perceiver-io/imagenet-learned", ("batch-1",), _DEEP),
     PackedModel("image-conv", "perceiver-io/imagenet-conv", ("odd-sizes",), replace(_DEEP, side=3)),
-    PackedModel("flow", "perceiver-io/optical-flow", (), replace(_SMALL, side=4)),
+    PackedModel("flow", "perceiver-io/optical-flow", ("large-outputs",), replace(_SMALL, side=4)),
     PackedModel("multimodal", "perceiver-io/multimodal", (), _VIDEO),
     PackedModel("audio-video", "perceiver-io/audioset", (), _VIDEO),
     PackedModel("entities", "perceiver-io/starcraft", ("mask-holes", "batch-1", "single")),
