@@ -193,4 +193,18 @@ nemo/perceiver_bridge | no residual around a pair of blocks | 0.88 | query-resid
 nemo/perceiver_params | no residual around a pair of blocks | 0.62 | query-residual
 nemo/perceiver_pre_ln_causal | no residual around a pair of blocks | 0.5 | query-residual
 nemo/perceiver_pre_ln_causal | tanh GELU | 0.00011 | activation
+ip-adapter/resampler_pos_emb | positions one later | 0.46 | position-use
+ip-adapter/resampler_pos_emb | positions in reverse | 0.57 | position-use
+ip-adapter/resampler_plain | weights of latents zero | 0.65 | latents-not-in-keys
+timm/pool_map | the activation once more | 0.52 | activation
+open-clip/pooler | keys of un-normed tokens | 0.41 | norm-missing
+open-clip/pooler | values of un-normed tokens | 0.39 | norm-missing
+open-clip/pooler_packed | the norm of queries for tokens | 0.47 | norm-shared
+open-clip/pooler_packed | keys, queries, values | 1.3 | key-value-swapped
+open-clip/pooler_packed | values, keys, queries | 1.8 | key-value-swapped
+open-clip/pooler_packed | keys, values, queries | 2.1 | key-value-swapped
+open-clip/pooler_packed | (h 3 d) | 1.7 | head-layout
+open-clip/pooler_packed | (h d 3) | 2 | head-layout
+aurora/resampler | the layer's input added to the MLP's output | 0.69 | mlp-residual
+perceiver-ar-pytorch/logits | embeddings times the square root of their width | 0.76 | embedding-scale
 """)

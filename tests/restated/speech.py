@@ -164,7 +164,7 @@ def aurora(g: Given) -> Outputs:
     residual = c.get("residual_latent", True)
     before = g.has("norms before attention and MLP")
     for i in range(c["depth"]):
-        p = f"layers.{i}."
+        p, start = f"layers.{i}.", z
         k, v = np.split(g.linear(f"{p}0.to_kv", x), 2, -1)
         q = g.linear(f"{p}0.to_q", g.norm(f"{p}2", z, eps) if before else z)
         if c.get("ln_k_q") and (i == 0 or g.has("keys and queries normed in every layer")):
@@ -176,7 +176,8 @@ def aurora(g: Given) -> Outputs:
         m = g.norm(f"{p}3", z, eps) if before else z
         m = g.linear(f"{p}1.net.2", gelu(g.linear(f"{p}1.net.0", m)))
         m = m if before else g.norm(f"{p}3", m, eps)
-        z = m if g.has("no residual of the MLP either") and not residual else z + m
+        joined = start if g.has("the layer's input added to the MLP's output") else z
+        z = m if g.has("no residual of the MLP either") and not residual else joined + m
     return {"out": z}
 
 
@@ -184,7 +185,8 @@ def perceiver_ar(g: Given) -> Outputs:
     """perceiver-ar-pytorch's PerceiverAR."""
     c, ids = g.config, g.x["x"]
     length, prefix, d = ids.shape[1], c["cross_attn_seq_len"], c["dim_head"]
-    x = g.p["token_emb.weight"][ids] + g.p["pos_emb.weight"][:length]
+    scale = c["dim"] ** 0.5 if g.has("embeddings times the square root of their width") else 1.0
+    x = g.p["token_emb.weight"][ids] * scale + g.p["pos_emb.weight"][:length]
     r = max(32, d // 2)
     waves = g.p["rotary_pos_emb.inv_freq"]
     assert len(waves) == -(-r // 2)

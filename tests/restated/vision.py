@@ -38,6 +38,8 @@ def latents_attend(g: Given, name: str, x: Array, z: Array, heads: int, *, in_ke
     k, v = np.split(g.linear(f"{name}to_kv", both), 2, -1)
     if g.has("values before keys"):
         k, v = v, k
+    if g.has("weights of latents zero"):
+        v = v * (np.arange(v.shape[-2]) < t.shape[-2])[:, None]
     wide = g.has("heads split width first")
     scale = 1.0 if g.has("no scale") else None
     return g.linear(f"{name}to_out", attention(g.linear(f"{name}to_q", q), k, v, heads, scale=scale, width_first=wide))
@@ -77,7 +79,9 @@ def resampler(g: Given) -> Outputs:
     """IP-Adapter's Resampler."""
     x, c = g.x["x"], g.config
     if c.get("apply_pos_emb"):
-        x = x + g.p["pos_emb.weight"][: x.shape[1]]
+        n, table = x.shape[1], g.p["pos_emb.weight"]
+        rows = {"positions one later": table[1 : n + 1], "positions in reverse": table[:n][::-1]}
+        x = x + rows.get(g.mistake, table[:n])
     x = g.linear("proj_in", x)
     z = np.broadcast_to(g.p["latents"], (len(x), *g.p["latents"].shape[1:]))
     if pooled := c.get("num_latents_mean_pooled", 0):
@@ -189,8 +193,18 @@ def timm_pool(g: Given) -> Outputs:
         form = {"gelu": gelu, "gelu_tanh": gelu_tanh}
         name = c.get("act_layer", "gelu")
         name = {"gelu": "gelu_tanh", "gelu_tanh": "gelu"}[name] if g.has("the other GELU") else name
-        y = y + g.linear("mlp.fc2", form[name](h))
+        made = g.linear("mlp.fc2", form[name](h))
+        y = y + (form[name](made) if g.has("the activation once more") else made)
     return {"out": {"token": lambda: y[:, 0], "avg": lambda: y.mean(1), "": lambda: y}[c.get("pool_type", "token")]()}
+
+
+_ORDERS = {"keys, queries, values": (1, 0, 2), "values, keys, queries": (2, 1, 0), "keys, values, queries": (2, 0, 1)}
+
+
+def _cut(rows: Array, axes: tuple[int, ...]) -> Array:
+    """Rows of all three maps, laid out along these axes, as (3, h d, ...)."""
+    seen = rows.reshape(*axes, *rows.shape[1:])
+    return np.moveaxis(seen, axes.index(3), 0).reshape(3, -1, *rows.shape[1:])
 
 
 def triple(g: Given, name: str, q: Array, x: Array, heads: int, added: Array = 0.0, keys: Array = None) -> Array:
@@ -200,16 +214,26 @@ def triple(g: Given, name: str, q: Array, x: Array, heads: int, added: Array = 0
     else:
         ws = [g.p[f"{name}.{letter}_proj_weight"] for letter in "qkv"]
     given = (q, x if keys is None else keys, x)
-    parts = [a @ w.T + b for a, w, b in zip(given, ws, np.split(g.p[f"{name}.in_proj_bias"], 3))]
+    bs = np.split(g.p[f"{name}.in_proj_bias"], 3)
+    if g.mistake in _ORDERS:
+        ws, bs = ([part[i] for i in _ORDERS[g.mistake]] for part in (ws, bs))
+    if g.has("(h 3 d)", "(h d 3)"):
+        axes = (heads, 3, -1) if g.has("(h 3 d)") else (heads, -1, 3)
+        ws, bs = (list(_cut(np.concatenate(part), axes)) for part in (ws, bs))
+    parts = [a @ w.T + b for a, w, b in zip(given, ws, bs)]
     return attention(*parts, heads, added=added)
 
 
 def clip_pool(g: Given) -> Outputs:
     """open_clip's AttentionalPooler."""
     eps = g.config.get("norm_eps", 1e-5)
+    if g.has("the norm of queries for tokens"):
+        g = replace(g, p={**g.p, **{f"ln_k.{kind}": g.p[f"ln_q.{kind}"] for kind in ("weight", "bias")}})
     q = g.p["query"] if g.has("queries un-normed") else g.norm("ln_q", g.p["query"], eps)
     x = g.x["x"] if g.has("tokens un-normed") else g.norm("ln_k", g.x["x"], eps)
-    y = triple(g, "attn", np.broadcast_to(q, (len(x), *q.shape)), x, g.config["n_head"])
+    raw = g.x["x"] if g.has("keys of un-normed tokens", "values of un-normed tokens") else x
+    keys, values = (raw, x) if g.has("keys of un-normed tokens") else (x, raw)
+    y = triple(g, "attn", np.broadcast_to(q, (len(x), *q.shape)), values, g.config["n_head"], keys=keys)
     return {"out": g.linear("attn.out_proj", y)}
 
 

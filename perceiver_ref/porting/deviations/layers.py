@@ -117,7 +117,7 @@ def _reshaped(array: Any) -> Any:
 
 
 _MOST = 64
-"""Weights, or biases, that are each tried alone"""
+"""Weights that are each tried alone"""
 
 
 def one_weight_transposed(found: Survey) -> Iterator[Candidate]:
@@ -132,10 +132,11 @@ def one_weight_transposed(found: Survey) -> Iterator[Candidate]:
 
 
 def one_bias_missing(found: Survey) -> Iterator[Candidate]:
-    """One bias alone left out, as that of the map to one output or one modality."""
+    """One bias outside the layers left out, as that of the map to one output or one modality."""
     biases = [path for path in found.paths if path.split("/")[-1] == "bias"]
-    alone = [path for path in biases if len(biases) <= _MOST or not any(part.isdigit() for part in path.split("/"))]
-    for path in alone:
+    for path in biases:
+        if any(part.isdigit() for part in path.split("/")):
+            continue
         yield Candidate("bias-missing", f"{path} alone", edits({path}, _zeros), rare=True)
 
 

@@ -55,6 +55,8 @@ _FREQUENCIES: dict[str, Bands] = {
 
 def fourier_frequencies(found: Survey) -> Iterator[Candidate]:
     """Other frequencies than from 1 to half the resolution, evenly spaced with both ends."""
+    if not found.steps & {"frequencies"}:
+        return
     for name, bands in _FREQUENCIES.items():
 
         def changed(original: Any, k: int, resolution: tuple[int, ...], dtype: Any, bands: Bands = bands) -> Any:
@@ -120,6 +122,8 @@ def _orders(d: int, k: int, both: bool) -> dict[str, list[int]]:
 
 def fourier_order(found: Survey) -> Iterator[Candidate]:
     """The channels of Fourier features in another order."""
+    if not found.steps & {"fourier_features", "axis_major"}:
+        return
     for number, name in enumerate(_orders(2, 2, True)):
 
         def features(
@@ -199,6 +203,8 @@ def _in_proportion(original: Any, index_dims: Any, dtype: Any = np.float64, *_: 
 
 def position_grid(found: Survey) -> Iterator[Candidate]:
     """Grid points elsewhere than evenly from -1 to 1 with both ends; single points by the other rule."""
+    if not found.steps & {"linear_positions", "subsampled_positions"}:
+        return
     for name, axis in _GRIDS.items():
 
         def grid(original: Any, index_dims: Any, dtype: Any = np.float64, *_: Any, axis: Any = axis, **__: Any) -> Any:
@@ -223,6 +229,8 @@ def position_grid(found: Survey) -> Iterator[Candidate]:
 
 def position_axes(found: Survey) -> Iterator[Candidate]:
     """x and y swapped: in the coordinates, or in the order of points; also in a learned table."""
+    if not found.steps & {"linear_positions", "subsampled_positions"} and not found.of_class(TrainablePositions):
+        return
 
     def swapped(original: Any, *arguments: Any, **options: Any) -> Any:
         return np.ascontiguousarray(original(*arguments, **options)[..., ::-1])

@@ -13,16 +13,15 @@ from ...autograd.tree import Tree
 from ...models.flamingo.resampler import PerceiverResampler
 from ...models.outputs.embedding import TiedEmbedding
 from ...models.perceiver_ar import PerceiverAR
-from ...models.positions import TrainablePositions
 from .base import Candidate, Change, Survey, edits, exchanged
 
 _POSITIONS = ("table", "positions", "query_positions")
 _ROWS: dict[str, Callable[[Any], Any]] = {
-    "one place later": lambda table: xp(table).roll(table, 1, axis=0),
-    "one place earlier": lambda table: xp(table).roll(table, -1, axis=0),
-    "one place later, the first row twice": lambda table: xp(table).concatenate([table[:1], table[:-1]]),
-    "one place earlier, the last row twice": lambda table: xp(table).concatenate([table[1:], table[-1:]]),
-    "two places earlier": lambda table: xp(table).roll(table, -2, axis=0),
+    "at place i row i - 1": lambda table: xp(table).roll(table, 1, axis=0),
+    "at place i row i + 1": lambda table: xp(table).roll(table, -1, axis=0),
+    "at place i row i - 1, the first twice": lambda table: xp(table).concatenate([table[:1], table[:-1]]),
+    "at place i row i + 1, the last twice": lambda table: xp(table).concatenate([table[1:], table[-1:]]),
+    "at place i row i + 2": lambda table: xp(table).roll(table, -2, axis=0),
     "in reverse": lambda table: table[::-1],
     "left out": lambda table: xp(table).zeros_like(table),
     "the first row for all": lambda table: xp(table).broadcast_to(table[:1], table.shape),
@@ -37,14 +36,13 @@ def position_use(found: Survey) -> Iterator[Candidate]:
     }
     for path in tables:
         for name, change in _ROWS.items():
-            yield Candidate("position-use", f"positions of {path} {name}", edits({path}, change))
-    if any(encoding.first_rows for encoding in found.of_class(TrainablePositions)):
+            yield Candidate("position-use", f"{path}: {name}", edits({path}, change))
+    if tables:
 
-        def backwards(original: Any, layer: Any, *arguments: Any, **options: Any) -> Any:
-            return original(layer, *arguments, **options)[::-1]
+        def backwards(original: Any, name: str, value: Any) -> Any:
+            return original(name, value[..., ::-1, :] if name == "positions" and len(value.shape) > 1 else value)
 
-        variant = "the rows of positions that are used in reverse"
-        yield Candidate("position-use", variant, exchanged({TrainablePositions.apply: backwards}))
+        yield Candidate("position-use", "the positions that are used in reverse", exchanged({"point": backwards}))
     for path, array in tables.items():
         for other, taken in tables.items():
             if other != path and taken.shape[1] == array.shape[1] and len(taken) >= len(array):
