@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..porting import Result, check_file
 from ..porting.cases import PACKAGED, TOLERANCES, Agreement
 from ..porting.dumps import case_files, is_case
 from ..porting.measures import MEASURES, Threshold
-from . import measured
+from . import jobs, measured
 from .main import BAD_INPUT, MISMATCH, OK, complain, computing
 from .mapping import mapping, reader
 from .result import write_result
@@ -35,6 +36,9 @@ def options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--weights", metavar="F", help="the checkpoint that probes among them are of")
     mapping(command)
+    command.add_argument(
+        "--jobs", metavar="N", type=jobs.number, default=1, help="check so many cases at a time (default: 1)"
+    )
     computing(command, "the case's own")
     measured.options(command)
 
@@ -49,17 +53,18 @@ def check(options: argparse.Namespace) -> int:
     held = measured.limits(options)
     print(f"{'case':<{width}}  result  outputs   gradients     NMSE")
     results: list[Result] = []
-    for path, name in steps(files, "case"):
-        result = check_file(
-            path,
-            options.outputs,
-            backend=options.backend,
-            dtype=options.dtype,
-            weights=options.weights,
-            measured=True,
-            limits=held,
-            read=reader(options.map),
-        )
+    checked = partial(
+        check_file,
+        mine=options.outputs,
+        backend=options.backend,
+        dtype=options.dtype,
+        weights=options.weights,
+        measured=True,
+        limits=held,
+        read=reader(options.map),
+    )
+    made = jobs.results(checked, [path for path, _ in files], options.jobs, options.kernels)
+    for result, (_, name) in zip(steps(made, "case", len(files)), files):
         results.append(result)
         _print(result, f"{name:<{width}}", every=options.measures)
     passed = sum(result.status == "pass" for result in results)

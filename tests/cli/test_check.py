@@ -49,6 +49,16 @@ def test_the_packaged_vectors_pass(capsys: pytest.CaptureFixture[str], tmp_path:
     assert f"{result['passed']} passed, 0 failed" in finished.out
 
 
+def test_several_processes_say_the_same_in_the_same_order(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path
+) -> None:
+    alone = check(capsys, tmp_path, folder)
+    together = check(capsys, tmp_path, folder, "--jobs", "2")
+    assert together[:2] == alone[:2]
+    assert together[2].out == alone[2].out
+    assert invoke(capsys, "check", folder, "--jobs", "0").code == 2
+
+
 def test_each_case_has_its_verdict(capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path) -> None:
     code, result, finished = check(capsys, tmp_path, folder)
     assert code == 1  # a mismatch, whatever else went wrong

@@ -20,7 +20,8 @@ from ...host.progress import steps
 from ...models.tracing import where
 from ..deviations import Candidate, Survey, candidates
 from ..deviations.base import layer_of
-from ..subject.course import ROWS, Part, rows_of
+from ..subject import course as courses
+from ..subject.course import Part, rows_of
 from ..subject.large import AGREES, LargeSubject, closeness
 from .budget import in_time
 
@@ -171,7 +172,7 @@ class Near:
         few, rows = subject.course.sampled(self.end)
         part = Part(subject.course.steps, needed, np.dtype(np.float64), min(inside), few, rows)
         shape = self.theirs.shape
-        self.cut = bool(few) and len(shape) > 1 and shape[-2] == rows > ROWS
+        self.cut = bool(few) and len(shape) > 1 and shape[-2] == rows > courses.ROWS
         if self.cut:
             ours = subject.ours.get(self.name)
             apart = self.theirs if ours is None or ours.shape != shape else ours - self.theirs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,17 @@ _WHOLE = {"bfloat16": ("bfloat16",), "float16": ("float16",), "float32": ("float
 class _Score(NamedTuple):
     remaining: float
     chosen: tuple[Candidate, ...]
+
+
+def _in_turn(chosen: Sequence[Candidate]) -> list[Candidate]:
+    """Those that are everywhere first, of each cause the first, then of each the second, and so on."""
+    place: dict[tuple[str, bool], int] = {}
+    order: list[tuple[bool, int]] = []
+    for candidate in chosen:
+        late = not candidate.variant.endswith("everywhere")
+        order.append((late, place.get((candidate.cause, late), 0)))
+        place[candidate.cause, late] = order[-1][1] + 1
+    return [chosen[i] for i in sorted(range(len(chosen)), key=lambda i: order[i])]
 
 
 class Search:
@@ -231,9 +243,16 @@ class Search:
         """One deviation; where points are traced, such as sets the first of them right."""
         gate = self.fit.gate(self.first, self.errors)
         chosen = [c for c in self.found if c.rare == rare]
-        for candidate in in_time(steps(chosen, f"trying {'rare ' if rare else ''}deviation")):
-            if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
-                return self.scores[-1]
+        if self.subject.is_large:
+            chosen = _in_turn(chosen)
+        tried = in_time(steps(chosen, f"trying {'rare ' if rare else ''}deviation"))
+        for cause, of_cause in groupby(tried, lambda c: c.cause):
+            for candidate in of_cause:
+                if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
+                    return self.scores[-1]
+            own = [score for score in self.scores if score.chosen[0].cause == cause]
+            if own and (best := min(own, key=lambda score: score.remaining)).remaining <= EXPLAINED and self._leaves_rounding(best):
+                return best
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
     def _single_in_all(self) -> _Score | None:

@@ -68,6 +68,8 @@ class LargeSubject(Subject):
     """As `Subject`, with the `course` of the one run, `closeness` of all compared arrays, `first` the first that is
     apart, and `given`: the case's value for each of our points, where one can take its place."""
 
+    is_large = True
+
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(np.float64 if self.case.meta["dtype"] == "float64" else np.float32)
 

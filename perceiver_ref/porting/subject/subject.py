@@ -46,6 +46,9 @@ class Subject:
     """`expected` are the case's arrays by "trace/<name>", in the order in which the reference computes them, and then
     "output/<name>"; `compute` gives the reference's under the same names."""
 
+    is_large = False
+    """Whether a run of the model takes so long that few are made"""
+
     def __init__(self, case: Case) -> None:
         self.case = case
         self.rebuilt, self.arrays = rebuild(case)
