@@ -163,13 +163,13 @@ class _Slots:
     def _layer(self, path: str) -> str:
         """The layer around a module: that which has the attention."""
         outers = sorted((o.rpartition("/")[0] for o in self.attentions), key=len, reverse=True)
-        return next((o for o in outers if o and path.startswith(f"{o}/")), path.partition("/")[0])
+        return next((o for o in outers if not o or path.startswith(f"{o}/")), path.partition("/")[0])
 
     def _group(self, layer: str, path: str) -> int:
         outer = path.rpartition("/")[0].rpartition("/")[0]
         if outer in self.attentions:
             return 1
-        own = path.removeprefix(f"{layer}/").partition("/")[0]
+        own = (path.removeprefix(f"{layer}/") if layer else path).partition("/")[0]
         if path.endswith(("scale", "offset")):
             return 2 if own.startswith(("mlp", "ff")) else 0
         return 3 if own.startswith(("mlp", "ff")) else 0

@@ -238,7 +238,7 @@ class Quick:
             many = math.prod(len(unit.choices) for unit in own) > _ENUMERATED
             if place is None and many:
                 return self._climbed(own, fixed, guess, seen)
-            for choices in itertools.islice(_combinations(own, fixed), limit):
+            for choices in itertools.islice(_combinations(own, fixed, self.deadline), limit):
                 merged = {**guess, **fixed, **{path: s for choice in choices for path, s in choice.items()}}
                 self.tried += 1
                 name = self._agrees(merged) if place is None else self._recorded(place, merged)
@@ -258,7 +258,7 @@ class Quick:
     ) -> list[tuple[Unit, Choice]] | None:
         """Choices found by how far the outputs are off."""
         given = {**guess, **fixed}
-        for choices in itertools.islice(_combinations(own, fixed), _WAYS):
+        for choices in itertools.islice(_combinations(own, fixed, self.deadline), _WAYS):
             merged = {**given, **{path: s for choice in choices for path, s in choice.items()}}
             if self._agrees(merged) is not None:
                 return list(zip(own, choices))
@@ -326,7 +326,7 @@ def _different(choices: list[Choice]) -> list[Choice]:
     return list(made.values())
 
 
-def _combinations(units: list[Unit], fixed: Choice) -> Iterator[list[Choice]]:
+def _combinations(units: list[Unit], fixed: Choice, deadline: float) -> Iterator[list[Choice]]:
     """One choice for each unit, none of them twice: first alike for units of a kind, then any."""
     kinds: dict[object, list[int]] = {}
     for i, unit in enumerate(units):
@@ -348,6 +348,8 @@ def _combinations(units: list[Unit], fixed: Choice) -> Iterator[list[Choice]]:
     stack: list[Iterator[tuple[int, Choice]]] = [iter(enumerate(units[0].choices))]
     index_: list[int] = []
     while stack:
+        if time.monotonic() > deadline:
+            return
         step = next(stack[-1], None)
         if step is None:
             stack.pop()
