@@ -7,6 +7,12 @@ views      how one array is read out of another
 sources    what a parameter may be read from
 hints      what is tried first
 records    the port's values, in whatever layout
+quick      whole guesses first, run and compared
+guesses    the port's arrays in some order laid along the reference's parameters
+identities what gradients say about parameters exactly
+narrow     alternatives narrowed by them
+climb      choices improved by how far outputs are off
+replay     a tape run again and again
 solve      the search, op by op
 doubts     what else would do as well
 maps       the map as JSON

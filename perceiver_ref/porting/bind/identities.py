@@ -307,9 +307,9 @@ def meet(columns: Sequence[np.ndarray], tolerance: float, most: int) -> list[tup
     if int((last - first).sum()) > most * 200:
         return None
     made: list[tuple[int, ...]] = []
-    for i in np.flatnonzero(last > first).tolist():
-        x = dict(zip(left, _unravel(int(i), [len(columns[j]) for j in left])))
-        for at in order[first[i] : last[i]].tolist():
+    for near in np.flatnonzero(last > first):
+        x = dict(zip(left, _unravel(int(near), [len(columns[j]) for j in left])))
+        for at in order[first[near] : last[near]]:
             row = x | dict(zip(right, _unravel(int(at), [len(columns[k]) for k in right])))
             found = sum(columns[k][row[k]] for k in range(len(columns)))
             size = sum(float(np.abs(columns[k][row[k]]).max(initial=0.0)) for k in range(len(columns)))
