@@ -337,7 +337,7 @@ def _felt(
     def loss(params: dict[str, Any]) -> Any:
         with trace(wanted, tensors=True) as traced:
             outputs = target.run(params, inputs, arguments.call)
-        total: Any = 0.0
+        total: Any = np.zeros(())
         for value in (*outputs.values(), *traced.values()):
             if type(value) is Tensor and value.dtype.kind == "f":
                 total = ops.add(ops.sum(ops.multiply(value, rng.standard_normal(value.shape))), total)

@@ -28,6 +28,8 @@ _WAYS = 400
 """Of giving each kind of array one convention."""
 _LAID = 0.25
 """The share of the time for arrays as they lie, where gradients can do without their order."""
+_SOME = 0.15
+"""The share of the time that is left for one of many steps."""
 _STEP = 3000
 """Combinations that are tried at one recorded value."""
 _ENUMERATED = 3000
@@ -90,8 +92,7 @@ class Quick:
 
     def _laid(self, strict: bool, share: float) -> Iterator[list[Unit]]:
         """Guesses, for this share of the time that is left."""
-        now = time.monotonic()
-        until = now + share * (self.deadline - now)
+        until = self._until(share)
         for units in guesses(list(self.shapes), self.shapes, self.pool, absent_value):
             narrowed = self.narrowing.narrow(units, True) if self.narrowing and strict and units else units
             if narrowed is not None:
@@ -238,7 +239,9 @@ class Quick:
             many = math.prod(len(unit.choices) for unit in own) > _ENUMERATED
             if place is None and many:
                 return self._climbed(own, fixed, guess, seen)
-            for choices in itertools.islice(_combinations(own, fixed, self.deadline), limit):
+            for choices in itertools.islice(
+                _combinations(own, fixed, self._until(1.0 if place is None else _SOME)), limit
+            ):
                 merged = {**guess, **fixed, **{path: s for choice in choices for path, s in choice.items()}}
                 self.tried += 1
                 name = self._agrees(merged) if place is None else self._recorded(place, merged)
@@ -253,12 +256,17 @@ class Quick:
                     return None
         return None
 
+    def _until(self, share: float) -> float:
+        """When this share of the time that is left will be over."""
+        now = time.monotonic()
+        return now + share * (self.deadline - now)
+
     def _climbed(
         self, own: list[Unit], fixed: Choice, guess: Choice, seen: dict[str, str]
     ) -> list[tuple[Unit, Choice]] | None:
         """Choices found by how far the outputs are off."""
         given = {**guess, **fixed}
-        for choices in itertools.islice(_combinations(own, fixed, self.deadline), _WAYS):
+        for choices in itertools.islice(_combinations(own, fixed, self._until(_SOME)), _WAYS):
             merged = {**given, **{path: s for choice in choices for path, s in choice.items()}}
             if self._agrees(merged) is not None:
                 return list(zip(own, choices))
