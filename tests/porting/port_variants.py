@@ -326,7 +326,7 @@ def _heads(case: Case, truth: dict[str, np.ndarray]) -> dict[str, tuple[int, int
     by_value = {truth[f"{prefix}/query/weight"].tobytes(): prefix for prefix in prefixes}
     heads: dict[str, tuple[int, int]] = {}
     for layer, p in found:
-        key = np.ascontiguousarray(p["query"]["weight"]).tobytes() if "query" in p else b""
+        key = np.ascontiguousarray(p["query"]["weight"]).tobytes() if "weight" in p.get("query", {}) else b""
         if key in by_value:
             heads[by_value[key]] = (layer.heads, layer.shared)
     return heads

@@ -24,7 +24,7 @@ def conventions(base: Any, **options: Any) -> Config:
 HF = conventions(DIALECTS["hf"], masked_rows="zero", free_widths=True)
 TANH = {**HF, "activation": "gelu_tanh"}
 ENCODER: Config = {"type": "Encoder", "inputs": 7, "latents": 5, "channels": 12, "layers": 2, "cross_heads": 1,
-                   "self_heads": 3, "qk_channels": 7, "v_channels": 7, "cross_widening": 1, "self_widening": 2,
+                   "self_heads": 3, "qk_channels": 7, "v_channels": 7, "self_qk_channels": 12, "self_v_channels": 12, "cross_widening": 1, "self_widening": 2,
                    "conventions": HF}  # fmt: skip
 
 
