@@ -24,7 +24,8 @@ def conventions(base: Any, **options: Any) -> Config:
 HF = conventions(DIALECTS["hf"], masked_rows="zero", free_widths=True)
 TANH = {**HF, "activation": "gelu_tanh"}
 ENCODER: Config = {"type": "Encoder", "inputs": 7, "latents": 5, "channels": 12, "layers": 2, "cross_heads": 1,
-                   "self_heads": 3, "qk_channels": 7, "v_channels": 7, "self_qk_channels": 12, "self_v_channels": 12, "cross_widening": 1, "self_widening": 2,
+                   "self_heads": 3, "qk_channels": 7, "v_channels": 7,
+                   "self_qk_channels": 12, "self_v_channels": 12, "cross_widening": 1, "self_widening": 2,
                    "conventions": HF}  # fmt: skip
 
 
@@ -33,7 +34,8 @@ def queries(size: int, channels: int) -> Config:
     return {"type": "PositionQueries", "positions": positions, "index_dims": [size]}
 
 
-DECODER: Config = {"type": "Decoder", "latent_channels": 12, "query_channels": 10, "queries": queries(4, 10), "outputs": 3,
+DECODER: Config = {"type": "Decoder", "latent_channels": 12, "query_channels": 10,
+                   "queries": queries(4, 10), "outputs": 3,
                    "heads": 2, "qk_channels": 10, "v_channels": 10, "conventions": HF}  # fmt: skip
 FLOATS: dict[str, tuple[int, ...]] = {"inputs": (2, 9, 7)}
 MODELS: dict[str, tuple[Config, dict[str, tuple[int, ...]], Config]] = {
@@ -42,34 +44,83 @@ MODELS: dict[str, tuple[Config, dict[str, tuple[int, ...]], Config]] = {
     "tanh": ({"type": "PerceiverIO", "encoder": {**ENCODER, "self_heads": 4, "conventions": TANH}}, FLOATS, {}),
     "decoder": ({"type": "PerceiverIO", "encoder": ENCODER, "decoder": DECODER}, FLOATS, {}),
     "mean": (
-        {"type": "PerceiverIO", "encoder": ENCODER,
-         "decoder": {"type": "ProjectionDecoder", "latent_channels": 12, "outputs": 3}}, FLOATS, {},
-    ),  # fmt: skip
+        {
+            "type": "PerceiverIO",
+            "encoder": ENCODER,
+            "decoder": {"type": "ProjectionDecoder", "latent_channels": 12, "outputs": 3},
+        },
+        FLOATS,
+        {},
+    ),
     "classes": (
-        {"type": "PerceiverIO", "encoder": ENCODER,
-         "decoder": {**DECODER, "type": "ClassificationDecoder", "queries": queries(1, 10), "outputs": 6}}, FLOATS, {},
-    ),  # fmt: skip
+        {
+            "type": "PerceiverIO",
+            "encoder": ENCODER,
+            "decoder": {**DECODER, "type": "ClassificationDecoder", "queries": queries(1, 10), "outputs": 6},
+        },
+        FLOATS,
+        {},
+    ),
     "resampler": (
-        {"type": "PerceiverResampler", "channels": 12, "latents": 5, "layers": 2, "heads": 3, "head_channels": 4,
-         "widening": 2, "conventions": conventions(FLAMINGO, activation="gelu_erf")},
-        {"features": (2, 1, 1, 9, 12)}, {},
-    ),  # fmt: skip
+        {
+            "type": "PerceiverResampler",
+            "channels": 12,
+            "latents": 5,
+            "layers": 2,
+            "heads": 3,
+            "head_channels": 4,
+            "widening": 2,
+            "conventions": conventions(FLAMINGO, activation="gelu_erf"),
+        },
+        {"features": (2, 1, 1, 9, 12)},
+        {},
+    ),
     "gated": (
-        {"type": "GatedCrossAttention", "channels": 10, "media_channels": 7, "heads": 2, "head_channels": 4,
-         "widening": 3, "gate": "scalar", "conventions": conventions(FLAMINGO, activation="gelu_erf")},
-        {"text": (2, 8, 10), "media": (2, 1, 9, 7)}, {},
-    ),  # fmt: skip
+        {
+            "type": "GatedCrossAttention",
+            "channels": 10,
+            "media_channels": 7,
+            "heads": 2,
+            "head_channels": 4,
+            "widening": 3,
+            "gate": "scalar",
+            "conventions": conventions(FLAMINGO, activation="gelu_erf"),
+        },
+        {"text": (2, 8, 10), "media": (2, 1, 9, 7)},
+        {},
+    ),
     "gated vector": (
-        {"type": "GatedCrossAttention", "channels": 8, "media_channels": 7, "heads": 2, "head_channels": 4,
-         "widening": 4, "gate": "vector", "conventions": conventions(FLAMINGO)},
-        {"text": (2, 9, 8), "media": (2, 1, 5, 7)}, {},
-    ),  # fmt: skip
+        {
+            "type": "GatedCrossAttention",
+            "channels": 8,
+            "media_channels": 7,
+            "heads": 2,
+            "head_channels": 4,
+            "widening": 4,
+            "gate": "vector",
+            "conventions": conventions(FLAMINGO),
+        },
+        {"text": (2, 9, 8), "media": (2, 1, 5, 7)},
+        {},
+    ),
     "autoregressive": (
-        {"type": "PerceiverAR", "vocabulary": 17, "length": 11, "latents": 4, "channels": 12, "layers": 2,
-         "cross_heads": 2, "self_heads": 3, "cross_widening": 2, "self_widening": 2, "position_table": True,
-         "conventions": conventions(AUTOREGRESSIVE, activation="gelu_erf")},
-        {"ids": (2, 9)}, {"prefix": 5},
-    ),  # fmt: skip
+        {
+            "type": "PerceiverAR",
+            "vocabulary": 17,
+            "length": 11,
+            "latents": 4,
+            "channels": 12,
+            "layers": 2,
+            "cross_heads": 2,
+            "self_heads": 3,
+            "cross_widening": 2,
+            "self_widening": 2,
+            "position_table": True,
+            "conventions": conventions(AUTOREGRESSIVE, activation="gelu_erf"),
+        },
+        {"ids": (2, 9)},
+        {"prefix": 5},
+    ),
 }
 
 
@@ -86,7 +137,9 @@ def made(name: str, *, traced: bool = True, style: Style | None = None, seed: in
     params = {}
     for path, parameter in tree.flatten(rebuilt.model.parameters()).items():
         values = rng.standard_normal(parameter.shape)
-        params[path] = values / np.sqrt(parameter.shape[0]) if path.endswith("weight") else 0.3 * values + path.endswith("scale")
+        params[path] = (
+            values / np.sqrt(parameter.shape[0]) if path.endswith("weight") else 0.3 * values + path.endswith("scale")
+        )
     ours = run(rebuilt, params, inputs, call, points=lambda point: True if traced else None)
     meta: Config = {"peer": "perceiver-ref", "class": config["type"], "dtype": "float64", "call": call, "tied": {},
                     "tolerance": {}, "config": {k: v for k, v in config.items() if k != "type"}}  # fmt: skip

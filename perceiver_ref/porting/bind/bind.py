@@ -206,6 +206,8 @@ def _finished(
         doubts = Doubts(solver, records, case.grad_params, gradients, felt).settle()
         made = replace(plain, parameters=dict(solver.bound.sources), ambiguous=tuple(doubts))
         result, message = _verified(case, made, records, solver)
+    if not message and (lost := _lost(case, outputs, tape)):
+        message = f"the port's output {lost} is none of the reference's, which has one of that size"
     verified = not message
     rows = [_row(path, solver, doubts.get(path), verified) for path in target.shapes]
     traced = {p.part.name for p in points.values()}
@@ -262,6 +264,17 @@ def _outputs(case: Case, records: Records, tape: Tape) -> dict[str, Part]:
             if np.shape(tape.at(ref, {})) == array.shape:
                 made[name] = Part(theirs, View(), None)
     return made
+
+
+def _lost(case: Case, outputs: Mapping[str, Part], tape: Tape) -> str:
+    """An output of the port that the reference has one as large as, neither being matched; "" where there is none.
+
+    A map that gives some outputs alone is no match: what the others are made of was not seen.
+    """
+    used = {part.name for part in outputs.values()}
+    sizes = {np.size(tape.at(ref, {})) for name, ref in tape.outputs.items() if name not in outputs}
+    lost = (n for n, a in case.outputs.items() if a.dtype.kind == "f" and n not in used and a.size in sizes)
+    return next(lost, "")
 
 
 def _points(case: Case, records: Records, tape: Tape) -> dict[str, Point]:

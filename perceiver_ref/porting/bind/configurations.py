@@ -60,7 +60,9 @@ class _Port:
         self.sizes = Counter(a.size for a in arrays)
         self.vectors = Counter(s[0] for s in self.shapes if len(s) == 1)
         self.tables = {s for s in self.shapes if len(s) == 2} | {s[::-1] for s in self.shapes if len(s) == 2}
-        dims = {n for s in self.shapes for n in s} | {s[i] * s[i + 1] for s in self.shapes for i in range(len(s) - 1) if len(s) > 2}
+        dims = {n for s in self.shapes for n in s} | {
+            s[i] * s[i + 1] for s in self.shapes for i in range(len(s) - 1) if len(s) > 2
+        }
         dims |= {n // k for n in dims for k in (2, 3) if n % k == 0 and n // k > 1}
         self.dims = sorted(dims)[:_MOST_DIMS]
         self.floats = {n: a.shape for n, a in case.inputs.items() if a.dtype.kind == "f"}
@@ -195,9 +197,9 @@ def _elements(port: _Port) -> Iterator[tuple[int, int]]:
 def _latents(port: _Port) -> Iterator[tuple[int, int]]:
     """(N, D) of a table of latents, D being as wide as some norm."""
     for n, d in sorted(port.tables):
-        if port.vectors[d] >= 2 and port.wide(d, True):
-            if port.output[-2:] in ((n, d), (d, n)) or not port.traced or _seen(port, n, d):
-                yield n, d
+        shown = port.output[-2:] in ((n, d), (d, n)) or not port.traced or _seen(port, n, d)
+        if shown and port.vectors[d] >= 2 and port.wide(d, True):
+            yield n, d
 
 
 def _seen(port: _Port, n: int, d: int) -> bool:
@@ -219,7 +221,9 @@ def _perceiver_io(port: _Port) -> Iterator[Guess]:
                     for which, fit in _fits(port.total, once + lasts, layer):
                         widths = {"cross_widening": wc, "self_widening": ws, "qk_channels": qk, "v_channels": v,
                                   "self_qk_channels": sqk, "self_v_channels": sv}  # fmt: skip
-                        yield _io(port, {"inputs": c, "latents": n, "channels": d, **widths}, gated, fit, decoders[which])
+                        yield _io(
+                            port, {"inputs": c, "latents": n, "channels": d, **widths}, gated, fit, decoders[which]
+                        )
 
 
 def _io(port: _Port, given: Config, gated: bool, fit: _Fit, last: tuple[np.ndarray, Config | None, Config]) -> Guess:
@@ -312,7 +316,9 @@ def _resampler(port: _Port) -> Iterator[Guess]:
                             "heads": heads, "head_channels": inner // heads, "widening": w, "frames": t,
                             "conventions": _conventions(FLAMINGO, fit, gated),
                         }  # fmt: skip
-                        cost = 2.0 * gated + (fit.norm == "rms") + (inner != d) + 0.5 * (t is not None) + 0.2 * fit.layers
+                        cost = (
+                            2.0 * gated + (fit.norm == "rms") + (inner != d) + 0.5 * (t is not None) + 0.2 * fit.layers
+                        )
                         opened = {"conventions.norm_eps": _EPSILONS, "+heads": _heads_of(inner),
                                   "latents_in_keys": (True, False), "conventions.activation": _ACTIVATIONS}  # fmt: skip
                         yield Guess(config, opened, {}, cost)
@@ -359,13 +365,18 @@ def _autoregressive(port: _Port) -> Iterator[Guess]:
         m, n, vocabulary = ids.shape[1], port.output[1], port.output[2]
         embeddings = [c for rows, c in port.tables if rows == vocabulary and port.vectors[c]]
         for c, d in itertools.product(dict.fromkeys(embeddings), sorted(port.vectors)):
-            lengths = [None, *(rows for rows, width in sorted(port.tables) if width == c and rows >= m and rows != vocabulary)]
+            lengths = [
+                None,
+                *(rows for rows, width in sorted(port.tables) if width == c and rows >= m and rows != vocabulary),
+            ]
             for length, attend, (gated, wc, ws) in itertools.product(lengths, ("kv", "q"), _mlps(port, d)):
                 qk = c if attend == "kv" else d
                 for mapped, final in itertools.product((True, False), (True, False)):
                     if (not mapped and c != d) or (attend == "q" and c == d) or not port.attends(d, c, qk, qk):
                         continue
-                    once = _plain(vocabulary * c + (length or 0) * c + (c * d + d) * mapped + d * vocabulary + vocabulary)
+                    once = _plain(
+                        vocabulary * c + (length or 0) * c + (c * d + d) * mapped + d * vocabulary + vocabulary
+                    )
                     once = once + _attention(d, c, qk, qk) + _norms(d, c, d) + _mlp(d, wc, gated) + _norms(d) * final
                     layer = _attention(d, d, d, d) + _norms(d, d) + _mlp(d, ws, gated)
                     for _, fit in _fits(port.total, once, layer):

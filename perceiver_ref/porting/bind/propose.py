@@ -138,13 +138,10 @@ class _Search:
         return bool(made.verified)
 
     def _by_outputs(self) -> bool:
-        """Whether some choice gives the port's outputs with the parameters as they are bound or guessed, and verifies."""
+        """Whether some choice gives the port's outputs with the parameters as they are guessed, and verifies."""
         if self.best is None:
             return False
-        for chosen in self._choices():
-            if self._gives(chosen) and self._bound(chosen):
-                return True
-        return False
+        return any(self._gives(chosen) and self._bound(chosen) for chosen in self._choices())
 
     def _choices(self) -> Iterator[Chosen]:
         """All choices, those first that change least."""

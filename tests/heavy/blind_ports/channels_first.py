@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 _CONVENTIONS: dict[str, Any] = {
     "type": "Conventions",
@@ -79,7 +78,7 @@ class ConvMLP(nn.Module):
         self.expand, self.squeeze = nn.Conv1d(c, c * ratio, 1), nn.Conv1d(c * ratio, c, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.squeeze(functional.silu(self.expand(x)))
+        return self.squeeze(nn.functional.silu(self.expand(x)))
 
 
 class Stage(nn.Module):

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 CONFIG: dict[str, Any] = {
     "type": "PerceiverIO",
@@ -66,16 +65,16 @@ class Layer(nn.Module):
             self.lny_w, self.lny_b = nn.Parameter(torch.ones(e)), nn.Parameter(torch.zeros(e))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        normed = functional.layer_norm(x, x.shape[-1:], self.ln1_w, self.ln1_b)
-        seen = normed if self.own else functional.layer_norm(y, y.shape[-1:], self.lny_w, self.lny_b)
+        normed = nn.functional.layer_norm(x, x.shape[-1:], self.ln1_w, self.ln1_b)
+        seen = normed if self.own else nn.functional.layer_norm(y, y.shape[-1:], self.lny_w, self.lny_b)
         q = torch.einsum("bnd,hdk->bhnk", normed, self.W_Q)
         k = torch.einsum("bme,hek->bhmk", seen, self.W_K)
         v = torch.einsum("bme,hew->bhmw", seen, self.W_V)
         pattern = torch.softmax(torch.einsum("bhnk,bhmk->bhnm", q, k) / q.shape[-1] ** 0.5, -1)
         z = torch.einsum("bhnm,bhmw,hwd->bnd", pattern, v, self.W_O)
         x = x + z if self.keep else z
-        hidden = functional.layer_norm(x, x.shape[-1:], self.ln2_w, self.ln2_b) @ self.W_in + self.b_in
-        return x + functional.gelu(hidden, approximate="tanh") @ self.W_out + self.b_out
+        hidden = nn.functional.layer_norm(x, x.shape[-1:], self.ln2_w, self.ln2_b) @ self.W_in + self.b_in
+        return x + nn.functional.gelu(hidden, approximate="tanh") @ self.W_out + self.b_out
 
 
 class HookedPerceiver(nn.Module):
