@@ -53,6 +53,7 @@ def check(options: argparse.Namespace) -> int:
     held = measured.limits(options)
     print(f"{'case':<{width}}  result  outputs   gradients     NMSE")
     results: list[Result] = []
+    together = 1 if options.peer_file else options.jobs  # a peer of one's own is known in this process alone
     checked = partial(
         check_file,
         mine=options.outputs,
@@ -63,7 +64,7 @@ def check(options: argparse.Namespace) -> int:
         limits=held,
         read=reader(options.map),
     )
-    made = jobs.results(checked, [path for path, _ in files], options.jobs, options.kernels)
+    made = jobs.results(checked, [path for path, _ in files], together, options.kernels)
     for result, (_, name) in zip(steps(made, "case", len(files)), files):
         results.append(result)
         _print(result, f"{name:<{width}}", every=options.measures)

@@ -23,9 +23,7 @@ def number(text: str) -> int:
     return int(text)
 
 
-def results(
-    check: Callable[[Path], Result], paths: Sequence[Path], jobs: int, mode: str = "fast"
-) -> Iterator[Result]:
+def results(check: Callable[[Path], Result], paths: Sequence[Path], jobs: int, mode: str = "fast") -> Iterator[Result]:
     """`check(path)` of every path, as soon as it and all before it are there; `mode` of kernels in the processes.
 
     `check` must be a function of a module, or a partial one. `InputError` where a process was killed.
@@ -39,12 +37,14 @@ def results(
     try:
         yield from pool.map(partial(_checked, check, mode), paths)
     except BrokenProcessPool:
-        raise InputError("a process that checked cases was killed, for want of memory perhaps; give fewer --jobs") from None
+        raise InputError(
+            "a process that checked cases was killed, perhaps for want of memory; give fewer --jobs"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _checked(check: Callable[[Path], Result], mode: str, path: Path) -> Result:
-    with kernels(mode):  # type: ignore[arg-type]
+    with kernels(mode):
         made = check(path)
     return replace(made, agreements=[a._replace(measures=dict(a.measures)) for a in made.agreements])

@@ -25,7 +25,6 @@ pytest.importorskip("diffusers", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("timm", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("open_clip", reason="needs the extra: perceiver-ref[peers]")
 pytest.importorskip("einops", reason="needs the extra: perceiver-ref[peers]")
-import torch
 from heavy import resampler_configurations as resamplers
 from heavy import sets_configurations as sets
 from heavy.draw import Draw

@@ -28,4 +28,3 @@ def parameters_of(subject: Subject, gradients: GradientDiagnosis | None) -> list
         ParameterUse(name, array.shape, aliases.get(name, name) in names, errors.get(f"grad_param/{name}"))
         for name, array in subject.case.params.items()
     ]
-

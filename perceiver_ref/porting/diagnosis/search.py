@@ -251,7 +251,11 @@ class Search:
                 if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
                     return self.scores[-1]
             own = [score for score in self.scores if score.chosen[0].cause == cause]
-            if own and (best := min(own, key=lambda score: score.remaining)).remaining <= EXPLAINED and self._leaves_rounding(best):
+            if (
+                own
+                and (best := min(own, key=lambda score: score.remaining)).remaining <= EXPLAINED
+                and self._leaves_rounding(best)
+            ):
                 return best
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
@@ -264,7 +268,9 @@ class Search:
 
     def _with_second(self, best: _Score) -> tuple[str, list[Cause]]:
         if best.remaining > NOTHING and self.fit.noise:
-            for candidate in in_time(self.found):  # a variant that is rare may fit better than the one that explains enough
+            for candidate in in_time(
+                self.found
+            ):  # a variant that is rare may fit better than the one that explains enough
                 if candidate.rare and candidate.cause == best.chosen[0].cause:
                     self._try((candidate,))
             best = min(self.scores, key=lambda score: score.remaining)

@@ -27,7 +27,20 @@ MANY = 1024
 HEAVY = 1 << 26
 """Attention with more logits than this is computed for a few queries."""
 _BY_ROWS = frozenset(
-    ["linear", "layer_norm", "rms_norm", "gelu_erf", "gelu_tanh", "relu", "silu", "squared_relu", "add", "multiply", "subtract", "divide"]
+    [
+        "linear",
+        "layer_norm",
+        "rms_norm",
+        "gelu_erf",
+        "gelu_tanh",
+        "relu",
+        "silu",
+        "squared_relu",
+        "add",
+        "multiply",
+        "subtract",
+        "divide",
+    ]
 )
 _MOVING = frozenset(("reshape", "transpose"))
 
@@ -223,6 +236,7 @@ class Part:
 
     def _spread(self, op: Op, arguments: Sequence[Any], static: dict[str, Any], cut: Any) -> Any:
         """What the op gives for the rows that are looked at, with zeros in all others."""
+
         def part(i: int, value: Any) -> Any:
             data = array_of(value)
             if i in cut and is_array(data) and data.ndim > 1 and data.shape[-2] == self.rows:

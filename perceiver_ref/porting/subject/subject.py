@@ -229,4 +229,3 @@ def _tamed(array: np.ndarray) -> np.ndarray:
         return array
     tamed: np.ndarray = np.clip(array, -_LARGE, _LARGE)
     return tamed
-
