@@ -89,7 +89,7 @@ COMMANDS = (
             ("export config.json --peer hf --out vectors", "another implementation's configuration"),
             ("export config.json --peer hf --probe --weights F --out probe", "of real weights, in kilobytes"),
             ("export --pack pack", "every kind of model, and each operation"),
-            ("export perceiver-io/language --audit", "which known deviations its cases tell apart"),
+            ("export perceiver-io/language --audit", "which deviations its cases tell apart"),
         ),
         "0 when it is done, with --audit 1 when a deviation is not told apart, 2 for bad input",
     ),

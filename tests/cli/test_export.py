@@ -31,7 +31,7 @@ def test_a_preset_exports_small_and_passes_check(capsys, tmp_path: Path) -> None
     out = tmp_path / "vectors"
     done = invoke(capsys, "export", LANGUAGE, "--out", out, "--json", tmp_path / "made.json")
     assert (done.code, done.err) == (0, "")
-    assert "smaller than published (--full is not): encoder.inputs 768 -> 6;" in done.out
+    assert "smaller than published (--full is not): encoder.inputs 768 -> 9;" in done.out
     made = json.loads((tmp_path / "made.json").read_text())["cases"]
     assert f"{LANGUAGE}/masked-row" in made
     assert [row["id"] for row in json.loads((out / "index.json").read_text())["cases"]] == made
@@ -80,11 +80,11 @@ def test_our_own_configuration_is_one_too(capsys, tmp_path: Path) -> None:
 
 def test_options_change_what_they_say(capsys, tmp_path: Path) -> None:
     options = ("--cases", "plain", "--batch", "3", "--inputs", "5", "--seed", "7", "--dtype", "float32")
-    options = (*options, "--no-gradients", "--no-trace", "--sizes", "latents=7", "--dialect", "hf", "--safetensors")
+    options = (*options, "--no-gradients", "--no-trace", "--sizes", "latents=4", "--dialect", "hf", "--safetensors")
     assert invoke(capsys, "export", LANGUAGE, "--out", tmp_path / "vectors", *options).code == 0
     found = case(tmp_path / "vectors")
     assert found.inputs["inputs"].shape == (3, 5)
-    assert found.params["encoder/latents"].shape == (7, 8)
+    assert found.params["encoder/latents"].shape == (4, 15)
     assert found.outputs["out"].dtype == np.float32
     assert (found.trace, found.grad_params, found.meta["seed"]) == ({}, {}, 7)
     assert found.meta["config"]["encoder"]["conventions"]["activation"] == "gelu_erf"
@@ -153,7 +153,7 @@ def test_nothing_is_left_when_a_case_fails(capsys, tmp_path: Path, monkeypatch) 
         (("perceiver-io/languag", "--out", "{}/x"), "did you mean 'perceiver-io/language'"),
         ((LANGUAGE, "--out", "{}/x", "--sizes", "latent=3"), "unknown size 'latent'; did you mean 'latents'"),
         ((LANGUAGE, "--out", "{}/x", "--sizes", "latents=0"), "latents must be a whole number above 0"),
-        ((LANGUAGE, "--out", "{}/x", "--sizes", "channels=9"), "divisible by heads"),
+        ((LANGUAGE, "--out", "{}/x", "--sizes", "channels=10"), "divisible by heads"),
         ((LANGUAGE, "--out", "{}/x", "--cases", "padded"), "did you mean 'padding'"),
         ((LANGUAGE, "--out", "{}/x", "--cases", "non-square"), "has no case 'non-square'; it has plain"),
         ((LANGUAGE, "--out", "{}/x", "--inputs", "300"), "300 positions"),

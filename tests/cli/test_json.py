@@ -107,7 +107,7 @@ def runs(command: str, folder: Path) -> list[list[list[object]]]:
             ]
         ],
         "compare": [[["compare", folder / "right.npz", folder / "wrong.npz"]]],
-        "export": [[exported]],
+        "export": [[exported, [*exported[:6], "--audit", "--budget", "1", "--no-gradients"]]],
         "explain": [[["explain", "flamingo/resampler-3b"]]],
         "train": [[["train"]], [["train", "digits", "--out", folder / "run"]]],
         "info": [[["info"]]],
