@@ -111,6 +111,11 @@ PLANTED: dict[str, tuple[str, str, Callable[[Case], Case]]] = {
         "open-flamingo/gated_immediate",
         weights(lambda name, a: np.full_like(a, 40.0) if name.endswith("_gate") else a),  # tanh 40 is 1 in float64
     ),
+    "queries that are padding attend": (
+        "mask-ignored",
+        "evolla/aligner_gated_xattn",
+        inputs(query_attn_mask=np.ones_like),
+    ),
     "another epsilon": ("layer-norm-eps", "idefics2/resampler_mqa_sdpa", option(rms_norm_eps=1e-3)),
 }
 

@@ -18,10 +18,10 @@ from ...models.attention import Attention, join_heads, split_heads
 from ...models.flamingo.gated_xattn import GatedCrossAttention
 from ...models.flamingo.resampler import ResamplerLayer
 from ...models.tracing import where
-from .base import Candidate, Change, Exchange, Match, OpReplacement, Survey, at, exchanged, groups, replaced
+from .base import Candidate, Change, Exchange, Match, OpReplacement, Survey, exchanged, groups
 from .fused import attention_params
+from .masks import everywhere
 
-_OPS = ("attention", "attention_weights")
 _SCALES: dict[str, Callable[[int, int], float]] = {
     "none": lambda d, heads: 1.0,
     "1 / d": lambda d, heads: 1 / d,
@@ -38,13 +38,6 @@ def _places(found: Survey) -> list[str]:
     return found.ops.get("attention", [])
 
 
-def _everywhere(found: Survey, cause: str, variant: str, replacement: OpReplacement) -> Iterator[Candidate]:
-    """The same replacement of the op in each group of places."""
-    for label, match, rare in groups(_places(found)):
-        change = replaced(at(dict.fromkeys(_OPS, replacement), match))
-        yield Candidate(cause, f"{variant}, {label}", change, rare)
-
-
 def attention_scale(found: Survey) -> Iterator[Candidate]:
     """Logits scaled otherwise than by 1 / sqrt(d)."""
     for name, factor in _SCALES.items():
@@ -55,7 +48,7 @@ def attention_scale(found: Survey) -> Iterator[Candidate]:
             return op(*arguments, **{**static, "scale": factor(q.shape[-1], heads)})
 
         if _places(found):
-            yield from _everywhere(found, "attention-scale", f"scale {name}", run)
+            yield from everywhere(found, "attention-scale", f"scale {name}", run)
     yield from attention_scale_by_width(found)
 
 
@@ -85,7 +78,7 @@ def softmax_axis(found: Survey) -> Iterator[Candidate]:
         ("heads, less each query's largest logit", -3, True),
     ):
         if _places(found):
-            yield from _everywhere(found, "softmax-axis", f"softmax over {name}", _over(axis, lowered))
+            yield from everywhere(found, "softmax-axis", f"softmax over {name}", _over(axis, lowered))
 
 
 def _over(axis: int, lowered: bool) -> OpReplacement:
@@ -117,13 +110,13 @@ def _over(axis: int, lowered: bool) -> OpReplacement:
 def mask_inverted(found: Survey) -> Iterator[Candidate]:
     """True taken for padding."""
     if found.masked:
-        yield from _everywhere(found, "mask-inverted", "True taken for padding", _with_mask(lambda mask: ~mask))
+        yield from everywhere(found, "mask-inverted", "True taken for padding", _with_mask(lambda mask: ~mask))
         yield Candidate(
             "mask-inverted", "True taken for padding in the features alone", Change(parts=_features_mask_inverted)
         )
-        yield from _everywhere(found, "mask-inverted", "masked and kept keys exchanged in the logits", _exchanged_keys)
+        yield from everywhere(found, "mask-inverted", "masked and kept keys exchanged in the logits", _exchanged_keys)
         variant = "True taken for padding, and rows without any key by the other rule"
-        yield from _everywhere(found, "mask-inverted", variant, _inverted_by_the_other_rule)
+        yield from everywhere(found, "mask-inverted", variant, _inverted_by_the_other_rule)
 
 
 def _inverted_by_the_other_rule(op: Op, arguments: Any, static: Any) -> Any:
@@ -153,7 +146,7 @@ def _features_mask_inverted() -> Exchange:
 def mask_ignored(found: Survey) -> Iterator[Candidate]:
     """No mask."""
     if found.masked:
-        yield from _everywhere(found, "mask-ignored", "no mask", _with_mask(lambda mask: None))
+        yield from everywhere(found, "mask-ignored", "no mask", _with_mask(lambda mask: None))
 
 
 def _with_mask(change: Callable[[Any], Any]) -> OpReplacement:
@@ -172,7 +165,7 @@ def fully_masked_row(found: Survey) -> Iterator[Candidate]:
         return op(*arguments, **{**static, "masked_rows": other})
 
     if found.masked:
-        yield from _everywhere(found, "fully-masked-row", "average in place of zero, or zero in place of it", flipped)
+        yield from everywhere(found, "fully-masked-row", "average in place of zero, or zero in place of it", flipped)
         yield Candidate(
             "fully-masked-row", "text before the first medium gets the average", Change(parts=_average_unseen)
         )
@@ -182,7 +175,7 @@ def fully_masked_row(found: Survey) -> Iterator[Candidate]:
             exchanged({GatedCrossAttention.apply: _no_mlp}),
         )
         for fill in (-1e4, -1e9, -100.0, -65504.0, -1e30):
-            yield from _everywhere(found, "fully-masked-row", f"{fill:g} added to masked logits", _filled(fill))
+            yield from everywhere(found, "fully-masked-row", f"{fill:g} added to masked logits", _filled(fill))
 
 
 def _no_mlp(original: Any, self: Any, p: Tree, x: Any, media: Any, *, mask: Any = None, **rest: Any) -> Any:
@@ -254,7 +247,7 @@ def head_layout(found: Survey) -> Iterator[Candidate]:
         ("split by a reshape without a transpose", True, False),
         ("split and joined by reshapes without transposes", True, True),
     ):
-        yield from _everywhere(found, "head-layout", name, _reshaped(split, joined))
+        yield from everywhere(found, "head-layout", name, _reshaped(split, joined))
 
 
 def _columns(part: Tree, order: Any) -> Tree:
