@@ -107,5 +107,5 @@ def _json(found: Binding) -> dict[str, Any]:
         "parameters": [vars(row) for row in found.rows],
         "left_over": found.left_over,
         "unmatched": found.unmatched,
-        **({} if found.proposal is None else {"proposed": [vars(c) for c in found.proposal.candidates]}),
+        "proposed": [] if found.proposal is None else [vars(c) for c in found.proposal.candidates],
     }

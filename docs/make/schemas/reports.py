@@ -77,6 +77,15 @@ REPORTS: dict[str, list[dict[str, Any]]] = {
             ],
             "left_over": [TEXT],
             "unmatched": [TEXT],
+            "proposed": [
+                {
+                    "config": named(ANYTHING),
+                    "call": named(ANYTHING),
+                    "verified": TRUTH,
+                    "message": TEXT,
+                    "undecided": named([ANYTHING]),
+                }
+            ],
         }
     ],
     "diagnose": [
