@@ -1,8 +1,8 @@
 """A configuration for a port that states none: from its shapes, and what they do not tell by running.
 
 Shapes leave a few guesses (`configurations`). Each is bound, and what is open in it, such as heads, is tried: on the
-likeliest parameters by their outputs, and, where the port recorded values inside, by how many parameters they bind. Only what
-`bind` verifies is proposed as such; fields of which other values verify as well are said to be undecided.
+likeliest parameters by their outputs, and, where the port recorded values inside, by how many parameters they bind.
+Only what `bind` verifies is proposed as such; fields of which other values verify as well are said to be undecided.
 """
 
 from __future__ import annotations
