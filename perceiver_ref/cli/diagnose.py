@@ -188,8 +188,8 @@ def _is_wrong(name: str, affected: set[str]) -> bool:
 
 
 def _print(found: Diagnosis, *, every: bool) -> None:
-    tried = [f"tried: {', '.join(found.tried)}"] if found.tried else []
-    print("\n".join([*map(opened, _verdict(found)), *tried, *(f"note: {note}" for note in found.notes)]))
+    searched = [f"tried: {', '.join(found.tried)}"] if found.tried else []
+    print("\n".join([*map(opened, _verdict(found)), *searched, *(f"note: {note}" for note in found.notes)]))
     if found.points and (every or found.verdict != "match"):
         _print_points(found, every=every)
     if found.verdict != "match" and (tried := _tried(found)):

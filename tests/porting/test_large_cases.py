@@ -15,8 +15,8 @@ import pytest
 from porting.test_diagnose import PLANTED, case_of, option, outputs_of, planted, taller
 
 from perceiver_ref.cli import main
+from perceiver_ref.host.budget import Budget, in_time, spending
 from perceiver_ref.porting.cases import Case, write_case
-from perceiver_ref.porting.diagnosis.budget import Budget, in_time, spending
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.porting.subject import Subject, course, large
 

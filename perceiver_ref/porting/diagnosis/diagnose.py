@@ -8,12 +8,14 @@ Gradients are compared when the outputs are right or explained, and a wrong one 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ...errors import input_errors
+from ...host.budget import LARGE, SECONDS, Budget, spending
 from ...host.files import AnyPath
 from ..cases import Case, read_case
 from ..compare.answers import answered
@@ -24,7 +26,6 @@ from ..measures import measures
 from ..subject import NOTHING, Arrays, Cause, Subject
 from ..subject.large import LargeSubject, is_large
 from ..tolerances import tolerances
-from .budget import LARGE, SECONDS, Budget, spending
 from .envelope import Roundings
 from .excerpt import backward_excerpt, forward_excerpt
 from .formats import base_of
@@ -225,5 +226,6 @@ def _outputs(subject: Subject, path: str, heads: Heads) -> tuple[Diagnosis, list
     if search.weights is not None:
         return made, [(search.weights,)]
     said = [(cause.cause, cause.variant) for cause in explanation]
-    ranked = sorted(search.scores, key=lambda s: [(c.cause, c.variant) for c in s.chosen] != said)
+    scores: Sequence[Any] = search.scores
+    ranked = sorted(scores, key=lambda s: [(c.cause, c.variant) for c in s.chosen] != said)
     return made, [score.chosen for score in ranked if score.remaining <= max(NOTHING, ranked[0].remaining)]

@@ -13,12 +13,12 @@ from itertools import groupby
 
 import numpy as np
 
+from ...host.budget import in_time
 from ...host.progress import steps
 from ..deviations import Candidate
 from ..deviations.precision import everything
 from ..deviations.quantized import family
 from ..deviations.weights import FLOATING, form_of
-from .budget import in_time
 from .envelope import FEW, Roundings
 from .fit import Fit
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...host.budget import in_time
 from ...host.progress import steps
 from ...models.tracing import where
 from ..deviations import Candidate, Survey, candidates
@@ -23,7 +24,6 @@ from ..deviations.base import layer_of
 from ..subject import course as courses
 from ..subject.course import Part, rows_of
 from ..subject.large import AGREES, LargeSubject, closeness
-from .budget import in_time
 
 RIGHT = 0.01
 """A deviation sets a point right when it leaves at most this part of the difference there,"""
@@ -109,7 +109,7 @@ class Local:
         return None
 
     def _variants(self, right: Iterable[Right]) -> Iterator[tuple[Candidate, frozenset[str]]]:
-        """What is tried in the rest of the model: of each cause that fits the groups of places, then the place alone."""
+        """What is tried in the rest of the model: of each cause that fits its groups of places, then the place alone."""
         every = self._every
         given, count = set[int](), 0
         for _, local, hidden in right:
@@ -150,18 +150,19 @@ class Near:
         self.tried = 0
         self.theirs = subject.expected[name].astype(np.float64)
         agreed = {course.points[o] for o, n in subject.numbers.items() if n < self.before and o in subject.given}
-        self.leading = course.leading(self.end, agreed - {self.end})
+        self.leading = course.needed([self.end], agreed - {self.end})
+        self.agreed = {i for i in agreed if i != self.end and layer_of(course.steps[i].place) != self.layer}
         own = {i for i in range(self.end + 1) if layer_of(course.steps[i].place) == self.layer}
         own |= {i for i in range(self.end + 1) if course.steps[i].passed == self.before}
         self.inside = self.leading | own
-        self.all_needed = course.needed(self.inside)
+        self.all_needed = course.needed(self.inside, self.agreed)
         self.begin = min(i for i in self.inside if i >= min(own | {self.end}))
 
     def search(self) -> Iterator[Right]:
         """Deviations made only here that set the point right; of each cause the best first."""
         course, given = self.subject.course, set[tuple[str, str]]()
         for chosen in (self.leading, self.inside):
-            for right in self._search(chosen, course.needed(chosen)):
+            for right in self._search(chosen, course.needed(chosen, self.agreed)):
                 key = (right.candidate.cause, right.candidate.variant)
                 if key not in given:
                     given.add(key)

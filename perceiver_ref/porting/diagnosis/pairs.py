@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...host.budget import in_time
 from ...host.progress import steps
 from ..cases.compare import difference
 from ..deviations import Candidate
 from ..subject import NOTHING, Arrays
-from .budget import in_time
 from .fit import Fit
 from .parts import SMALL, Parts
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...host.budget import in_time
 from ...host.progress import steps
 from ..deviations import Candidate
 from ..rounding.arithmetic import DIGITS
 from ..subject import Arrays
-from .budget import in_time
 from .fit import Fit
 
 EXACT = 0.02

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...host.budget import in_time
 from ...host.progress import steps
 from ..deviations import Candidate, candidates
 from ..deviations.precision import everything
 from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
 from ..rounding.grid import is_nearest, is_stored_in, on_grid
 from ..subject import EXPLAINED, NOTHING, Arrays, Cause, Subject
-from .budget import in_time
 from .envelope import Roundings
 from .fit import Fit
 from .formats import Formats, is_autocast, name_of

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
+from ...autograd.modes import kernels
 from ...errors import InputError
 from ..cases import TOLERANCES
 from ..cases.compare import gradient_tolerance, largest_of
@@ -104,7 +105,9 @@ def diagnose_gradients(
         if isinstance(error, InputError) and not chosen:
             raise
         return GradientDiagnosis("not checked", under=under)
-    roundings = GradientRoundings(lambda near: _graph(subject, chosen, near), target.by_name, target.named)
+    roundings = GradientRoundings(
+        lambda near: _graph(subject, chosen, near), target.by_name, target.named, once=subject.is_large
+    )
     made = GradientDiagnosis("match", errors=target.errors(), under=under, roundings=roundings.known)
     made.ours, made.theirs = target.named, target.expected
     made.error = largest(made.errors.values())
@@ -167,8 +170,9 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
 
 def _graph(subject: Subject, chosen: Sequence[Candidate], near: Callable[[Any], Any] = lambda values: values) -> Graph:
     """The reference's graph, with deviations, on parameters and inputs that `near` may round."""
-    cotangents = {name: np.asarray(c, np.float64) for name, c in subject.case.cotangents.items()}
-    with deviating(chosen, subject.rebuilt.model, near(subject.params)) as (model, params):
+    cotangents = {name: np.asarray(c, subject.dtype) for name, c in subject.case.cotangents.items()}
+    # what a deviation calls goes past the handlers inside of its own
+    with kernels("plain"), deviating(chosen, subject.rebuilt.model, near(subject.params)) as (model, params):
         return record(partial(subject.run, model=model), params, near(subject.inputs), cotangents)
 
 

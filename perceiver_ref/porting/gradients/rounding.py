@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from ...autograd import tree
 from ...autograd.backend import is_array
 from ...autograd.core import Op, Tensor, array_of
 from ...autograd.handlers import handle
 from ...autograd.ops.attention import keep_used, scale_factor, slopes
 from ..cases.compare import difference
 from ..exchange import exchanged_steps
-from ..rounding.arithmetic import DIGITS, MOVING, kept_digits, rounded, rounded_tree
+from ..rounding.arithmetic import DIGITS, MOVING, kept_digits, lowered, rounded, rounded_tree
 from ..rounding.attention import logits, weights
 from ..rounding.steps import Rounding
 from .graph import Graph, Pull, Ran
@@ -43,8 +44,11 @@ class GradientRoundings:
         record: Callable[[Callable[[Any], Any]], Graph],
         by_name: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]],
         ours: Mapping[str, np.ndarray],
+        *,
+        once: bool = False,
     ) -> None:
-        self.record, self.by_name, self.ours = record, by_name, ours
+        """`once`: a single run, of a large model."""
+        self.record, self.by_name, self.ours, self.once = record, by_name, ours, once
         self.known: dict[str, dict[str, float]] = {}
 
     def at(self, dtype: str) -> dict[str, float]:
@@ -52,10 +56,12 @@ class GradientRoundings:
         if dtype not in self.known:
             largest = dict.fromkeys(self.ours, 0.0)
             kept = kept_digits(dtype)
-            for seed in range(_RUNS):
+            for seed in (1,) if self.once else range(_RUNS):
                 rng = np.random.default_rng(seed) if seed else None
 
                 def near(value: Any, rng: np.random.Generator | None = rng) -> Any:
+                    if value.dtype == np.float32:  # of a large model, which is run in it
+                        return lowered(value, dtype, rng)
                     if rng is not None:
                         value = value * (1 + rng.uniform(-1, 1, np.shape(value)) * 2.0**-kept)
                     return rounded(value, kept)
@@ -65,7 +71,7 @@ class GradientRoundings:
 
                 products = DIGITS["tf32"] if dtype == "tf32" else None
                 with _forward(near, products), exchanged_steps({"linear_positions": grid}), np.errstate(all="ignore"):
-                    graph = self.record(lambda values: rounded_tree(values, kept))
+                    graph = self.record(lambda values: _stored(values, dtype, kept))
                 with np.errstate(all="ignore"):
                     made = self.by_name(graph.walk(near, _pulls(near, products)))
                 for name, array in made.items():
@@ -83,6 +89,12 @@ class GradientRoundings:
             return False
         sizes = {name: float(np.abs(array).max(initial=0.0)) for name, array in self.ours.items()}
         return all(e >= LEAST * limits[name] / FACTOR or sizes[name] <= limits[name] for name, e in errors.items())
+
+
+def _stored(values: Any, dtype: str, kept: int) -> Any:
+    """Parameters or inputs as they are in a format."""
+    wide = any(a.dtype == np.float64 for _, a in tree.leaves(values) if is_array(a))
+    return rounded_tree(values, kept) if wide else tree.map(lambda a: lowered(a, dtype), values)
 
 
 def _forward(near: _Round, products: int | None) -> Any:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...host.budget import in_time
 from ..subject import EXPLAINED, NOTHING, Cause
 from .backward import ROWS, Place, Wrong, described, factor_said, flows, narrowed, padding, scaled, shared
 from .finishing import finishes
@@ -94,12 +95,12 @@ class GradientSearch:
     def _chosen(self, wrongs: Iterable[Wrong], strict: bool) -> Iterator[Wrong]:
         fitting = [wrong for wrong in wrongs if self._fits(wrong.places, strict)]
         if strict:
-            return iter(fitting)
+            return in_time(fitting)
 
         def strangers(wrong: Wrong) -> int:
             return (self._reached(wrong.places) & self.target.right).bit_count()
 
-        return iter(sorted(fitting, key=strangers)[:_LOOSE])
+        return in_time(sorted(fitting, key=strangers)[:_LOOSE])
 
     def _flows(self, strict: bool) -> None:
         """Gradients stopped, or of the other sign; other factors are kept for `_factors`."""

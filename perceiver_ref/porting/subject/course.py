@@ -26,22 +26,9 @@ MANY = 1024
 """Of fewer rows all are computed, unless they attend to many."""
 HEAVY = 1 << 26
 """Attention with more logits than this is computed for a few queries."""
-_BY_ROWS = frozenset(
-    [
-        "linear",
-        "layer_norm",
-        "rms_norm",
-        "gelu_erf",
-        "gelu_tanh",
-        "relu",
-        "silu",
-        "squared_relu",
-        "add",
-        "multiply",
-        "subtract",
-        "divide",
-    ]
-)
+_ELEMENTWISE = frozenset(("add", "multiply", "subtract", "divide"))
+_ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu", "silu", "squared_relu")
+_BY_ROWS = _ELEMENTWISE | {"linear", "layer_norm", "rms_norm", *_ACTIVATIONS}
 _MOVING = frozenset(("reshape", "transpose"))
 
 
@@ -101,20 +88,10 @@ class Course:
         if is_array(array):
             self._known[id(array)] = (ref(array), number)
 
-    def needed(self, chosen: Iterable[int]) -> set[int]:
-        """These steps, and those that they depend on."""
+    def needed(self, chosen: Iterable[int], given: Collection[int] = ()) -> set[int]:
+        """These steps, and those that they depend on, without what lies behind the results of the `given` steps."""
         found = set(chosen)
         waiting = list(found)
-        while waiting:
-            for source in self.steps[waiting.pop()].sources:
-                if source >= 0 and source not in found:
-                    found.add(source)
-                    waiting.append(source)
-        return found
-
-    def leading(self, end: int, given: Collection[int]) -> set[int]:
-        """The steps that `end` depends on, without those that lie behind what is given, the results of these steps."""
-        found, waiting = {end}, [end]
         while waiting:
             for source in self.steps[waiting.pop()].sources:
                 if source >= 0 and source not in found and source not in given:
@@ -216,7 +193,7 @@ class Part:
 
     def _computed(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         arguments = tuple(map(self.widened, arguments))
-        first = array_of(arguments[0]) if arguments else None
+        first: Any = array_of(arguments[0]) if arguments else None
         if op.name not in self.few or not is_array(first) or first.ndim < 2 or first.shape[-2] != self.rows:
             return op(*arguments, **static)
         if op.name == "attention":
@@ -247,9 +224,6 @@ class Part:
         full = xp(made).zeros((*made.shape[:-2], self.rows, made.shape[-1]), made.dtype)
         full[..., self.chosen, :] = made
         return full
-
-
-_ELEMENTWISE = frozenset(("add", "multiply", "subtract", "divide"))
 
 
 def _flat(arguments: Sequence[Any]) -> list[Any]:

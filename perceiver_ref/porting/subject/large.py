@@ -176,6 +176,10 @@ class LargeSubject(Subject):
         many = f"{len(some)} large maps of attention weights are compared only before the first difference"
         return [*told, *([many] if some else [])]
 
+    def replaced(self, hidden: Collection[str] = ()) -> set[int]:
+        """The steps whose results the case's own values take the place of, but for those of `hidden` points."""
+        return {self.course.points.get(ours, -1) for ours in self.given if ours.rpartition(".")[2] not in hidden}
+
     def look_at_maps(self) -> None:
         """Compare the large maps of attention weights that lead to the first difference: one may be the first."""
         if self.first is None or not self.first.startswith("trace/"):
@@ -193,7 +197,7 @@ class LargeSubject(Subject):
                 key = f"trace/{name}"
                 self.points[name], self.stands_for[ours] = ours, after
                 self.closeness[key], self.ours[key] = close, made
-                expected = {n: a for n, a in self.expected.items()}
+                expected = dict(self.expected)
                 self.expected.clear()
                 for other, array in expected.items():
                     if other == self.first:
@@ -238,11 +242,11 @@ class LargeSubject(Subject):
     ) -> tuple[str | None, Arrays]:
         """Run with deviations, from one point to the next: (the first point that is apart, {}) or (None, outputs).
 
-        Points that are made before step `begin` are taken as they are in the case, those that are `hidden` left. With `end`, one of our points, the
-        run ends there, and all points before are right.
+        Points that are made before step `begin` are taken as they are in the case, `hidden` ones are left as they are.
+        With `end`, one of our points, the run ends there, and all points before are right.
         """
         steps = self.course.steps
-        needed = self.course.needed(range(begin, len(steps)))
+        needed = self.course.needed(range(begin, len(steps)), self.replaced(hidden))
         part = Part(steps, needed, self.dtype, begin)
 
         def forced(ours: str, value: Any) -> Any:
@@ -291,11 +295,14 @@ class LargeSubject(Subject):
 
         def forced(ours: str, value: Any) -> Any:
             given = self.given.get(ours)
-            if given is not None and hidden is not None and layer_of(ours) == layer:
-                if not self.agrees(closeness(to_host(array_of(value)), given)):
-                    hidden.add(ours.rpartition(".")[2])
-                    return value
-            return value if given is None else given
+            if given is None:
+                return value
+            if hidden is None or layer_of(ours) != layer:
+                return given
+            if self.agrees(closeness(to_host(array_of(value)), given)):
+                return given
+            hidden.add(ours.rpartition(".")[2])
+            return value
 
         limit = self.numbers.get(self.stands_for.get(target, target), len(self.numbers))
         before = {ours for ours, number in self.numbers.items() if number < limit}
@@ -317,7 +324,7 @@ class LargeSubject(Subject):
 
 
 def _at_points(names: Collection[str], forced: Callable[[str, Any], Any]) -> Any:
-    """Within this context, `forced(name, value)` in place of the value of each of these points, where it comes first."""
+    """Within this context, `forced(name, value)` in place of the value of each of these points, where it is first."""
     done: set[str] = set()
 
     def point(original: Any, name: str, value: Any) -> Any:

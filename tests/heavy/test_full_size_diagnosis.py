@@ -1,0 +1,174 @@
+"""`diagnose` at the sizes that people have: transformers' models with a deviation planted in the live peer.
+
+Times are told in those of `perceiver-ref run` of the same model on the same machine (`pytest -m heavy -s`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from heavy.peer import randomise, torch, transformers
+
+import perceiver_ref as pr
+from perceiver_ref.porting.cases import read_case, write_case
+from perceiver_ref.weights.formats.npz import write_npz
+
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
+modeling = transformers.models.perceiver.modeling_perceiver
+RUNS, GIB = 3.0, 2**30
+SMALLER = {
+    "qk_channels": 64,
+    "v_channels": 256,
+    "d_latents": 256,
+    "num_latents": 61,
+    "d_model": 192,
+    "num_self_attends_per_block": 6,
+    "max_position_embeddings": 331,
+}
+
+
+def language(size: str) -> tuple[Any, dict[str, Any]]:
+    config = transformers.PerceiverConfig(**(SMALLER if size == "middle" else {"qk_channels": 256, "v_channels": 1280}))
+    count = config.max_position_embeddings
+    ids = np.random.default_rng(0).integers(6, 262, (1, count))
+    mask = (np.arange(count) < 3 * count // 4)[None].astype(np.int64)
+    return transformers.PerceiverForMaskedLM(config).eval(), {"inputs": ids, "attention_mask": mask}
+
+
+def images(size: str) -> tuple[Any, dict[str, Any]]:
+    config = transformers.PerceiverConfig(
+        num_latents=512,
+        d_latents=1024,
+        d_model=261,
+        num_blocks=8,
+        num_self_attends_per_block=6,
+        num_cross_attention_heads=1,
+        num_self_attention_heads=8,
+        num_labels=1000,
+    )
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    return transformers.PerceiverForImageClassificationFourier(config).eval(), {"inputs": pixels}
+
+
+def tanh_gelu(model: Any, patch: pytest.MonkeyPatch) -> None:
+    for part in model.modules():
+        if isinstance(part, modeling.PerceiverMLP):
+            part.intermediate_act_fn = torch.nn.GELU(approximate="tanh")
+
+
+def epsilon(model: Any, patch: pytest.MonkeyPatch) -> None:
+    for part in model.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            part.eps = 1e-3
+
+
+def transposed(model: Any, patch: pytest.MonkeyPatch) -> None:
+    layers = model.perceiver.encoder.self_attends
+    weight = layers[len(layers) // 2].attention.output.dense.weight
+    with torch.no_grad():
+        weight.copy_(weight.T.clone())
+
+
+def unscaled(model: Any, patch: pytest.MonkeyPatch) -> None:
+    class Other:
+        sqrt = staticmethod(lambda x: 1.0)
+
+    patch.setattr(modeling, "math", Other)
+
+
+def heads(model: Any, patch: pytest.MonkeyPatch) -> None:
+    def split(self: Any, x: Any, width: int) -> Any:
+        return x.view(*x.shape[:2], width, self.num_heads).permute(0, 3, 1, 2)
+
+    patch.setattr(modeling.PerceiverSelfAttention, "transpose_for_scores", split)
+
+
+PLANTED: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
+    "activation": tanh_gelu,
+    "layer-norm-eps": epsilon,
+    "weight-transposed": transposed,
+    "attention-scale": unscaled,
+    "head-layout": heads,
+}
+
+
+def timed(arguments: list[object]) -> tuple[int, float, float]:
+    """A command in a process of its own: (exit code, seconds, peak bytes)."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "perceiver_ref", *map(str, arguments)])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return (
+        process.returncode,
+        time.perf_counter() - started,
+        usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    )
+
+
+def recorded(
+    made: tuple[Any, dict[str, Any]], plant: str, folder: Path, patch: pytest.MonkeyPatch, *, traced: bool
+) -> Path:
+    """A case of the right weights and of what the model with the deviation makes of the inputs."""
+    model, inputs = made
+    randomise(model, seed=0)
+    state = {name: value.clone().numpy() for name, value in model.state_dict().items()}
+    PLANTED[plant](model, patch)
+    with pr.record(model, folder / "case.npz", points=None if traced else set()), torch.no_grad():
+        model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    patch.undo()
+    case = read_case(folder / "case.npz")
+    case.params.update({name: state[name] for name in case.params if name in state})
+    write_case(folder / "case.npz", case)
+    return folder / "case.npz"
+
+
+def diagnosed(case: Path, *options: object) -> tuple[dict[str, Any], float, float]:
+    code, seconds, memory = timed(["diagnose", case, "--json", case.with_suffix(".json"), *options])
+    assert code in (0, 1)
+    return json.loads(case.with_suffix(".json").read_text()), seconds, memory
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+def test_a_middle_sized_model(plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer parameters than large cases have: by the search of small ones."""
+    found, seconds, _ = diagnosed(recorded(language("middle"), plant, tmp_path, monkeypatch, traced=True))
+    print(f"\n{plant}: {found['verdict']}, {found['causes']} in {seconds:.1f} s")
+    assert (found["verdict"], found["causes"]) == ("deviation", [plant])
+
+
+@pytest.mark.parametrize("made", [language, images])
+@pytest.mark.parametrize("plant", PLANTED)
+def test_with_traces(made: Any, plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if made is images and plant == "head-layout":
+        pytest.skip("its cross-attentions have one head")
+    model, inputs = made("full")
+    case = recorded((model, inputs), plant, tmp_path, monkeypatch, traced=True)
+    model.save_pretrained(tmp_path / "weights")
+    write_npz(tmp_path / "inputs.npz", inputs)
+    run = ["run", "--peer", "hf", "--weights", tmp_path / "weights", "--inputs", tmp_path / "inputs.npz"]
+    code, one, _ = timed([*run, "--output", tmp_path / "out.npz"])
+    assert code == 0
+    found, seconds, memory = diagnosed(case)
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    above = (memory - case.stat().st_size - weights) / GIB
+    print(f"\n{made.__name__}, {plant}: {found['causes']}, {seconds / one:.1f} runs of {one:.1f} s, {above:+.1f} GiB")
+    assert (found["verdict"], found["causes"]) == ("deviation", [plant])
+    assert found["first_divergence"]
+    assert above <= 2
+    assert seconds <= RUNS * one + case.stat().st_size / 200e6  # and what it takes to read the traced values
+
+
+def test_without_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is everywhere in the model is among the first that are tried."""
+    found, seconds, _ = diagnosed(recorded(language("full"), "activation", tmp_path, monkeypatch, traced=False))
+    print(f"\nwithout traces: {found['causes']} in {seconds:.1f} s")
+    assert (found["verdict"], found["causes"]) == ("deviation", ["activation"])
