@@ -109,7 +109,7 @@ class Local:
         return None
 
     def _variants(self, right: Iterable[Right]) -> Iterator[tuple[Candidate, frozenset[str]]]:
-        """What is tried in the rest of the model: of each cause that fits its groups of places, then the place alone."""
+        """What is tried in the rest of the model: of each cause that fits, groups of places, then the place alone."""
         every = self._every
         given, count = set[int](), 0
         for _, local, hidden in right:
