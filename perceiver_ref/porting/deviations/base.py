@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +14,7 @@ from ...autograd.core import Op, array_of
 from ...autograd.handlers import Step, handle
 from ...autograd.observing import observe
 from ...autograd.tree import Tree
+from ...errors import InputError
 from ...models.module import Module
 from ...models.tracing import trace, where
 from ...peers.names import View
@@ -153,7 +154,8 @@ class Survey:
             return part
 
         if self.model is not None:
-            kept(self.model.map_parts(kept))
+            with suppress(InputError):  # a part that never runs may have sizes that none can have
+                kept(self.model.map_parts(kept))
         return made
 
     def of_class(self, cls: type[M]) -> list[M]:
