@@ -13,7 +13,7 @@ from ...autograd.handlers import handle
 from ...host.progress import steps
 from ..cases import Case
 from ..cases.compare import gradient_tolerance, largest_of
-from ..check import tolerances
+from ..tolerances import tolerances
 from ..deviations import Candidate, candidates
 from ..gradients.backward import ROWS, Wrong, flows, padding, scaled, shared
 from ..gradients.diagnose import has_gradients
