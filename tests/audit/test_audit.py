@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import perceiver_ref as pr
-from perceiver_ref.cli import main
+from perceiver_ref.cli.main import main
 from perceiver_ref.porting.audit import Audit, audited
 from perceiver_ref.porting.audit.alike import alike
 from perceiver_ref.porting.audit.cover import cover
@@ -165,7 +165,7 @@ def test_the_command_names_what_is_missed(tmp_path: Path, capsys: pytest.Capture
     for case in cases(RESAMPLER, WEAK, ["plain"]):
         write_case(tmp_path / "weak.npz", case)
     report = tmp_path / "report.json"
-    assert main.main(["export", str(tmp_path / "weak.npz"), "--audit", "--json", str(report)]) == 1
+    assert main(["export", str(tmp_path / "weak.npz"), "--audit", "--json", str(report)]) == 1
     assert f"not told apart: {BY_HEADS[0]} ({BY_HEADS[1]})" in capsys.readouterr().out
     found = json.loads(report.read_text())["audit"]
     assert found["complete"] is False
@@ -186,6 +186,6 @@ def test_bad_input_is_one_line(
     arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main.main(["export", *arguments]) == 2
+    assert main(["export", *arguments]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert says in line
