@@ -109,13 +109,13 @@ def diagnose(case: Case, path: str = "", *, budget: float | None = None) -> Diag
 
     `budget`: seconds that the search for a cause may take; by default 25, and for a large case more.
     """
-    heads, large, began = Heads(), is_large(case), time.monotonic()
+    heads, large, began = Heads(), is_large(case), time.thread_time()
     with input_errors("the inputs do not fit the model"), heads.watching():
         subject = LargeSubject(case) if large else Subject(case)
     own = budget is None
     if budget is None:
-        budget = max(SECONDS, LARGE * (time.monotonic() - began) if large else 0.0)
-    with spending(Budget(budget, time.thread_time if own and not large else time.monotonic)) as spent:
+        budget = max(SECONDS, LARGE * (time.thread_time() - began) if large else 0.0)
+    with spending(Budget(budget, time.thread_time if own else time.monotonic)) as spent:
         made = _diagnosed(subject, path, heads)
     made.notes = list(made.notes)
     made.stopped = spent.stopped

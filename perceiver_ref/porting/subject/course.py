@@ -151,19 +151,25 @@ class Part:
     chosen: Any = None
     wide: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     """Arrays in `dtype`, kept for the next run"""
+    number: int = -1
+    """Of the newest step"""
+
+    def begun(self) -> bool:
+        """Whether the next step is one of those from where on all are computed."""
+        return self.number + 1 >= self.begin
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Within this context the model runs as this part."""
-        number, in_step = -1, True
+        self.number, in_step = -1, True
 
         def run(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
-            nonlocal number, in_step
-            number += 1
-            if in_step and number < len(self.steps):
-                step = self.steps[number]
-                in_step = step.op == op.name and (number < self.begin or step.place == where())
-                if in_step and number not in self.needed:
+            nonlocal in_step
+            self.number += 1
+            if in_step and self.number < len(self.steps):
+                step = self.steps[self.number]
+                in_step = step.op == op.name and (self.number < self.begin or step.place == where())
+                if in_step and self.number not in self.needed:
                     return self._dummy(step)
             return self._computed(op, arguments, static)
 

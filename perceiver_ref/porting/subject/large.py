@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -248,6 +250,7 @@ class LargeSubject(Subject):
         steps = self.course.steps
         needed = self.course.needed(range(begin, len(steps)), self.replaced(hidden))
         part = Part(steps, needed, self.dtype, begin)
+        chosen = [replace(c, here=partial(_both, part.begun, c.here)) for c in chosen] if begin else chosen
 
         def forced(ours: str, value: Any) -> Any:
             if ours == end:
@@ -321,6 +324,11 @@ class LargeSubject(Subject):
             return None
         made = outputs.get(target.removeprefix("output/"))
         return None if made is None else to_host(made)
+
+
+def _both(begun: Callable[[], bool], here: Callable[[], bool] | None) -> bool:
+    """Where a deviation is made of which only a part of the model is run."""
+    return begun() and (here is None or here())
 
 
 def _at_points(names: Collection[str], forced: Callable[[str, Any], Any]) -> Any:
