@@ -14,10 +14,9 @@ from perceiver_ref.errors import InputError
 from perceiver_ref.porting.bind.configurations import guesses
 from perceiver_ref.porting.cases import Case, write_case
 
-QUICK = ("encoder",)
 
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.heavy) for n in MODELS])
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", MODELS)
 def test_the_configuration_is_found(name: str) -> None:
     port, config = made(name)
     found = pr.bind(port, seconds=120)
@@ -52,6 +51,7 @@ def test_shapes_of_nothing_known() -> None:
         pr.bind(Case(port.meta, port.params, inputs=port.inputs, outputs=port.outputs))
 
 
+@pytest.mark.heavy
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port, config = made("encoder")
     write_case(tmp_path / "port.npz", port)

@@ -13,7 +13,6 @@ from ...autograd.handlers import handle
 from ...host.progress import steps
 from ..cases import Case
 from ..cases.compare import gradient_tolerance, largest_of
-from ..tolerances import tolerances
 from ..deviations import Candidate, candidates
 from ..gradients.backward import ROWS, Wrong, flows, padding, scaled, shared
 from ..gradients.diagnose import has_gradients
@@ -21,6 +20,7 @@ from ..gradients.graph import Graph, record
 from ..gradients.target import Target
 from ..rounding.arithmetic import DIGITS
 from ..subject import Arrays, Subject
+from ..tolerances import tolerances
 from .once import once
 
 PLAINLY = 100.0

@@ -21,8 +21,7 @@ from ...autograd.core import array_of
 from ...models.tracing import trace, where
 from ..cases import Case
 from ..cases.compare import difference
-from ..cases.execution import named_points
-from ..cases.execution import spread
+from ..cases.execution import named_points, spread
 from ..deviations import Candidate, deviating, survey
 from ..deviations.base import layer_of
 from ..exchange import exchanged_steps
