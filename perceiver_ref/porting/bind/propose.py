@@ -25,8 +25,8 @@ from .maps import Map, read_source
 from .target import Target, To
 from .translate import translate
 
-_SLICE = 5.0
-"""Seconds for one search among many."""
+_SLICES = 1.0, 5.0
+"""Seconds that a binding is tried for: a right configuration is mostly bound at once, and a wrong one never."""
 _GUESSES = 6
 _RUNS = 4_000
 _CLEARLY = 10.0
@@ -76,15 +76,14 @@ def propose(case: Case, bind: Callable[..., Any], *, seconds: float) -> Proposal
     deadline = time.monotonic() + seconds
     proposal = Proposal([Candidate(configured(g, _first(g)), g.call) for g in found[:_GUESSES]])
     most = -1
-    for guess, candidate in zip(found, proposal.candidates):
-        if time.monotonic() > deadline:
-            break
-        search = _Search(case, bind, guess, candidate, min(deadline, time.monotonic() + seconds / 2))
-        made = search.run()
-        if made is not None and (made.verified or search.most > most):
-            proposal.binding, most = made, search.most
-        if made is not None and made.verified:
-            break
+    for each in _SLICES:
+        for guess, candidate in zip(found, proposal.candidates):
+            if time.monotonic() > deadline or (proposal.binding is not None and proposal.binding.verified):
+                break
+            search = _Search(case, bind, guess, candidate, min(deadline, time.monotonic() + seconds / 2), each)
+            made = search.run()
+            if made is not None and (made.verified or search.most > most):
+                proposal.binding, most = made, search.most
     if proposal.binding is None:
         raise InputError(f"{case.name}: cannot tell its configuration from its shapes; say what it is with --to")
     return proposal
@@ -98,9 +97,9 @@ class _Search:
     """One guess, its open fields tried."""
 
     def __init__(
-        self, case: Case, bind: Callable[..., Any], guess: Guess, candidate: Candidate, deadline: float
+        self, case: Case, bind: Callable[..., Any], guess: Guess, candidate: Candidate, deadline: float, each: float
     ) -> None:
-        self.bind = bind
+        self.bind, self.each = bind, each
         self.case, self.guess, self.candidate, self.deadline = case, guess, candidate, deadline
         self.chosen = _first(guess)
         self.best: Any = None
@@ -127,7 +126,7 @@ class _Search:
         candidate = replace(self.candidate, config=configured(self.guess, chosen))
         left = self.deadline - time.monotonic()
         try:
-            made = self.bind(self.case, candidate.to, seconds=max(min(_SLICE, left), 0.5))
+            made = self.bind(self.case, candidate.to, seconds=max(min(self.each, left), 0.5))
         except InputError as error:
             self.candidate.message = str(error) if self.most < 0 else self.candidate.message
             return False
