@@ -64,8 +64,12 @@ def check(options: argparse.Namespace) -> int:
         limits=held,
         read=reader(options.map),
     )
-    made = jobs.results(checked, [path for path, _ in files], together, options.kernels)
-    for result, (_, name) in zip(steps(made, "case", len(files)), files):
+    paths = [path for path, _ in files]
+    if together == 1:
+        made = (checked(path) for path in steps(paths, "case"))
+    else:
+        made = (each for each in steps(jobs.results(checked, paths, together, options.kernels), "case", len(paths)))
+    for result, (_, name) in zip(made, files):
         results.append(result)
         _print(result, f"{name:<{width}}", every=options.measures)
     passed = sum(result.status == "pass" for result in results)

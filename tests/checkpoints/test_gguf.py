@@ -111,7 +111,7 @@ def test_run_gives_what_the_same_arrays_in_npz_give(tmp_path: Path, capsys: Any)
         assert ran.code == 0, ran.err
         made.append(read_npz(tmp_path / "out.npz"))
     assert made[0].keys() == made[1].keys()
-    np.testing.assert_array_equal(made[0]["out"], made[1]["out"])
+    np.testing.assert_array_equal(made[0]["output/out"], made[1]["output/out"])
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "Q4_K", "Q6_K", "IQ4_NL", "MXFP4"])

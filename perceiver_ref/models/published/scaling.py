@@ -28,6 +28,7 @@ from ..inputs import TextInput
 from ..perceiver_io import PerceiverIO
 from ..positions import TrainablePositions
 from ..queries import PositionQueries
+from ..resamplers import AttentionPool, Resampler
 
 SIZES = ("latents", "channels", "layers", "blocks", "heads", "inputs", "length", "classes")
 """What can be asked for."""
@@ -124,13 +125,30 @@ def _decoder(decoder: Decoder, model: PerceiverIO, sizes: Sizes) -> Decoder:
     )
 
 
-def _resampler(model: PerceiverResampler, sizes: Sizes) -> PerceiverResampler:
+def _resampler(model: Any, sizes: Sizes) -> Any:
     channels = sizes.get("channels", model.channels)
     heads = sizes.get("heads") or _heads(model.heads, [channels])
     if channels % heads:
         raise InputError(f"channels ({channels}) must be divisible by the number of heads ({heads})")
     latents, layers = sizes.get("latents", model.latents), sizes.get("layers", model.layers)
     return replace(model, channels=channels, latents=latents, layers=layers, heads=heads)
+
+
+def _pool(model: AttentionPool, sizes: Sizes) -> AttentionPool:
+    old, channels = model.channels, sizes.get("channels", model.channels)
+    heads = sizes.get("heads") or _heads(model.heads, [channels])
+    if channels % heads:
+        raise InputError(f"channels ({channels}) must be divisible by the number of heads ({heads})")
+    hidden = None if model.hidden is None else max(model.hidden * channels // old, 1)
+    features = channels if model.features == old else model.features
+    return replace(
+        model,
+        channels=channels,
+        features=features,
+        latents=sizes.get("latents", model.latents),
+        heads=heads,
+        hidden=hidden,
+    )
 
 
 def _gated(model: GatedLayers, sizes: Sizes) -> GatedLayers:
@@ -166,6 +184,8 @@ def _common(first: int, second: int) -> int:
 _ROWS: dict[type, tuple[Callable[[Any], tuple[str, ...]], Callable[[Any, Sizes], Any]]] = {
     PerceiverIO: (_of_perceiver_io, _perceiver_io),
     PerceiverResampler: (lambda model: ("latents", "channels", "layers", "heads"), _resampler),
+    Resampler: (lambda model: ("latents", "channels", "layers", "heads"), _resampler),
+    AttentionPool: (lambda model: ("latents", "channels", "heads"), _pool),
     GatedLayers: (lambda model: ("channels", "layers", "heads"), _gated),
 }
 """Of each class that presets have: the sizes that a model of it has, and how it gets others."""
