@@ -65,10 +65,11 @@ def check(options: argparse.Namespace) -> int:
         read=reader(options.map),
     )
     paths = [path for path, _ in files]
+    made: Iterator[Result]
     if together == 1:
         made = (checked(path) for path in steps(paths, "case"))
     else:
-        made = (each for each in steps(jobs.results(checked, paths, together, options.kernels), "case", len(paths)))
+        made = steps(jobs.results(checked, paths, together, options.kernels), "case", len(paths))
     for result, (_, name) in zip(made, files):
         results.append(result)
         _print(result, f"{name:<{width}}", every=options.measures)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -134,18 +134,26 @@ class Option:
     required: bool = False
 
 
-_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+T = TypeVar("T")
 
 
 @contextmanager
-def told() -> Iterator[list[str]]:
-    """The inherited names that `options` passes over inside, each once, in a list that grows."""
-    names: list[str] = []
-    token = _told.set(names)
+def _collecting(variable: ContextVar[list[T] | None]) -> Iterator[list[T]]:
+    """A list of its own for what is noted in the variable inside."""
+    noted: list[T] = []
+    token = variable.set(noted)
     try:
-        yield names
+        yield noted
     finally:
-        _told.reset(token)
+        variable.reset(token)
+
+
+_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+
+
+def told() -> AbstractContextManager[list[str]]:
+    """The inherited names that `options` passes over inside, each once, in a list that grows."""
+    return _collecting(_told)
 
 
 class Read(NamedTuple):
@@ -161,16 +169,10 @@ class Read(NamedTuple):
 _read: ContextVar[list[Read] | None] = ContextVar("read", default=None)
 
 
-@contextmanager
-def tables_read() -> Iterator[list[Read]]:
+def tables_read() -> AbstractContextManager[list[Read]]:
     """The tables of options that are read inside, in a list that grows: what the schemas of configurations are made
     of."""
-    rows: list[Read] = []
-    token = _read.set(rows)
-    try:
-        yield rows
-    finally:
-        _read.reset(token)
+    return _collecting(_read)
 
 
 @dataclass(frozen=True)
@@ -185,15 +187,9 @@ class Asked:
 _asked: ContextVar[list[Asked] | None] = ContextVar("asked", default=None)
 
 
-@contextmanager
-def asked() -> Iterator[list[Asked]]:
+def asked() -> AbstractContextManager[list[Asked]]:
     """What the calls inside take (`read_call`), in a list that grows."""
-    calls: list[Asked] = []
-    token = _asked.set(calls)
-    try:
-        yield calls
-    finally:
-        _asked.reset(token)
+    return _collecting(_asked)
 
 
 def options(

@@ -78,8 +78,8 @@ def _encoder(encoder: Encoder, sizes: Sizes) -> Encoder:
     heads = sizes.get("heads") or _heads(encoder.self_heads, fixed)
     cross = encoder.cross_heads if channels == old else _heads(encoder.cross_heads, fixed)
     each = {name: _multiple(width, _common(heads, cross)) for name, width in widths.items() if width != channels}
-    if channels % heads and not encoder.conventions.free_widths:
-        raise InputError(f"channels ({channels}) must be divisible by the number of heads ({heads})")
+    if not encoder.conventions.free_widths:
+        _check_heads(channels, heads)
     blocks, changed = sizes.get("blocks", encoder.blocks), dict[str, Any]({**widths, **each})
     return replace(
         encoder,
@@ -125,11 +125,15 @@ def _decoder(decoder: Decoder, model: PerceiverIO, sizes: Sizes) -> Decoder:
     )
 
 
+def _check_heads(channels: int, heads: int) -> None:
+    if channels % heads:
+        raise InputError(f"channels ({channels}) must be divisible by the number of heads ({heads})")
+
+
 def _resampler(model: Any, sizes: Sizes) -> Any:
     channels = sizes.get("channels", model.channels)
     heads = sizes.get("heads") or _heads(model.heads, [channels])
-    if channels % heads:
-        raise InputError(f"channels ({channels}) must be divisible by the number of heads ({heads})")
+    _check_heads(channels, heads)
     latents, layers = sizes.get("latents", model.latents), sizes.get("layers", model.layers)
     return replace(model, channels=channels, latents=latents, layers=layers, heads=heads)
 
@@ -137,8 +141,7 @@ def _resampler(model: Any, sizes: Sizes) -> Any:
 def _pool(model: AttentionPool, sizes: Sizes) -> AttentionPool:
     old, channels = model.channels, sizes.get("channels", model.channels)
     heads = sizes.get("heads") or _heads(model.heads, [channels])
-    if channels % heads:
-        raise InputError(f"channels ({channels}) must be divisible by the number of heads ({heads})")
+    _check_heads(channels, heads)
     hidden = None if model.hidden is None else max(model.hidden * channels // old, 1)
     features = channels if model.features == old else model.features
     return replace(
