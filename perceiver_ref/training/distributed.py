@@ -107,9 +107,14 @@ class Nccl(Mpi):
         self.ring = nccl.NcclCommunicator(self.size, self.share(nccl.get_unique_id()), self.rank)
 
     def total(self, arrays: dict[str, Array], scale: float = 1.0) -> dict[str, Array]:
-        return _by_dtype(arrays, scale, self._summed, self.cupy.asarray)
+        host = {name for name, array in arrays.items() if isinstance(array, (np.ndarray, np.generic))}
+        there = {name: array for name, array in arrays.items() if name not in host}
+        here = super().total({name: arrays[name] for name in arrays if name in host}, scale)
+        made = here | _by_dtype(there, scale, self._on_devices, lambda array: array)
+        return {name: made[name] for name in arrays}
 
-    def _summed(self, flat: Any) -> Any:
+    def _on_devices(self, flat: Any) -> Any:
+        """The sum over processes of one array (n,) of each, on their devices; it is queued, nothing waits for it."""
         shares = _shares(flat, self.size)
         theirs = self.cupy.empty_like(shares)
         kind = {"f": {2: self.nccl.NCCL_FLOAT16, 4: self.nccl.NCCL_FLOAT32, 8: self.nccl.NCCL_FLOAT64}}[
@@ -193,9 +198,7 @@ def _by_dtype(
             array = arrays[name]
             piece = total[start : start + part.size].reshape(array.shape)
             start += part.size
-            if isinstance(array, (np.ndarray, np.generic)) and not isinstance(piece, np.ndarray):
-                piece = piece.get()
-            elif not isinstance(array, (np.ndarray, np.generic)) and isinstance(piece, np.ndarray):
+            if isinstance(piece, np.ndarray) and not isinstance(array, (np.ndarray, np.generic)):
                 piece = module("cupy").asarray(piece)
             made[name] = piece
     return made

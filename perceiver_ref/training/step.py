@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,9 +70,11 @@ def training_step(
         scale = optimizer.scale(state) if way.mixed else 1.0
         if way.parts == way.reducer.size == 1:
             made = part_of(batch, trained, frozen, call, scale)
+            gradients, finished = made.gradients, lambda: made
         else:
-            made = _in_parts(task, way, batch, call, lambda b, c: part_of(b, trained, frozen, c, scale))
-        trained, state = optimizer.step(trained, made.gradients, state)
+            gradients, finished = _in_parts(task, way, batch, call, lambda b, c: part_of(b, trained, frozen, c, scale))
+        trained, state = optimizer.step(trained, gradients, state)
+        made = finished()
         return {path: trained.get(path, p) for path, p in params.items()}, state, made.loss, made.metrics
 
     return step
@@ -93,26 +95,32 @@ class Part:
     def sums(self) -> dict[str, Any]:
         """What is added over parts beside gradients, by key."""
         weight = np.float64(float(self.weight))
-        found = {f"metric/{name}": float(m) * weight for name, m in self.metrics.items()}
-        return {**found, "loss": float(self.loss) * weight, "weight": weight}
+        return {
+            "loss": float(self.loss) * weight,
+            **{f"metric/{name}": float(m) * weight for name, m in self.metrics.items()},
+        }
 
 
 def _in_parts(
     task: Task, way: Way, batch: Mapping[str, Any], call: Call, compute: Callable[[Mapping[str, Any], Call], Part]
-) -> Part:
-    """The mean of what each part gives: this process computes its own, and every sum is taken in one order."""
+) -> tuple[dict[str, Array], Callable[[], Part]]:
+    """The means over parts: of gradients, and a function that gives those of all else.
+
+    This process computes its own parts, and every sum is taken in one order. Numbers of the loss and metrics wait for a
+    device, so that an update is better begun before they are asked for.
+    """
     rank, size = way.reducer.rank, way.reducer.size
-    total: dict[str, Array] = {}
+    parts: list[Part] = []
     gradients: dict[str, Array] = {}
     scale = 1.0
-    running, seen, like = call.state, False, None
+    running = call.state
     for i in range(way.parts):
         number = rank * way.parts + i
         some = task.split(batch, number, size * way.parts)
         empty = not task.rows(some)
         if empty:  # fewer rows than parts: it counts for nothing, but has the shapes of one that does
             some = task.split(batch, size * way.parts - 1, size * way.parts)
-        if empty and seen:
+        if empty and parts:
             continue
         own = Call(True, running, None if call.key is None else (*_tuple(call.key), number))
         made = compute(some, own)
@@ -120,27 +128,31 @@ def _in_parts(
             made.weight = 0
         elif own.updates and running is not None:
             running = merged(running, own.updates)
-        seen, like = True, made
-        for key, value in made.sums().items():
-            total[key] = total[key] + value if key in total else value
+        parts.append(replace(made, gradients={}))
+        dtypes = {path: g.dtype for path, g in made.gradients.items()}
         if way.parts == 1:  # scaled all together, below
             gradients, scale = made.gradients, float(made.weight)
             continue
         for path, g in made.gradients.items():
             weighted = g * _like(made.weight, g)
             gradients[path] = as_array(gradients[path] + weighted) if path in gradients else weighted
-    assert like is not None
-    statistics = {} if running is call.state else {f"state/{path}": a for path, a in tree.leaves(running)}
-    total |= {key: a / size for key, a in statistics.items()}
-    total = way.reducer.total(total)
-    weight = float(total["weight"])
-    if statistics:
-        kept = [total[key] for key in statistics]
-        call.updates.update(tree.unflatten_like(running, kept))
+    weight = float(way.reducer.total({"weight": np.float64(sum(float(part.weight) for part in parts))})["weight"])
     summed = way.reducer.total(gradients, scale / weight)
-    gradients = {path: summed[path].astype(g.dtype, copy=False) for path, g in like.gradients.items()}
-    metrics = {name: float(total[f"metric/{name}"]) / weight for name in like.metrics}
-    return Part(gradients, float(total["loss"]) / weight, metrics, weight)
+
+    def finished() -> Part:
+        total = dict.fromkeys(parts[0].sums(), np.float64(0))
+        for part in parts:
+            total = {key: total[key] + value for key, value in part.sums().items()}
+        if running is not call.state:
+            total |= {f"state/{path}": array / size for path, array in tree.leaves(running)}
+        total = way.reducer.total(total)
+        if running is not call.state:
+            kept = [total[f"state/{path}"] for path, _ in tree.leaves(running)]
+            call.updates.update(tree.unflatten_like(running, kept))
+        metrics = {name: float(total[f"metric/{name}"]) / weight for name in parts[0].metrics}
+        return Part({}, float(total["loss"]) / weight, metrics, weight)
+
+    return {path: summed[path].astype(dtypes[path], copy=False) for path in summed}, finished
 
 
 def merged(state: Tree, updates: Tree) -> Tree:
