@@ -3,7 +3,8 @@
 Needs the extra `distributed` and an MPI launcher. The batch stays the same, so that n processes would at best take a
 n-th of the time; with `--weak` each process has a whole batch, and n would at best take the same time. Efficiency is
 the share of that which is reached. The sums over processes begin when all gradients are there: none of their time, a
-column of its own, is hidden behind the walk back.
+column of its own, is hidden behind the walk back. That column is of steps of their own, which wait for the device
+before and after a sum; the steps that are timed wait for nothing but their loss.
 """
 
 from __future__ import annotations
@@ -81,27 +82,28 @@ class Filled(Task):
 
 def worker(size: str, backend: str, steps: int, weak: bool) -> None:
     """Time some steps in this process, one of several; the first prints them."""
-    inner = reducer(None, backend)
+    processes = reducer(None, backend)
     synchronize = module("cupy").cuda.runtime.deviceSynchronize if backend == "cupy" else lambda: None
-    processes = Timed(inner, synchronize)
     given, batch = SIZES[size]
     task = Filled(given, batch * processes.size if weak else batch)
     params = {path: to_backend(p, backend) for path, p in tree.flatten(task.init()).items()}
     optimizer = optim.adamw(1e-3)
     state = optimizer.init(params)
-    step = training_step(task, task.init(), optimizer, backend, Way(1, processes))
-    seconds, sums = [], []
+    timed = Timed(processes, synchronize)
+    ways = [training_step(task, task.init(), optimizer, backend, Way(1, each)) for each in (processes, timed)]
+    kinds: tuple[list[float], list[float]] = ([], [])
+    share = []
     with threads(1):
-        for i in range(steps + 2):
-            started, processes.seconds = time.perf_counter(), 0.0
-            params, state, loss, _ = step(params, state, task.batch(i), Call(training=True))
+        for i in range(2 * (steps + 2)):
+            started, timed.seconds = time.perf_counter(), 0.0
+            params, state, loss, _ = ways[i % 2](params, state, task.batch(i), Call(training=True))
             value = float(loss)  # waits for a device
             synchronize()
-            seconds.append(time.perf_counter() - started)
-            sums.append(processes.seconds / seconds[-1])
+            kinds[i % 2].append(time.perf_counter() - started)
+            share.append(timed.seconds / kinds[i % 2][-1])
     if processes.rank == 0:
-        made = {"processes": processes.size, "seconds": statistics.median(seconds[2:]), "loss": value}
-        print(json.dumps({**made, "sums": statistics.median(sums[2:]), "bytes": used(backend)}))
+        made = {"processes": processes.size, "seconds": statistics.median(kinds[0][2:]), "loss": value}
+        print(json.dumps({**made, "sums": statistics.median(share[5::2]), "bytes": used(backend)}))
 
 
 def measured(count: int, size: str, backend: str, steps: int, weak: bool) -> dict[str, Any]:

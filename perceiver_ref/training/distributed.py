@@ -13,6 +13,7 @@ shares of the others (a reduce-scatter and an all-gather, 2 (N - 1) / N times th
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -62,19 +63,16 @@ class Mpi(Reducer):
         self.rank, self.size = self.communicator.Get_rank(), self.communicator.Get_size()
 
     def total(self, arrays: dict[str, Array], scale: float = 1.0) -> dict[str, Array]:
-        return _by_dtype(arrays, scale, self._summed, to_host)
+        return _by_dtype(arrays, scale, self.size, self._summed, to_host)
 
-    def _summed(self, flat: np.ndarray) -> np.ndarray:
-        """The sum over processes of one array (n,) of each."""
-        shares = _shares(flat, self.size)
+    def _summed(self, shares: np.ndarray) -> None:
+        """Each process's share (one row) of an array (processes, n), in its place the sum of all processes' arrays."""
         theirs = np.empty_like(shares)
         self.communicator.Alltoall(shares, theirs)
-        mine = theirs[0].copy()
+        mine = theirs[0]
         for share in theirs[1:]:
             mine += share
         self.communicator.Allgather(mine, shares)
-        whole: np.ndarray = shares.reshape(-1)
-        return whole[: flat.size]
 
     def share(self, value: Any) -> Any:
         return self.communicator.bcast(value, root=0)
@@ -110,27 +108,25 @@ class Nccl(Mpi):
         host = {name for name, array in arrays.items() if isinstance(array, (np.ndarray, np.generic))}
         there = {name: array for name, array in arrays.items() if name not in host}
         here = super().total({name: arrays[name] for name in arrays if name in host}, scale)
-        made = here | _by_dtype(there, scale, self._on_devices, lambda array: array)
+        made = here | _by_dtype(there, scale, self.size, self._on_devices, lambda array: array)
         return {name: made[name] for name in arrays}
 
-    def _on_devices(self, flat: Any) -> Any:
-        """The sum over processes of one array (n,) of each, on their devices; it is queued, nothing waits for it."""
-        shares = _shares(flat, self.size)
+    def _on_devices(self, shares: Any) -> None:
+        """The same on devices: it is queued, nothing waits for it."""
         theirs = self.cupy.empty_like(shares)
         kind = {"f": {2: self.nccl.NCCL_FLOAT16, 4: self.nccl.NCCL_FLOAT32, 8: self.nccl.NCCL_FLOAT64}}[
-            flat.dtype.kind
-        ][flat.dtype.itemsize]
+            shares.dtype.kind
+        ][shares.dtype.itemsize]
         count, stream = shares.shape[1], self.cupy.cuda.get_current_stream().ptr
         self.nccl.groupStart()
         for other in range(self.size):
             self.ring.send(shares[other].data.ptr, count, kind, other, stream)
             self.ring.recv(theirs[other].data.ptr, count, kind, other, stream)
         self.nccl.groupEnd()
-        mine = theirs[0].copy()
+        mine = theirs[0]
         for share in theirs[1:]:
             mine += share
         self.ring.allGather(mine.data.ptr, shares.data.ptr, count, kind, stream)
-        return shares.reshape(-1)[: flat.size]
 
 
 def reducer(kind: Kind | Reducer | None, backend: str) -> Reducer:
@@ -170,34 +166,34 @@ def _mpi() -> Any:
     return MPI
 
 
-def _shares(flat: Array, size: int) -> Array:
-    """An array (n,) in `size` equal shares (size, ceil(n / size)), filled up with zeros."""
-    each = -(-flat.size // size)
-    shares = np.zeros if isinstance(flat, np.ndarray) else module("cupy").zeros
-    made = shares((size, each), flat.dtype)
-    made.reshape(-1)[: flat.size] = flat
-    return made
-
-
 def _by_dtype(
-    arrays: dict[str, Array], scale: float, summed: Callable[[Array], Array], placed: Callable[[Any], Array]
+    arrays: dict[str, Array], scale: float, size: int, summed: Callable[[Array], None], placed: Callable[[Any], Array]
 ) -> dict[str, Array]:
-    """All arrays of one dtype together, by one sum; each comes back in the library that it had."""
+    """All arrays of one dtype together, by one sum; each comes back in the library that it had.
+
+    They are laid end to end in `size` equal shares, filled up with zeros; `summed` puts the sums in their place.
+    """
     made: dict[str, Array] = {}
     groups: dict[Any, list[str]] = {}
     for key, array in arrays.items():
         groups.setdefault(np.dtype(array.dtype), []).append(key)
-    for names in groups.values():
+    for dtype, names in groups.items():
         parts = [placed(arrays[name]).reshape(-1) for name in names]
         library = np if isinstance(parts[0], np.ndarray) else module("cupy")
-        flat = library.concatenate(parts)
-        if scale != 1.0:
-            flat *= flat.dtype.type(scale)
-        total, start = summed(flat), 0
-        for name, part in zip(names, parts):
-            array = arrays[name]
-            piece = total[start : start + part.size].reshape(array.shape)
-            start += part.size
+        ends = list(itertools.accumulate(part.size for part in parts))
+        each = -(-ends[-1] // size)
+        shares = library.empty((size, each), dtype)
+        flat = shares.reshape(-1)
+        flat[ends[-1] :] = 0
+        places = [flat[end - part.size : end] for end, part in zip(ends, parts)]
+        for place, part in zip(places, parts):
+            if scale == 1.0:
+                place[...] = part
+            else:
+                library.multiply(part, dtype.type(scale), out=place)
+        summed(shares)
+        for name, place in zip(names, places):
+            piece, array = place.reshape(arrays[name].shape), arrays[name]
             if isinstance(piece, np.ndarray) and not isinstance(array, (np.ndarray, np.generic)):
                 piece = module("cupy").asarray(piece)
             made[name] = piece
