@@ -1,7 +1,8 @@
 """docs/COVERAGE.md: which of the deviations that `diagnose` knows the cases of the pack and of the package tell apart.
 
-In a clone, `python docs/make coverage` tries all of them on the pack and on the packaged cases, which takes a quarter
-of an hour; with `--reports F ...` the page is made of what `perceiver-ref export --audit --json F` wrote.
+In a clone, `python docs/make coverage` tries all of them on the pack and the packaged cases, which takes a quarter of
+an hour (`--jobs N`: N models at a time); with `--reports F ...` the page is made of what `perceiver-ref export --audit
+--json F` wrote.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from perceiver_ref.errors import InputError
 from perceiver_ref.host.files import check_writable, read_json, write_text
-from perceiver_ref.host.progress import showing
+from perceiver_ref.host.progress import showing, steps
 from perceiver_ref.porting.audit import PLAINLY, audited
+from perceiver_ref.porting.audit.matrix import model_of
 from perceiver_ref.porting.audit.table import report
 from perceiver_ref.porting.audit.trial import OF_FLOAT32
 from perceiver_ref.porting.cases import PACKAGED, Case, read_case
@@ -140,20 +144,38 @@ def packaged() -> Iterator[Case]:
     return map(read_case, sorted(PACKAGED.rglob("*.npz")))
 
 
+def reports(cases: Iterable[Case], jobs: int = 1) -> list[dict[str, Any]]:
+    """What an audit says of each model that these cases are of; `jobs` models at a time."""
+    models: dict[str, list[Case]] = {}
+    for case in cases:
+        models.setdefault(model_of(case), []).append(case)
+    if jobs == 1:
+        return [of_model(some) for some in steps(list(models.values()), "model")]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(of_model, models.values()))
+
+
+def of_model(cases: Sequence[Case]) -> dict[str, Any]:
+    """What an audit says of the one model that these cases are of."""
+    made: dict[str, Any] = report(audited(cases, SECONDS))["models"][0]
+    return made
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0 when the page is written, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python docs/make coverage", description=__doc__)
     parser.add_argument("--reports", nargs="+", type=Path, metavar="F", help="audits in JSON, in place of new ones")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many models at a time")
     parser.add_argument("--page", type=Path, default=Path("docs/COVERAGE.md"), metavar="F", help="page to write")
     given = parser.parse_args(arguments)
     try:
         check_writable(given.page)
         if given.reports:
-            reports = [read_json(path, "the report of an audit")["audit"] for path in given.reports]
+            read = [read_json(path, "the report of an audit")["audit"] for path in given.reports]
+            models = [model for made in read for model in made["models"]]
         else:
             with showing(True):
-                reports = [report(audited(c, SECONDS)) for c in (pack(ExportOptions(trace=False)), packaged())]
-        models = [model for made in reports for model in made["models"]]
+                models = reports([*pack(ExportOptions(trace=False)), *packaged()], given.jobs)
         write_text(given.page, page(models))
     except (InputError, KeyError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
