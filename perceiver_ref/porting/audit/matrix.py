@@ -194,4 +194,5 @@ def model_of(case: Case) -> str:
         return f"operations/{case.meta['class']}"
     if "/" in name:
         return name.rpartition("/")[0]
-    return f"{case.meta['peer']}/{str(case.meta['class']).rpartition('.')[2]}"
+    named = str(case.meta["class"]).partition(" (")[0]  # of several parts, which are listed in brackets
+    return f"{case.meta['peer']}/{named.rpartition('.')[2]}"
