@@ -101,6 +101,13 @@ EQUAL: tuple[Equal, ...] = (
     Equal("attention-scale", r"scale 1 / sqrt\(width of the ", "the head is as wide as that", _one_head),
     Equal("fully-masked-row", r".*", "no query is without a key there", lambda them: not any(a.empty for a in them)),
     Equal("fully-masked-row", r"-1e\+30 added", _AVERAGE, exactly=True),
+    Equal(
+        "fully-masked-row",
+        r"texts without a medium: zero after neither",
+        "attention gives zero there by itself, where there is no medium",
+        lambda them: any(a.empty for a in them),
+        exactly=True,
+    ),
     Equal("mask-backward", r"rows without any key give gradient to values", _AVERAGE, exactly=True),
     Equal("mask-inverted", r".*", "there is no mask", lambda them: not any(a.masked for a in them)),
     Equal("mask-ignored", r".*", "there is no mask", lambda them: not any(a.masked for a in them)),
@@ -186,6 +193,10 @@ SAME: tuple[Same, ...] = (
     Same(
         {"gradient-averaged": r"of the first element .*attention/query", "gradient-stopped": r".*attention[./]query"},
         "the first token attends to itself alone, and its query gets no gradient",
+    ),
+    Same(
+        {"position-grid": r"from 1 to -1", "position-use": r"the positions that are used in reverse"},
+        "positions from -1 to 1 in reverse are those from 1 to -1",
     ),
     Same(
         {"norm-missing": r".*", "norm-after": r"norms after the sums: attention"},

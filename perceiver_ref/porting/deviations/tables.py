@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import Op
@@ -34,8 +36,11 @@ def position_use(found: Survey) -> Iterator[Candidate]:
     tables = {
         path: array for path, array in found.paths.items() if path.split("/")[-1] in _POSITIONS and array.ndim == 2
     }
-    for path in tables:
+    for path, array in tables.items():
+        places = np.arange(1, len(array) + 1)[:, None]
         for name, change in _ROWS.items():
+            if np.array_equal(change(places), places):
+                continue  # a single row has no order
             yield Candidate("position-use", f"{path}: {name}", edits({path}, change))
     if tables:
 

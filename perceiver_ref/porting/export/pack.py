@@ -22,6 +22,8 @@ from .subject import Exported
 _SMALL = Small(latents=5, channels=12, width=9, head=5, layers=2, length=7, bands=2, side=5)
 _DEEP = replace(_SMALL, layers=3)
 """Where blocks repeat: with as many layers as blocks, two orders of them may be one."""
+_CONVOLVED = replace(_DEEP, side=3, width=23)
+"""So many channels that of the first pixel some are what the pool takes."""
 _VIDEO = replace(_SMALL, side=3, length=4, patch=1)
 
 
@@ -43,7 +45,7 @@ ENTRIES: tuple[PackedModel, ...] = (
     ),
     PackedModel("image-fourier", "perceiver-io/imagenet-fourier", ("batch-1", "non-square", "own-positions"), _DEEP),
     PackedModel("image-learned", "perceiver-io/imagenet-learned", ("batch-1",), _DEEP),
-    PackedModel("image-conv", "perceiver-io/imagenet-conv", ("odd-sizes",), replace(_DEEP, side=3)),
+    PackedModel("image-conv", "perceiver-io/imagenet-conv", ("odd-sizes",), _CONVOLVED),
     PackedModel("flow", "perceiver-io/optical-flow", ("large-outputs",), replace(_SMALL, side=4)),
     PackedModel("multimodal", "perceiver-io/multimodal", (), _VIDEO),
     PackedModel("audio-video", "perceiver-io/audioset", (), _VIDEO),
