@@ -68,9 +68,10 @@ def training_step(
         trained = {path: p for path, p in params.items() if path in trainable}
         frozen = {path: p for path, p in params.items() if path not in trainable}
         scale = optimizer.scale(state) if way.mixed else 1.0
+        finished: Callable[[], Part]
         if way.parts == way.reducer.size == 1:
-            made = part_of(batch, trained, frozen, call, scale)
-            gradients, finished = made.gradients, lambda: made
+            whole = part_of(batch, trained, frozen, call, scale)
+            gradients, finished = whole.gradients, lambda: whole
         else:
             gradients, finished = _in_parts(task, way, batch, call, lambda b, c: part_of(b, trained, frozen, c, scale))
         trained, state = optimizer.step(trained, gradients, state)
