@@ -31,6 +31,9 @@ class Attended(NamedTuple):
     """Whether a query of some case has no key"""
     added: bool
     """Whether what it gives is added to its input"""
+    normed: bool
+    """Whether a norm is applied in its layer"""
+    queries: int
 
 
 Facts = Mapping[str, Attended]
@@ -44,6 +47,8 @@ def attended(subject: Subject) -> dict[str, Attended]:
 
     def watch(event: Event) -> None:
         place = where()
+        if event.op.name in ("layer_norm", "rms_norm"):
+            norms.add(place.rpartition(".")[0])
         if event.op.name == "add" and not place.endswith(("attention", "mlp")) and (place not in mlps):
             added.add(place)
         if event.op.name == "linear" and place.rpartition(".")[2] == "mlp":
@@ -53,12 +58,15 @@ def attended(subject: Subject) -> dict[str, Attended]:
         mask, q = event.options.get("mask"), event.arguments[0]
         empty = mask is not None and not bool(np.asarray(mask).any(-1).all())
         heads = q.shape[-3] if len(q.shape) > 2 else 1
-        found[place] = Attended(heads, mask is not None, empty, False)
+        queries = max(q.shape[-2], found[place].queries if place in found else 0)
+        found[place] = Attended(heads, mask is not None, empty, False, False, queries)
 
     mlps: set[str] = set()
+    norms: set[str] = set()
     with trace(lambda name: False), observe(watch), np.errstate(all="ignore"):
         subject.run(subject.params, subject.inputs)
-    return {place: a._replace(added=place.rpartition(".")[0] in added) for place, a in found.items()}
+    layers = {place: place.rpartition(".")[0] for place in found}
+    return {p: a._replace(added=layers[p] in added, normed=layers[p] in norms) for p, a in found.items()}
 
 
 def merged(a: Facts, b: Facts) -> dict[str, Attended]:
@@ -66,7 +74,8 @@ def merged(a: Facts, b: Facts) -> dict[str, Attended]:
     made = {**a, **b}
     for place in a.keys() & b.keys():
         one, other = a[place], b[place]
-        made[place] = other._replace(masked=one.masked or other.masked, empty=one.empty or other.empty)
+        most = max(one.queries, other.queries)
+        made[place] = other._replace(masked=one.masked or other.masked, empty=one.empty or other.empty, queries=most)
     return made
 
 
@@ -97,6 +106,12 @@ EQUAL: tuple[Equal, ...] = (
     ),
     Equal("token-order", r".*", "a softmax over all keys does not depend on their order"),
     Equal("head-layout", r".*", "there is one head, and its channels are all", _one_head),
+    Equal(
+        "head-layout",
+        r"joined by a reshape without a transpose",
+        "there is one query",
+        lambda them: all(a.queries == 1 for a in them),
+    ),
     Equal("attention-scale", r"scale 1 / sqrt\(width of all heads\)", "there is one head, as wide as all", _one_head),
     Equal("attention-scale", r"scale 1 / sqrt\(width of the ", "the head is as wide as that", _one_head),
     Equal("fully-masked-row", r".*", "no query is without a key there", lambda them: not any(a.empty for a in them)),
@@ -116,6 +131,18 @@ EQUAL: tuple[Equal, ...] = (
         r"the normed queries are added",
         "attention is not added to its queries there",
         lambda them: not any(a.added for a in them),
+    ),
+    Equal(
+        "query-residual",
+        r"the normed queries are added",
+        "no norm comes before attention there",
+        lambda them: not any(a.normed for a in them),
+    ),
+    Equal(
+        "mlp-residual",
+        r"the normed input is added",
+        "no norm comes before the MLP there",
+        lambda them: not any(a.normed for a in them),
     ),
     Equal(
         "mlp-residual",
@@ -199,7 +226,7 @@ SAME: tuple[Same, ...] = (
         "positions from -1 to 1 in reverse are those from 1 to -1",
     ),
     Same(
-        {"norm-missing": r".*", "norm-after": r"norms after the sums: attention"},
+        {"norm-missing": r".*", "norm-after": r"norms (after the sums|of what is added): (attention|all)"},
         _NO_SUM,
         lambda them: not all(a.added for a in them),
     ),

@@ -166,14 +166,15 @@ def fully_masked_row(found: Survey) -> Iterator[Candidate]:
 
     if found.masked:
         yield from everywhere(found, "fully-masked-row", "average in place of zero, or zero in place of it", flipped)
-        yield Candidate(
-            "fully-masked-row", "text before the first medium gets the average", Change(parts=_average_unseen)
-        )
-        yield Candidate(
-            "fully-masked-row",
-            "text without a medium: the MLP's part is zero too",
-            exchanged({GatedCrossAttention.apply: _no_mlp}),
-        )
+        if found.of_class(GatedCrossAttention):
+            yield Candidate(
+                "fully-masked-row", "text before the first medium gets the average", Change(parts=_average_unseen)
+            )
+            yield Candidate(
+                "fully-masked-row",
+                "text without a medium: the MLP's part is zero too",
+                exchanged({GatedCrossAttention.apply: _no_mlp}),
+            )
         for fill in (-1e4, -1e9, -100.0, -65504.0, -1e30):
             yield from everywhere(found, "fully-masked-row", f"{fill:g} added to masked logits", _filled(fill))
 

@@ -105,10 +105,13 @@ def _has_attention(subject: Exported) -> bool:
 
 
 def _tiny(draft: Draft) -> None:
-    """Latents, embeddings and inputs of a variance below eps."""
+    """Latents, embeddings and inputs of a variance below eps, and without norms in layers what is added to them."""
+    bare = getattr(draft.subject.rebuilt.model, "norms", None) == "none"
     for path in draft.params:
         last = path.rpartition("/")[2]
         if last in ("latents", "table", "embedding", "positions") or last.endswith("_embedding"):
+            draft.params[path] = 1e-3 * draft.params[path]
+        if bare and path.endswith("/bias"):
             draft.params[path] = 1e-3 * draft.params[path]
     if "vectors" in draft.subject.layout.traits:
         _floats(draft, lambda x: 1e-3 * x)

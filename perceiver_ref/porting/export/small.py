@@ -136,8 +136,8 @@ def _one_set(model: Resampler | AttentionPool, to: Small) -> tuple[Any, Sizes]:
     sizes: dict[str, Any] = {"channels": channels, "features": features, "heads": heads, "latents": latents}
     made = replace(model, hidden=hidden, **sizes)
     if isinstance(made, Resampler):
-        wide = None if made.head_channels is None else _cut(made.head_channels, to.channels)
-        outputs = None if made.outputs is None else _cut(made.outputs, to.width)
+        wide = None if made.head_channels is None else _cut(made.head_channels, to.head)
+        outputs = None if made.outputs is None else _cut(made.outputs, to.width + 1)
         made = replace(made, layers=_cut(made.layers, to.layers), head_channels=wide, outputs=outputs)
     elif made.last is not None:
         made = replace(made, last=_cut(made.last, channels))
