@@ -56,6 +56,32 @@ def test_outputs_alone_are_diagnosed_from_every_format(kind: str, tmp_path: Path
     assert (found.verdict, found.causes[0]) == ("deviation", "media-mask")
 
 
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("output/{}", "output/z"), ("output/{}", "trace/foo"), ("{}", "foo"), ("output/y", "trace/foo")],
+)
+def test_what_is_called_the_output_is_it_whatever_else_has_its_values(name: str, beside: str, tmp_path: Path) -> None:
+    case = read_case(REFERENCE)
+    (called,) = case.outputs
+    right, other = one_output(case), one_output(wrong())
+    mine = dump_writers.npz(tmp_path, {name.format(called): other, beside: right})
+    assert check_file(REFERENCE, mine).status == "fail"
+    np.testing.assert_array_equal(one_output(answered(case, mine)[0]), other)
+    (tmp_path / "right").mkdir()
+    assert check_file(REFERENCE, dump_writers.npz(tmp_path / "right", {name.format(called): right})).status == "pass"
+
+
+@pytest.mark.parametrize("name", ["output/{}", "{}", "output/y", "y"])
+def test_an_output_that_is_an_earlier_value_of_the_reference_is_an_output(name: str, tmp_path: Path) -> None:
+    """As of a port that leaves out its last part."""
+    case = read_case(REFERENCE)
+    (called,), expected = case.outputs, one_output(case)
+    point = next(p for p, a in case.trace.items() if a.shape == expected.shape and not np.allclose(a, expected))
+    mine = dump_writers.npz(tmp_path, {name.format(called): case.trace[point]})
+    np.testing.assert_array_equal(one_output(answered(case, mine)[0]), case.trace[point])
+    assert check_file(REFERENCE, mine).status == "fail"
+
+
 def test_the_json_is_that_of_one_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = wrong()
     write_case(tmp_path / "whole.npz", dataclasses.replace(case, trace={}, grad_params={}, grad_inputs={}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from .dumps import Dump, as_dump, read_dump
 from .layouts import in_layout_of
 from .matching import Match, match
 from .printed import same_shape
-from .values import agreeing
+from .values import Entry, agreeing
 
 _SURE = ("name", "translated", "spelling", "values")
 """How a traced value or a gradient must be matched; an output may be the only one of its shape, too, and is named."""
@@ -74,9 +75,10 @@ def answered(case: Case, mine: AnyPath) -> tuple[Case, list[str]]:
 
 
 def _matched(ours: Dump, theirs: Dump, mine: AnyPath) -> list[Match]:
-    """Pairs by the rules of `compare_dumps`; outputs that it leaves, with what is left of the other's by shape alone.
+    """Pairs by the rules of `compare_dumps`, but for outputs: what is called so is one, whatever else has its values.
 
-    Raises `InputError` where that leaves a choice: a wrong one would be diagnosed as a mistake of the port.
+    Outputs that are left come together with what is left of the other's by shape alone. Raises `InputError` where that
+    leaves a choice: a wrong one would be diagnosed as a mistake of the port.
     """
     found = match(
         ours.entries,
@@ -85,10 +87,23 @@ def _matched(ours: Dump, theirs: Dump, mine: AnyPath) -> list[Match]:
         translate_candidate=theirs.translate if theirs.peer else None,
     )
     near = agreeing(ours.entries, theirs.entries)
-    sure = [m for m in found if m.how in _SURE and (m.how != "values" or (m.reference, m.candidate) in near)]
-    taken, done = {m.candidate for m in sure}, {m.reference for m in sure}
+    named = _named(ours.entries, theirs.entries)
+    said = [j for j, e in enumerate(theirs.entries) if e.kind == "output"]
+    sure = [Match(i, j, "name") for i, j in named.items()]
+    for m in found:
+        if m.reference in named or m.how not in _SURE or (m.how == "values" and (m.reference, m.candidate) not in near):
+            continue
+        if ours.entries[m.reference].kind == "output" and said and m.candidate not in said:
+            continue  # the port says which are its outputs
+        sure.append(m)
+    done, answers = {m.reference for m in sure}, set(named.values())
     outputs = [i for i, e in enumerate(ours.entries) if e.kind == "output" and i not in done]
-    left = [j for j, e in enumerate(theirs.entries) if j not in taken and e.group == "point"]
+    points = [j for j, e in enumerate(theirs.entries) if e.group == "point"]
+    if said or len(points) == 1:
+        left = [j for j in said or points if j not in answers]
+    else:
+        taken = {m.candidate for m in sure}
+        left = [j for j in points if j not in taken]
     for i in outputs:
         fits = [j for j in left if same_shape(theirs.entries[j].shape, ours.entries[i].shape)]
         rivals = [k for k in outputs if same_shape(ours.entries[k].shape, ours.entries[i].shape)]
@@ -97,3 +112,18 @@ def _matched(ours: Dump, theirs: Dump, mine: AnyPath) -> list[Match]:
             raise InputError(f"{mine}: {which} may be {name}, by the shape; name it so")
         sure += [Match(i, j, "order") for j in fits]
     return sorted(sure, key=lambda m: m.reference)
+
+
+def _named(ours: Sequence[Entry], theirs: Sequence[Entry]) -> dict[int, int]:
+    """The outputs of a case -> what has their names: outputs, or arrays of no kind where no point is called so."""
+    outputs = {e.name: i for i, e in enumerate(ours) if e.kind == "output"}
+    points = {e.name for e in ours if e.kind == "trace"}
+    found: dict[int, int] = {}
+    for kind in ("trace", "output"):
+        for j, e in enumerate(theirs):
+            if e.kind != kind or e.name not in outputs:
+                continue
+            i = outputs[e.name]
+            if kind == "output" or (e.name not in points and same_shape(e.shape, ours[i].shape)):
+                found[i] = j
+    return found

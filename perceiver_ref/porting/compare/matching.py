@@ -55,8 +55,8 @@ def match(
     What agrees with nothing is then paired by names; and so are arrays of one name that agree with others, where most
     names mean the same in both dumps. What is still left is aligned in order, equal shapes with equal shapes, so that
     as many as possible, and close values rather than others, come together: between the pairs that are known, as long
-    as the dumps have those in the same order, then anywhere. An output that has no output beside it may be any point
-    of the other dump that is close to it, also one that is in a pair already.
+    as the dumps have those in the same order, then anywhere. An output that has no output beside it, not one of its
+    name either, may be any point of the other dump that is close to it, also one that is in a pair already.
     """
     near = agreeing(reference, candidate)
     named: list[tuple[str, _Pairs]] = [("name", _by_names(reference, candidate, [], _own))]
@@ -72,6 +72,9 @@ def match(
         known = {(m.reference, m.candidate) for m in found}
         found.extend(Match(i, j, how) for i, j in dict.fromkeys(pairs) if (i, j) not in known)
 
+    def output(i: int, j: int) -> bool:
+        return reference[i].kind == candidate[j].kind == "output"
+
     for how, pairs in named:
         used, taken = _done(found)
         add(how, [(i, j) for i, j in pairs if (i, j) in near and not (i in used and j in taken)])
@@ -80,7 +83,7 @@ def match(
         add(how, pairs)
     for how, pairs in named:
         used, taken = _done(found)
-        add(how, [(i, j) for i, j in pairs if i not in used and j not in taken])
+        add(how, [(i, j) for i, j in pairs if i not in used and (j not in taken or output(i, j))])
     for kind in dict.fromkeys(entry.kind for entry in reference):
         add("order", _by_order(reference, candidate, found, near, among=kind))
     add("values", _outputs(reference, candidate, found, near))
