@@ -144,7 +144,9 @@ def check_inputs(params: Tree, given: Mapping[str, Any], mixed: bool) -> None:
         parts = value if isinstance(value, Mapping) else {name: value}
         for inner, part in parts.items():
             what = name if inner == name else f"{name}[{inner!r}]"
-            if isinstance(part, (list, tuple)) or hasattr(part, "to_numpy"):
+            if hasattr(part, "detach"):
+                raise InputError(f"{what} are a tensor of PyTorch; give an array, {what}.detach().cpu().numpy()")
+            if isinstance(part, (list, tuple, str)) or hasattr(part, "to_numpy"):
                 raise InputError(
                     f"{what} are a {type(part).__name__}; give an array, numpy.asarray({what}, {str(dtype)!r})"
                 )

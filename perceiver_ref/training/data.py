@@ -234,6 +234,8 @@ def stored(data: Any, dtype: Any = np.float32) -> Arrays:
 def _column(name: str, value: Any, dtype: Any) -> Any:
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
+    if hasattr(value, "detach"):  # a tensor of PyTorch
+        value = value.detach().cpu().numpy()
     if hasattr(value, "get") and hasattr(value, "device"):  # of a GPU
         value = value.get()
     if isinstance(value, np.ndarray) and value.dtype != object:

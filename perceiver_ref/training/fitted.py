@@ -150,6 +150,7 @@ def fit(
         raise one_of("schedule", schedule, _SCHEDULES)
     backends.module(backend)
     params = model.init(seed) if params is None else params
+    model.check(params)
     dtype = next((np.dtype(p.dtype) for _, p in tree.leaves(params) if p.dtype.kind == "f"), np.dtype(np.float32))
     data, held_out = _data(train, validation, batch, seed, shuffle, augment, buckets, multiple, dtype)
     total = _steps(data, epochs, steps)
@@ -167,14 +168,13 @@ def fit(
         data,
         held_out,
         _metrics(metrics, loss),
-        chosen_paths(trainable),
+        chosen_paths(trainable, params),
         decays,
         optimizer if isinstance(optimizer, optim.Optimizer) else None,
         schedule if callable(schedule) else None,
         recomputing(model, loss) if recompute else None,
         task,
     )
-    model.check(made.params)
     watched = monitor or ("loss" if held_out is not None else None)
     settings = Settings(
         steps=total,

@@ -13,7 +13,7 @@ from ..autograd import optim, tree
 from ..autograd.backend import to_host
 from ..autograd.core import array_of
 from ..autograd.tree import Tree
-from ..errors import InputError
+from ..errors import InputError, one_of
 from ..models.call import Call
 from . import losses
 from .data import TARGETS, Batches, Stored
@@ -126,14 +126,28 @@ class Fit(Task):
         return None if self.task is None else dict(self.task)
 
 
-def chosen_paths(trainable: Any) -> Callable[[str], bool]:
-    """What is trained: everything, a function of a parameter's path, or beginnings of paths."""
+def chosen_paths(trainable: Any, params: Tree) -> Callable[[str], bool]:
+    """What is trained: everything, a function of a parameter's path, or beginnings of paths.
+
+    `InputError` for a beginning that no path has, and where nothing would be trained.
+    """
     if trainable is None:
         return optim.parts.every
-    if callable(trainable):
-        return trainable  # type: ignore[no-any-return]
-    beginnings = (trainable,) if isinstance(trainable, str) else tuple(trainable)
-    return lambda path: any(path == b or path.startswith(b.rstrip("/") + "/") for b in beginnings)
+    paths = [path for path, _ in tree.leaves(params)]
+    chosen = trainable
+    if not callable(trainable):
+        beginnings = [b.rstrip("/") for b in ((trainable,) if isinstance(trainable, str) else trainable)]
+        known = {"/".join(path.split("/")[:n]) for path in paths for n in range(1, path.count("/") + 2)}
+        for beginning in beginnings:
+            if beginning not in known:
+                raise one_of("beginning of trainable parameters", beginning, known)
+
+        def chosen(path: str) -> bool:
+            return any(path == b or path.startswith(b + "/") for b in beginnings)
+
+    if not any(map(chosen, paths)):
+        raise InputError("trainable chooses none of the parameters: nothing would be trained")
+    return chosen  # type: ignore[no-any-return]
 
 
 def recomputing(model: Any, loss: Any) -> Any:

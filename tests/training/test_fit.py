@@ -232,6 +232,54 @@ def test_what_is_trained_can_be_chosen() -> None:
     assert quick(trainable=lambda path: path.endswith("weight")).steps == 12
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ("decodr", "unknown beginning of trainable parameters 'decodr'; did you mean 'decoder'"),
+        (["decoder", "encoder/latent"], "unknown beginning .*'encoder/latent'; did you mean 'encoder/latents'"),
+        ("", "unknown beginning"),
+        ([], "chooses none of the parameters"),
+        (lambda path: False, "chooses none of the parameters"),
+    ],
+)
+def test_what_is_trained_must_be_there(chosen: Any, said: str) -> None:
+    with pytest.raises(pr.InputError, match=said):
+        quick(trainable=chosen)
+
+
+class Foreign:
+    """A tensor of another framework, as far as it is looked at."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, "foreign.float32"
+
+    def detach(self) -> Foreign:
+        return self
+
+    cpu = detach
+
+    def numpy(self) -> np.ndarray:
+        return self.array
+
+
+def test_tensors_of_pytorch_are_data_and_no_arguments() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 7, 3)), rng.integers(2, size=12)
+    model = pr.training.table_model(7, 2, layers=1)
+    params = model.init(0)
+    x = x[:, :, :1].astype(np.float32)
+    made = [
+        pr.training.fit(model, train=d, steps=2, batch=4, quiet=True).params for d in ((x, y), (Foreign(x), Foreign(y)))
+    ]
+    assert all((a == b).all() for (_, a), (_, b) in zip(*map(tree.leaves, made)))
+    with pytest.raises(
+        pr.InputError, match=r"are a tensor of PyTorch; give an array, .*\.detach\(\)\.cpu\(\)\.numpy\(\)"
+    ):
+        model.apply(params, Foreign(x))
+    with pytest.raises(pr.InputError, match="are a str; give an array"):
+        model.apply(params, "hello")
+
+
 def test_recomputing_is_the_same_training() -> None:
     found = quick(recompute=True)
     assert_same(found.params, quick().params)
