@@ -177,6 +177,8 @@ for each modality, in the order of names:
         "Flamingo's Perceiver Resampler",
         """
 x = features + time_embedding of the frame + media_embedding of the medium, where there are such
+of T frames, where the table has F rows: row i of it for frame i if T <= F; otherwise what lies at i (F - 1) / (T - 1),
+    linear between the two rows beside it
 resampler.features := x with frames and tokens on one axis, or with latents_per "frame" tokens alone
 resampler.latents := the learned latents, for each medium (or frame)
 for each of layers:

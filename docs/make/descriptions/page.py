@@ -22,9 +22,10 @@ _INTRO = """\
 What each model computes, without Python: its inputs, every field of its configuration, and its course, point by point
 in the order in which they are computed. Configurations are the `config` of cases and of `export`
 ([VECTORS.md](VECTORS.md)), `{"type": ..., every field}` with parts nested; parameters are called by their place in
-them, weights are (inputs, outputs). The equations with their sources are in [SPEC.md](SPEC.md), shapes of all points in
-[TRACE.md](TRACE.md). Each line with `=` below a place is a traced point, `trace/<place>.<name>` of a case: a port that
-records them under these names is compared line by line.
+them, weights are (inputs, outputs). The output is `output/out`, those of several modalities `output/out.<modality>`.
+The equations with their sources are in [SPEC.md](SPEC.md), shapes of all points in [TRACE.md](TRACE.md). Each line with
+`=` below a place is a traced point, `trace/<place>.<name>` of a case: a port that records them under these names is
+compared line by line.
 
 In what follows norm is layer norm, or RMS norm with `conventions.norm` "rms": (x - mean) / sqrt(variance + norm_eps) *
 scale + offset over the last axis, the variance being the mean of squares; or L2 norm with "l2": x / max(|x|, norm_eps)
