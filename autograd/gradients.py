@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -23,6 +24,9 @@ from .checks import FIRST_ORDER
 from .core import Edge, Node, Slot, Tape, Tensor, array_of, leaf
 from .independence import warn_if_computed
 from .tree import Tree
+
+around: Callable[[], AbstractContextManager[None]] = nullcontext
+"""A context around each walk, and around the function of `value_and_grad`; kernels put theirs here."""
 
 
 def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
@@ -45,6 +49,10 @@ def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Ca
 
     @wraps(function)
     def wrapped(params: Tree, *arguments: Any, **keywords: Any) -> tuple[Any, Tree]:
+        with around():
+            return computed(params, *arguments, **keywords)
+
+    def computed(params: Tree, *arguments: Any, **keywords: Any) -> tuple[Any, Tree]:
         tape = Tape()
         traced = tree.unflatten_like(params, [_parameter(path, array, tape) for path, array in tree.leaves(params)])
         result = function(traced, *arguments, **keywords)
@@ -113,6 +121,11 @@ def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequen
     Returned arrays share no memory with each other, with the cotangents or with the leaves; a leaf that the outputs do
     not depend on gets zeros.
     """
+    with around():
+        return _walked(outputs, cotangents, wrt)
+
+
+def _walked(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequence[Tensor]) -> list[Array]:
     pending: dict[Node, list[Any]] = {}  # per output of a node: None, or [sum so far, whether it may be added to]
     queue: list[tuple[int, Node]] = []
     found: dict[Node, Array] = {}

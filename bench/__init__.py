@@ -12,6 +12,7 @@ implementations  what measures a case: ours, and each other one
 targets          what the figures should be: a table of rows
 worker           the process of one implementation; `process` is its other end
 session          turns, ratios
+busy             processes that keep the machine busy meanwhile, if asked for
 scaling          exponents
 page             docs/PERFORMANCE.md
 """

@@ -14,6 +14,7 @@ from perceiver_ref.errors import InputError, one_of
 from perceiver_ref.host.files import check_apart, check_writable, remove_temporaries, write_json, write_text
 from perceiver_ref.host.signals import exit_code, settle, stopping
 
+from .busy import MOST
 from .case import PASSES
 from .cases import chosen
 from .implementations import IMPLEMENTATIONS
@@ -84,6 +85,8 @@ def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, An
         raise InputError("--tf32 is a mode of GPUs; it goes with --backend cupy")
     if not 1 <= given.threads <= cores():
         raise InputError(f"--threads must be 1 to {cores()}, the cores that there are; got {given.threads}")
+    if not 0 <= given.beside <= MOST:
+        raise InputError(f"--beside must be 0 to {MOST}, got {given.beside}")
     if given.rounds < 1:
         raise InputError(f"--rounds must be at least 1, got {given.rounds}")
     options = Measuring(
@@ -96,6 +99,7 @@ def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, An
         fewest=min(3, given.rounds),
         budget=given.budget,
         passes=given.passes or PASSES,
+        beside=given.beside,
     )
 
     def keep(result: dict[str, Any]) -> None:
@@ -125,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pass", dest="passes", **several, choices=PASSES, help="only these passes")
     parser.add_argument("--tf32", action="store_true", help="let GPUs multiply in TF32")
     parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
+    parser.add_argument("--beside", type=int, default=0, metavar="N", help="beside so many busy processes (default: 0)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns at most, at least 3 (default: 9)")
     parser.add_argument("--budget", type=float, default=60, metavar="S", help="seconds of a case's turns (default: 60)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one turn: does it run?")

@@ -33,6 +33,7 @@ hits all alike. Ours keeps freed memory (`autograd.keep_memory`), as `perceiver-
 - memory: the most that a call needs above parameters and inputs: of the process on a CPU, in arrays on a GPU.
 - of product: FLOP/s as a share of the machine's own matrix product in the same run. Forward and backward count 3 times
   the forward. FLOPs: {rule}.
+- beside n busy processes (`--beside n`): loops that never wait run meanwhile, more than the machine has cores for.
 - A line with words in place of figures says why there are none.
 """
 
@@ -80,6 +81,7 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
 def _section(result: Mapping[str, Any]) -> str:
     about = result["machine"]
     tf32 = ", TF32" if result["tf32"] else ""
+    beside = f", beside {about['beside']}" if "beside" in about else ""
     names = dict.fromkeys(row["case"] for row in result["rows"] if not row["case"].startswith("scaling-"))
     found = outcomes(result)
     met = sum(outcome.met for outcome in found)
@@ -88,7 +90,7 @@ def _section(result: Mapping[str, Any]) -> str:
         tables.append("### Exponents\n\nTime, FLOPs and memory grow as size^e along an axis, the other sizes fixed.\n")
         tables.append(as_markdown(EXPONENT_HEAD, exponent_table(result)))
     head = f"""\
-        ## {about["machine"]}{tf32}
+        ## {about["machine"]}{tf32}{beside}
 
         {result["date"]}; {"; ".join(f"{key} {text}" for key, text in about.items() if key != "machine")}.
         Targets: {met} of {len(found)} measured ones are met; {_count(result)} are set for this backend.
@@ -100,4 +102,5 @@ def _section(result: Mapping[str, Any]) -> str:
 def _count(result: Mapping[str, Any]) -> int:
     """The targets of the table that a run like this can say something about."""
     cpu = result["backend"] == "numpy"
-    return sum(t.backend == result["backend"] and (cpu or t.tf32 == result["tf32"]) for t in TARGETS)
+    alike = [t for t in TARGETS if t.backend == result["backend"] and t.beside == result.get("beside", 0)]
+    return sum(cpu or t.tf32 == result["tf32"] for t in alike)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .base import Spec, difference
+from .busy import beside
 from .case import IMPORT, PASSES, STEP, BenchCase
 from .figures import calls, ratios, rounds, spread
 from .implementations import measured
@@ -31,7 +32,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Measuring:
-    """How a run is made. `budget` is the seconds that the turns of one case and pass may take together."""
+    """How a run is made. `budget` is the seconds that the turns of one case and pass may take together;
+    `beside` the number of busy processes that run meanwhile."""
 
     backend: str = "numpy"
     threads: int = 1
@@ -42,6 +44,7 @@ class Measuring:
     fewest: int = 3
     budget: float = 60.0
     passes: Sequence[str] = PASSES
+    beside: int = 0
 
 
 def measure(
@@ -58,14 +61,16 @@ def measure(
         "version": VERSION,
         "backend": options.backend,
         "tf32": options.tf32,
-        "machine": describe(options.backend, options.threads, options.tf32),
+        "beside": options.beside,
+        "machine": describe(options.backend, options.threads, options.tf32, options.beside),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "rows": [],
         "exponents": [],
     }
     for case in cases:
         try:
-            measure_case(case, options, say, result["rows"])
+            with beside(options.beside):
+                measure_case(case, options, say, result["rows"])
         finally:
             result["exponents"] = exponents(result["rows"])
             keep(result)

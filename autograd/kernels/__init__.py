@@ -8,18 +8,27 @@ keeps; one that returns `NotImplemented` leaves a call to the next rule, at last
 
 from __future__ import annotations
 
-from .. import sums
+from contextlib import AbstractContextManager, nullcontext
+
+from .. import gradients, sums
 from ..core import Rule, registry
+from ..modes import mode
 from ..optim import optimizers
 from . import attention as tiled
 from . import cuda
-from .cpu import attention, gelu, linear, normalise
-from .cpu.threads import threads
+from .cpu import attention, gelu, linear, matmul, normalise
+from .cpu.threads import single, threads
 from .cuda.fused import fused_step
 from .cuda.graphs import recorded
 from .cuda.launch import column_sums
 
 __all__ = ["recorded", "table", "threads"]
+
+
+def around() -> AbstractContextManager[None]:
+    """Around gradients: BLAS's own threads rest, unless it is definitions that are asked for."""
+    return nullcontext() if mode() == "plain" else single()
+
 
 _TILED = Rule(tiled.forward, tiled.backward)
 
@@ -29,6 +38,7 @@ table: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("gelu_tanh", "numpy"): (Rule(gelu.tanh_forward, gelu.tanh_backward),),
     ("layer_norm", "numpy"): (Rule(normalise.layer_norm_forward, normalise.layer_norm_backward),),
     ("linear", "numpy"): (Rule(linear.forward, linear.backward),),
+    ("matmul", "numpy"): (Rule(matmul.forward, matmul.backward),),
     ("rms_norm", "numpy"): (Rule(normalise.rms_norm_forward, normalise.rms_norm_backward),),
     ("softmax", "numpy"): (Rule(normalise.softmax_forward, normalise.softmax_backward),),
     **{(op, "cupy"): (rule,) for op, rule in cuda.rules.items()},
@@ -40,3 +50,4 @@ for (_op, _backend), _rules in table.items():
     registry[_op].kernels[_backend] = _rules
 sums.of_rows["cupy"] = column_sums
 optimizers.fused["cupy"] = fused_step
+gradients.around = around

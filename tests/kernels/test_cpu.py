@@ -148,13 +148,17 @@ def test_a_linear_map_computes_the_gradients_that_are_asked_for(needs: tuple[boo
 def test_large_products_are_divided_and_leave_blas_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[int] = []
     spread = linear.threads.spread
-    monkeypatch.setattr(linear.threads, "spread", lambda work, of: (shares.append(len(of)), spread(work, of)))
+    monkeypatch.setattr(
+        linear.threads, "spread", lambda work, of, size: (shares.append(len(of)), spread(work, of, size))
+    )
     x, w = np.ones((2, 600, 256), np.float32), np.ones((256, 128), np.float32)
     with threads(3):
         np.testing.assert_array_equal(ops.linear(x, w), np.full((2, 600, 128), 256, np.float32))
         assert shares == [3]
-        ops.linear(x[:, :10], w)  # small: by BLAS itself
-        assert shares == [3]
+        ops.linear(x[:, :20], w)  # in one piece, and on one thread
+        assert shares == [3, 1]
+        ops.linear(x[:, :2], w)  # so small that BLAS has no other way
+        assert shares == [3, 1]
         assert linear.threads.count() == 3
 
 
@@ -237,7 +241,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in {
         "rows": {"BLOCK": 512, "SHARED_BLOCK": 512, "SMALL": 0, "ALONE": 0},
         "attention": {"TILE": (4, 6), "SMALL": 0},
-        "linear": {"LEAST": 1, "GRAIN": 4},
+        "linear": {"LEAST": 1, "SMALL": 1, "GRAIN": 4, "EARLY": 40},
     }.items():
         for constant, value in values.items():
             monkeypatch.setattr(sys.modules[f"{KERNELS}.{name}"], constant, value)

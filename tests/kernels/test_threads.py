@@ -6,26 +6,30 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
-from perceiver_ref.autograd import threads
+from perceiver_ref.autograd import kernels, ops, threads, value_and_grad, vjp
 
 module = sys.modules["perceiver_ref.autograd.kernels.cpu.threads"]
 
 
+def blas() -> Any:
+    """What reads and sets the number of threads of NumPy's BLAS."""
+    found = module.control()
+    return found if found is not None else pytest.skip("this NumPy has another BLAS")
+
+
 def test_the_setting_is_that_of_blas() -> None:
-    functions = module.openblas()
-    if functions is None:
-        pytest.skip("this NumPy has another BLAS")
-    before = functions[0]()
+    before = blas().read()
     with threads(3):
-        assert functions[0]() == module.count() == 3
+        assert blas().read() == module.count() == 3
         with threads(1):
-            assert functions[0]() == module.count() == 1
+            assert blas().read() == module.count() == 1
         assert module.count() == 3
-    assert functions[0]() == module.count() == before
+    assert blas().read() == module.count() == before
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, "2", True])
@@ -34,15 +38,14 @@ def test_other_numbers_are_refused(number: object) -> None:
         pass
 
 
-def test_without_openblas_kernels_have_one_thread_until_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "openblas", lambda: None)
+def test_without_a_known_blas_kernels_have_one_thread_until_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "control", lambda: None)
     monkeypatch.setattr(module, "_setting", module._Setting())
     assert module.count() == 1
     with threads(2):
         assert module.count() == 2
-        names: list[str] = []
-        module.spread(lambda share: names.append(threading.current_thread().name), [0, 1])
-        assert len(set(names)) == 2
+        together = threading.Barrier(2, timeout=10)  # passed only by two threads
+        module.spread(lambda share: together.wait(), [0, 1])
     assert module.count() == 1
 
 
@@ -52,8 +55,8 @@ def test_shares_run_at_the_same_time_each_with_products_of_its_own() -> None:
 
     def work(share: int) -> None:
         together.wait()
-        functions = module.openblas()
-        seen.append((module.count(), functions[0]() if functions else 1))
+        found = module.control()
+        seen.append((module.count(), found.read() if found else 1))
 
     with threads(3):
         module.spread(work, [0, 1, 2])
@@ -108,8 +111,109 @@ def test_callers_in_several_threads_leave_the_setting_as_it_was() -> None:
         for caller in callers:
             caller.join()
         assert module.count() == 2
-        functions = module.openblas()
-        assert functions is None or functions[0]() == 2
+        found = module.control()
+        assert found is None or found.read() == 2
+
+
+def test_a_late_thread_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper is told when all is done: it finds no work, and holds on to nothing."""
+    told: list[Any] = []
+    helpers = module._helpers(1)
+    monkeypatch.setattr(module._Worker, "tell", lambda self, job: told.append(job))
+    names: list[str] = []
+    with threads(2):
+        module.spread(lambda share: names.append(threading.current_thread().name), [0, 1, 2])
+    assert names == [threading.current_thread().name] * 3
+    monkeypatch.undo()
+    (late,) = told
+    assert late._work is None
+    assert late._shares == ()
+    helpers[0].tell(late)
+    late.help()
+    assert len(names) == 3
+
+
+def test_no_share_is_done_twice() -> None:
+    done: list[int] = []
+    with threads(4):
+        for _ in range(50):
+            done.clear()
+            module.spread(done.append, range(23))
+            assert sorted(done) == list(range(23))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_whoever_computes_the_bits_are_the_same(together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear map, a norm, GELU and attention, of sizes that are divided, forward and backward."""
+    rng = np.random.default_rng(0)
+    x, w, b = rng.standard_normal((700, 384)), rng.standard_normal((384, 261)), rng.standard_normal(261)
+    scale, q, v = rng.standard_normal(384), rng.standard_normal((3, 260, 7)), rng.standard_normal((3, 520, 5))
+    k = rng.standard_normal((3, 520, 7))
+
+    def computed() -> list[np.ndarray]:
+        found = []
+        for op, given in (
+            (ops.linear, (x, w, b)),
+            (ops.matmul, (q, k.swapaxes(1, 2))),
+            (ops.layer_norm, (x, scale, scale)),
+            (ops.gelu_erf, (x,)),
+            (ops.attention, (q, k, v)),
+        ):
+            arrays = [a.astype(np.float32) for a in given]
+            out, pull = vjp(op, *arrays)
+            found += [out, *pull(out)]
+        return found
+
+    calls: list[int] = []
+    monkeypatch.setattr(module.choice, "together", lambda kind: calls.append(1) or together)
+    with kernels("fast"), threads(3):
+        first = computed()
+        assert calls
+        monkeypatch.setattr(module.choice, "together", lambda kind: not together)
+        for a, b in zip(first, computed(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_blas_rests_while_gradients_are_computed() -> None:
+    """On the thread that asks, forward and back, nested and when something fails; afterwards the number is back."""
+    seen: list[int] = []
+
+    def loss(params: Any, wrong: bool) -> Any:
+        seen.append(blas().read())
+        with module.single():
+            seen.append(blas().read())
+        seen.append(blas().read())
+        if wrong:
+            raise KeyError
+        return ops.sum(params)
+
+    with threads(3), kernels("fast"):
+        value_and_grad(loss)(np.ones(2), False)
+        assert (seen, blas().read()) == ([1, 1, 1], 3)
+        with pytest.raises(KeyError):
+            value_and_grad(loss)(np.ones(2), True)
+        assert blas().read() == 3
+    seen.clear()
+    with threads(3), kernels("plain"):  # definitions are as NumPy computes them
+        value_and_grad(loss)(np.ones(2), False)
+    assert seen == [3, 1, 3]
+
+
+def test_holds_of_several_threads_overlap() -> None:
+    """The first to begin is the first to end; a number that is set meanwhile holds afterwards."""
+    with threads(3):
+        first, second = module.single(), module.single()
+        first.__enter__()
+        thread = threading.Thread(target=second.__enter__)
+        thread.start()
+        thread.join()
+        first.__exit__(None, None, None)
+        assert (blas().read(), module.count()) == (1, 3)
+        with threads(2):
+            assert (blas().read(), module.count()) == (1, 2)
+            second.__exit__(None, None, None)
+            assert blas().read() == 2
+        assert blas().read() == 3
 
 
 @pytest.mark.parametrize(("length", "parts", "want"), [(5, 2, [2, 3]), (2, 4, [1, 1]), (1, 1, [1]), (7, 3, [2, 2, 3])])

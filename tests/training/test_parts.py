@@ -43,10 +43,10 @@ def test_options_reach_the_optimizer() -> None:
 
 
 def test_blas_threads_are_set_and_put_back() -> None:
-    functions = cpu_threads.openblas()
-    if functions is None:
+    found = cpu_threads.control()
+    if found is None:
         pytest.skip("this NumPy has another BLAS")
-    read, _ = functions
+    read = found.read
     before = read()
     with threads(before + 1):
         assert read() == before + 1
@@ -54,13 +54,13 @@ def test_blas_threads_are_set_and_put_back() -> None:
 
 
 def test_another_blas_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    functions = cpu_threads.openblas()
-    before = functions[0]() if functions else 0
+    found = cpu_threads.control()
+    before = found.read() if found else 0
     with monkeypatch.context() as patch:
-        patch.setattr(cpu_threads, "openblas", lambda: None)
+        patch.setattr(cpu_threads, "control", lambda: None)
         with threads(before + 1):
-            assert functions is None or functions[0]() == before
-    assert functions is None or functions[0]() == before
+            assert found is None or found.read() == before
+    assert found is None or found.read() == before
 
 
 def test_plain_lines_have_rate_loss_and_time_left(capsys, monkeypatch) -> None:

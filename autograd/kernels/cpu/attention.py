@@ -64,7 +64,7 @@ def forward(
             log_sum[(*index, a)] = _attend(p, index, a, tiles, room, reach, out[(*index, a)])
 
     items = [(index, a) for index in tiles.heads(p.lead) for a in _ranges(0, p.n, tiles.rows)]
-    threads.spread(work, threads.cut(items, threads.count()))
+    threads.spread(work, threads.cut(items, threads.count()), p.size)
     return out, (q, k, v, bias, out, log_sum)
 
 
@@ -112,7 +112,7 @@ def backward(
                     target, own[j] = own[j], np.empty_like(own[j])
                     sums.append((target, own[j]))
             items.append((index, a, b, own))
-    threads.spread(work, threads.cut(items, threads.count()))
+    threads.spread(work, threads.cut(items, threads.count()), p.size)
     for target, part in sums:
         target += part
     return dq, dk, dv, dbias
@@ -203,6 +203,11 @@ class Problem:
     def m(self) -> int:
         """The number of keys."""
         return int(self.k.shape[-2])
+
+    @property
+    def size(self) -> int:
+        """The number of multiplications."""
+        return math.prod(self.lead) * self.n * self.m * int(self.q.shape[-1] + self.v.shape[-1])
 
     def tiles(self) -> Tiles:
         """The tiles of this call."""

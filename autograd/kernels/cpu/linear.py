@@ -1,13 +1,15 @@
 """Linear maps divided over the kernels' threads, the bias added by the thread that computed the rows.
 
-BLAS's own threads turn idly after a product (OpenBLAS's for 2^26 ticks of the clock, some 27 ms) and keep the cores
-from the kernels that come next. A product divided here wakes none of them.
+Each product is cut along its longer side, into as many parts as there are threads; on the way back there are two
+products of one size, which divide the threads between them. Each part is one product of BLAS's on one thread, so that
+the sums hang on shapes and the number of threads alone, not on what else the machine does.
 
 Memory traffic: that of the products, for which each thread reads the smaller argument whole; the bias costs none.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,19 @@ from ...backend import Array
 from ...ops.linear import _rows, linear
 from . import rows, threads
 
-LEAST = 1 << 25
-"""Products of fewer multiplications are left to BLAS: dividing them takes longer than it saves."""
+LEAST = 1 << 21
+"""Products of fewer multiplications stay in one piece: to wake a thread takes as long."""
+
+SMALL = 1 << 18
+"""Products of fewer multiplications are left to the definition: BLAS computes them on one thread anyway."""
 
 GRAIN = 16
-"""Shares are multiples of so many rows or columns, as many as BLAS computes at once."""
+"""Parts are multiples of so many rows or columns, as many as BLAS computes at once."""
+
+EARLY = 1 << 19
+"""Multiplications that the calling thread does while the others are being woken: its part is as much longer."""
+
+Piece = tuple[Array, Array, Array, Array | None]
 
 
 def forward(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[bool, ...] = ()) -> Any:
@@ -32,8 +42,10 @@ def forward(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[
         fitting = fitting and bias.shape == weight.shape[1:] and bias.dtype == x.dtype
     if not fitting:
         return NotImplemented
-    y = _product(_rows(x), weight, bias).reshape(*x.shape[:-1], weight.shape[1])
-    return y, (x if needs[1] else None, weight if needs[0] else None)
+    size = x.size * weight.shape[1]
+    y, pieces = _cut(_rows(x), weight, threads.count() if size >= LEAST else 1, bias)
+    threads.spread(_product, pieces, size)
+    return y.reshape(*x.shape[:-1], weight.shape[1]), (x if needs[1] else None, weight if needs[0] else None)
 
 
 def backward(g: Array, x: Array | None, weight: Array | None, needs: tuple[bool, ...]) -> Any:
@@ -41,28 +53,51 @@ def backward(g: Array, x: Array | None, weight: Array | None, needs: tuple[bool,
     wanted = x if weight is None else weight.T
     if wanted is None or not _serves(g, wanted.shape[-1]):
         return linear.definition.backward(g, x, weight, needs=needs)
-    dx = None if weight is None else _product(_rows(g), weight.T).reshape(*g.shape[:-1], len(weight))
-    dw = None if x is None else _product(_rows(x).T, _rows(g))
+    both = x is not None and weight is not None
+    size = g.size * wanted.shape[-1] * (1 + both)
+    number = threads.count() if size >= LEAST else 1
+    parts = number // 2 if both and number % 2 == 0 else number
+    dx, dw, pieces = None, None, []
+    if weight is not None:
+        dx, pieces = _cut(_rows(g), weight.T, parts)
+        dx = dx.reshape(*g.shape[:-1], len(weight))
+    if x is not None:
+        dw, more = _cut(_rows(x).T, _rows(g), parts)
+        pieces = pieces + more
+    threads.spread(_product, pieces, size)
     return dx, dw, g  # the engine sums the bias gradient over the rows
 
 
-def _product(x: Array, y: Array, bias: Array | None = None) -> Array:
-    """x y + bias: (N, D), (D, E) and (E,) or None -> (N, E)."""
+def _cut(x: Array, y: Array, parts: int, bias: Array | None = None) -> tuple[Array, list[Piece]]:
+    """Room for x y + bias, (N, D), (D, E) and (E,) or None -> (N, E), and the parts of it."""
     out = np.empty((len(x), y.shape[1]), x.dtype)
+    by_rows = len(x) >= y.shape[1]
+    length = max(out.shape)
+    early = EARLY * length // max(1, out.size * x.shape[1]) if parts > 1 else 0
+    pieces: list[Piece] = []
+    for span in _spans(length, parts, early):
+        if by_rows:
+            pieces.append((x[span], y, out[span], bias))
+        else:
+            pieces.append((x, y[:, span], out[:, span], None if bias is None else bias[span]))
+    return out, pieces
 
-    def work(share: tuple[slice, slice]) -> None:
-        r, c = share
-        part = np.matmul(x[r], y[:, c], out=out[r, c])
-        if bias is not None:
-            part += bias[c]
 
-    pieces = threads.cut(range(0, max(out.shape), GRAIN), threads.count())
-    shares = [slice(piece[0], piece[-1] + GRAIN) for piece in pieces]
-    whole, by_rows = slice(None), len(x) >= y.shape[1]
-    threads.spread(work, [(share, whole) if by_rows else (whole, share) for share in shares])
-    return out
+def _spans(length: int, parts: int, early: int) -> list[slice]:
+    """So many parts at most of about equal length, the first of them longer by `early`; in grains."""
+    step = max(1, -(-(length - early) // parts))
+    ends = [0, *(-(-(early + i * step) // GRAIN) * GRAIN for i in range(1, parts)), length]
+    return [slice(a, min(b, length)) for a, b in pairwise(ends) if a < min(b, length)]
+
+
+def _product(piece: Piece) -> None:
+    x, y, out, bias = piece
+    np.matmul(x, y, out)
+    if bias is not None:
+        out += bias
 
 
 def _serves(x: Array, width: int) -> bool:
-    """Whether the product of x with a matrix of this width is large, and there are threads to divide it over."""
-    return x.size * width >= LEAST and x.ndim > 1 and x.dtype in rows.FLOATS and threads.count() > 1
+    """Whether the product of x with a matrix of this width is worth dividing, or to be kept from BLAS's own threads."""
+    least = LEAST if threads.held() else SMALL
+    return x.size * width >= least and x.ndim > 1 and x.dtype in rows.FLOATS and threads.count() > 1

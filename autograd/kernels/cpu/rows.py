@@ -27,7 +27,7 @@ waiting takes as long as the arithmetic of a small block. Calls that are longer 
 SMALL = 1 << 12
 """Arrays of at most so many elements go to the definition: the calls would cost more than the work."""
 
-ALONE = 1 << 16
+ALONE = 1 << 18
 """Work of at most so many elements stays on the calling thread."""
 
 PIECE = 128
@@ -64,7 +64,7 @@ def blocks(lines: Array) -> list[slice]:
 
 def each(work: Callable[[Blocks], None], lines: Array) -> None:
     """`work` on every numbered block of rows: one call a thread, which may keep its buffers from block to block."""
-    threads.spread(work, threads.cut(list(enumerate(blocks(lines))), _parts(lines)))
+    threads.spread(work, threads.cut(list(enumerate(blocks(lines))), _parts(lines)), lines.size)
 
 
 def buffer(lines: Array, blocks: Blocks) -> Array:
