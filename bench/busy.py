@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,8 @@ MOST = 64
 """Busy processes at most."""
 
 _LOOP = """
-import os
-parent = os.getppid()
-while os.getppid() == parent:  # whatever becomes of it
+import os, sys
+while os.getppid() == int(sys.argv[1]):  # whatever becomes of it
     for _ in range(1_000_000):
         pass
 """
@@ -24,7 +24,7 @@ def beside(number: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Within this context so many other processes are busy; they end with it, or with this process."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        processes += (subprocess.Popen([sys.executable, "-S", "-c", _LOOP]) for _ in range(number))
+        processes += (subprocess.Popen([sys.executable, "-S", "-c", _LOOP, str(os.getpid())]) for _ in range(number))
         yield processes
     finally:
         for process in processes:

@@ -33,7 +33,7 @@ hits all alike. Ours keeps freed memory (`autograd.keep_memory`), as `perceiver-
 - memory: the most that a call needs above parameters and inputs: of the process on a CPU, in arrays on a GPU.
 - of product: FLOP/s as a share of the machine's own matrix product in the same run. Forward and backward count 3 times
   the forward. FLOPs: {rule}.
-- beside n busy processes (`--beside n`): loops that never wait run meanwhile, more than the machine has cores for.
+- beside n busy processes (`--beside n`): loops that never pause run meanwhile, and get their shares of the cores.
 - A line with words in place of figures says why there are none.
 """
 

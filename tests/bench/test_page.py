@@ -29,11 +29,13 @@ def test_targets_are_met_or_missed(result: dict) -> None:
     assert found["forward", "exponent", "ours", ""].value == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("backend", "tf32"), [("numpy", False), ("cupy", False), ("cupy", True)])
-def test_every_target_has_its_verdict_in_a_table(result: dict, backend: str, tf32: bool) -> None:
+@pytest.mark.parametrize(
+    ("backend", "tf32", "beside"), [("numpy", False, 0), ("numpy", False, 4), ("cupy", False, 0), ("cupy", True, 0)]
+)
+def test_every_target_has_its_verdict_in_a_table(result: dict, backend: str, tf32: bool, beside: int) -> None:
     figures = {key: value for key, value in result["rows"][0].items() if key not in ("case", "pass", "implementation")}
     rows: dict[tuple[str, str, str], dict] = {}
-    wanted = [target for target in TARGETS if (target.backend, target.tf32) == (backend, tf32)]
+    wanted = [target for target in TARGETS if (target.backend, target.tf32, target.beside) == (backend, tf32, beside)]
     for target in wanted:
         cases = [target.case]
         if "exponent" in target.quantity:
@@ -43,12 +45,23 @@ def test_every_target_has_its_verdict_in_a_table(result: dict, backend: str, tf3
             for who in (target.implementation, *others):
                 key = {"case": case, "pass": target.name, "implementation": who}
                 rows[case, target.name, who] = {**figures, **key, "ratio": 0.5}
-    measured = {**result, "backend": backend, "tf32": tf32, "rows": list(rows.values())}
+    measured = {**result, "backend": backend, "tf32": tf32, "beside": beside, "rows": list(rows.values())}
     measured["exponents"] = exponents(measured["rows"])
     found = outcomes(measured)
     assert [o.target for o in found] == wanted
     notes = "".join(line[-1] + ";" for line in (*main_table(measured), *exponent_table(measured)) if line[-1])
     assert notes.count("met;") + notes.count("MISSED;") == len(found)
+
+
+def test_a_run_beside_busy_processes_has_a_section_of_its_own(result: dict) -> None:
+    """And none of the targets of a machine that is left to it."""
+    busy = {**result, "beside": 4, "machine": {**result["machine"], "beside": "4 busy processes"}}
+    made = page([result, busy])
+    heads = [line for line in made.splitlines() if line.startswith("## ")]
+    assert heads == ["## a machine, 2 cores", "## a machine, 2 cores, beside 4 busy processes"]
+    assert "MISSED" in made.split(heads[1])[0]
+    assert "MISSED" not in made.split(heads[1])[1]
+    assert "1 are set for this" in made.split(heads[1])[1]
 
 
 def test_nothing_is_said_of_what_was_not_measured(result: dict) -> None:

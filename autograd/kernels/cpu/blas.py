@@ -24,7 +24,7 @@ class Control(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Libraries by the beginning of a file's name, and their pairs of functions: the first that a library has counts."""
+    """Libraries by the beginning of a file's name, and their pairs of functions: the first one there counts."""
 
     stem: str
     pairs: Sequence[tuple[str, str]]

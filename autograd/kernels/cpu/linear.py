@@ -57,7 +57,8 @@ def backward(g: Array, x: Array | None, weight: Array | None, needs: tuple[bool,
     size = g.size * wanted.shape[-1] * (1 + both)
     number = threads.count() if size >= LEAST else 1
     parts = number // 2 if both and number % 2 == 0 else number
-    dx, dw, pieces = None, None, []
+    dx = dw = None
+    pieces: list[Piece] = []
     if weight is not None:
         dx, pieces = _cut(_rows(g), weight.T, parts)
         dx = dx.reshape(*g.shape[:-1], len(weight))

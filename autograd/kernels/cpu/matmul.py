@@ -17,7 +17,7 @@ from . import linear, rows, threads
 
 def forward(x: Array, y: Array, *, needs: tuple[bool, ...]) -> Any:
     """As `ops.linear.matmul`."""
-    if min(x.ndim, y.ndim) < 2 or x.shape[-1] != y.shape[-2] or not x.dtype == y.dtype or x.dtype not in rows.FLOATS:
+    if min(x.ndim, y.ndim) < 2 or x.shape[-1] != y.shape[-2] or x.dtype != y.dtype or x.dtype not in rows.FLOATS:
         return NotImplemented
     kept = x if needs[1] else None, y if needs[0] else None, x.ndim, y.ndim
     if y.ndim == 2:

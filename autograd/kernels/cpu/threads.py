@@ -133,7 +133,7 @@ class _Job:
         return True
 
     def wait(self) -> None:
-        """Until the shares that others have begun have ended. A thread that comes later finds no work, and no arrays."""
+        """Until the shares that others have begun have ended. A thread that comes later finds no work and no arrays."""
         try:
             self._ended.acquire()
         finally:
@@ -185,10 +185,10 @@ def threads(number: int) -> Iterator[None]:
     """Within this context kernels and matrix products of every thread of the process use `number` threads.
 
     `ValueError` unless it is a positive integer up to 4,096. The environment variable PERCEIVER_REF_THREADS sets the
-    number from the start; without it, it is BLAS's (OPENBLAS_NUM_THREADS, say, or the number of cores). With a BLAS
-    other than OpenBLAS, MKL and BLIS it says how many threads kernels use, and other products are left alone. Of several
-    such contexts, of any threads, the one that was entered last counts; when the last of them has ended, the number is
-    what it was. Kernels divide their work over threads of their own, on which BLAS's number is 1 for as long.
+    number from the start; without it, it is BLAS's (OPENBLAS_NUM_THREADS, say, or the number of cores). With another
+    BLAS than OpenBLAS, MKL and BLIS it says how many threads kernels use, and other products are left alone. Of
+    several such contexts, of any threads, the one that was entered last counts; when the last of them has ended, the
+    number is what it was. Kernels divide their work over threads of their own, on which BLAS's number is 1 for as long.
     """
     with _setting.asking(_positive(number)):
         yield
