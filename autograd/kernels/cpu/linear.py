@@ -18,7 +18,7 @@ from ...backend import Array
 from ...ops.linear import _rows, linear
 from . import rows, threads
 
-LEAST = 1 << 21
+LEAST = 1 << 22
 """Products of fewer multiplications stay in one piece: to wake a thread takes as long."""
 
 SMALL = 1 << 18

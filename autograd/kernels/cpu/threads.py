@@ -224,7 +224,7 @@ def spread(work: Callable[[Share], None], shares: Sequence[Share], size: int = 0
             _alone(work, shares)
             if helpers > 0:
                 seconds = perf_counter() - started
-                choice.took(kind, False, seconds / size, (seconds, thread_time() - busy))
+                choice.took(kind, False, size, seconds, (seconds, thread_time() - busy))
             return
         job = _Job(work, shares)
         started, busy = perf_counter(), thread_time()
@@ -234,7 +234,7 @@ def spread(work: Callable[[Share], None], shares: Sequence[Share], size: int = 0
         own = perf_counter() - started, thread_time() - busy
         job.wait()
         if size:
-            choice.took(kind, True, (perf_counter() - started) / size, own)
+            choice.took(kind, True, size, perf_counter() - started, own)
     finally:
         _setting.release()
     if job.error is not None:
