@@ -131,6 +131,65 @@ def test_linear_maps_over_threads(
     agree(fast, plain, 1e-13)  # sums of at most 125 terms in another order: a few dozen roundings of 1e-16
 
 
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize(
+    ("x_lead", "y_lead"), [((), ()), ((4,), ()), ((3, 5), (3, 5)), ((3, 1), (5,)), ((), (7,)), ((2, 1, 4), (6, 1))]
+)
+@settings(max_examples=10)
+@given(sizes=st.tuples(*[st.integers(1, 20)] * 3), turned=st.booleans(), seed=st.integers(0, 1000))
+def test_products_over_threads(
+    number: int,
+    x_lead: tuple[int, ...],
+    y_lead: tuple[int, ...],
+    sizes: tuple[int, int, int],
+    turned: bool,
+    seed: int,
+    small_blocks: None,
+) -> None:
+    """Of one matrix and of many, with leading axes that broadcast, divided along the longest of them."""
+    rng = np.random.default_rng(seed)
+    n, d, e = sizes
+    x, y = rng.standard_normal((*x_lead, n, d)), rng.standard_normal((*y_lead, d, e))
+    y = np.ascontiguousarray(y.swapaxes(-1, -2)).swapaxes(-1, -2) if turned else y
+    with threads(number):
+        fast, plain = (pulled(ops.matmul, [x, y], mode) for mode in ("fast", "plain"))
+    agree(fast, plain, 1e-13)  # as above, of at most 20 times the product of the leading axes
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_a_product_computes_the_gradient_that_is_asked_for(
+    needs: tuple[bool, bool], lead: tuple[int, ...], small_blocks: None
+) -> None:
+    rng = np.random.default_rng(0)
+    given = [rng.standard_normal((3, 30, 7)), rng.standard_normal((*lead, 7, 9))]
+    at = needs.index(True)
+
+    def op(free: np.ndarray) -> Any:
+        return ops.matmul(*(free if i == at else a for i, a in enumerate(given)))
+
+    with threads(2):
+        agree(pulled(op, [given[at]], "fast"), pulled(op, [given[at]], "plain"), 1e-13)  # as above
+
+
+def test_products_of_many_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along the longest axis; small ones are not."""
+    shares: list[list[tuple[int, ...]]] = []
+    spread = linear.threads.spread
+
+    def watched(work: Any, of: Any, size: int) -> None:
+        shares.append([piece[2].shape for piece in of])
+        spread(work, of, size)
+
+    monkeypatch.setattr(linear.threads, "spread", watched)
+    x, y = np.ones((2, 7, 60, 80), np.float32), np.ones((7, 80, 130), np.float32)
+    with threads(2), kernels("fast"):
+        np.testing.assert_array_equal(ops.matmul(x, y), np.full((2, 7, 60, 130), 80, np.float32))
+        assert shares == [[(2, 3, 60, 130), (2, 4, 60, 130)]]
+        ops.matmul(x[..., :2, :2], y[:, :2])
+        assert len(shares) == 1
+
+
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
 def test_a_linear_map_computes_the_gradients_that_are_asked_for(needs: tuple[bool, bool], small_blocks: None) -> None:
     rng = np.random.default_rng(0)
