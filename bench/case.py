@@ -15,8 +15,8 @@ PASSES = (FORWARD, BOTH, STEP, IMPORT)
 class BenchCase:
     """One thing to measure.
 
-    `kind` names the function of `subjects` that makes the model (or "engine", "import"); `full` and `quick` are its
-    arguments. `implementations` measure it, ours first. `gib`: memory that one of them needs at full size, by
+    `kind` names the function of `subjects` that makes the model (or "digits", "engine", "import"); `full` and `quick`
+    are its arguments. `implementations` measure it, ours first. `gib`: memory that one of them needs at full size, by
     (implementation, pass); it is left out on a machine that has not so much.
     """
 

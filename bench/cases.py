@@ -102,6 +102,15 @@ CASES: dict[str, BenchCase] = {
             passes=(STEP,),
         ),
         BenchCase(
+            "digits",
+            "a step of the digits recipe: batch 64, 64 pixels, 8 latents of 64 channels",
+            "digits",
+            {"batch_size": 64},
+            {"batch_size": 3},
+            ("ours", "plain", "torch"),
+            passes=(STEP,),
+        ),
+        BenchCase(
             "engine",
             "the engine alone: a pre-norm Transformer block, 8 x 32 vectors of 64 channels, 4 heads",
             "engine",

@@ -59,6 +59,7 @@ def _cpu() -> Iterable[Goal]:
         yield Goal(case, "numpy", BOTH, "time", both, TORCH)
     yield Goal("training-step", "numpy", STEP, "time", 0.6, TORCH)
     yield Goal("training-step", "numpy", STEP, "time", 0.9, TORCH, beside=4)
+    yield Goal("digits", "numpy", STEP, "time", 1.0, "torch")
     yield Goal("imagenet-1", "numpy", FORWARD, "share", 0.8)
     for case in ("imagenet-1", "language-1", "resampler"):
         yield Goal(case, "numpy", FORWARD, "memory", 0.5, TORCH)

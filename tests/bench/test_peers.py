@@ -13,7 +13,7 @@ OTHERS = [
     (name, who)
     for name, row in CASES.items()
     for who in row.implementations
-    if who in ("transformers", "perceiver-pytorch", "flamingo-pytorch", "jax", "autograd", "mygrad")
+    if who in ("transformers", "perceiver-pytorch", "flamingo-pytorch", "jax", "torch", "autograd", "mygrad")
     and row.kind != "import"
     and not name.endswith("-8")  # the same at quick sizes
 ]
