@@ -16,7 +16,7 @@ from ..modes import mode
 from ..optim import optimizers
 from . import attention as tiled
 from . import cuda
-from .cpu import attention, gelu, linear, matmul, normalise
+from .cpu import attention, gelu, heads, linear, matmul, normalise
 from .cpu.threads import single, threads
 from .cuda.fused import fused_step
 from .cuda.graphs import recorded
@@ -33,7 +33,10 @@ def around() -> AbstractContextManager[None]:
 _TILED = Rule(tiled.forward, tiled.backward)
 
 table: dict[tuple[str, str], tuple[Rule, ...]] = {
-    ("attention", "numpy"): (Rule(attention.forward, attention.backward, held=attention.scores_held),),
+    ("attention", "numpy"): (
+        Rule(heads.forward, heads.backward, held=heads.scores_held),
+        Rule(attention.forward, attention.backward),
+    ),
     ("gelu_erf", "numpy"): (Rule(gelu.erf_forward, gelu.erf_backward),),
     ("gelu_tanh", "numpy"): (Rule(gelu.tanh_forward, gelu.tanh_backward),),
     ("layer_norm", "numpy"): (Rule(normalise.layer_norm_forward, normalise.layer_norm_backward),),

@@ -20,11 +20,11 @@ from perceiver_ref.autograd.testing import check_grads
 INF, NAN = np.inf, np.nan
 
 
-@pytest.fixture(params=["plain", "fast", "tiled"], autouse=True)
+@pytest.fixture(params=["plain", "fast", "tiled", "heads"], autouse=True)
 def mode(request: pytest.FixtureRequest, small_tiles: None) -> Iterator[None]:
-    """The definition, and its kernel in tiles of 2 queries by 3 keys ("fast" leaves small problems whole)."""
-    if request.param == "fast":
-        request.getfixturevalue("whole_tiles")
+    """The definition, and its kernels: tiles of 2 queries by 3 keys ("fast" leaves small problems whole), and heads."""
+    if fixture := {"fast": "whole_tiles", "heads": "whole_heads"}.get(request.param):
+        request.getfixturevalue(fixture)
     with kernels("plain" if request.param == "plain" else "fast"):
         yield
 

@@ -124,7 +124,7 @@ def test_a_pool_gives_its_gradient_to_the_winner(name: str, xp: ModuleType) -> N
 
 @pytest.mark.parametrize("mode", ["fast", "plain"])
 @pytest.mark.parametrize("rows", ["zero", "uniform"])
-@pytest.mark.parametrize("tiles", ["small_tiles", "whole_tiles"])
+@pytest.mark.parametrize("tiles", ["small_tiles", "whole_tiles", "whole_heads"])
 def test_keys_that_a_query_may_not_use_get_nothing_of_its_gradient(
     mode: str, rows: str, tiles: str, xp: ModuleType, request: pytest.FixtureRequest
 ) -> None:
@@ -145,7 +145,7 @@ def test_keys_that_a_query_may_not_use_get_nothing_of_its_gradient(
 
 @pytest.mark.parametrize("mode", ["fast", "plain"])
 @pytest.mark.parametrize("how", ["mask", "bias"])
-@pytest.mark.parametrize("tiles", ["small_tiles", "whole_tiles"])
+@pytest.mark.parametrize("tiles", ["small_tiles", "whole_tiles", "whole_heads"])
 def test_a_query_without_keys_gets_and_gives_nothing(
     mode: str, how: str, tiles: str, xp: ModuleType, request: pytest.FixtureRequest
 ) -> None:

@@ -66,6 +66,11 @@ def test_rules_can_be_exchanged(
     agree(xp, registry[op], *data.draw(CASES[op].examples).on(xp, dtype), tolerance)
 
 
+@given(data=st.data())
+def test_attention_by_whole_heads(data: st.DataObject, small_tiles: None, whole_heads: None, xp: ModuleType) -> None:
+    agree(xp, ops.attention, *data.draw(CASES["attention"].examples).on(xp, np.float64), 1e-13)  # as above
+
+
 def masks(kind: str, n: int, m: int, rng: np.random.Generator) -> np.ndarray | None:
     mask = rng.random((2, 1, n, m)) < 0.6
     if kind == "none":
@@ -94,9 +99,9 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bias", [None, (7,), (1, 5, 7), (2, 3, 5, 7), (5, 1)])
 def test_tiles_under_masks_and_biases(
-    kind: str, bias: Shape | None, rows: str, small_tiles: None, xp: ModuleType
+    kind: str, bias: Shape | None, rows: str, small_attention: None, xp: ModuleType
 ) -> None:
-    """Three by three tiles, the last ones cut short; one batch axis and one of heads."""
+    """Three by three tiles, the last ones cut short, or whole heads; one batch axis and one of heads."""
     rng = np.random.default_rng(0)
     shapes = [(2, 3, 5, 4), (2, 1, 7, 4), (2, 1, 7, 6)] + ([] if bias is None else [bias])
     arrays = [xp.asarray(rng.standard_normal(shape)) for shape in shapes]
@@ -106,7 +111,9 @@ def test_tiles_under_masks_and_biases(
 
 
 @pytest.mark.parametrize("lead", LEADS)
-def test_leading_axes_of_tiles_broadcast(lead: tuple[Shape, Shape, Shape], small_tiles: None, xp: ModuleType) -> None:
+def test_leading_axes_of_tiles_broadcast(
+    lead: tuple[Shape, Shape, Shape], small_attention: None, xp: ModuleType
+) -> None:
     rng = np.random.default_rng(0)
     sizes = [(5, 4), (7, 4), (7, 6)]
     arrays = [xp.asarray(rng.standard_normal((*shape, *size))) for shape, size in zip(lead, sizes)]
@@ -114,7 +121,7 @@ def test_leading_axes_of_tiles_broadcast(lead: tuple[Shape, Shape, Shape], small
 
 
 @pytest.mark.parametrize("logit", [1e4, -1e4])
-def test_running_maxima_of_large_logits(logit: float, small_tiles: None, xp: ModuleType) -> None:
+def test_running_maxima_of_large_logits(logit: float, small_attention: None, xp: ModuleType) -> None:
     """The largest logit comes in the last tile, so that every running sum shrinks to nothing, or in the first."""
     q, v = xp.ones((3, 1)), xp.asarray(np.arange(8.0)[:, None])
     k = xp.asarray(np.linspace(0, logit, 8)[:, None])
@@ -131,6 +138,7 @@ def test_attention_memory_does_not_grow_with_queries_times_keys(backend: str, mo
     kernel = sys.modules["perceiver_ref.autograd.kernels.cpu.attention"]
     monkeypatch.setattr(kernel, "TILE", (16, 16))
     monkeypatch.setattr(kernel, "SMALL", 0)
+    monkeypatch.setattr(sys.modules["perceiver_ref.autograd.kernels.cpu.heads"], "FEW", 0)
 
     def peak(n: int, mode: str) -> int:
         q, k, v = np.random.default_rng(0).standard_normal((3, n, 4))

@@ -221,6 +221,15 @@ def test_large_products_are_divided_and_leave_blas_its_threads(monkeypatch: pyte
         assert linear.threads.count() == 3
 
 
+@pytest.fixture(params=["heads", "tiles"])
+def attending(request: pytest.FixtureRequest, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every attention by blocks of whole heads, of at most 64 scores where a head has no more, or by tiles."""
+    if request.param == "heads":
+        for constant, value in {"FEW": 1 << 20, "LEAST": 1, "BLOCK": 64}.items():
+            monkeypatch.setattr(sys.modules[f"{KERNELS}.heads"], constant, value)
+    return str(request.param)
+
+
 def heads(rng: np.random.Generator, batch: int, n: int, count: int, depth: int) -> np.ndarray:
     """(batch, heads, n, depth), in memory as heads are split off channels."""
     return rng.standard_normal((batch, n, count, depth)).swapaxes(1, 2)
@@ -232,15 +241,26 @@ def heads(rng: np.random.Generator, batch: int, n: int, count: int, depth: int) 
 @given(
     sizes=st.tuples(*(st.integers(1, top) for top in (3, 4, 40, 40, 5, 5))),
     masked=st.sampled_from(["zero", "uniform", "added", None]),
+    biased=st.booleans(),
+    shared=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_attention_over_threads(
-    number: int, logits: float, sizes: tuple[int, ...], masked: str | None, seed: int, small_blocks: None
+    number: int,
+    logits: float,
+    sizes: tuple[int, ...],
+    masked: str | None,
+    seed: int,
+    biased: bool,
+    shared: bool,
+    attending: str,
 ) -> None:
     """Heads, queries or keys are divided, according to their numbers; tiles of 4 queries by 6 keys."""
     batch, count, n, m, d, e = sizes
     rng = np.random.default_rng(seed)
-    made = [heads(rng, batch, n, count, d), heads(rng, batch, m, count, d), heads(rng, batch, m, count, e)]
+    own = 1 if shared else count  # heads of keys and values
+    made = [heads(rng, batch, n, count, d), heads(rng, batch, m, own, d), heads(rng, batch, m, own, e)]
+    made += [rng.standard_normal((count, 1, m))] if biased else []
     static: dict[str, Any] = {"scale": logits / np.sqrt(d)}
     if masked is not None:
         static |= {"mask": rng.random((batch, 1, n, m)) < 0.5, "masked_rows": masked}
@@ -255,7 +275,7 @@ def test_attention_over_threads(
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 900), (900, 5)])
-def test_attention_repeats_itself_bit_for_bit(n: int, m: int, small_blocks: None) -> None:
+def test_attention_repeats_itself_bit_for_bit(n: int, m: int, attending: str) -> None:
     rng = np.random.default_rng(0)
     made = [rng.standard_normal(shape).astype(np.float32) for shape in ((1, 1, n, 8), (1, 1, m, 8), (1, 1, m, 8))]
     with threads(3):
@@ -265,14 +285,28 @@ def test_attention_repeats_itself_bit_for_bit(n: int, m: int, small_blocks: None
             np.testing.assert_array_equal(a, b)
 
 
-def test_heads_are_joined_without_a_copy() -> None:
+def test_heads_are_joined_without_a_copy(attending: str) -> None:
     """The result lies in memory as joining its heads wants it, and so do gradients."""
     rng = np.random.default_rng(0)
-    made = [heads(rng, 2, 256, 4, 8) for _ in range(3)]
+    made = [heads(rng, 2, 25, 4, 8) for _ in range(3)]
     with kernels("fast"):
         out, pull = vjp(ops.attention, *made)
         for x in (out, *pull(out)):
             assert x.swapaxes(1, 2).flags.c_contiguous
+
+
+def test_a_weight_of_1_gives_scores_no_gradient_by_heads() -> None:
+    """Not even a rounding of one: of the definition's promises, what blocks of heads keep."""
+    rng = np.random.default_rng(0)
+    made = [heads(rng, 16, n, 8, 4).astype(np.float32) for n in (9, 11, 11)]
+    mask = np.eye(9, 11, dtype=bool)
+    by_heads, *_ = registry["attention"].kernels["numpy"]
+    assert by_heads.run(made, {"mask": mask}, (True,) * 3) is not NotImplemented  # a case of theirs
+    with kernels("fast"):
+        out, pull = vjp(lambda *given: ops.attention(*given, mask=mask), *made)
+        dq, dk, _ = pull(rng.standard_normal(out.shape).astype(np.float32))
+    assert not dq.any()
+    assert not dk.any()
 
 
 def test_attention_takes_memory_for_tiles_alone() -> None:
@@ -300,6 +334,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in {
         "rows": {"BLOCK": 512, "SHARED_BLOCK": 512, "SMALL": 0, "ALONE": 0},
         "attention": {"TILE": (4, 6), "SMALL": 0},
+        "heads": {"FEW": 0},
         "linear": {"LEAST": 1, "SMALL": 1, "GRAIN": 4, "EARLY": 40},
     }.items():
         for constant, value in values.items():
@@ -308,7 +343,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("at", ["q", "k"])
 @pytest.mark.parametrize("value", [1e30, np.inf, np.nan])
-def test_one_large_number_is_enough_for_running_maxima(at: str, value: float, small_blocks: None) -> None:
+def test_one_large_number_is_enough_for_running_maxima(at: str, value: float, attending: str) -> None:
     """A single number among small ones, in the last tile, that makes scores overflow without a maximum."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((n, 3)).astype(np.float32) for n in (5, 20, 20))

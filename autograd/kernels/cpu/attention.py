@@ -218,13 +218,24 @@ class Problem:
         k = self.k[(*index, b)].swapaxes(-1, -2)
         shape = (*q.shape[:-1], k.shape[-1])
         s = np.matmul(q, k, out=room[: q[..., 0].size * shape[-1]].reshape(shape))
+        self.masked(s, index, a, b)
+        return s
+
+    def masked(self, s: Array, index: Index, a: slice, b: slice) -> None:
+        """Add the bias to the products of one tile, and put -inf where they are masked."""
         if self.bias is not None:
             s += self.bias[(*index, a, b)]
         if self.mask is not None:
             np.copyto(s, -np.inf, where=~self.mask[(*index, a, b)])
         if self.some is not None:
             np.copyto(s, 0, where=~self.some[(*index, a)])
-        return s
+
+    def closed(self, index: Index, a: slice, b: slice) -> Array | None:
+        """Which scores of a tile have no slope; None without a mask."""
+        if self.mask is None:
+            return None
+        closed = ~self.mask[(*index, a, b)]
+        return closed & self.some[(*index, a)] if self.added and self.some is not None else closed
 
 
 def _attend(p: Problem, index: Index, a: slice, tiles: Tiles, room: Array, reach: float, out: Array) -> Array:
@@ -297,9 +308,7 @@ class Way:
                 ds *= weights
                 here = slice(b.start - keys.start, b.stop - keys.start)
                 _add(dv[..., here, :], weights.swapaxes(-1, -2), g, first=a.start == queries.start)
-                if p.mask is not None:
-                    closed = ~p.mask[(*index, a, b)]
-                    closed = closed & p.some[(*index, a)] if p.added and p.some is not None else closed
+                if (closed := p.closed(index, a, b)) is not None:
                     np.copyto(ds, 0, where=closed)
                 if self.dbias is not None:
                     self.dbias[(*index, a, b)] = ds
