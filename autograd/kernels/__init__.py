@@ -16,11 +16,12 @@ from ..modes import mode
 from ..optim import optimizers
 from . import attention as tiled
 from . import cuda
-from .cpu import attention, gelu, heads, linear, matmul, normalise
+from .cpu import attention, gelu, heads, linear, matmul, normalise, optimizer
 from .cpu.threads import single, threads
-from .cuda.fused import fused_step
+from .cuda import optimizer as cuda_optimizer
 from .cuda.graphs import recorded
 from .cuda.launch import column_sums
+from .fused import fused
 
 __all__ = ["recorded", "table", "threads"]
 
@@ -52,5 +53,5 @@ table: dict[tuple[str, str], tuple[Rule, ...]] = {
 for (_op, _backend), _rules in table.items():
     registry[_op].kernels[_backend] = _rules
 sums.of_rows["cupy"] = column_sums
-optimizers.fused["cupy"] = fused_step
+optimizers.fused |= {"numpy": fused(optimizer), "cupy": fused(cuda_optimizer)}
 gradients.around = around

@@ -36,16 +36,21 @@ def clip_by_global_norm(gradients: Tree, max_norm: float, *, eps: float = 0.0) -
     arrays = [array for _, array in tree.leaves(gradients)]
     if not arrays:
         return gradients
-    norm = _norm(arrays)
+    factor = clip_factor(arrays, max_norm, eps=eps)
     factors: dict[Any, Array] = {}
 
     def clipped(g: Array) -> Array:
         single = wide(g)
         if single.dtype not in factors:
-            factors[single.dtype] = (max_norm / xp(g).maximum(norm + eps, max_norm)).astype(single.dtype)
+            factors[single.dtype] = factor.astype(single.dtype)
         return as_array(rounded_to(g.dtype, single * factors[single.dtype]))
 
     return tree.map(clipped, gradients)
+
+
+def clip_factor(arrays: list[Array], max_norm: float, *, eps: float = 0.0) -> Array:
+    """What `clip_by_global_norm` multiplies these gradients by, of which there is one at least: 0-d, float64."""
+    return max_norm / xp(arrays[0]).maximum(_norm(arrays) + eps, max_norm)
 
 
 def _norm(arrays: list[Array]) -> Array:

@@ -123,29 +123,17 @@ class Optimizer:
         slots = {name: tree.flatten(kept) for name, kept in state.items() if name not in ("count", MISSED)}
         missed, missed_after = self.missed(given, flat, state)
         updates: dict[str, Array] = {}
-        for paths in self._groups(flat, missed):
-            t = count + 1 - missed.get(paths[0], 0)
-            u, p = wide(_joined(flat, paths)), wide(_joined(given, paths))
+        for path, g in flat.items():
+            u, p, t = wide(g), wide(given[path]), count + 1 - missed.get(path, 0)
             for part in self.parts:
-                if part.only(paths[0]):
-                    kept = {name: wide(_joined(slots.get(name, {}), paths, name)) for name in part.slots}
+                if part.only(path):
+                    kept = {name: wide(_slot(slots, name, path)) for name in part.slots}
                     u, made = part.rule(u, p, kept, t)
                     for name, array in made.items():
-                        _split(rounded_to(slots[name][paths[0]].dtype, as_array(array)), paths, slots[name])
-            _split(as_array(-rate * u), paths, updates, flat)
+                        slots[name][path] = rounded_to(slots[name][path].dtype, as_array(array))
+            updates[path] = as_array(-rate * u)
         made = {name: tree.unflatten_like(state[name], list(arrays.values())) for name, arrays in slots.items()}
         return updates, {"count": np.asarray(count + 1, np.int64), **made, **_nested_missed(missed_after)}
-
-    def _groups(self, flat: dict[str, Array], missed: Mapping[str, int]) -> list[list[str]]:
-        """The paths whose parameters are computed as one array: small ones on NumPy that all parts treat alike."""
-        together = all(part.elementwise for part in self.parts)
-        groups: dict[Any, list[str]] = {}
-        for path, u in flat.items():
-            alike: Any = path
-            if together and type(u) is np.ndarray and u.size <= _SMALL:
-                alike = (u.dtype, missed.get(path, 0), *[part.only(path) for part in self.parts])
-            groups.setdefault(alike, []).append(path)
-        return list(groups.values())
 
 
 def sgd(
@@ -229,31 +217,16 @@ def _decay(weight_decay: float, decays: Chosen) -> tuple[Part, ...]:
 MISSED = "missed"
 """Where a state keeps how many updates each parameter had no gradient for."""
 
-_SMALL = 1 << 14  # elements below which the calls of NumPy take longer than the arithmetic
-
 
 def _added(p: Array, update: Array) -> Array:
     return rounded_to(p.dtype, as_array(wide(p) + update))
 
 
-def _joined(arrays: dict[str, Array], paths: list[str], slot: str = "") -> Array:
-    """The arrays of these paths one after the other, or the one as it is; `ValueError` when the state lacks a slot."""
-    for path in paths:
-        if path not in arrays:
-            raise ValueError(f"the state holds no {slot} of {path!r}: it was made by another optimizer, or without it")
-    return arrays[paths[0]] if len(paths) == 1 else np.concatenate([arrays[path].reshape(-1) for path in paths])
-
-
-def _split(joined: Array, paths: list[str], into: dict[str, Array], shapes: dict[str, Array] | None = None) -> None:
-    """The inverse of `_joined`, each array in the shape that `shapes`, or else `into`, has at its path."""
-    if len(paths) == 1:
-        into[paths[0]] = joined
-        return
-    start = 0
-    for path in paths:
-        like = (shapes or into)[path]
-        into[path] = joined[start : start + like.size].reshape(like.shape)
-        start += like.size
+def _slot(slots: dict[str, dict[str, Array]], name: str, path: str) -> Array:
+    """What is remembered of a parameter under a name; `ValueError` when the state lacks it."""
+    if path not in slots.get(name, {}):
+        raise ValueError(f"the state holds no {name} of {path!r}: it was made by another optimizer, or without it")
+    return slots[name][path]
 
 
 def _nested_missed(missed: dict[str, Array]) -> dict[str, Tree]:

@@ -29,7 +29,6 @@ class Part:
     """One part: `rule(u, p, slots, t) -> (u, slots)` for update number t, from 1, of a parameter p.
 
     `slots` names what is remembered, zeros like p before the first update; `only` says which parameters it is for.
-    `elementwise`: an element of the result depends on no other element, so that parameters may be joined to one array.
     `kind` names the part and its constants for a kernel that computes several parts at once; None: it has none.
     `counts`: the rule depends on t.
     """
@@ -38,7 +37,6 @@ class Part:
     slots: tuple[str, ...] = ()
     only: Chosen = every
     kind: tuple[str, Mapping[str, Any]] | None = None
-    elementwise: bool = False
     counts: bool = True
 
 
@@ -54,7 +52,7 @@ def momentum(decay: float, *, dampening: float = 0.0, nesterov: bool = False) ->
         b = u.copy() if t == 1 else decay * slots["momentum"] + (1 - dampening) * u
         return u + decay * b if nesterov else b, {"momentum": b}
 
-    return Part(rule, ("momentum",), elementwise=True)
+    return Part(rule, ("momentum",))
 
 
 def adaptive(
@@ -95,7 +93,7 @@ def adaptive(
     constants = {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root, "bias_correction": bias_correction}
     slots = ("mean", "square", *(("largest_square",) if amsgrad else ()))
     kind = ("adaptive", {**constants, "nesterov": nesterov, "amsgrad": amsgrad})
-    return Part(rule, slots, kind=kind, elementwise=True)
+    return Part(rule, slots, kind=kind)
 
 
 def decay(weight_decay: float, only: Chosen = every) -> Part:
@@ -105,9 +103,7 @@ def decay(weight_decay: float, only: Chosen = every) -> Part:
     (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2).
     """
     kind = ("decay", {"weight_decay": weight_decay})
-    return Part(
-        lambda u, p, slots, t: (u + weight_decay * p, slots), only=only, kind=kind, elementwise=True, counts=False
-    )
+    return Part(lambda u, p, slots, t: (u + weight_decay * p, slots), only=only, kind=kind, counts=False)
 
 
 def trust_ratio(*, least: float = 0.0, most: float = float("inf")) -> Part:

@@ -7,13 +7,14 @@ reads the direction and reads p again, 40 bytes; a bound on the norm reads g onc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...backend import Array
+from ..fused import Chain
 from .launch import TYPES, function
 
 _CHUNK = 4096
@@ -130,35 +131,11 @@ def _tables(sizes: tuple[int, ...], flags: tuple[int, ...], device: int) -> _Tab
     return _Tables(there(chunks), there(flags), there(first_chunks), there(places), tuple(places), total)
 
 
-Constants = Mapping[str, Any]
-
-
-class Chain(NamedTuple):
-    """The constants of an optimizer that the kernel computes: L2 decay, Adam's direction, decay, ratio of norms."""
-
-    before: Constants | None
-    adaptive: Constants
-    after: Constants | None
-    ratio: Constants | None
-
-
-def chain(kinds: Sequence[tuple[str, Constants] | None]) -> Chain | None:
-    """The chain that parts of these kinds, in order, make; None where the kernel is not made for it."""
-    found: list[Constants | None] = []
-    rest = list(kinds)
-    for name in ("decay", "adaptive", "decay", "trust_ratio"):
-        taken = rest.pop(0)[1] if rest and rest[0] is not None and rest[0][0] == name else None  # type: ignore[index]
-        if name == "adaptive" and (taken is None or taken["amsgrad"]):
-            return None
-        found.append(taken)
-    before, adaptive, after, ratio = found
-    return None if rest or adaptive is None else Chain(before, adaptive, after, ratio)
-
-
-def suits(leaves: Sequence[Sequence[Array]]) -> bool:
-    """Whether the kernel is made for these (p, g, mean, square): one element type, in row-major order, not empty."""
+def suits(given: Chain, leaves: Sequence[Sequence[Array]], counts: Sequence[int]) -> bool:
+    """Whether the kernel is made for these (p, g, mean, square): one element type, in row-major order, not empty; and
+    one count."""
     chars = {x.dtype.char for group in leaves for x in group}
-    if len(chars) != 1 or not chars <= set(TYPES):
+    if len(chars) != 1 or not chars <= set(TYPES) or len(set(counts)) != 1:  # one launch has one count
         return False
     return all(x.size and x.flags.c_contiguous for group in leaves for x in group)
 
@@ -168,11 +145,11 @@ def step(
     leaves: Sequence[Sequence[Array]],
     flags: Sequence[int],
     *,
-    count: int,
+    counts: Sequence[int],
     rate: float,
     max_norm: float | None,
 ) -> list[tuple[Array, Array, Array]]:
-    """New (p, mean, square) for each (p, g, mean, square) after update number `count`, from 1.
+    """New (p, mean, square) for each (p, g, mean, square) after its update number, from 1, in `counts`.
 
     `flags` are 1 where the decay before the moments is for a parameter, plus 2 where the one after them is.
     """
@@ -191,7 +168,7 @@ def step(
         function(_SOURCE, "bound", char)((1,), (256,), (sums, factor, blocks, float(max_norm)))
     flat = [cupy.empty(tables.total, first.dtype) for _ in range(3)]
     norms: Any = 0 if given.ratio is None else cupy.empty((blocks, 2), double)
-    arguments = (*where, tables.flags, *flat, factor, norms, float(rate), *_factors(given, count))
+    arguments = (*where, tables.flags, *flat, factor, norms, float(rate), *_factors(given, counts[0]))
     function(_SOURCE, "step", char)((blocks,), (_BLOCK,), arguments)
     if given.ratio is not None:
         ratio = cupy.empty(len(leaves), double)
