@@ -22,6 +22,8 @@ Axis = int | tuple[int, ...] | None
 BLOCK = 16
 """Elements that are added one after the other in float32: 1e-7 of their sum is lost where all are alike."""
 
+_ONES = np.ones(BLOCK, np.float32)
+
 of_rows: dict[str, Callable[[Array], Array]] = {}
 """Backend -> a faster sum of the rows of x (N, C), in float64 and rounded once; kernels put theirs here."""
 
@@ -77,6 +79,9 @@ def wide_total(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     axes = axes_of(axis, x.ndim)
     if x.dtype.char not in "ef" or not axes or not x.size:
         return x.sum(axes, keepdims=keepdims)
+    if x.size > SMALL and _of_rows(x, axes):
+        kept = x.shape[len(axes) :]
+        return _middle(x.reshape(1, -1, math.prod(kept))).reshape((1,) * len(axes) * keepdims + kept)
     if name(x) != "numpy":
         return _on_device(x, axes, keepdims)
     if x.size <= SMALL:
@@ -100,6 +105,12 @@ def wide_total(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     return sums.reshape([1 if i in axes else n for i, n in enumerate(x.shape)]) if keepdims else sums
 
 
+def _of_rows(x: Array, axes: tuple[int, ...]) -> bool:
+    """Whether the sums are those of a matrix's rows, in row-major order: what most sums over several axes are."""
+    leading = axes[-1] == len(axes) - 1 < x.ndim - 1
+    return leading and type(x) is np.ndarray and x.dtype.char == "f" and x.flags.c_contiguous
+
+
 def _on_device(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
     """CuPy's sums in float64, which memory limits; those of all axes but the last, in row-major order, by a kernel."""
     leading = axes[-1] == len(axes) - 1 and len(axes) < x.ndim
@@ -116,8 +127,8 @@ def _middle(x: Array) -> Array:
         return x.sum(1)  # NumPy sums a column in pairs
     whole = rows // BLOCK * BLOCK
     blocks = x[:, :whole].reshape(outer, -1, BLOCK, columns)
-    sums = blocks.sum(2) if columns >= WIDE[0] and x.size >= WIDE[1] else np.ones(BLOCK, x.dtype) @ blocks
-    sums = sums.sum(1, dtype=np.float64)
+    sums = blocks.sum(2) if columns >= WIDE[0] and x.size >= WIDE[1] else _ONES @ blocks
+    sums = np.add.reduce(sums, 1, np.float64)
     return sums if whole == rows else sums + x[:, whole:].sum(1)
 
 
