@@ -68,11 +68,14 @@ def unflatten_like(tree: Tree, values: Sequence[Any]) -> Tree:
 
     Raises `ValueError` when there are more or fewer values than leaves.
     """
-    count = _count(tree)
-    if count != len(values):
-        raise ValueError(f"the tree has {count} leaves, but {len(values)} values were given")
     remaining = iter(values)
-    return _map(lambda _: next(remaining), tree)
+    try:
+        made = _filled(tree, remaining) if isinstance(tree, _LEVELS) or tree is None else next(remaining)
+        if next(remaining, remaining) is remaining:
+            return made
+    except StopIteration:
+        pass
+    raise ValueError(f"the tree has {_count(tree)} leaves, but {len(values)} values were given")
 
 
 def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
@@ -98,6 +101,17 @@ def _collect(tree: Tree, path: str, found: list[tuple[str, Any]]) -> None:
             _collect(child, below, found)
         elif child is not None:
             found.append((below, child))
+
+
+def _filled(tree: Tree, values: Iterator[Any]) -> Tree:
+    """The structure of a level, or None, with the next values as leaves."""
+    if isinstance(tree, dict):
+        made = {k: _filled(v, values) if v is None or isinstance(v, _LEVELS) else next(values) for k, v in tree.items()}
+        return made if type(tree) is dict else _of_kind(tree, made)
+    if tree is None:
+        return None
+    children = [_filled(v, values) if v is None or isinstance(v, _LEVELS) else next(values) for v in tree]
+    return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)  # named tuples
 
 
 def _count(tree: Tree) -> int:

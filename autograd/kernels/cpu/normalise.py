@@ -153,7 +153,7 @@ def _kept(xs: Array, needs: tuple[bool, ...]) -> Array | None:
 def _made(x: Array, y: Array, units: Array | None, inverses: Array, scale: Array, offset: Array | None) -> Any:
     """What a forward rule returns: where a gradient is wanted, also how to make the output again."""
     residuals = (None if units is None else units.reshape(x.shape), inverses.reshape(*x.shape[:-1], 1), scale)
-    again = None if units is None else partial(_affine, residuals[0], scale, offset)
+    again = None if units is None or x.size <= rows.KEPT else partial(_affine, residuals[0], scale, offset)
     return y.reshape(x.shape), residuals, again
 
 

@@ -30,6 +30,9 @@ SMALL = 1 << 12
 ALONE = 1 << 18
 """Work of at most so many elements stays on the calling thread."""
 
+KEPT = 1 << 18
+"""Results of at most so many elements are kept for the way back, where larger ones are made again."""
+
 PIECE = 128
 """Elements that BLAS may add in few running sums: float32 loses 1e-7 of their sum where all are alike."""
 
