@@ -173,9 +173,10 @@ class Problem:
     k: Array
     v: Array
     bias: Array | None
-    mask: Array | None
-    some: Array | None
-    """Which queries have a key, where those that have none are averages of all values."""
+    closed: Array | None
+    """Which scores are masked."""
+    none: Array | None
+    """Which queries have no key, where those are averages of all values."""
     added: bool
     """Whether masked scores have a slope in such averages."""
     factor: float
@@ -187,12 +188,13 @@ class Problem:
         n, m = q.shape[-2], k.shape[-2]
         both = [x.shape[:-2] for x in (q, k, v, bias, mask) if x is not None]
         lead = np.broadcast_shapes(*both)
-        some = mask.any(-1, keepdims=True) if mask is not None and rows != "zero" else None
+        closed = None if mask is None else ~mask
+        none = None if closed is None or rows == "zero" else closed.all(-1, keepdims=True)
         cleared = (q, keep_used(k, mask, slopes(rows)), keep_used(v, mask, rows))
         q, k, v = (x if x.shape[:-2] == lead else np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in cleared)
-        bias, mask = (None if x is None else np.broadcast_to(x, (*lead, n, m)) for x in (bias, mask))
-        some = None if some is None else np.broadcast_to(some, (*lead, n, 1))
-        return cls(q, k, v, bias, mask, some, rows == "added", scale_factor(q, scale), lead)
+        bias, closed = (None if x is None else np.broadcast_to(x, (*lead, n, m)) for x in (bias, closed))
+        none = None if none is None else np.broadcast_to(none, (*lead, n, 1))
+        return cls(q, k, v, bias, closed, none, rows == "added", scale_factor(q, scale), lead)
 
     @property
     def n(self) -> int:
@@ -225,17 +227,17 @@ class Problem:
         """Add the bias to the products of one tile, and put -inf where they are masked."""
         if self.bias is not None:
             s += self.bias[(*index, a, b)]
-        if self.mask is not None:
-            np.copyto(s, -np.inf, where=~self.mask[(*index, a, b)])
-        if self.some is not None:
-            np.copyto(s, 0, where=~self.some[(*index, a)])
+        if self.closed is not None:
+            np.copyto(s, -np.inf, where=self.closed[(*index, a, b)])
+        if self.none is not None:
+            np.copyto(s, 0, where=self.none[(*index, a)])
 
-    def closed(self, index: Index, a: slice, b: slice) -> Array | None:
+    def flat(self, index: Index, a: slice, b: slice) -> Array | None:
         """Which scores of a tile have no slope; None without a mask."""
-        if self.mask is None:
+        if self.closed is None:
             return None
-        closed = ~self.mask[(*index, a, b)]
-        return closed & self.some[(*index, a)] if self.added and self.some is not None else closed
+        closed = self.closed[(*index, a, b)]
+        return closed & ~self.none[(*index, a)] if self.added and self.none is not None else closed
 
 
 def _attend(p: Problem, index: Index, a: slice, tiles: Tiles, room: Array, reach: float, out: Array) -> Array:
@@ -308,8 +310,8 @@ class Way:
                 ds *= weights
                 here = slice(b.start - keys.start, b.stop - keys.start)
                 _add(dv[..., here, :], weights.swapaxes(-1, -2), g, first=a.start == queries.start)
-                if (closed := p.closed(index, a, b)) is not None:
-                    np.copyto(ds, 0, where=closed)
+                if (flat := p.flat(index, a, b)) is not None:
+                    np.copyto(ds, 0, where=flat)
                 if self.dbias is not None:
                     self.dbias[(*index, a, b)] = ds
                 _add(dq_a, ds, p.k[(*index, b)], first=b.start == keys.start)

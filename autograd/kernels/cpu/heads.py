@@ -99,8 +99,8 @@ def backward(
             ds = np.matmul(g_i, _turned(given.v[i]))
             ds -= np.vecdot(p, ds)[..., None]
             ds *= p  # exactly 0 where one weight is 1
-            if (closed := given.closed(i, ALL, ALL)) is not None:
-                np.copyto(ds, 0, where=closed)
+            if (flat := given.flat(i, ALL, ALL)) is not None:
+                np.copyto(ds, 0, where=flat)
             if dbias is not None:
                 dbias[i] = ds
             np.matmul(ds, given.k[i], out=dq[i])

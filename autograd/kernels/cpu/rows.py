@@ -7,6 +7,7 @@ and no array as large as the arguments is made on the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ KEPT = 1 << 18
 PIECE = 128
 """Elements that BLAS may add in few running sums: float32 loses 1e-7 of their sum where all are alike."""
 
+SHORT = 32
+"""Elements of a row for which a call of BLAS takes longer than its work."""
+
 PRODUCTS = 4096
 """The same of products, which it adds in many: 5e-7."""
 
@@ -59,6 +63,8 @@ def line(x: Array) -> Array:
 
 def blocks(lines: Array) -> list[slice]:
     """The rows of (rows, ...), cut into blocks of about equal size, as many for each thread that takes part."""
+    if lines.size <= BLOCK:
+        return [slice(0, len(lines))] if len(lines) else []
     parts = _parts(lines)
     most = parts * (BLOCK if parts == 1 else SHARED_BLOCK)
     step = max(1, -(-len(lines) // (parts * max(1, -(-lines.size // most)))))
@@ -79,16 +85,23 @@ def sums(lines: Array) -> Array:
     """The sum of each row of contiguous (rows, D): (rows, 1). BLAS's fast running sums only of pieces of a row."""
     width = lines.shape[1]
     if width <= 2 * PIECE:
-        return lines @ np.ones((width, 1), lines.dtype)
+        return lines @ _ones(width, lines.dtype)
     if width % PIECE:
         return lines.sum(1, keepdims=True)
     pieces = lines.reshape(-1, PIECE) @ np.ones(PIECE, lines.dtype)
     return pieces.reshape(len(lines), -1).sum(1, keepdims=True)
 
 
+@lru_cache
+def _ones(width: int, dtype: Any) -> Array:
+    return np.ones((width, 1), dtype)
+
+
 def dots(x: Array, y: Array) -> Array:
-    """The inner product of each row of x with that of y, (rows, 1), by BLAS."""
+    """The inner product of each row of x with that of y, (rows, 1), by BLAS; of short rows, which are many, by NumPy."""
     width = x.shape[1]
+    if width <= SHORT:
+        return np.einsum("nd,nd->n", x, y)[:, None]
     if width <= PRODUCTS:
         return (x[:, None, :] @ y[:, :, None])[:, 0]
     pieces = [np.vecdot(x[:, i : i + PRODUCTS], y[:, i : i + PRODUCTS]) for i in range(0, width, PRODUCTS)]
@@ -101,4 +114,5 @@ def _parts(lines: Array) -> int:
 
 def total(sums: Array, dtype: Any) -> Array:
     """The sum of the blocks' sums, added in float64 in the blocks' order."""
-    return sums.sum(0, dtype=np.float64).astype(dtype, copy=False)
+    whole = sums[0] if len(sums) == 1 else sums.sum(0, dtype=np.float64)
+    return whole.astype(dtype)
