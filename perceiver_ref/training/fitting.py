@@ -151,16 +151,16 @@ def chosen_paths(trainable: Any, params: Tree) -> Callable[[str], bool]:
 
 
 def recomputing(model: Any, loss: Any) -> Any:
-    """The model with an encoder that computes its layers again on the way back; `InputError` where there is none."""
+    """The model, or its encoder, with layers that are computed again on the way back; `InputError` where none can be."""
     if not losses.takes_model(loss):
         raise InputError(
             "recompute changes the model that a named loss, or one of (model, params, batch), is given; build your own "
-            "with Encoder(recompute=True)"
+            "with Encoder(recompute=True) or PerceiverAR(recompute=True)"
         )
     made = model.map_parts(_recomputing)
     made = _recomputing(made)
     if made is model:
-        raise InputError(f"a {type(model).__name__} has no encoder that can recompute its layers")
+        raise InputError(f"a {type(model).__name__} has no layers that can be computed again")
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.test_gradients import weighted_sum
 from perceiver_ar import small
@@ -16,8 +16,10 @@ from perceiver_ar.small import LENGTH, VOCABULARY
 from support import assert_close, difference, host, normal, on, random_parameters
 
 import perceiver_ref as pr
-from perceiver_ref.autograd import value_and_grad
+from perceiver_ref.autograd import ops, tree, value_and_grad
+from perceiver_ref.autograd.observing import observe
 from perceiver_ref.autograd.testing import check_grads
+from perceiver_ref.autograd.tree import Tree
 from perceiver_ref.errors import InputError
 from perceiver_ref.models.conventions import AUTOREGRESSIVE_DIALECTS
 from perceiver_ref.models.perceiver_ar import PerceiverAR
@@ -157,6 +159,40 @@ def test_gradients_flow_through_the_memory(backend: str) -> None:
         for apply in (lambda p: FIXED.apply(p, ids, prefix=2)[:, 2:], continued)
     )
     assert_close(host(parts), host(whole))
+
+
+@settings(max_examples=15)
+@given(data=st.data(), model=small.models(), continued=st.booleans())
+def test_layers_computed_again_give_the_same_and_keep_less(
+    backend: str, data: st.DataObject, model: PerceiverAR, continued: bool
+) -> None:
+    """Also where a sequence is continued, through the keys and values that are kept of it."""
+    ids, prefix, mask = data.draw(small.calls(model))
+    cut = data.draw(st.integers(prefix, ids.shape[1] - 1)) if continued else 0
+    found = []
+    for recompute in (False, True):
+        kept: list[int] = []
+        chosen = replace(model, recompute=recompute)
+
+        def loss(p: Tree, chosen: PerceiverAR = chosen, kept: list[int] = kept) -> Any:
+            with observe(lambda e: kept.append(sum(map(_size, e.node.residuals))) if e.node else None):
+                parts, memory = [], None
+                for start, stop in [(0, cut), (cut, None)] if cut > prefix else [(0, None)]:
+                    now, seen = on(backend, ids[:, start:stop]), on(backend, mask[:, start:stop])
+                    made, memory = chosen.extend(p, now, memory, prefix=prefix, mask=seen)
+                    parts.append(weighted_sum(made))
+            return parts[0] if len(parts) == 1 else ops.add(*parts)
+
+        value, gradients = value_and_grad(loss)(on(backend, random_parameters(model)))
+        found.append(({"loss": value, **tree.flatten(gradients)}, sum(kept)))
+    (once, more), (again, less) = found
+    for path, gradient in once.items():
+        np.testing.assert_array_equal(host(gradient), host(again[path]), err_msg=path)
+    assert less < more or not (model.layers or model.cross_attends)
+
+
+def _size(residual: Any) -> int:
+    return int(getattr(residual, "size", 0))
 
 
 @pytest.mark.parametrize("dialect", sorted(AUTOREGRESSIVE_DIALECTS))

@@ -288,6 +288,17 @@ def test_recomputing_is_the_same_training() -> None:
         quick(loss=by_hand, recompute=True)
 
 
+def test_a_perceiver_ar_recomputes_too() -> None:
+    model = pr.PerceiverAR(7, 9, latents=4, channels=8, layers=2, self_heads=2)
+    ids = np.random.default_rng(0).integers(0, 7, (6, 10))
+    once, again = (
+        pr.training.fit(model, train={"ids": ids}, loss="next_token", steps=3, quiet=True, recompute=recompute)
+        for recompute in (False, True)
+    )
+    assert_same(once.params, again.params)
+    assert any((p != q).any() for (_, p), (_, q) in zip(tree.leaves(once.params), tree.leaves(model.init(0))))
+
+
 def test_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
     inputs = GridInput(ConvStem(3, 5), FourierPositions(2, (2, 2)))
     model = pr.PerceiverIO(Encoder(inputs.channels, 3, 10, layers=1, self_heads=5), inputs,

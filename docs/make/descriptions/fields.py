@@ -325,6 +325,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "attention_channels": "width of queries, keys and values, all heads together, where `conventions.free_widths` "
         "leaves it free; null: that which `attend_in` names, and of a self-attention that of latents",
         "hidden": "width inside every MLP; null: the widenings times that of latents",
+        "recompute": "whether less is kept for the way back; results are the same",
     },
     "Flamingo": {
         "language": "the language model, of type `LanguageModel`",

@@ -5,11 +5,12 @@ Shapes: B batch, M tokens, P of them prefix, N = M - P latents, V vocabulary, C 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from ...autograd import ops
+from ...autograd import checkpoint, ops
 from ...autograd.backend import Array, xp
 from ...autograd.tree import Tree
 from ...errors import InputError
@@ -71,7 +72,7 @@ class PerceiverAR(Module):
     with the norm of queries.
     `tied`: Wy is the embedding, transposed. `masked_latents`: latents of padding are no keys of other latents.
     `attention_channels`: the width of queries, keys and values, all heads together, where `conventions.free_widths`
-    leaves it free; `hidden`: that of every MLP, in place of the widenings.
+    leaves it free; `hidden`: that of every MLP, in place of the widenings. `recompute`: as in `Encoder`.
     """
 
     vocabulary: int
@@ -101,6 +102,7 @@ class PerceiverAR(Module):
     conventions: Conventions = AUTOREGRESSIVE
     attention_channels: int | None = None
     hidden: int | None = None
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         split = self.width if self.attention_channels is None else self.attention_channels
@@ -258,21 +260,29 @@ class PerceiverAR(Module):
         """Latents (B, N, D) through all layers -> (latents, keys and values of the inputs, those of the latents)."""
         inputs: list[KeysValues] = []
         latents: list[KeysValues] = []
+
+        def cross(weights: Tree, z: Any, seen: Any, kept: KeysValues | None) -> tuple[Any, KeysValues]:
+            keys = self._input_keys(weights, z, kept, course._replace(inputs=seen))
+            return self.cross_attention.attend(weights, z, keys, course.positions, mask=course.input_mask), keys
+
+        def among(layer: CausalSelfAttention, weights: Tree, z: Any, kept: KeysValues | None) -> tuple[Any, KeysValues]:
+            return layer.attend(weights, z, kept, course.positions, mask=course.latent_mask)
+
         for i in range(self.layers + 1):
             for k in range(len(inputs), len(inputs) + self.cross_attends.count(i)):
                 with scope(f"cross_attention.{k}"):
                     kept = None if memory is None else memory.inputs[k]
-                    inputs.append(self._input_keys(p["cross_attentions"][k], z, kept, course))
-                    mask = course.input_mask
-                    weights = p["cross_attentions"][k]
-                    z = self.cross_attention.attend(weights, z, inputs[k], course.positions, mask=mask)
+                    z, keys = self._kept(cross)(p["cross_attentions"][k], z, course.inputs, kept)
+                    inputs.append(keys)
             if i < self.layers:
                 with scope(f"layers.{i}"):
                     kept = None if memory is None else memory.latents[i]
-                    mask = course.latent_mask
-                    z, keys = self.self_attentions[i].attend(p["layers"][i], z, kept, course.positions, mask=mask)
+                    z, keys = self._kept(partial(among, self.self_attentions[i]))(p["layers"][i], z, kept)
                     latents.append(keys)
         return z, tuple(inputs), tuple(latents)
+
+    def _kept(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        return checkpoint(layer) if self.recompute else layer
 
     def _input_keys(self, p: Tree, z: Any, kept: KeysValues | None, course: Course) -> KeysValues:
         layer = self.cross_attention
