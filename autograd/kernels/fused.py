@@ -13,6 +13,7 @@ import numpy as np
 from .. import tree
 from ..backend import Array, to_host
 from ..optim.optimizers import Optimizer
+from ..optim.parts import every as all_parameters
 from ..tree import Tree
 
 SLOTS = ("mean", "square")
@@ -71,22 +72,21 @@ def fused(kernel: Kernel) -> Callable[[Optimizer, Tree, Tree, Tree], tuple[Tree,
         constants = chain([part.kind for part in optimizer.parts])
         if constants is None or set(state) - {"missed"} != {"count", *SLOTS}:
             return None
-        flat = tree.flatten(params)
-        every = optimizer.fitting(params, gradients)
+        flat, every = tree.flatten(params), optimizer.fitting(params, gradients)
         given = {path: g for path, g in every.items() if g.size}
-        kept = [tree.flatten(state[slot]) for slot in SLOTS]
-        if not given or any(path not in slot for path in given for slot in kept) or len(kept[0]) != len(kept[1]):
+        mean, square = kept = [tree.flatten(state[slot]) for slot in SLOTS]
+        if not given or len(mean) != len(square) or not given.keys() <= mean.keys() & square.keys():
             return None
-        leaves = [(flat[path], g, *(slot[path] for slot in kept)) for path, g in given.items()]
+        leaves = [(flat[path], g, mean[path], square[path]) for path, g in given.items()]
         count = int(to_host(state["count"]))
         missed, missed_after = optimizer.missed(params, every, state)
-        counts = [count + 1 - missed.get(path, 0) for path in given]
+        counts = [count + 1 - missed.get(path, 0) for path in given] if missed else [count + 1] * len(given)
         if not kernel.suits(constants, leaves, counts) or not all(_only(optimizer, path) for path in given):
             return None
         flags, rate = [_flags(optimizer, path) for path in given], float(optimizer.rate(count))
         new = kernel.step(constants, leaves, flags, counts=counts, rate=rate, max_norm=optimizer.max_norm)
-        for path, (p, mean, square) in zip(given, new):
-            flat[path], kept[0][path], kept[1][path] = p, mean, square
+        for path, (p, m, v) in zip(given, new):
+            flat[path], mean[path], square[path] = p, m, v
         made = {slot: tree.unflatten_like(state[slot], list(arrays.values())) for slot, arrays in zip(SLOTS, kept)}
         if missed_after:
             made["missed"] = tree.unflatten(missed_after)
@@ -97,7 +97,10 @@ def fused(kernel: Kernel) -> Callable[[Optimizer, Tree, Tree, Tree], tuple[Tree,
 
 def _only(optimizer: Optimizer, path: str) -> bool:
     """Whether all parts but decay are for this parameter."""
-    return all(part.only(path) for part in optimizer.parts if part.kind is None or part.kind[0] != "decay")
+    for part in optimizer.parts:
+        if part.only is not all_parameters and not part.only(path) and (part.kind is None or part.kind[0] != "decay"):
+            return False
+    return True
 
 
 def _flags(optimizer: Optimizer, path: str) -> int:

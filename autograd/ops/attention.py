@@ -161,6 +161,8 @@ def scale_factor(q: Array, scale: float | None) -> float:
 
 def check_shapes(q: Array, k: Array, bias: Array | None, mask: Array | None) -> None:
     """Raise unless bias and mask broadcast to the scores and the mask is bool."""
+    if bias is None and mask is None:
+        return
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], () if bias is None else bias.shape[:-2])
     shape = (*lead, q.shape[-2], k.shape[-2])
     for what, x in (("bias", bias), ("mask", mask)):

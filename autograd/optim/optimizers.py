@@ -60,7 +60,7 @@ class Optimizer:
         """
         slots: dict[str, dict[str, Array]] = {}
         for path, p in tree.flatten(params).items():
-            _usable(p, f"parameter {path!r}")
+            _usable(p, "parameter", path)
             for part in self.parts:
                 if self.trainable(path) and part.only(path):
                     _file(slots, path, {name: xp(p).zeros_like(p) for name in part.slots})
@@ -72,7 +72,7 @@ class Optimizer:
         `gradients` has the structure of `params`, where leaves may be missing or None. Raises `ValueError`, naming the
         path, for a gradient that belongs to no parameter, has another shape or dtype, or has no place in the state.
         """
-        libraries = {library(p) for _, p in tree.leaves(params)}
+        libraries = {library(p) for p in {type(p): p for _, p in tree.leaves(params)}.values()}
         whole = fused.get(libraries.pop()) if len(libraries) == 1 and mode() == "fast" else None
         if whole is not None and (made := whole(self, params, gradients, state)) is not None:
             return made
@@ -88,8 +88,8 @@ class Optimizer:
             if path not in given:
                 raise ValueError(f"there is a gradient of {path!r}, but no such parameter")
             p = given[path]
-            _usable(p, f"parameter {path!r}")
-            _usable(g, f"the gradient of {path!r}")
+            _usable(p, "parameter", path)
+            _usable(g, "the gradient of", path)
             if g.shape != p.shape or g.dtype != p.dtype:
                 got = f"{g.dtype}{list(g.shape)}"
                 raise ValueError(f"the gradient of {path!r} is {got}, but the parameter is {p.dtype}{list(p.shape)}")
@@ -233,9 +233,9 @@ def _nested_missed(missed: dict[str, Array]) -> dict[str, Tree]:
     return {MISSED: tree.unflatten(missed)} if missed else {}
 
 
-def _usable(array: Array, what: str) -> None:
+def _usable(array: Array, what: str, path: str) -> None:
     if reason := refusal(array):
-        raise ValueError(f"{what} {reason}")
+        raise ValueError(f"{what} {path!r} {reason}")
 
 
 def _file(slots: dict[str, dict[str, Array]], path: str, made: dict[str, Array]) -> None:

@@ -187,7 +187,7 @@ class Problem:
         """The sizes and options of one call."""
         n, m = q.shape[-2], k.shape[-2]
         both = [x.shape[:-2] for x in (q, k, v, bias, mask) if x is not None]
-        lead = np.broadcast_shapes(*both)
+        lead = both[0] if len(set(both)) == 1 else np.broadcast_shapes(*both)
         closed = None if mask is None else ~mask
         none = None if closed is None or rows == "zero" else closed.all(-1, keepdims=True)
         cleared = (q, keep_used(k, mask, slopes(rows)), keep_used(v, mask, rows))

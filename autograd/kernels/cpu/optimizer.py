@@ -22,6 +22,9 @@ BLOCK = 1 << 14
 """Elements of a block of one thread: seven arrays of 64 KiB of float32 fit a second-level cache of 1 MiB."""
 
 
+_KINDS = {(np.ndarray, dtype) for dtype in rows.FLOATS}
+
+
 class Block(NamedTuple):
     """What is computed as one: parameters, by number, or a piece of one; and its first element among all."""
 
@@ -32,9 +35,8 @@ class Block(NamedTuple):
 
 def suits(given: Chain, leaves: Sequence[Sequence[Array]], counts: Sequence[int]) -> bool:
     """Whether the kernel is made for these (p, g, mean, square): of one element type and no subclass."""
-    first = leaves[0][0].dtype
-    alike = all(type(x) is np.ndarray and x.dtype == first for group in leaves for x in group)
-    return alike and first in rows.FLOATS and given.ratio is None and not given.adaptive["nesterov"]
+    kinds = {(type(x), x.dtype) for group in leaves for x in group}
+    return kinds <= _KINDS and len(kinds) == 1 and given.ratio is None and not given.adaptive["nesterov"]
 
 
 def step(
@@ -68,11 +70,9 @@ def step(
             _update(given, kinds[i], rate, factor, old, made, room[4:, :n])
 
     threads.spread(work, threads.cut(blocks, parts))
-    return [
-        (p.reshape(shape), m.reshape(shape), v.reshape(shape))
-        for place, n, (first, *_) in zip(places, sizes, leaves)
-        for shape, (p, m, v) in [(first.shape, [x[place : place + n] for x in new])]
-    ]
+    shapes = [p.shape for p, *_ in leaves]
+    views = ([x[a : a + n].reshape(shape) for a, n, shape in zip(places, sizes, shapes)] for x in new)
+    return list(zip(*views))
 
 
 def _update(

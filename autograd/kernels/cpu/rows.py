@@ -98,7 +98,7 @@ def _ones(width: int, dtype: Any) -> Array:
 
 
 def dots(x: Array, y: Array) -> Array:
-    """The inner product of each row of x with that of y, (rows, 1), by BLAS; of short rows, which are many, by NumPy."""
+    """The inner product of each row of x with that of y, (rows, 1), by BLAS, or for short rows by NumPy."""
     width = x.shape[1]
     if width <= SHORT:
         return np.einsum("nd,nd->n", x, y)[:, None]
