@@ -16,7 +16,7 @@ from ..modes import mode
 from ..optim import optimizers
 from . import attention as tiled
 from . import cuda
-from .cpu import attention, gelu, heads, linear, matmul, normalise, optimizer
+from .cpu import attention, gelu, heads, index, linear, loss, matmul, normalise, optimizer
 from .cpu.threads import single, threads
 from .cuda import optimizer as cuda_optimizer
 from .cuda.graphs import recorded
@@ -38,6 +38,7 @@ table: dict[tuple[str, str], tuple[Rule, ...]] = {
         Rule(heads.forward, heads.backward, held=heads.scores_held),
         Rule(attention.forward, attention.backward),
     ),
+    ("cross_entropy", "numpy"): (Rule(loss.forward, loss.backward),),
     ("gelu_erf", "numpy"): (Rule(gelu.erf_forward, gelu.erf_backward),),
     ("gelu_tanh", "numpy"): (Rule(gelu.tanh_forward, gelu.tanh_backward),),
     ("layer_norm", "numpy"): (Rule(normalise.layer_norm_forward, normalise.layer_norm_backward),),
@@ -45,6 +46,7 @@ table: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("matmul", "numpy"): (Rule(matmul.forward, matmul.backward),),
     ("rms_norm", "numpy"): (Rule(normalise.rms_norm_forward, normalise.rms_norm_backward),),
     ("softmax", "numpy"): (Rule(normalise.softmax_forward, normalise.softmax_backward),),
+    ("take", "numpy"): (Rule(index.take_forward, index.take_backward),),
     **{(op, "cupy"): (rule,) for op, rule in cuda.rules.items()},
     ("attention", "cupy"): (cuda.rules["attention"], _TILED),
 }

@@ -85,12 +85,14 @@ ROW_OPS = ("gelu_erf", "gelu_tanh", "layer_norm", "rms_norm", "softmax")
 # gradients of parameters are sums over up to 900 rows of up to 200 products, in another order: their rounding grows as
 # the root of that, some 30 units in the last place of 1e-16 and of 6e-8
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 2e-14), (np.float32, 1e-5)])
+@pytest.mark.parametrize("kept", [0, 1 << 18])  # elements up to which activations are kept for the way back
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_blocks_and_threads_give_what_definitions_do(
-    op: str, number: int, dtype: Any, tolerance: float, seed: int, small_blocks: None
+    op: str, number: int, dtype: Any, tolerance: float, kept: int, seed: int, small_blocks: None
 ) -> None:
     made = arrays(op, np.random.default_rng(seed), dtype)
+    rows.KEPT = kept  # of the fixture, which sets it back
     with threads(number):
         agree(pulled(registry[op], made, "fast"), pulled(registry[op], made, "plain"), tolerance)
 
@@ -328,11 +330,44 @@ def test_attention_takes_memory_for_tiles_alone() -> None:
     assert peak(1 << 17) < 2 * 2 * (1 << 17) * 4 * 2 + 8 * tile  # dk and dv, twice, and two tiles a thread, twice
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropies_of_many_rows(reduction: str, smoothing: float) -> None:
+    """Some of them ignored, one of those with a NaN, one gradient infinite where each has its own."""
+    rng = np.random.default_rng(0)
+    logits, targets = rng.standard_normal((7, 90, 11)), rng.integers(0, 11, (7, 90))
+    targets[rng.random((7, 90)) < 0.2] = -100
+    logits[tuple(np.argwhere(targets == -100)[3])] = np.nan
+    g = np.asarray(rng.standard_normal(targets.shape if reduction == "none" else ()))
+    g[(2, 5) if reduction == "none" else ()] = np.inf if reduction == "none" else 3.0
+    rule = registry["cross_entropy"].kernels["numpy"][0]
+    options = {"label_smoothing": smoothing, "reduction": reduction}
+    assert rule.run([logits, targets], options, (True, False)) is not NotImplemented  # a case of the kernel's
+    found = {}
+    for mode in ("fast", "plain"):
+        with kernels(mode):
+            out, pull = vjp(lambda x: ops.cross_entropy(x, targets, **options), logits)
+            found[mode] = [out, *pull(g)]
+    for fast, plain in zip(found["fast"], found["plain"], strict=True):
+        np.testing.assert_allclose(fast, plain, rtol=1e-13, atol=1e-13)  # a few dozen roundings of 1e-16, 500 summed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float64, 1e-14), (np.float32, 1e-6)]
+)  # some 20 terms, 1e-16, 6e-8
+def test_picked_rows_add_up(dtype: Any, tolerance: float) -> None:
+    """Some rows are picked many times, some never."""
+    rng = np.random.default_rng(0)
+    table, ids = rng.standard_normal((30, 3, 5)).astype(dtype), rng.integers(-9, 9, (40, 7))
+    fast, plain = (pulled(lambda t: ops.take(t, ids), [table], mode) for mode in ("fast", "plain"))
+    agree(fast, plain, tolerance)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels for arrays of any size: blocks of 512 elements, tiles of 4 queries by 6 keys."""
     for name, values in {
-        "rows": {"BLOCK": 512, "SHARED_BLOCK": 512, "SMALL": 0, "ALONE": 0},
+        "rows": {"BLOCK": 512, "SHARED_BLOCK": 512, "SMALL": 0, "ALONE": 0, "KEPT": rows.KEPT},
         "attention": {"TILE": (4, 6), "SMALL": 0},
         "heads": {"FEW": 0},
         "linear": {"LEAST": 1, "SMALL": 1, "GRAIN": 4, "EARLY": 40},

@@ -51,25 +51,32 @@ def forward(
     given = Problem.of(q, k, v, bias, mask, scale, masked_rows)
     out = _like(q, (*given.lead, given.n, v.shape[-1]))
     weights = np.empty((*given.lead, given.n, given.m), q.dtype)
+    free = bias is None and mask is None
+    shut = None if bias is not None or mask is None else np.where(mask, 0, -np.inf).astype(q.dtype)
+    shut = None if shut is None else np.broadcast_to(shut, weights.shape)
+    empty = None if free else np.empty((*given.lead, given.n, 1), bool)
 
     def work(share: Sequence[Index]) -> None:
         for i in share:
             p = weights[i]
             np.matmul(given.q[i], _turned(given.k[i], given.factor), out=p)
             steady = bias is None and p.min() >= -STEADY and p.max() <= STEADY
-            given.masked(p, i, ALL, ALL)
+            if steady and shut is not None and given.none is None:
+                p += shut[i]  # in a fifth of the time that filling in takes, and the same of finite numbers
+            else:
+                given.masked(p, i, ALL, ALL)
             if not steady:
                 top = p.max(-1, keepdims=True)
                 p -= np.where(top == -np.inf, 0, top)
             np.exp(p, out=p)
             total = rows.sums(p.reshape(-1, given.m)).reshape(*p.shape[:-1], 1)
-            if bias is not None or mask is not None:
-                total[total == 0] = 1  # of a query without any key
+            if empty is not None:
+                total[np.equal(total, 0, out=empty[i])] = 1
             p /= total
             np.matmul(p, given.v[i], out=out[i])
 
     _each(work, given)
-    return out, (q, k, v, bias, weights)
+    return out, (q, k, v, bias, weights, None if empty is None or not empty.any() else empty)
 
 
 def backward(
@@ -79,6 +86,7 @@ def backward(
     v: Array,
     bias: Array | None,
     weights: Array,
+    empty: Array | None,
     *,
     mask: Array | None,
     scale: float | None,
@@ -87,8 +95,8 @@ def backward(
 ) -> Any:
     """As the backward rule of `ops.attention.attention`."""
     given = Problem.of(q, k, v, bias, mask, scale, masked_rows)
-    if bias is not None or mask is not None:  # a query without any key has a constant
-        g = np.where(weights.any(-1, keepdims=True), g, np.zeros((), g.dtype))
+    if empty is not None:  # a query without any key has a constant
+        g = np.where(empty, np.zeros((), g.dtype), g)
     dq, dk, dv = (_like(x, (*given.lead, *x.shape[-2:])) for x in (q, k, v))
     dbias = np.empty_like(weights) if len(needs) > 3 and needs[3] else None
 
@@ -97,10 +105,11 @@ def backward(
             g_i, p = g[i], weights[i]
             np.matmul(p.swapaxes(-1, -2), g_i, out=dv[i])
             ds = np.matmul(g_i, _turned(given.v[i]))
-            ds -= np.vecdot(p, ds)[..., None]
-            ds *= p  # exactly 0 where one weight is 1
-            if (flat := given.flat(i, ALL, ALL)) is not None:
-                np.copyto(ds, 0, where=flat)
+            inner = np.vecdot(p, ds)[..., None]
+            ds -= inner
+            ds *= p  # exactly 0 where one weight is 1, or where it is 0 and all is finite
+            if given.closed is not None and (given.none is not None or not np.isfinite(inner).all()):
+                np.copyto(ds, 0, where=given.flat(i, ALL, ALL))
             if dbias is not None:
                 dbias[i] = ds
             np.matmul(ds, given.k[i], out=dq[i])
