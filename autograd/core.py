@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, overload
 
+import numpy as np
+
 from . import checks, half
 from .backend import Array, as_array, name, of_base_class
 from .checks import Traits
@@ -151,7 +153,8 @@ def array_of(value: Any) -> Any:
 
 def leaf(array: Array, tape: Tape) -> Tensor:
     """A `Tensor` to differentiate with respect to; a NumPy scalar counts as an array of no axes."""
-    array = of_base_class(as_array(array))
+    if type(array) is not np.ndarray:
+        array = of_base_class(as_array(array))
     return Tensor(array, Node(tape, (Slot(array.shape, array.dtype),)))
 
 

@@ -227,7 +227,8 @@ def _separate(gradients: list[Any], wrt: Sequence[Tensor], cotangents: Sequence[
         buffer, size = _memory(gradient)
         if buffer in taken or size != gradient.nbytes or not getattr(gradient.flags, "writeable", True):
             gradient = gradient.copy()
-        taken.add(_memory(gradient)[0])
+            buffer = id(gradient)
+        taken.add(buffer)
         result.append(gradient)
     return result
 

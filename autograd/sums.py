@@ -141,6 +141,8 @@ def sum_of_squares(x: Array) -> Any:
     if name(x) != "numpy":
         return (flat * flat).sum(dtype=np.float64)
     whole = len(flat) // PRODUCTS * PRODUCTS
+    if not whole:
+        return np.float64(flat @ flat)
     rows, rest = flat[:whole].reshape(-1, PRODUCTS), flat[whole:]
     return np.vecdot(rows, rows).sum(dtype=np.float64) + np.float64(rest @ rest)
 

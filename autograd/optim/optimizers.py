@@ -103,9 +103,10 @@ class Optimizer:
         before = {path: int(to_host(n)) for path, n in tree.flatten(state.get(MISSED)).items()}
         if not self.own_counts or not any(part.counts for part in self.parts):
             return before, {}
-        after = {
-            path: before.get(path, 0) + (path not in given) for path in tree.flatten(params) if self.trainable(path)
-        }
+        paths = tree.flatten(params)
+        if not before and len(given) == len(paths):
+            return {}, {}
+        after = {path: before.get(path, 0) + (path not in given) for path in paths if self.trainable(path)}
         return before, {path: np.asarray(n, np.int64) for path, n in after.items() if n}
 
     def rate(self, count: int) -> float:

@@ -1,4 +1,4 @@
-"""Gradients of tables of which rows were picked: those of one row lie side by side, and are added by one call, in pairs.
+"""Gradients of tables of which rows were picked: those of one row are laid side by side and added by one call.
 
 Memory traffic: the rows, read and written in the order of their ids, and read again; the table's gradient.
 """

@@ -51,20 +51,21 @@ def step(
     """As `fused.Kernel.step`."""
     dtype = leaves[0][0].dtype
     factor = None if max_norm is None else clip_factor([g for _, g, *_ in leaves], max_norm).astype(dtype)
-    lines = [[x.reshape(-1) for x in group] for group in leaves]
-    sizes, kinds = [p.size for p, *_ in lines], list(zip(flags, counts))
+    sizes, kinds = [p.size for p, *_ in leaves], list(zip(flags, counts))
     parts = 1 if sum(sizes) <= rows.ALONE else threads.count()
     size = BLOCK if parts == 1 else rows.SHARED_BLOCK
     blocks, places = _blocks(sizes, kinds, size)
+    cut = {i: [x.reshape(-1) for x in leaves[i]] for i, n in enumerate(sizes) if n > size}
     new = [np.empty(sum(sizes), dtype) for _ in range(3)]
 
     def work(share: Sequence[Block]) -> None:
         room = np.empty((6, size), dtype)
         for (i, *others), piece, place in share:
-            old = [x[piece] for x in lines[i]]
             if others:
-                n = sum(sizes[j] for j in (i, *others))
-                old = [np.concatenate(c, out=x[:n]) for c, x in zip(zip(*[lines[j] for j in (i, *others)]), room)]
+                n, joined = sum(sizes[j] for j in (i, *others)), zip(*[leaves[j] for j in (i, *others)])
+                old = [np.concatenate(column, axis=None, out=x[:n]) for column, x in zip(joined, room)]
+            else:
+                old = [x[piece] for x in cut[i]] if i in cut else [x.reshape(-1) for x in leaves[i]]
             n = len(old[0])
             made = [x[place : place + n] for x in new]
             _update(given, kinds[i], rate, factor, old, made, room[4:, :n])
