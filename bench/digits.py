@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _ours(spec: Spec, task: Digits) -> Built:
 
 def _torch(spec: Spec, task: Digits) -> Built:
     try:
-        import torch
+        torch: Any = import_module("torch")
     except ImportError as error:
         raise MissingError(f"{error.name} is not installed") from error
     if spec.backend == "cupy" and not torch.cuda.is_available():
@@ -110,9 +111,9 @@ def _turned(torch: Any, path: str, p: np.ndarray) -> Any:
 
 def _positions(task: Digits) -> np.ndarray:
     """The encoding of the grid's positions (pixels, channels), which is constant."""
-    grid = task.model.preprocessor
+    grid: Any = task.model.preprocessor
     image = np.zeros((1, 8, 8, 1), np.float32)
-    table: np.ndarray = grid.apply(grid.init(), image).inputs[0, :, image.shape[-1] :]  # type: ignore[union-attr]
+    table: np.ndarray = grid.apply(grid.init(), image).inputs[0, :, image.shape[-1] :]
     return table
 
 

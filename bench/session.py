@@ -116,6 +116,7 @@ def _measure_pass(
     rows: dict[str, dict[str, Any]] = {}
     turns: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
+    busy: dict[str, list[float]] = {}
     reference: np.ndarray | None = None
     for who, worker in workers.items():
         if name not in worker.ready["passes"]:
@@ -154,13 +155,15 @@ def _measure_pass(
             for who in list(seconds):
                 time.sleep(0 if options.quick else PAUSE)
                 try:
-                    seconds[who].append(workers[who].ask("time", name, calls=turns[who])["seconds"])
+                    took = workers[who].ask("time", name, calls=turns[who])
+                    seconds[who].append(took["seconds"])
+                    busy.setdefault(who, []).append(took["cpu"])
                 except LostError as error:
                     rows[who]["missing"] = str(error)
                     del seconds[who]
     finally:
         whole_rounds = min(map(len, seconds.values()), default=0)
-        _fill(rows, {who: values[:whole_rounds] for who, values in seconds.items() if whole_rounds})
+        _fill(rows, *({who: of[who][:whole_rounds] for who in seconds if whole_rounds} for of in (seconds, busy)))
         done += rows.values()
 
 
@@ -168,17 +171,20 @@ def _row(case: BenchCase, name: str, who: str, options: Measuring, **more: Any) 
     return {"case": case.name, "pass": name, "implementation": who, "quick": options.quick, **more}
 
 
-def _fill(rows: dict[str, dict[str, Any]], seconds: dict[str, list[float]]) -> None:
-    """Medians, ratios to ours, and shares of the machine's product."""
+def _fill(rows: dict[str, dict[str, Any]], seconds: dict[str, list[float]], busy: dict[str, list[float]]) -> None:
+    """Medians, ratios to ours, and shares of the machine's product; `busy`: seconds of the processor, which other work
+    on the machine adds less to."""
     flops = rows.get("ours", {}).get("flops")
     for who, values in seconds.items():
         row, middle = rows[who], spread(values)
         row |= {"seconds": middle.median, "low": middle.low, "high": middle.high, "rounds": len(values)}
+        row["cpu"] = spread(busy[who]).median
         if who != "product":
             row["flops"] = flops  # every implementation computes the same: ours is what the ledger counts
         if who != "ours" and "ours" in seconds and who != "product":
             ratio = ratios(seconds["ours"], values)
             row |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+            row["cpu_ratio"] = ratios(busy["ours"], busy[who]).median if all(busy[who]) else None
             if row.get("peak") and rows["ours"].get("peak") is not None:
                 row["memory_ratio"] = rows["ours"]["peak"] / row["peak"]
     if "product" in seconds:

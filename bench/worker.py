@@ -1,7 +1,7 @@
 """The process of one implementation: `python -m bench.worker SPEC`, a JSON request a line in, an answer a line out.
 
 It builds what SPEC says and answers {"ready": ...}, or {"missing": reason}. Requests: {"do": "check", "pass": ...}
-gives the vector to compare; "peak" the memory and "time" the seconds of each of `calls` calls.
+gives the vector to compare; "peak" the memory and "time" the seconds of each of `calls` calls, and of the processor.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ class Server:
         return {"peak": peak, "seconds": time.perf_counter() - started}
 
     def _time(self, request: dict[str, Any], run: Any) -> dict[str, Any]:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         for _ in range(request["calls"]):
             run()
         self.built.wait()
-        return {"seconds": (time.perf_counter() - started) / request["calls"]}
+        passed, busy = time.perf_counter() - started, time.process_time() - busy
+        return {"seconds": passed / request["calls"], "cpu": busy / request["calls"]}
 
     def _once(self, run: Any) -> None:
         run()

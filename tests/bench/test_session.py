@@ -43,7 +43,8 @@ class Scripted:
         self.round += 1
         if given["seconds"][self.round - 1] is None:
             raise LostError("killed by signal 9, perhaps for memory")
-        return {"seconds": given["seconds"][self.round - 1]}
+        seconds = given["seconds"][self.round - 1]
+        return {"seconds": seconds, "cpu": seconds**2}
 
     def stop(self) -> None:
         pass
@@ -65,6 +66,8 @@ def rows(**options: Any) -> dict[str, dict[str, Any]]:
 def test_medians_ratios_and_shares() -> None:
     found = rows()
     assert found["ours"]["seconds"] == 0.2
+    assert found["ours"]["cpu"] == pytest.approx(0.04)
+    assert found["plain"]["cpu_ratio"] == pytest.approx(0.25)  # turn by turn, of what the processor was busy for
     assert found["plain"]["ratio"] == pytest.approx(0.5)
     assert found["plain"]["memory_ratio"] == pytest.approx(0.25)
     assert found["ours"]["total"] == 1100
