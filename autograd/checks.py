@@ -162,7 +162,8 @@ def result(op: Op, given: Sequence[Any], out: Any) -> Any:
     """What a rule made, as arrays; `TypeError` where dtypes were mixed."""
     if isinstance(out, tuple):
         return tuple([result(op, given, o) for o in out])
-    out = as_array(out)
+    if type(out) is not np.ndarray:
+        out = as_array(out)
     dtype = out.dtype
     if dtype.kind == "f" and op.traits.numbers != "cast":
         for value in given:

@@ -258,7 +258,7 @@ class Op(Step):
         if self.traits.variadic or options:
             arguments, options = checks.bound(self, arguments, options)
         needs = tuple([type(argument) is Tensor for argument in arguments])
-        arrays, backend, narrow = checks.arrays(self, [a.data if n else a for a, n in zip(arguments, needs)])
+        arrays, backend, narrow = checks.arrays(self, [a.data if type(a) is Tensor else a for a in arguments])
         try:
             for rule in (*self.kernels.get(backend, ()), self.definition):
                 rule = half.widened(rule) if narrow and self.traits.numbers == "computed" else rule
@@ -274,11 +274,12 @@ class Op(Step):
         outputs = out if isinstance(out, tuple) else (out,)
         edges = tuple([Edge(i, a.node, a.output) for i, a in enumerate(arguments) if needs[i]])
         tape, slots = edges[0].node.tape, tuple([Slot(o.shape, o.dtype) for o in outputs])
-        if any(edge.node.tape is not tape for edge in edges):
+        if len({edge.node.tape for edge in edges}) > 1:
             raise TypeError(f"{self.name} mixes values of two differentiations: {checks.FIRST_ORDER}")
         node = Node(tape, slots, self, rule, needs, options, edges, self._kept(rule, residuals, edges), *again)
-        tensors = tuple([Tensor(o, node, i) for i, o in enumerate(outputs)])
-        return tensors if isinstance(out, tuple) else tensors[0]
+        if not isinstance(out, tuple):
+            return Tensor(out, node)
+        return tuple([Tensor(o, node, i) for i, o in enumerate(out)])
 
     def _kept(self, rule: Rule, residuals: tuple[Any, ...], edges: Sequence[Edge]) -> tuple[Any, ...]:
         """The residuals; arguments among them that their own nodes can make again are not kept."""
