@@ -8,6 +8,7 @@ of them alike. What is not installed is a line that says so.
 case             what a case is
 cases            what is measured: a table of rows, each with its full and its quick sizes
 subjects         the models of the cases: another implementation's class with its configuration and inputs
+digits, engines  models that are no other implementation's class: of a recipe, and for the engine alone
 implementations  what measures a case: ours, and each other one
 targets          what the figures should be: a table of rows
 worker           the process of one implementation; `process` is its other end
