@@ -151,7 +151,7 @@ def chosen_paths(trainable: Any, params: Tree) -> Callable[[str], bool]:
 
 
 def recomputing(model: Any, loss: Any) -> Any:
-    """The model, or its encoder, with layers that are computed again on the way back; `InputError` where none can be."""
+    """The model, its layers computed again on the way back; `InputError` where none can be."""
     if not losses.takes_model(loss):
         raise InputError(
             "recompute changes the model that a named loss, or one of (model, params, batch), is given; build your own "
