@@ -7,10 +7,10 @@ import contextlib
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,17 @@ from mutants.models import Arrays, Model
 from mutants.source import Source
 
 SAME = 1e-6  # a relative error of the outputs below this is no deviation
+SEEN = 10.0  # in a lower precision, one below so many times what rounding makes of the right outputs is none either
 APART = 1e-9  # two deviations whose outputs and traces differ by less are one
+CANNOT_BE_PLANTED = (
+    NotApplicable,
+    RuntimeError,
+    IndexError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+)
 
 
 @dataclass(frozen=True)
@@ -56,34 +66,46 @@ class Instance:
         """The same with deviations planted; None where they cannot be, or where nothing comes of them."""
         try:
             run = self._mutated(deviations)
-        except (NotApplicable, RuntimeError, IndexError, ValueError, AttributeError, TypeError, AssertionError):
+        except CANNOT_BE_PLANTED:
             return None
         if not run.finite or any(run.outputs[k].shape != v.shape for k, v in self.right.outputs.items()):
             return None
         return run if error(run, self.right) > SAME else None
 
     def _mutated(self, deviations: Sequence[Deviation]) -> Run:
-        scopes = {row.scopes for row in deviations if row.edits}
-        if len(scopes) > 1:  # an edit's places are those of the whole source
-            raise NotApplicable(scopes)
-        edits = tuple(edit for row in deviations for edit in row.edits)
         module = copy.deepcopy(self.module) if any(row.change for row in deviations) else self.module
         for row in deviations:
             if row.change is not None:
                 row.change(module)
-        with source.planted(run_sources(self.model), edits, next(iter(scopes), ())):
+        with _planted(run_sources(self.model), deviations):
             return Run(*models.execute(self.model, module, self.inputs))
 
-    def lowered(self, precision: str) -> Run:
-        """The unmutated peer in a lower precision, stored as float64."""
-        space = run_sources(self.model, promote=False)[-1].space  # its float32 steps as they are
-        module = models.build(self.model, space)
+    def lowered(self, precision: str, deviations: Sequence[Deviation] = ()) -> Run:
+        """The peer in a lower precision, as it is or with deviations planted, stored as float64.
+
+        Raises what a mutant does that cannot be made, and `RuntimeError` where the peer mixes dtypes.
+        """
+        run = run_sources(self.model, promote=False)  # its float32 steps as they are
+        module = models.build(self.model, run[-1].space)
         models.load(self.model, module, self.state)
-        if precision == "tf32":
-            with rounded_products():
-                return Run(*models.execute(self.model, module.float(), self.inputs, torch.float32))
-        dtype = getattr(torch, precision)
-        return Run(*models.execute(self.model, module.to(dtype), self.inputs, dtype))
+        for row in deviations:
+            if row.change is not None:
+                row.change(module)
+        with _planted(run, deviations):
+            if precision == "tf32":
+                with rounded_products():
+                    return Run(*models.execute(self.model, module.float(), self.inputs, torch.float32))
+            dtype = getattr(torch, precision)
+            return Run(*models.execute(self.model, module.to(dtype), self.inputs, dtype))
+
+
+def _planted(run: Sequence[Source], deviations: Sequence[Deviation]) -> Any:
+    """The edits of all of them hold inside the context."""
+    scopes = {row.scopes for row in deviations if row.edits}
+    if len(scopes) > 1:  # an edit's places are those of the whole source
+        raise NotApplicable(scopes)
+    edits = tuple(edit for row in deviations for edit in row.edits)
+    return source.planted(run, edits, next(iter(scopes), ()))
 
 
 def run_sources(model: Model, *, promote: bool = True) -> list[Source]:
@@ -149,10 +171,11 @@ def points(example: Instance) -> list[str]:
     return [key for key, value in right.trace.items() if not any(np.array_equal(value, copy) for copy in copies)]
 
 
-def first_divergence(run: Run, right: Run) -> str | None:
-    """The first traced point, in the order in which the right model reaches them, that differs."""
-    points = (name for name in right.trace if name in run.trace)
-    return next((name for name in points if _relative(run.trace[name], right.trace[name]) > APART), None)
+def first_divergence(run: Run, example: Instance) -> str | None:
+    """The first stored point, in the order in which the right model reaches them, that differs."""
+    right, stored = example.right, set(points(example))
+    names = (name for name in right.trace if name in run.trace and name in stored)
+    return next((name for name in names if _relative(run.trace[name], right.trace[name]) > APART), None)
 
 
 def alike(a: Run, b: Run) -> bool:
@@ -176,6 +199,8 @@ class Single:
     model: Model
     as_good: frozenset[str]
     as_good_untraced: frozenset[str]
+    apart: Mapping[str, float] = field(default_factory=dict)
+    """How far the outputs of each cause that can be planted there are from its own, relative"""
 
 
 def all_singles(model: Model, seed: int = 0, sample: int = 0) -> list[Single]:
@@ -186,10 +211,15 @@ def all_singles(model: Model, seed: int = 0, sample: int = 0) -> list[Single]:
     outputs = np.array([_scaled(run, example.right) for _, run in found])
     told = []
     for (row, run), own in zip(found, outputs):
-        near = np.flatnonzero(np.abs(outputs - own).max(axis=1) <= APART)
+        distances = np.abs(outputs - own).max(axis=1)
+        near = np.flatnonzero(distances <= APART)
         untraced = {found[k][0].cause for k in near} | {row.cause, *row.also}
         traced = {found[k][0].cause for k in near if alike(found[k][1], run)} | {row.cause, *row.also}
-        told.append(Single(row, model, frozenset(traced), frozenset(untraced)))
+        apart: dict[str, float] = {}
+        for k, distance in enumerate(distances):
+            cause = found[k][0].cause
+            apart[cause] = min(float(distance), apart.get(cause, np.inf))
+        told.append(Single(row, model, frozenset(traced), frozenset(untraced), apart))
     return told
 
 
@@ -215,16 +245,40 @@ class Writer:
         run = example.rerun([single.row])
         return run is not None and self._deviation(example, run, [single])
 
-    def pair(self, one: Single, two: Single) -> bool:
-        """Two deviations at once, where that differs from each alone."""
-        if one.row.cause == two.row.cause or one.as_good_untraced & two.as_good_untraced:
+    def several(self, chosen: Sequence[Single]) -> bool:
+        """Two deviations or more at once, where that differs from all but one of them."""
+        for one, two in combinations(chosen, 2):
+            if one.row.cause == two.row.cause or one.as_good_untraced & two.as_good_untraced:
+                return False
+        example = instance(chosen[0].model, int(self.rng.integers(1, 100_000)))
+        rows = [single.row for single in chosen]
+        run = example.rerun(rows)
+        fewer = [example.rerun([row for row in rows if row is not left]) for left in rows] if run is not None else []
+        if run is None or any(other is None or error(run, other) < 100 * SAME for other in fewer):
             return False
-        example = instance(one.model, int(self.rng.integers(1, 100_000)))
-        run = example.rerun([one.row, two.row])
-        alone = [example.rerun([single.row]) for single in (one, two)]
-        if run is None or any(other is None or error(run, other) < 100 * SAME for other in alone):
+        return self._deviation(example, run, chosen)
+
+    def labelled(self, single: Single, precision: str) -> bool:
+        """One deviation in a peer that runs in a lower precision, in a case of that precision.
+
+        Whatever rounding does not tell from it is as good.
+        """
+        example = instance(single.model, int(self.rng.integers(1, 100_000)))
+        wide = example.rerun([single.row])
+        if wide is None:
             return False
-        return self._deviation(example, run, [one, two])
+        try:
+            right, run = example.lowered(precision), example.lowered(precision, [single.row])
+        except CANNOT_BE_PLANTED:
+            return False
+        noise = error(right, example.right)
+        if not (run.finite and right.finite) or error(wide, example.right) < SEEN * noise:
+            return False
+        near = {cause for cause, distance in single.apart.items() if distance <= noise}
+        sets = [[single.row.cause], *([cause] for cause in sorted({*single.row.also, *near}))]
+        detail = f"{single.row.variant}, in {precision}"
+        self._write(example, run, "deviation", sets, detail, dtype=precision, kind="labelled")
+        return True
 
     def lowered(self, model: Model, precision: str) -> bool:
         """The peer itself in a lower precision."""
@@ -235,13 +289,25 @@ class Writer:
             return False
         if not run.finite:
             return False
-        self._write(example, run, "rounding", [[]], f"whole model in {precision}, stored as float64")
+        self._write(example, run, "rounding", [[]], f"whole model in {precision}, stored as float64", kind="lowered")
+        return True
+
+    def labelled_right(self, model: Model, precision: str) -> bool:
+        """The peer itself in a lower precision, in a case of that precision."""
+        example = instance(model, int(self.rng.integers(1, 100_000)))
+        try:
+            run = example.lowered(precision)
+        except RuntimeError:
+            return False
+        if not run.finite:
+            return False
+        self._write(example, run, "rounding", [[]], f"in {precision}", dtype=precision, kind="labelled-right")
         return True
 
     def exact(self, model: Model) -> bool:
         """The peer itself."""
         example = instance(model, int(self.rng.integers(1, 100_000)))
-        self._write(example, example.right, "match", [[]], "nothing planted")
+        self._write(example, example.right, "match", [[]], "nothing planted", kind="exact")
         return True
 
     def _deviation(self, example: Instance, run: Run, planted: Sequence[Single]) -> bool:
@@ -250,7 +316,8 @@ class Writer:
         choices = [sorted(s.as_good if traced else s.as_good_untraced) for s in planted]
         sets = [causes, *(sorted(found) for found in product(*choices) if len(set(found)) == len(found))]
         detail = "; ".join(single.row.variant for single in planted)
-        self._write(example, run, "deviation", sets, detail, traced=traced)
+        kind = {1: "single", 2: "pair", 3: "triple"}[len(planted)]
+        self._write(example, run, "deviation", sets, detail, traced=traced, kind=kind)
         return True
 
     def _write(
@@ -261,24 +328,31 @@ class Writer:
         sets: Sequence[Sequence[str]],
         detail: str,
         *,
+        kind: str,
         traced: bool | None = None,
+        dtype: str = "float64",
     ) -> None:
         traced = bool(self.rng.integers(2)) if traced is None else traced
         name = f"m{len(self.answers):04}.npz"
-        write(self.folder / name, example, run, traced=traced)
+        write(self.folder / name, example, run, traced=traced, dtype=dtype)
+        pointed = traced and verdict == "deviation" and dtype == "float64"
         self.answers[name] = {
+            "kind": kind,
             "verdict": verdict,
             "causes": list(sets[0]),
             "acceptable": [list(found) for found in dict.fromkeys(map(tuple, sets))],
-            "first_divergence": first_divergence(run, example.right) if traced and verdict == "deviation" else None,
+            "first_divergence": first_divergence(run, example) if pointed else None,
             "detail": f"{detail}; max relative output error {error(run, example.right):.1e}",
             "model": f"{example.model.peer}/{example.model.name}",
         }
         (self.folder / "answers.json").write_text(json.dumps(self.answers, indent=1), encoding="utf-8")
 
 
-def write(path: Path, example: Instance, run: Run, *, traced: bool) -> None:
-    """One file in the form of a vector case, with the parameters and inputs of the right implementation."""
+def write(path: Path, example: Instance, run: Run, *, traced: bool, dtype: str = "float64") -> None:
+    """One file in the form of a vector case, with the parameters and inputs of the right implementation.
+
+    dtype: of the case; what is not float64 is lowered to it and stored as float32, which holds all of its numbers.
+    """
     model = example.model
     meta: dict[str, Any] = {
         "peer": model.peer,
@@ -286,7 +360,7 @@ def write(path: Path, example: Instance, run: Run, *, traced: bool) -> None:
         "class": model.path,
         "config": dict(model.config),
         "call": dict(model.call),
-        "dtype": "float64",
+        "dtype": dtype,
         "seed": example.seed,
         "case": model.name,
         "notes": "",
@@ -299,7 +373,17 @@ def write(path: Path, example: Instance, run: Run, *, traced: bool) -> None:
     arrays |= {f"output/{key}": value for key, value in run.outputs.items()}
     if traced:
         arrays |= {f"trace/{key}": run.trace[key] for key in points(example) if key in run.trace}
+    if dtype != "float64":
+        arrays = {key: _lowered(array, dtype) for key, array in arrays.items()}
     np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _lowered(array: np.ndarray, dtype: str) -> np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    tensor = torch.from_numpy(np.asarray(array)).to(getattr(torch, dtype))
+    made: np.ndarray = (tensor if dtype == "float16" else tensor.float()).numpy()
+    return made
 
 
 def spread(rows: Sequence[Single], rng: np.random.Generator) -> Iterator[Single]:
@@ -333,32 +417,49 @@ def table(only: str = "", sample: int = 0) -> list[Single]:
     return [single for model in chosen for single in all_singles(model, sample=sample)]
 
 
-def generate(folder: Path, rows: Sequence[Single], *, seed: int, count: int) -> dict[str, Entry]:
-    """Writes `count` mutants, in the proportions of 153 single, 30 double, 22 in lower precision, 4 exact."""
+SHARES = {"single": 153, "pair": 30, "lowered": 22, "exact": 4}
+"""Proportions of kinds, as the public examples have them."""
+LOWERED = ("float32", "bfloat16", "float16", "tf32")
+LABELLED = ("bfloat16", "float16")
+KINDS = (*SHARES, "triple", "labelled", "labelled-right")
+
+
+def generate(
+    folder: Path, rows: Sequence[Single], *, seed: int, count: int = 0, wanted: Mapping[str, int] | None = None
+) -> dict[str, Entry]:
+    """Writes so many mutants of each kind, or `count` in the proportions of `SHARES`."""
     rng = np.random.default_rng(seed)
     writer = Writer(folder, rng)
     by_model: dict[str, list[Single]] = {}
     for single in rows:
         by_model.setdefault(f"{single.model.peer}/{single.model.name}", []).append(single)
-    chosen = [found[0].model for found in by_model.values()]
-    shares = {"single": 153, "pair": 30, "lowered": 22, "exact": 4}
-    wanted = {kind: max(1, round(count * share / 209)) for kind, share in shares.items()}
-    made = 0
-    for single in spread(rows, rng):
-        made += writer.single(single)
-        if made == wanted["single"]:
+    every = list(by_model.values())
+    chosen = [found[0].model for found in every]
+    if wanted is None:
+        wanted = {kind: max(1, round(count * share / sum(SHARES.values()))) for kind, share in SHARES.items()}
+    left = {kind: wanted.get(kind, 0) for kind in KINDS}
+    for single in spread(rows, rng) if left["single"] else ():
+        left["single"] -= writer.single(single)
+        if not left["single"]:
             break
-    made = 0
-    while made < wanted["pair"]:
-        found = list(by_model.values())[rng.integers(len(by_model))]
-        one, two = (found[k] for k in rng.integers(len(found), size=2))
-        made += writer.pair(one, two)
-    for kind in ("lowered", "exact"):
-        made = 0
-        while made < wanted[kind]:
+    for kind, number in (("pair", 2), ("triple", 3)):
+        while left[kind]:
+            found = every[rng.integers(len(every))]
+            left[kind] -= writer.several([found[k] for k in rng.integers(len(found), size=number)])
+    for kind in ("lowered", "exact", "labelled-right"):
+        while left[kind]:
             model = chosen[rng.integers(len(chosen))]
-            precision = ("float32", "bfloat16", "float16", "tf32")[made % 4]
-            made += writer.lowered(model, precision) if kind == "lowered" else writer.exact(model)
+            if kind == "lowered":
+                left[kind] -= writer.lowered(model, LOWERED[(wanted[kind] - left[kind]) % len(LOWERED)])
+            elif kind == "exact":
+                left[kind] -= writer.exact(model)
+            else:
+                left[kind] -= writer.labelled_right(model, LABELLED[left[kind] % len(LABELLED)])
+    plain = [single for single in rows if single.row.cause != "dtype"]
+    for single in spread(plain, rng) if left["labelled"] else ():
+        left["labelled"] -= writer.labelled(single, LABELLED[left["labelled"] % len(LABELLED)])
+        if not left["labelled"]:
+            break
     return writer.answers
 
 
@@ -368,12 +469,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=250)
+    parser.add_argument("--kinds", nargs="+", metavar="KIND=NUMBER", help="in place of --count: " + ", ".join(KINDS))
     parser.add_argument("--only", default="", help="a pattern of peer/model")
     parser.add_argument("--sample", type=int, default=0, help="try only so many rows in each model (0: all)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = table(options.only, options.sample)
-    answers = generate(options.out, rows, seed=options.seed, count=options.count)
+    wanted = {kind: int(number) for kind, _, number in (each.partition("=") for each in options.kinds or ())}
+    if unknown := set(wanted) - set(KINDS):
+        parser.error(f"no kinds: {', '.join(sorted(unknown))}")
+    answers = generate(options.out, rows, seed=options.seed, count=options.count, wanted=wanted or None)
     print(f"{len(answers)} cases in {options.out}")
 
 
