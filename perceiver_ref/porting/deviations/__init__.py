@@ -70,7 +70,9 @@ CAUSES: dict[str, Variants] = {
     "bias-missing": _all(layers.bias_missing, layers.one_bias_missing),
     "query-residual": _all(layers.query_residual, residuals.query_residual),
     "mlp-residual": _all(layers.mlp_residual, residuals.mlp_residual),
-    "fully-masked-row": _all(attention.fully_masked_row, masks.bias_filled, masks.rows_elsewhere),
+    "fully-masked-row": _all(
+        attention.fully_masked_row, masks.bias_filled, masks.rows_wiped_late, masks.rows_elsewhere
+    ),
     "mask-inverted": _all(attention.mask_inverted, masks.bias_inverted),
     "mask-ignored": _all(attention.mask_ignored, masks.bias_ignored, masks.queries_unmasked),
     "fourier-order": _all(positions.fourier_order, placed.fourier_order, timesteps.fourier_order),

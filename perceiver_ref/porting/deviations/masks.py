@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import Op, array_of
 from ...autograd.tree import Tree
+from ...models.attention import Attention
 from ...models.flamingo.gated_xattn import GatedCrossAttention
+from ...models.tracing import where
 from ...peers.transformers.edgetam import MemoryResampler, PlacedCrossAttention
-from .base import Candidate, Change, Exchange, OpReplacement, Survey, at, exchanged, groups, replaced
+from .base import Candidate, Change, Exchange, Match, OpReplacement, Survey, at, exchanged, groups, replaced
 
 _OPS = {"attention": 3, "attention_weights": 2}
 """Ops that a mask belongs to, and which argument a bias is"""
@@ -87,6 +90,34 @@ def _with_queries(op: Op, arguments: Any, static: Any) -> Any:
         return op(*arguments, **static)
     keys = mask.any(-2, keepdims=True)
     return op(*arguments, **{**static, "mask": mask | (keys & ~mask.any(-1, keepdims=True))})
+
+
+def rows_wiped_late(found: Survey) -> Iterator[Candidate]:
+    """Rows without any key are zero after the output map, and so do not have its bias."""
+    if found.masked:
+        for label, match, rare in groups(found.ops["attention"]):
+            change = Change(parts=partial(_wiped_late, match))
+            yield Candidate("fully-masked-row", f"zero after the output map, {label}", change, rare)
+
+
+def _wiped_late(match: Match) -> Exchange:
+    masks: list[Any] = []
+
+    def attend(original: Any, layer: Any, p: Tree, x: Any, z: Any, *, mask: Any = None, **rest: Any) -> Any:
+        masks.append(mask)
+        try:
+            return original(layer, p, x, z, mask=mask, **rest)
+        finally:
+            masks.pop()
+
+    def point(original: Any, name: str, value: Any) -> Any:
+        place = where()
+        if name or not masks or masks[-1] is None or place.rpartition(".")[2] != "attention" or not match(place):
+            return original(name, value)
+        kept = masks[-1].any(-1)[..., None]
+        return original(name, ops.where(kept, value, xp(array_of(value)).zeros((), value.dtype)))
+
+    return {Attention.apply: attend, "point": point}
 
 
 def rows_elsewhere(found: Survey) -> Iterator[Candidate]:

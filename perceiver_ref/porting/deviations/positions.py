@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from operator import eq
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from ...autograd.backend import xp
 from ...autograd.core import Op, array_of
 from ...models.positions import FourierPositions, TrainablePositions
 from ...models.tracing import where
-from .base import Candidate, Change, Exchange, OpReplacement, Survey, exchanged
+from .base import Candidate, Change, Exchange, Match, OpReplacement, Survey, exchanged
 
 Bands = Callable[[int, tuple[int, ...], Any], np.ndarray]
 
@@ -144,21 +146,36 @@ def fourier_order(found: Survey) -> Iterator[Candidate]:
 
         yield Candidate("fourier-order", name, exchanged({"fourier_features": features}))
         yield Candidate("fourier-order", name, exchanged({"axis_major": by_axis}))
-    yield Candidate("fourier-order", "positions before the features", Change(ops=_positions_first))
+    yield Candidate("fourier-order", "positions before the features", _positions_first(_is_input))
+    modalities = dict.fromkeys(place for place in found.ops.get("concatenate", ()) if _is_input(place) and "." in place)
+    for place in modalities:
+        variant = f"positions before the features, in {place}"
+        yield Candidate("fourier-order", variant, _positions_first(partial(eq, place)), rare=True)
     yield Candidate(
         "fourier-order", "cosines in the place of sines without positions", Change(parts=_without_positions)
     )
 
 
-def _positions_first(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
-    """Inputs joined as [positions, features]."""
+def _positions_first(match: Match) -> Change:
+    """Inputs joined as [positions, features]; what is joined to them later, such as padding, stays behind them."""
 
-    def run(op: Op, arguments: Any, static: Any) -> Any:
-        parts = list(arguments[0])
-        swapped = len(parts) == 2 and where().split(".")[0] == "input" and static.get("axis") == -1
-        return op(parts[::-1] if swapped else parts, **static)
+    def ops_of(path: Callable[[Any], str]) -> Mapping[str, OpReplacement]:
+        joined: set[str] = set()
 
-    return {"concatenate": run}
+        def run(op: Op, arguments: Any, static: Any) -> Any:
+            parts, place = list(arguments[0]), where()
+            if len(parts) == 2 and static.get("axis") == -1 and len(parts[0].shape) > 2 and place not in joined:
+                joined.add(place)
+                parts = parts[::-1] if match(place) else parts
+            return op(parts, **static)
+
+        return {"concatenate": run}
+
+    return Change(ops=ops_of)
+
+
+def _is_input(place: str) -> bool:
+    return place.split(".")[0] == "input"
 
 
 def _without_positions() -> Exchange:
