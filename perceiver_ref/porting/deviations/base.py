@@ -242,6 +242,8 @@ def deviating(candidates: Sequence[Candidate], model: M, params: Tree) -> Iterat
                 for key, made in table.items():
                     if not isinstance(key, str):
                         methods.setdefault(key, []).append(made)
+        # arithmetic outside of the others: then it is that of the ops that come in the place of those of the model
+        for candidate in sorted(candidates, key=lambda c: c.cause != "dtype"):
             if candidate.change.ops is not None:
                 stack.enter_context(handle(_by_name(candidate.change.ops(path), candidate.here)))
         yield with_methods(model, methods), params

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 from ...autograd import tree
 from ...host.progress import steps as stepping
 from ..cases.compare import difference
+from ..deviations import Candidate, deviating
 from ..exchange import exchanged_steps
 from ..rounding.arithmetic import arithmetic, exempt, kept_digits, lowered
 from ..subject import Arrays, Subject
 
 RUNS = 6
 """Two in the plain order, and four of perturbed sums: the largest of so many is seldom far below what is typical."""
+BESIDE = 2
+"""The same beside deviations: one run in the plain order, fused, and one in steps"""
 LARGE = 1 << 20
 """The largest error of so many elements hardly varies between runs: one is enough."""
 FACTOR = 3.0
@@ -39,10 +42,13 @@ root of their number: with fewer than so many it tells nothing."""
 
 
 class Roundings:
-    """Measured when first asked for: the reference in each dtype and in other orders of summation, against float64."""
+    """Measured when first asked for: the reference in each dtype and in other orders of summation, against float64.
 
-    def __init__(self, subject: Subject, ours: Arrays) -> None:
-        self.subject, self.ours = subject, ours
+    With `chosen` the reference with these deviations, which give `ours`, in few runs.
+    """
+
+    def __init__(self, subject: Subject, ours: Arrays, chosen: Sequence[Candidate] = ()) -> None:
+        self.subject, self.ours, self.chosen = subject, ours, tuple(chosen)
         self.known: dict[str, dict[str, float]] = {}
         self.least: dict[str, dict[str, float]] = {}
         """As `known`: the smallest that the runs have of the typical element's error."""
@@ -54,7 +60,7 @@ class Roundings:
         if dtype not in self.known:
             largest, least = dict.fromkeys(self.ours, 0.0), dict.fromkeys(self.ours, np.inf)
             patterns = self.patterns.setdefault(dtype, [])
-            for made in self._runs(dtype):
+            for made in self.runs(dtype):
                 for name, array in made.items():
                     error = difference(array, self.ours[name])
                     if np.isfinite(error):  # overflow is no rounding
@@ -66,7 +72,7 @@ class Roundings:
             self.least[dtype] = {name: e if np.isfinite(e) else 0.0 for name, e in least.items()}
         return self.known[dtype]
 
-    def _runs(self, dtype: str) -> Iterator[Arrays]:
+    def runs(self, dtype: str) -> Iterator[Arrays]:
         """What the reference gives with everything in `dtype`: ops fused and in steps in turn, each as it is and then
         in other orders of summation."""
 
@@ -76,12 +82,18 @@ class Roundings:
         params, inputs = tree.map(narrow, self.subject.params), tree.map(narrow, self.subject.inputs)
         elements = sum(array.size for array in self.ours.values())
         few = elements >= LARGE or self.subject.is_large
-        for seed in stepping(range(1 if few else RUNS), f"running in {dtype}"):
+        number = 1 if few else BESIDE if self.chosen else RUNS
+        for seed in stepping(range(number), f"running in {dtype}"):
             rng = np.random.default_rng(seed) if seed > 1 else None
             steps = seed % 2 == 1
             wide = dtype in ("float16", "bfloat16") and not steps
-            with arithmetic(dtype, rng, steps=steps), _positions(dtype, rng, wide=wide):
-                yield self.subject.compute(params, inputs)
+            # deviations inside of the arithmetic, which then is that of the ops that come in the place of others
+            with (
+                arithmetic(dtype, rng, steps=steps),
+                _positions(dtype, rng, wide=wide),
+                deviating(self.chosen, self.subject.rebuilt.model, params) as (model, changed),
+            ):
+                yield self.subject.compute(changed, inputs, model)
 
     def of(self, name: str) -> dict[str, float]:
         """What has been measured for one array."""

@@ -35,7 +35,8 @@ FITS = 0.7
 """And it fits at all where it leaves at most this: rounding of whole models by another library leaves half, mostly."""
 FAR = 50.0
 """No form is looked for whose bits change the outputs this many times as much as they differ."""
-_NARROW = ("bfloat16", "float16")
+NARROW = ("bfloat16", "float16")
+"""Formats that whole models are run in"""
 
 
 @dataclass
@@ -103,19 +104,19 @@ class Formats:
     def whole(self, dtype: str) -> float:
         """What everything in this format leaves at best, of a few ways of computing."""
         subject = self.fit.subject
-        left = [self._left(candidate) for candidate in everything(subject.survey, dtype)] if dtype in _NARROW else []
+        left = [self._left(candidate) for candidate in everything(subject.survey, dtype)] if dtype in NARROW else []
         return min([*left, *self.roundings.left(dtype)], default=1.0)
 
     def better(self, dtype: str) -> str | None:
         """Autocast to a format, where that fits better than everything in this one."""
-        best = min(_NARROW, key=self.cast)
+        best = min(NARROW, key=self.cast)
         left = self.cast(best)
         return f"{best} autocast" if left <= FITS and left <= BETTER * self.whole(dtype) else None
 
     def fitting(self, errors: dict[str, float]) -> str | None:
         """Where numbers are on no format's grid: the format whose run repeats the errors best, if one does."""
-        made = {name: self.whole(name) for name in ("tf32", *_NARROW) if self.roundings.holds(name, errors)}
-        for name in _NARROW:
+        made = {name: self.whole(name) for name in ("tf32", *NARROW) if self.roundings.holds(name, errors)}
+        for name in NARROW:
             if all(e <= self.roundings.at(name).get(n, 0.0) for n, e in errors.items()):
                 made[f"{name} autocast"] = self.cast(name)
         if not made:
@@ -139,7 +140,7 @@ def is_autocast(candidate: Candidate) -> bool:
 def name_of(candidate: Candidate) -> str | None:
     """What rounding is called that comes of autocast, or of weights in a format that libraries compute in."""
     if is_autocast(candidate):
-        return next(f"{name} autocast" for name in _NARROW if f" in {name}" in candidate.variant)
+        return next(f"{name} autocast" for name in NARROW if f" in {name}" in candidate.variant)
     form = form_of(candidate) if candidate.change.straight else ""
     return f"{form} weights" if form in FLOATING else None
 

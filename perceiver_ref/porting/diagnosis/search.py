@@ -1,4 +1,4 @@
-"""The search for what explains a difference: single deviations, a part in less precision, rounding, pairs."""
+"""The search for what explains a difference: single deviations, a part in less precision, rounding, several."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from ..deviations import Candidate, candidates
 from ..deviations.precision import everything
 from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
 from ..rounding.grid import is_nearest, is_stored_in, on_grid
-from ..subject import EXPLAINED, NOTHING, Arrays, Cause, Subject
+from ..subject import CANNOT_BE_RUN, EXPLAINED, NOTHING, Arrays, Cause, Subject
 from .envelope import Roundings
 from .fit import Fit
-from .formats import Formats, is_autocast, name_of
+from .formats import NARROW, Formats, is_autocast, name_of
+from .hidden import hidden
 from .nearby import causes_near
-from .pairs import Pairs
 from .parts import SMALL, NarrowPart, Parts
+from .several import Several
 
 PARTLY = 0.6
 """As `EXPLAINED`, for a part in less precision whose roundings are not repeated exactly, as float32's hardly can be,
 where it is known to be a part: another deviation leaves it, or traced points before it agree."""
 REPEATED = 0.1
 """As `PARTLY`, where rounding of everything is as likely: rounding of a part then repeats what was rounded."""
+CLOSE = 0.1
+"""One that leaves so little of it is not compared with rare ones."""
 MOSTLY = 0.5
 """A deviation that leaves rounding of the case's dtype explains at least half of what there was."""
 ALIKE = 1.1
@@ -50,6 +53,11 @@ def _in_turn(chosen: Sequence[Candidate]) -> list[Candidate]:
     return [chosen[i] for i in sorted(range(len(chosen)), key=lambda i: order[i])]
 
 
+def _size(array: np.ndarray) -> float:
+    """What errors are told in parts of."""
+    return max(float(np.abs(array[np.isfinite(array)]).max(initial=0.0)), 1.0)
+
+
 class Search:
     """`run` gives the verdict; `others` are further explanations, `dtype` the format of the verdict "rounding"."""
 
@@ -66,10 +74,14 @@ class Search:
         finer = [f" in {name}" for name, n in DIGITS.items() if n >= DIGITS.get(self.given, 53)]
         parts = [c for c in narrow if not c.change.straight and not any(name in c.variant for name in finer)]
         self.parts = Parts(self.fit, parts, self.first)
-        self.pairs = Pairs(self.fit, self.found, self.parts)
+        self.several = Several(self.fit, self.found, self.parts)
         self.scores: list[_Score] = []
         self.others: list[list[Cause]] = []
         self.dtype: str | None = None
+        self.untraced: set[tuple[Candidate, ...]] = set()
+        """Deviations with which outputs come right, and points do not"""
+        self.beside: dict[tuple[Candidate, ...], Mapping[str, float]] = {}
+        """Limits of rounding in a model with these deviations"""
         self.counts: dict[str, int] = {}
         """By what: how many runs"""
         self.weights: Candidate | None = None
@@ -97,16 +109,19 @@ class Search:
             if all(is_stored_in(wanted, self.ours[n], dtype) for n, wanted in self.subject.expected.items()):
                 return self._rounding(dtype)
         if self.fit.noise and self.roundings.holds(self.given, self.errors):
-            return self._narrow(self.given)
+            return self._hidden(self.given) or self._narrow(self.given)
         if (whole := self._whole()) is not None:
-            return self._narrow(whole)
+            return self._hidden(whole) or self._narrow(whole)
         if (best := self._near()) is not None:
             return self._with_second(best)
         part: NarrowPart | None = None
         small = self.fit.size(self.ours) <= SMALL
         for rare in (False, True):
-            if (best := self._single(rare)) is not None:
+            best = self._single(rare)
+            if best is not None and (rare or not self.fit.noise or best.remaining <= CLOSE):
                 return self._with_second(best)
+            if best is not None:  # a rare one may leave less of what rounding makes
+                continue
             if not rare and (stored := self._stored()) is not None:
                 return stored
             part = self.parts.best(rare=rare) if small else None
@@ -120,8 +135,8 @@ class Search:
             return self._rounding("float32")
         if self._is_within:  # closer than the stated precision, in whatever way
             return "match", []
-        for pair in in_time(steps(self.pairs, "trying pairs of deviations")):
-            if self._try(pair) and self.scores[-1].remaining <= NOTHING:
+        for chosen in in_time(steps(self.several, "trying several deviations")):
+            if self._try(chosen) and self.scores[-1].remaining <= NOTHING:
                 break
         if self.scores:
             return self._deviation()
@@ -137,6 +152,16 @@ class Search:
         if dtype == "float32":
             return self._rounding(dtype)
         return self._stored() or self._rounding(self.formats.better(dtype) or dtype)
+
+    def _hidden(self, dtype: str) -> tuple[str, list[Cause]] | None:
+        """A deviation whose errors are no larger than those of rounding."""
+        if dtype not in NARROW or self.subject.is_large:
+            return None
+        found = hidden(self.fit, dtype, self.several)
+        if found is None or self.formats.stored is not None:
+            return None
+        self.scores = [_Score(found[1], (found[0],))]
+        return self._deviation()
 
     def _stored(self) -> tuple[str, list[Cause]] | None:
         """Weights stored in fewer bits: rounding in a format that libraries compute in, and a deviation in others."""
@@ -203,22 +228,30 @@ class Search:
         self.others = kept[1:]
         return "deviation", kept[0]
 
-    def _explains(self, remaining: float, made: Arrays) -> bool:
-        """Whether what is left is little, or rounding of the case's dtype."""
+    def _explains(self, remaining: float, made: Arrays, chosen: tuple[Candidate, ...], *, traced: bool = True) -> bool:
+        """Whether what is left is little, or rounding of the case's dtype; of outputs alone unless `traced`."""
         if remaining <= EXPLAINED:
             return True
-        return bool(self.fit.noise) and remaining <= MOSTLY and not self._is_within and self._is_noise(made)
+        if not self.fit.noise or remaining > MOSTLY or self._is_within:
+            return False
+        return self._is_noise(made, chosen, traced=traced)
 
     def _try(self, chosen: tuple[Candidate, ...], gate: Mapping[str, float] | None = None) -> bool:
         """Note deviations that explain the difference."""
-        what = "deviations alone" if len(chosen) == 1 else "pairs of deviations"
+        what = {1: "deviations alone", 2: "pairs of deviations"}.get(len(chosen), "three deviations at once")
         self.counts[what] = self.counts.get(what, 0) + 1
         known = self.parts.known.get(chosen)
         made = None if known is not None else self.subject.deviating(chosen, gate)
+        if known is None and len(chosen) == 1 and not gate and not self.subject.is_large:
+            self.several.note(chosen[0], made)
         if known is None and made is None:
             return False
         remaining = known.remaining if known is not None else self.fit.remaining(made or {})
-        explained = (known is not None and known.repeated) or self._explains(remaining, made or {})
+        if len(chosen) == 2:
+            self.several.left[chosen] = remaining
+        explained = (known is not None and known.repeated) or self._explains(remaining, made or {}, chosen)
+        if len(chosen) > 2 and remaining > NOTHING and not self.fit.noise:
+            explained = False  # so many come near to anything; what is right leaves nothing
         if explained:
             self.scores.append(_Score(remaining, chosen))
         return explained
@@ -261,9 +294,14 @@ class Search:
 
     def _single_in_all(self) -> _Score | None:
         """As `_single`, where the first point does not come right, but the outputs do."""
-        for effect in self.pairs.effects if self.fit.gate(self.first, self.errors) is not None else ():
-            if effect.remaining <= EXPLAINED:
-                self.scores.append(_Score(effect.remaining, (effect.candidate,)))
+        for effect in self.several.effects if self.fit.gate(self.first, self.errors) is not None else ():
+            chosen = (effect.candidate,)
+            if effect.remaining > (MOSTLY if self.fit.noise else EXPLAINED):
+                continue
+            made = self.subject.deviating(chosen)
+            if made is not None and self._explains(effect.remaining, made, chosen, traced=False):
+                self.scores.append(_Score(effect.remaining, chosen))
+                self.untraced.add(chosen)
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
     def _with_second(self, best: _Score) -> tuple[str, list[Cause]]:
@@ -281,10 +319,25 @@ class Search:
     def _leaves_rounding(self, best: _Score) -> bool:
         """Whether what an explanation leaves is no more than rounding of the case's dtype: there is no second then."""
         made = self.subject.deviating(best.chosen) if self.fit.noise else None
-        return made is not None and self._is_noise(made)
+        return made is not None and self._is_noise(made, best.chosen, traced=best.chosen not in self.untraced)
 
-    def _is_noise(self, made: Arrays) -> bool:
-        return all(e <= self.fit.noise.get(name, 0.0) for name, e in self.subject.errors(made).items())
+    def _is_noise(self, made: Arrays, chosen: tuple[Candidate, ...], *, traced: bool = True) -> bool:
+        """Whether all errors that deviations leave are rounding's: of the right model, or else of one with them, whose
+        numbers may be larger."""
+        errors = {n: e for n, e in self.subject.errors(made).items() if traced or n.startswith("output/")}
+        if all(e <= self.fit.noise.get(name, 0.0) for name, e in errors.items()):
+            return True
+        if chosen not in self.beside:
+            self.beside[chosen] = self._roundings_beside(made, chosen)
+        return all(e <= max(self.fit.noise.get(n, 0.0), self.beside[chosen].get(n, 0.0)) for n, e in errors.items())
+
+    def _roundings_beside(self, made: Arrays, chosen: tuple[Candidate, ...]) -> Mapping[str, float]:
+        """The limits of rounding in a model with deviations, in the units of errors: the right model's numbers."""
+        try:
+            limits = Roundings(self.subject, made, chosen).at(self.given)
+        except CANNOT_BE_RUN:
+            return {}
+        return {name: limit * _size(made[name]) / _size(self.ours[name]) for name, limit in limits.items()}
 
     def _second(self, best: _Score) -> None:
         """What the best single deviation leaves may be a second one, of precision or of another kind."""

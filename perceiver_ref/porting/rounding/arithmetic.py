@@ -130,7 +130,7 @@ def arithmetic(dtype: str, rng: np.random.Generator | None = None, *, steps: boo
                 return result(IN_ONE[op.name](rng, op, arguments, static))
             return result(op(*arguments, **static))
 
-    to = Rounding(result, factor, rng, steps)
+    to = Rounding(result, factor, rng, steps, -65504.0 if dtype == "float16" else None)
     with handle(run):
         yield
 

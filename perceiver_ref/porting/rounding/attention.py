@@ -47,12 +47,21 @@ def weights(to: Rounding, s: Any, options: Mapping[str, Any], *, lowered: bool =
     mask, library = options.get("mask"), xp(s)
     if mask is not None:
         some = mask.any(-1, keepdims=True)
-        s = library.where(some, library.where(mask, s, library.asarray(-library.inf, s.dtype)), s.dtype.type(0))
+        alone = s.dtype.type(0) if to.lowest is None or _rows(options) != "added" else _added(to, s, to.lowest)
+        s = library.where(some, library.where(mask, s, library.asarray(-library.inf, s.dtype)), alone)
     if to.steps:
         p = softmax_in_steps(to, s)
     else:
         p = to.round(array_of(ops.softmax(to.round(s - s.max(-1, keepdims=True)) if lowered else s)))
     return library.where(some, p, p.dtype.type(0)) if mask is not None and _rows(options) == "zero" else p
+
+
+def _added(to: Rounding, s: Any, lowest: float) -> Any:
+    """Scores with the lowest number added, less that number: float16 has but 32nds of them left, or less than it."""
+    library = xp(s)
+    made = to.round(s + s.dtype.type(lowest))
+    made = library.where(made < lowest, -library.inf, made - s.dtype.type(lowest))
+    return library.where(made.max(-1, keepdims=True) == -library.inf, s.dtype.type(0), made).astype(s.dtype)
 
 
 def mixture(to: Rounding, p: Any, v: Any, options: Mapping[str, Any]) -> Any:

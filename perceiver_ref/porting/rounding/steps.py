@@ -21,13 +21,15 @@ def _same(value: Any) -> Any:
 class Rounding(NamedTuple):
     """How results are rounded: `round` any, `factor` what goes into a product; `rng` draws the order of sums.
 
-    With `steps` ops are written out, and each of their steps is rounded.
+    With `steps` ops are written out, and each of their steps is rounded. `lowest`: the format's lowest number, where
+    scores that it is added to do not all come out as that number.
     """
 
     round: Callable[[Any], Any] = _same
     factor: Callable[[Any], Any] = _same
     rng: np.random.Generator | None = None
     steps: bool = False
+    lowest: float | None = None
 
     def product(self, x: Any, y: Any) -> Any:
         """x (..., N, K) times y (..., K, M), the K products summed in any order."""
