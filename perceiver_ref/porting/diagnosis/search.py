@@ -28,6 +28,8 @@ PARTLY = 0.6
 where it is known to be a part: another deviation leaves it, or traced points before it agree."""
 REPEATED = 0.1
 """As `PARTLY`, where rounding of everything is as likely: rounding of a part then repeats what was rounded."""
+MOST = 3
+"""So many deviations at once are looked for."""
 CLOSE = 0.1
 """One that leaves so little of it is not compared with rare ones."""
 MOSTLY = 0.5
@@ -139,7 +141,7 @@ class Search:
             if self._try(chosen) and self.scores[-1].remaining <= NOTHING:
                 break
         if self.scores:
-            return self._deviation()
+            return self._with_second(min(self.scores, key=lambda score: score.remaining))
         fitting = self.formats.fitting(self.errors)
         return ("unexplained", []) if fitting is None else self._rounding(fitting)
 
@@ -312,8 +314,12 @@ class Search:
                 if candidate.rare and candidate.cause == best.chosen[0].cause:
                     self._try((candidate,))
             best = min(self.scores, key=lambda score: score.remaining)
-        if best.remaining > NOTHING and not self._leaves_rounding(best):
+        while best.remaining > NOTHING and len(best.chosen) < MOST and not self._leaves_rounding(best):
             self._second(best)
+            more = min(self.scores, key=lambda score: score.remaining)
+            if len(more.chosen) <= len(best.chosen):
+                break
+            best = more
         return self._deviation()
 
     def _leaves_rounding(self, best: _Score) -> bool:
@@ -340,20 +346,23 @@ class Search:
         return {name: limit * _size(made[name]) / _size(self.ours[name]) for name, limit in limits.items()}
 
     def _second(self, best: _Score) -> None:
-        """What the best single deviation leaves may be a second one, of precision or of another kind."""
-        part = self.parts.best(best.chosen)
+        """What the best leaves may be a second deviation, of precision or of another kind; what two leave, a third."""
+        causes = {candidate.cause for candidate in best.chosen}
+        part = self.parts.best(best.chosen) if "dtype" not in causes else None
         if part is not None and part.repeated:
             self.scores = [_Score(part.remaining, part.chosen)]
             return
+        least = REPEATED * best.remaining if len(best.chosen) == 1 else NOTHING
         for candidate in in_time(self.found):
-            if candidate.cause != best.chosen[0].cause:
+            if candidate.cause not in causes:
                 made = self.subject.deviating((*best.chosen, candidate))
                 remaining = float("inf") if made is None else self.fit.remaining(made)
-                if remaining <= REPEATED * best.remaining:
+                if remaining <= least:
                     self.scores.append(_Score(remaining, (*best.chosen, candidate)))
                 if remaining <= NOTHING:
                     return
-        if part is not None and part.remaining <= PARTLY * min(score.remaining for score in self.scores):
+        likely = len(best.chosen) == 1
+        if part is not None and likely and part.remaining <= PARTLY * min(score.remaining for score in self.scores):
             self.scores = [_Score(part.remaining, part.chosen)]
 
     def _is_likely(self, part: NarrowPart) -> bool:

@@ -26,6 +26,7 @@ from .graph import Graph, record
 from .rounding import FACTOR, GradientRoundings
 from .search import GradientSearch, explanation
 from .target import Target, gradients_of, largest
+from .two import two_wrongs
 
 _DTYPES = ("float32", "tf32", "float16", "bfloat16")
 
@@ -159,8 +160,10 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
     search = GradientSearch(target, noise)
     with np.errstate(all="ignore"):
         best = search.run()
-        places = best.places if best else search.begins()
-    made.verdict = "deviation" if best else "unexplained"
+        two = [] if best else two_wrongs(search)
+        places = best.places if best else two[0].places if two else search.begins()
+    made.verdict = "deviation" if best or two else "unexplained"
+    made.explanation = [cause for guess in two for cause in explanation(guess)]
     if best:
         made.explanation = explanation(best)
         made.others = [explanation(guess) for guess in search.others(best)]

@@ -81,7 +81,7 @@ class GradientSearch:
             return remaining <= EXPLAINED
         return bool(self.noise) and all(e <= self.noise[n] for n, e in self.target.errors(made).items())
 
-    def _reached(self, places: Iterable[Place]) -> int:
+    def reached(self, places: Iterable[Place]) -> int:
         """The leaves, as bits, that gradients of these places go to."""
         reached = 0
         for i, position in places:
@@ -89,7 +89,7 @@ class GradientSearch:
         return reached
 
     def _fits(self, places: Iterable[Place], strict: bool) -> bool:
-        reached = self._reached(places)
+        reached = self.reached(places)
         return self.target.covers(reached) and self.target.strictly(reached) is strict
 
     def _chosen(self, wrongs: Iterable[Wrong], strict: bool) -> Iterator[Wrong]:
@@ -98,7 +98,7 @@ class GradientSearch:
             return in_time(fitting)
 
         def strangers(wrong: Wrong) -> int:
-            return (self._reached(wrong.places) & self.target.right).bit_count()
+            return (self.reached(wrong.places) & self.target.right).bit_count()
 
         return in_time(sorted(fitting, key=strangers)[:_LOOSE])
 
@@ -156,11 +156,12 @@ class GradientSearch:
         return above / below if below else 0.0
 
     def _rows(self, strict: bool) -> None:
-        for wrong in self._chosen(self._candidates(), strict):
+        for wrong in self._chosen(self.candidates(), strict):
             if self._try(wrong):
                 return
 
-    def _candidates(self) -> Iterator[Wrong]:
+    def candidates(self) -> Iterator[Wrong]:
+        """The rules of the tables, in the order in which they are tried."""
         yield from shared(self.graph)
         tokens = {int(t) for _, s in self.graph.steps if s.op.name == "take" for t in np.unique(s.residuals[0])}
         for row in (*ROWS, *padding(sorted(tokens)[:64])):
@@ -222,8 +223,8 @@ class GradientSearch:
         best: tuple[float, tuple[Place, ...]] = (float("inf"), ())
         for i, step in reversed(self.graph.steps):
             sent = [(i, edge.position) for edge in step.edges]
-            own = [place for place in sent if self.target.strictly(self._reached([place]))] or sent
-            reached = self._reached(own)
+            own = [place for place in sent if self.target.strictly(self.reached([place]))] or sent
+            reached = self.reached(own)
             missed = sum(not reached & bits for bits in self.target.wrong)
             badness = 1000.0 * missed + (reached & self.target.right).bit_count()
             if badness < best[0]:

@@ -1,0 +1,101 @@
+"""Two wrong backward rules at once: one that sets some of the wrong gradients right, and one that sets the rest right.
+
+What lies between the two is wrong by the rule nearer to the loss alone, so that rule is told by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ...host.budget import in_time
+from ...host.progress import steps
+from ..subject import EXPLAINED, NOTHING
+from .backward import Wrong, flows, scaled
+from .search import GradientSearch, Guess
+
+_RIGHT = 1e-4
+"""A wrong gradient has come right where so little of it is left."""
+_FIRST = 8
+"""So many of the rules that set some right are tried with every other, those that set the most right first."""
+_FACTORS = {"gradient-stopped": 0.0, "gradient-sign": -1.0}
+
+
+class _Part(NamedTuple):
+    """A rule, and the names of the wrong gradients that it sets right."""
+
+    wrong: Wrong
+    fixed: frozenset[str]
+
+
+def two_wrongs(search: GradientSearch) -> list[Guess]:
+    """The two rules that leave least, the first on the way back before the other; none where no two explain the
+    difference."""
+    every = list(_candidates(search))
+    best: list[Guess] = []
+    for part in _parts(search, every):
+        for other in in_time(every):
+            if set(other.changes) & set(part.wrong.changes) or not _reaches_the_rest(search, part, other):
+                continue
+            left = _left(search, part.wrong, other)
+            if left <= EXPLAINED and (not best or left < best[0].remaining):
+                both = sorted((part.wrong, other), key=lambda wrong: max(wrong.places), reverse=True)
+                best = [Guess(left, wrong.cause, wrong.variant, wrong.places) for wrong in both]
+            if left <= NOTHING:
+                return best
+    return best
+
+
+def _candidates(search: GradientSearch) -> Iterator[Wrong]:
+    for flow in flows(search.graph):
+        for cause, factor in _FACTORS.items():
+            yield replace(flow, cause=cause, changes=scaled(flow.places, factor))
+    yield from search.candidates()
+
+
+def _parts(search: GradientSearch, every: list[Wrong]) -> list[_Part]:
+    target, found = search.target, list[_Part]()
+    for wrong in in_time(steps(every, "trying one of two wrong rules")):
+        reached = search.reached(wrong.places)
+        if reached & target.right or not any(reached & bits for bits in target.wrong):
+            continue
+        made = _made(search, wrong)
+        if made is None:
+            continue
+        fixed = frozenset(n for n in target.affected if n in made and _is_right(search, n, made[n]))
+        if fixed and len(fixed) < len(target.affected):
+            found.append(_Part(wrong, fixed))
+    found.sort(key=lambda part: -len(part.fixed))
+    kept: dict[frozenset[str], list[_Part]] = {}
+    for part in found:
+        kept.setdefault(part.fixed, []).append(part)
+    return [part for number in range(2) for of in kept.values() for part in of[number : number + 1]][:_FIRST]
+
+
+def _is_right(search: GradientSearch, name: str, made: np.ndarray) -> bool:
+    wanted, ours = search.target.expected[name], search.target.named[name]
+    apart = float(np.abs(made - wanted).max(initial=0.0))
+    return apart <= max(_RIGHT * float(np.abs(ours - wanted).max(initial=0.0)), search.noise.get(name, 0.0))
+
+
+def _reaches_the_rest(search: GradientSearch, part: _Part, other: Wrong) -> bool:
+    """Whether both together reach all wrong gradients, and no right one."""
+    reached = search.reached((*part.wrong.places, *other.places))
+    return search.target.covers(reached) and not search.reached(other.places) & search.target.right
+
+
+def _made(search: GradientSearch, *wrongs: Wrong) -> dict[str, np.ndarray] | None:
+    changes = {i: change for wrong in wrongs for i, change in wrong.changes.items()}
+    try:
+        with np.errstate(all="ignore"):
+            return search.target.changed(search.graph.again(changes))
+    except (ValueError, TypeError, IndexError):  # the rule does not fit the shapes here
+        return None
+
+
+def _left(search: GradientSearch, *wrongs: Wrong) -> float:
+    made = _made(search, *wrongs)
+    return float("inf") if made is None else search.target.left(made)
