@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class Instance:
         for row in deviations:
             if row.change is not None:
                 row.change(module)
-        with _planted(run_sources(self.model), deviations):
+        with planted(run_sources(self.model), deviations):
             return Run(*models.execute(self.model, module, self.inputs))
 
     def lowered(self, precision: str, deviations: Sequence[Deviation] = ()) -> Run:
@@ -91,7 +91,7 @@ class Instance:
         for row in deviations:
             if row.change is not None:
                 row.change(module)
-        with _planted(run, deviations):
+        with planted(run, deviations):
             if precision == "tf32":
                 with rounded_products():
                     return Run(*models.execute(self.model, module.float(), self.inputs, torch.float32))
@@ -99,7 +99,19 @@ class Instance:
             return Run(*models.execute(self.model, module.to(dtype), self.inputs, dtype))
 
 
-def _planted(run: Sequence[Source], deviations: Sequence[Deviation]) -> Any:
+class Planted(Protocol):
+    """What has edits of a source: a deviation, or a wrong backward."""
+
+    @property
+    def edits(self) -> tuple[source.Edit, ...]:
+        """Of the source."""
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Where they hold; everywhere where empty."""
+
+
+def planted(run: Sequence[Source], deviations: Sequence[Planted]) -> Any:
     """The edits of all of them hold inside the context."""
     scopes = {row.scopes for row in deviations if row.edits}
     if len(scopes) > 1:  # an edit's places are those of the whole source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mutants import make, models, source
+from mutants import make, models
 from mutants.backward import wrong
 from mutants.backward.rows import ROWS, Row
 from mutants.deviations.row import NotApplicable
@@ -76,27 +76,39 @@ def right_of(name: str, seed: int) -> dict[str, np.ndarray]:
     return gradients(example.model, copy.deepcopy(example.module), example.inputs, seed)
 
 
-def mutant(row: Row, model: Model, example: make.Instance) -> dict[str, np.ndarray] | None:
-    """The arrays of a mutant; None where nothing comes of the row in this model."""
+def mutant(rows: Sequence[Row], model: Model, example: make.Instance) -> dict[str, np.ndarray] | None:
+    """The arrays of a mutant; None where nothing comes of the rows in this model, or they do not go together."""
     run = make.run_sources(model)
     for each in run:
         each.space["BW"] = wrong
     right = right_of(f"{model.peer}/{model.name}", example.seed)
     module = copy.deepcopy(example.module)
     try:
-        if row.change is not None:
-            row.change(module)
-        with source.planted(run, row.edits, row.scopes):
+        for row in rows:
+            if row.change is not None:
+                row.change(module)
+        with make.planted(run, rows):
             made = gradients(model, module, example.inputs, example.seed)
     except NotApplicable:
         return None
+    except AssertionError:  # of two, one may replace a line that the other looks for
+        if len(rows) > 1:
+            return None
+        raise
     for name, array in right.items():
         if name.startswith("output/"):
-            assert np.abs(made[name] - array).max() <= EXACT * max(np.abs(array).max(), 1), (row.variant, model.name)
-    apart = [
+            assert np.abs(made[name] - array).max() <= EXACT * max(np.abs(array).max(), 1), (
+                [row.variant for row in rows],
+                model.name,
+            )
+    return made if apart(made, right) > SAME else None
+
+
+def apart(made: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> float:
+    """The largest relative difference of gradients."""
+    return max(
         np.abs(made[n] - a).max(initial=0) / max(np.abs(a).max(initial=0), 1) for n, a in right.items() if "grad" in n
-    ]
-    return made if max(apart) > SAME else None
+    )
 
 
 def lowered(model: Model, example: make.Instance) -> dict[str, np.ndarray]:
@@ -126,12 +138,13 @@ def generate(folder: Path, seed: int) -> dict[str, dict[str, Any]]:
     answers: dict[str, dict[str, Any]] = {}
     for row, model in pairs():
         example = example_of(f"{model.peer}/{model.name}", seed)
-        arrays = mutant(row, model, example)
+        arrays = mutant([row], model, example)
         if arrays is None:
             continue
         name = f"g{len(answers):03}.npz"
         write(folder / name, example, arrays)
         answers[name] = {
+            "kind": "backward",
             "causes": list(row.causes),
             "point": row.point,
             "variant": row.variant,
@@ -141,9 +154,45 @@ def generate(folder: Path, seed: int) -> dict[str, dict[str, Any]]:
     return answers
 
 
+def generate_pairs(folder: Path, seed: int, count: int) -> dict[str, dict[str, Any]]:
+    """So many mutants with two wrong rules of different causes, each of which makes a difference beside the other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    answers: dict[str, dict[str, Any]] = {}
+    by_model: dict[str, list[Row]] = {}
+    for row, model in pairs():
+        by_model.setdefault(f"{model.peer}/{model.name}", []).append(row)
+    several = [name for name, rows in by_model.items() if len(rows) > 1]
+    while len(answers) < count:
+        model_name = several[rng.integers(len(several))]
+        rows = by_model[model_name]
+        two = [rows[k] for k in rng.choice(len(rows), 2, replace=False)]
+        if set(two[0].causes) & set(two[1].causes):
+            continue
+        example = example_of(model_name, seed)
+        model = _BY_NAME[model_name]
+        both, *alone = (mutant(chosen, model, example) for chosen in (two, two[:1], two[1:]))
+        if both is None or any(one is None or apart(both, one) < 100 * SAME for one in alone):
+            continue
+        name = f"h{len(answers):03}.npz"
+        write(folder / name, example, both)
+        answers[name] = {
+            "kind": "backward-pair",
+            "causes": [list(row.causes) for row in two],
+            "point": [row.point for row in two],
+            "variant": "; ".join(row.variant for row in two),
+            "model": model_name,
+        }
+    (folder / "answers.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+    return answers
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pairs", type=int, help="so many mutants with two wrong rules, in place of the others")
     given = parser.parse_args()
-    print(len(generate(given.out, given.seed)), "mutants")
+    torch.set_num_threads(1)
+    made = generate_pairs(given.out, given.seed, given.pairs) if given.pairs else generate(given.out, given.seed)
+    print(len(made), "mutants")
