@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,16 @@ def head_layout(found: Survey) -> Iterator[Candidate]:
     for name, change in kinds.items():
         for label, match, rare in groups(_places(found)):
             yield Candidate("head-layout", f"{name}, {label}", Change(parts=attention_params(match, change)), rare)
+    stored: dict[str, Callable[[Any, Tree], Tree]] = {
+        "queries, keys and values stored as (d h) read as (h d)": partial(_split, order=_inverse),
+        "all maps stored as (d h) read as (h d)": lambda layer, p: _joined(
+            layer, _split(layer, p, order=_inverse), _inverse
+        ),
+        "the output map stored as (d h) read as (h d)": partial(_joined, order=_inverse),
+    }
+    for name, change in stored.items():
+        for label, match, _ in groups(_places(found)):
+            yield Candidate("head-layout", f"{name}, {label}", Change(parts=attention_params(match, change)), rare=True)
     for label, match, rare in groups(_places(found)):
         yield Candidate("head-layout", f"heads share keys in turn, {label}", Change(parts=_keys_in_turn(match)), rare)
     for name, split, joined in (
@@ -260,16 +271,24 @@ def _order(width: int, heads: int) -> Any:
     return np.arange(width).reshape(width // heads, heads).T.reshape(-1)
 
 
-def _split(layer: Any, p: Tree, parts: tuple[str, ...] = ("query", "key", "value")) -> Tree:
+def _inverse(width: int, heads: int) -> Any:
+    """Our channel d H + h is their channel (h, d)."""
+    return np.argsort(_order(width, heads))
+
+
+Order = Callable[[int, int], Any]
+
+
+def _split(layer: Any, p: Tree, parts: tuple[str, ...] = ("query", "key", "value"), *, order: Order = _order) -> Tree:
     shared = layer.shared
     heads = {"query": layer.heads, "key": shared, "value": shared}
-    made = {name: _columns(p[name], _order(p[name]["weight"].shape[-1], heads[name])) for name in parts}
+    made = {name: _columns(p[name], order(p[name]["weight"].shape[-1], heads[name])) for name in parts}
     return {**p, **made}
 
 
-def _joined(layer: Any, p: Tree) -> Tree:
+def _joined(layer: Any, p: Tree, order: Order = _order) -> Tree:
     weight = p["output"]["weight"]
-    return {**p, "output": {**p["output"], "weight": weight[_order(weight.shape[0], layer.heads)]}}
+    return {**p, "output": {**p["output"], "weight": weight[order(weight.shape[0], layer.heads)]}}
 
 
 def _fused_in_turn(layer: Any, p: Tree) -> Tree:

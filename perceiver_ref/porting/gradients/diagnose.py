@@ -20,7 +20,7 @@ from ..cases import TOLERANCES
 from ..cases.compare import gradient_tolerance, largest_of
 from ..deviations import Candidate, deviating
 from ..rounding.grid import is_nearest
-from ..subject import CANNOT_BE_RUN, Cause, Subject
+from ..subject import CANNOT_BE_RUN, NOTHING, Cause, Subject
 from ..tolerances import tolerances
 from .graph import Graph, record
 from .rounding import FACTOR, GradientRoundings
@@ -29,6 +29,8 @@ from .target import Target, gradients_of, largest
 from .two import two_wrongs
 
 _DTYPES = ("float32", "tf32", "float16", "bfloat16")
+_LESS = 0.1
+"""Two wrong rules are named in place of one that explains enough where they leave this part of what it leaves."""
 
 
 @dataclass
@@ -160,7 +162,10 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
     search = GradientSearch(target, noise)
     with np.errstate(all="ignore"):
         best = search.run()
-        two = [] if best else two_wrongs(search)
+        two = two_wrongs(search) if best is None or (best.remaining > NOTHING and not noise) else []
+        if best is not None and two and two[0].remaining > _LESS * best.remaining:
+            two = []
+        best = None if two else best
         places = best.places if best else two[0].places if two else search.begins()
     made.verdict = "deviation" if best or two else "unexplained"
     made.explanation = [cause for guess in two for cause in explanation(guess)]

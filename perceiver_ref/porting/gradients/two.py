@@ -5,8 +5,9 @@ What lies between the two is wrong by the rule nearer to the loss alone, so that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +15,17 @@ import numpy as np
 from ...host.budget import in_time
 from ...host.progress import steps
 from ..subject import EXPLAINED, NOTHING
-from .backward import Wrong, flows, scaled
+from .backward import Wrong, factor_said, flows, scaled
 from .search import GradientSearch, Guess
 
-_RIGHT = 1e-4
+_RIGHT = 1e-8
 """A wrong gradient has come right where so little of it is left."""
 _FIRST = 8
 """So many of the rules that set some right are tried with every other, those that set the most right first."""
-_FACTORS = {"gradient-stopped": 0.0, "gradient-sign": -1.0}
+_STOPPED = "gradient-stopped"
+_FACTORS = {_STOPPED: 0.0, "gradient-sign": -1.0}
+_SAME = 1e-5
+"""Factors are the same number when they differ by less."""
 
 
 class _Part(NamedTuple):
@@ -37,10 +41,20 @@ def two_wrongs(search: GradientSearch) -> list[Guess]:
     every = list(_candidates(search))
     best: list[Guess] = []
     for part in _parts(search, every):
+        first = _made(search, part.wrong) or {}
         for other in in_time(every):
             if set(other.changes) & set(part.wrong.changes) or not _reaches_the_rest(search, part, other):
                 continue
-            left = _left(search, part.wrong, other)
+            made = _made(search, part.wrong, other)
+            if made is None:
+                continue
+            left = search.target.left(made)
+            if left > EXPLAINED and other.cause == _STOPPED:
+                times = _common_factor(search, other, made, first)
+                made = None if times is None else _made(search, part.wrong, times)
+                if times is None or made is None:
+                    continue
+                other, left = times, search.target.left(made)
             if left <= EXPLAINED and (not best or left < best[0].remaining):
                 both = sorted((part.wrong, other), key=lambda wrong: max(wrong.places), reverse=True)
                 best = [Guess(left, wrong.cause, wrong.variant, wrong.places) for wrong in both]
@@ -50,7 +64,9 @@ def two_wrongs(search: GradientSearch) -> list[Guess]:
 
 
 def _candidates(search: GradientSearch) -> Iterator[Wrong]:
-    for flow in flows(search.graph):
+    graph = search.graph
+    ends = tuple((i, edge.position) for i, step in graph.steps if i in graph.loss for edge in step.edges)
+    for flow in (*flows(graph), Wrong("", "of the loss", ends)):
         for cause, factor in _FACTORS.items():
             yield replace(flow, cause=cause, changes=scaled(flow.places, factor))
     yield from search.candidates()
@@ -65,14 +81,49 @@ def _parts(search: GradientSearch, every: list[Wrong]) -> list[_Part]:
         made = _made(search, wrong)
         if made is None:
             continue
-        fixed = frozenset(n for n in target.affected if n in made and _is_right(search, n, made[n]))
-        if fixed and len(fixed) < len(target.affected):
-            found.append(_Part(wrong, fixed))
+        for way in (wrong, _common_factor(search, wrong, made) if wrong.cause == _STOPPED else None):
+            given = made if way is wrong else _made(search, way) if way is not None else None
+            fixed = frozenset(n for n in target.affected if given and n in given and _is_right(search, n, given[n]))
+            if way is not None and fixed and len(fixed) < len(target.affected):
+                found.append(_Part(way, fixed))
     found.sort(key=lambda part: -len(part.fixed))
     kept: dict[frozenset[str], list[_Part]] = {}
     for part in found:
         kept.setdefault(part.fixed, []).append(part)
     return [part for number in range(2) for of in kept.values() for part in of[number : number + 1]][:_FIRST]
+
+
+def _times(search: GradientSearch, flow: Wrong, factor: float) -> Wrong:
+    said = factor_said(search.graph, flow.places, factor, _SAME)
+    changes = scaled(flow.places, factor)
+    return replace(flow, cause="gradient-factor", variant=f"{said}, {flow.variant}", changes=changes)
+
+
+def _common_factor(
+    search: GradientSearch,
+    flow: Wrong,
+    stopped: dict[str, np.ndarray],
+    first: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Wrong | None:
+    """The flow times the factor that sets right the most of the wrong gradients; each has one that fits it, or none.
+
+    stopped: gradients without it; first: those with it and with another rule, where there is one.
+    """
+    factors: list[float] = []
+    for name in search.target.affected:
+        if name not in stopped or stopped[name].size < 2:
+            continue
+        whole = first.get(name, search.target.named[name])
+        own, apart = whole - stopped[name], search.target.expected[name] - stopped[name]
+        square = float(np.square(own).sum())
+        factor = float((own * apart).sum()) / square if square else 1.0
+        if np.isfinite(factor) and _is_right(search, name, stopped[name] + factor * own):
+            factors.append(factor)
+    near = [[other for other in factors if abs(other - factor) <= _SAME] for factor in factors]
+    most = max(near, key=len, default=[])
+    if not most or min(abs(most[0] - known) for known in (0.0, 1.0, -1.0)) <= _SAME:
+        return None
+    return _times(search, flow, float(np.median(most)))
 
 
 def _is_right(search: GradientSearch, name: str, made: np.ndarray) -> bool:
@@ -94,8 +145,3 @@ def _made(search: GradientSearch, *wrongs: Wrong) -> dict[str, np.ndarray] | Non
             return search.target.changed(search.graph.again(changes))
     except (ValueError, TypeError, IndexError):  # the rule does not fit the shapes here
         return None
-
-
-def _left(search: GradientSearch, *wrongs: Wrong) -> float:
-    made = _made(search, *wrongs)
-    return float("inf") if made is None else search.target.left(made)
