@@ -21,7 +21,8 @@ from .search import GradientSearch, Guess
 _RIGHT = 1e-8
 """A wrong gradient has come right where so little of it is left."""
 _FIRST = 8
-"""So many of the rules that set some right are tried with every other, those that set the most right first."""
+"""So many of the rules that set some right are tried with every other, first those that set the most right, and of
+these those that reach the most."""
 _STOPPED = "gradient-stopped"
 _FACTORS = {_STOPPED: 0.0, "gradient-sign": -1.0}
 _SAME = 1e-5
@@ -40,33 +41,38 @@ def two_wrongs(search: GradientSearch) -> list[Guess]:
     difference."""
     every = list(_candidates(search))
     best: list[Guess] = []
-    for part in _parts(search, every):
-        first = _made(search, part.wrong) or {}
-        for other in in_time(every):
-            if set(other.changes) & set(part.wrong.changes) or not _reaches_the_rest(search, part, other):
-                continue
-            made = _made(search, part.wrong, other)
-            if made is None:
-                continue
-            left = search.target.left(made)
-            if left > EXPLAINED and other.cause == _STOPPED:
-                times = _common_factor(search, other, made, first)
-                made = None if times is None else _made(search, part.wrong, times)
-                if times is None or made is None:
-                    continue
-                other, left = times, search.target.left(made)
-            if left <= EXPLAINED and (not best or left < best[0].remaining):
-                both = sorted((part.wrong, other), key=lambda wrong: max(wrong.places), reverse=True)
-                best = [Guess(left, wrong.cause, wrong.variant, wrong.places) for wrong in both]
-            if left <= NOTHING:
-                return best
+    parts = _parts(search, every)
+    for times in (False, True):  # a factor is looked for where no rule of the tables does
+        for part in parts:
+            for other, left in _others(search, part, every, times=times):
+                if left <= EXPLAINED and (not best or left < best[0].remaining):
+                    both = sorted((part.wrong, other), key=lambda wrong: max(wrong.places), reverse=True)
+                    best = [Guess(left, wrong.cause, wrong.variant, wrong.places) for wrong in both]
+                if left <= NOTHING:
+                    return best
     return best
+
+
+def _others(search: GradientSearch, part: _Part, every: list[Wrong], *, times: bool) -> Iterator[tuple[Wrong, float]]:
+    """What may be wrong beside a part, and what both leave; with `times` flows of any factor."""
+    first = _made(search, part.wrong) or {}
+    for other in in_time(every):
+        if set(other.changes) & set(part.wrong.changes) or not _reaches_the_rest(search, part, other):
+            continue
+        if times and other.cause != _STOPPED:
+            continue
+        made, found = _made(search, part.wrong, other), other
+        if times and made is not None:
+            factor = _common_factor(search, other, made, first)
+            made, found = (None, other) if factor is None else (_made(search, part.wrong, factor), factor)
+        if made is not None:
+            yield found, search.target.left(made)
 
 
 def _candidates(search: GradientSearch) -> Iterator[Wrong]:
     graph = search.graph
     ends = tuple((i, edge.position) for i, step in graph.steps if i in graph.loss for edge in step.edges)
-    for flow in (*flows(graph), Wrong("", "of the loss", ends)):
+    for flow in (Wrong("", "of the loss", ends), *flows(graph)):
         for cause, factor in _FACTORS.items():
             yield replace(flow, cause=cause, changes=scaled(flow.places, factor))
     yield from search.candidates()
@@ -86,7 +92,7 @@ def _parts(search: GradientSearch, every: list[Wrong]) -> list[_Part]:
             fixed = frozenset(n for n in target.affected if given and n in given and _is_right(search, n, given[n]))
             if way is not None and fixed and len(fixed) < len(target.affected):
                 found.append(_Part(way, fixed))
-    found.sort(key=lambda part: -len(part.fixed))
+    found.sort(key=lambda part: (-len(part.fixed), -search.reached(part.wrong.places).bit_count()))
     kept: dict[frozenset[str], list[_Part]] = {}
     for part in found:
         kept.setdefault(part.fixed, []).append(part)
