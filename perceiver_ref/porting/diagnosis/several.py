@@ -22,7 +22,8 @@ from .fit import Fit
 from .parts import SMALL, Parts
 
 Chosen = tuple[Candidate, ...]
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 _RANKED, _LEADERS, _FITTING = 250, 6, 12
 _BESIDE = 120
