@@ -173,3 +173,14 @@ def test_unmutated_float32_is_never_accused(tmp_path: Path) -> None:
         writer.lowered(MODELS[len(writer.answers) % len(MODELS)], "float32")
     wrong = [each for each in judge(tmp_path, writer.answers) if each.verdict == "deviation" or each.causes]
     assert not wrong, told(wrong)
+
+
+def test_deviations_in_half_precision_are_named(table: list[make.Single], tmp_path: Path) -> None:
+    """At least 95 % of those that differ by ten times what rounding makes; and correct peers are rounding there."""
+    wanted = {"labelled": 40, "labelled-right": 12}
+    found = list(judge(tmp_path, make.generate(tmp_path, table, seed=SEED, wanted=wanted)))
+    named = [each for each in found if each.answer["kind"] == "labelled"]
+    wrong = [each for each in named if each.causes[:1] not in each.answer["acceptable"]]
+    assert len(wrong) <= 0.05 * len(named), told(wrong)
+    accused = [each for each in found if each.answer["kind"] == "labelled-right" and each.causes]
+    assert not accused, told(accused)
