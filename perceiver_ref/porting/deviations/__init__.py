@@ -105,9 +105,9 @@ CAUSES: dict[str, Variants] = {
 """Cause id -> its variants. Ids are never renamed."""
 
 
-def candidates(found: Survey) -> list[Candidate]:
-    """Every deviation that the model could have, common ones first."""
-    made = [candidate for variants in CAUSES.values() for candidate in variants(found)]
+def candidates(found: Survey, causes: Iterable[str] = CAUSES) -> list[Candidate]:
+    """Every deviation that the model could have, or those of some causes, common ones first."""
+    made = [candidate for cause in causes for candidate in CAUSES[cause](found)]
     return sorted(made, key=lambda candidate: candidate.rare)
 
 

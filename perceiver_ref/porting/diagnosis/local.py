@@ -8,6 +8,7 @@ at the first that does not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,11 +20,12 @@ import numpy as np
 from ...host.budget import in_time
 from ...host.progress import steps
 from ...models.tracing import where
-from ..deviations import Candidate, Survey, candidates
+from ..deviations import CAUSES, Candidate, Survey, candidates
 from ..deviations.base import layer_of
 from ..subject import course as courses
 from ..subject.course import Part, rows_of
-from ..subject.large import AGREES, LargeSubject, closeness
+from ..subject.large import AGREES, ROOM, LargeSubject, closeness
+from ..subject.memo import Memo
 
 RIGHT = 0.01
 """A deviation sets a point right when it leaves at most this part of the difference there,"""
@@ -37,6 +39,8 @@ _VARIANTS = 24
 """So many runs of the rest of the model at most, for one point"""
 
 
+_LABEL = re.compile(r", (everywhere|in .*|outside .*)$")
+"""Where a deviation is, at the end of its variant"""
 _NAMED_OTHERWISE = ("head-layout",)
 """Deviations that give values between two points other names, by parameters in another order: at those points between
 they differ where the port does not"""
@@ -59,6 +63,8 @@ class Local:
 
     def __post_init__(self) -> None:
         self.tried: dict[str, int] = {}
+        self._every: dict[str, list[Candidate]] = {}
+        """Of each cause that was asked for, the deviations in all of the model"""
 
     def run(self) -> tuple[Candidate, ...] | None:
         """The deviations with which all points and outputs agree; None where none are found."""
@@ -79,9 +85,12 @@ class Local:
         best: tuple[int, tuple[Candidate, ...], str | None] | None = None
         names, kept = list(self.subject.expected), self.hidden
         skipped: list[tuple[Candidate, frozenset[str]]] = []
+        failed: set[tuple[str, str]] = set()
+        """What is still wrong in the layer of the point, wherever else it is made"""
         for candidate, hidden in in_time(chain(self._variants(near.search()), skipped)):
             self.tried[name] = near.tried
-            if candidate in chosen:
+            kind = (candidate.cause, _LABEL.sub("", candidate.variant))
+            if candidate in chosen or kind in failed:
                 continue
             made, now = (*chosen, candidate), self.hidden | hidden
             first_look = (candidate, hidden) not in skipped and candidate.here is None
@@ -90,9 +99,12 @@ class Local:
                 continue
             wrong, outputs = self.subject.closely(made, near.begin, hidden=now)
             if wrong is None and near.begin and candidate.here is None:
-                wrong, _ = self.subject.closely(made, 0, near.target, hidden=now)
+                end = self.subject.stands_for.get(near.target, near.target)
+                wrong, _ = self.subject.closely(made, 0, end, hidden=now)
             wrong = f"trace/{wrong}" if wrong is not None else self._wrong_output(outputs)
             place = len(names) if wrong is None else names.index(wrong)
+            if wrong is not None and place > names.index(name) and near.is_of_layer(wrong):
+                failed.add(kind)
             if place > names.index(name) and (best is None or place > best[0]):
                 best, kept = (place, made, wrong), now
             if wrong is None:
@@ -110,14 +122,14 @@ class Local:
 
     def _variants(self, right: Iterable[Right]) -> Iterator[tuple[Candidate, frozenset[str]]]:
         """What is tried in the rest of the model: of each cause that fits, groups of places, then the place alone."""
-        every = self._every
         given, count = set[int](), 0
         for _, local, hidden in right:
+            every = self._every.setdefault(local.cause, candidates(self.subject.survey, (local.cause,)))
             start = local.variant.rpartition(", in ")[0]
             for rare in (False, True):
                 for candidate in every:
-                    same = candidate.cause == local.cause and candidate.rare == rare
-                    if same and candidate.variant.startswith(start) and id(candidate) not in given:
+                    same = candidate.rare == rare and candidate.variant.startswith(start)
+                    if same and id(candidate) not in given:
                         given.add(id(candidate))
                         count += 1
                         if count <= _VARIANTS:
@@ -130,10 +142,6 @@ class Local:
         steps = self.subject.course.steps
         last = layer_of(steps[-1].place)
         return min(i for i, step in enumerate(steps) if layer_of(step.place) == last)
-
-    @cached_property
-    def _every(self) -> list[Candidate]:
-        return candidates(self.subject.survey)
 
 
 class Near:
@@ -158,6 +166,10 @@ class Near:
         self.all_needed = course.needed(self.inside, self.agreed)
         self.begin = min(i for i in self.inside if i >= min(own | {self.end}))
 
+    def is_of_layer(self, name: str) -> bool:
+        """Whether another point is of the same layer."""
+        return layer_of(self.subject.points.get(name.removeprefix("trace/"), "")) == self.layer
+
     def search(self) -> Iterator[Right]:
         """Deviations made only here that set the point right; of each cause the best first."""
         course, given = self.subject.course, set[tuple[str, str]]()
@@ -180,10 +192,12 @@ class Near:
             part.chosen = rows_of(apart)
         else:
             part.few = ()
+        memo = Memo(ROOM // 2)
+        part.kept = memo.record
         base = self._left(part, ())
         if base is None or not base > AGREES[subject.case.meta["dtype"]] / 4:
             return
-        known = dict(part.wide)
+        known, part.kept = dict(part.wide), memo.once
         survey = self._survey(inside)
         places = {used.place for used in survey.events}
 
@@ -191,7 +205,8 @@ class Near:
             place = where()
             return place in places or layer_of(place) == self.layer
 
-        every = [candidate for candidate in candidates(survey) if candidate.cause != "dtype"]
+        limit = AGREES[subject.case.meta["dtype"]]
+        every = candidates(survey, (cause for cause in CAUSES if cause != "dtype"))
         in_order = sorted(every, key=lambda c: (c.rare, [e.cause for e in every].index(c.cause)))
         for _, of_cause in groupby(in_time(steps(in_order, "trying near the first difference")), lambda c: c.cause):
             found: list[Right] = []
@@ -200,14 +215,26 @@ class Near:
                 local = replace(candidate, variant=variant, here=here)
                 part.wide = dict(known)
                 hidden: set[str] | None = set() if candidate.cause in _NAMED_OTHERWISE else None
-                part.needed = needed if hidden is None else self.all_needed
+                part.needed = needed if hidden is None else self._behind(inside)
                 left = self._left(part, (local,), hidden)
                 self.tried += 1
-                limit = AGREES[subject.case.meta["dtype"]]
-                if left is not None and (left <= RIGHT * base or (left <= ROUNDED * base and left <= limit)):
-                    found.append(Right(left / base, local, frozenset(hidden or ())))
+                if left is None or not (left <= RIGHT * base or (left <= ROUNDED * base and left <= limit)):
+                    continue
+                if hidden is not None:
+                    part.needed = self.all_needed
+                    self._left(part, (local,), hidden)  # which of the other points differ
+                found.append(Right(left / base, local, frozenset(hidden or ())))
             found.sort(key=lambda right: right.remaining)
             yield from (right for right in found if right.remaining <= _TIED * max(found[0].remaining, 1e-6))
+
+    def _behind(self, inside: set[int]) -> set[int]:
+        """What is needed where other points of the layer do not stand for what makes them."""
+        course = self.subject.course
+        if inside != self.leading:
+            return course.needed(inside, self.agreed)
+        values = course.points.get(f"{self.target.rpartition('.')[0]}.value")
+        unused = {values} if self.target in self.subject.stands_for else set()  # weights are made of queries and keys
+        return course.needed(self.inside - unused, self.agreed)
 
     def _left(self, part: Part, local: Sequence[Candidate], hidden: set[str] | None = None) -> float | None:
         """What is apart at the point, relative, in the root mean square."""

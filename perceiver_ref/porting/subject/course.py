@@ -19,16 +19,18 @@ from ...autograd.backend import is_array, xp
 from ...autograd.core import Op, array_of
 from ...autograd.handlers import handle
 from ...models.tracing import where
+from .memo import Run
 
 ROWS = 48
 """So many rows are looked at of those that do not depend on each other."""
 MANY = 1024
 """Of fewer rows all are computed, unless they attend to many."""
-HEAVY = 1 << 26
+HEAVY = 1 << 20
 """Attention with more logits than this is computed for a few queries."""
 _ELEMENTWISE = frozenset(("add", "multiply", "subtract", "divide"))
 _ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu", "silu", "squared_relu")
 _BY_ROWS = _ELEMENTWISE | {"linear", "layer_norm", "rms_norm", *_ACTIVATIONS}
+_CUT_AS = {"attention_weights": "attention"}
 _MOVING = frozenset(("reshape", "transpose"))
 
 
@@ -151,8 +153,12 @@ class Part:
     chosen: Any = None
     wide: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     """Arrays in `dtype`, kept for the next run"""
+    kept: Callable[[Op, tuple[Any, ...], dict[str, Any], Run], Any] | None = None
+    """What computes an op, given what does so otherwise: `Memo.record` or `once`"""
     number: int = -1
     """Of the newest step"""
+    maps: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """Maps of attention weights of the last run, whose rows that are not looked at are zero: the next run fills them"""
 
     def begun(self) -> bool:
         """Whether the next step is one of those from where on all are computed."""
@@ -162,6 +168,7 @@ class Part:
     def running(self) -> Iterator[None]:
         """Within this context the model runs as this part."""
         self.number, in_step = -1, True
+        self._free = dict(self.maps)
 
         def run(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
             nonlocal in_step
@@ -171,6 +178,8 @@ class Part:
                 in_step = step.op == op.name and (self.number < self.begin or step.place == where())
                 if in_step and self.number not in self.needed:
                     return self._dummy(step)
+            if self.kept is not None and op.name != "attention_weights":
+                return self.kept(op, arguments, static, self._computed)
             return self._computed(op, arguments, static)
 
         with handle(run):
@@ -200,9 +209,10 @@ class Part:
     def _computed(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         arguments = tuple(map(self.widened, arguments))
         first: Any = array_of(arguments[0]) if arguments else None
-        if op.name not in self.few or not is_array(first) or first.ndim < 2 or first.shape[-2] != self.rows:
+        by_rows = _CUT_AS.get(op.name, op.name) in self.few
+        if not by_rows or not is_array(first) or first.ndim < 2 or first.shape[-2] != self.rows:
             return op(*arguments, **static)
-        if op.name == "attention":
+        if op.name in ("attention", "attention_weights"):
             keys = arguments[1].shape[-2]
             if first.size // first.shape[-1] * keys <= HEAVY:
                 return op(*arguments, **static)
@@ -227,7 +237,12 @@ class Part:
             return value
 
         made = op(*(part(i, a) for i, a in enumerate(arguments)), **static)
-        full = xp(made).zeros((*made.shape[:-2], self.rows, made.shape[-1]), made.dtype)
+        shape = (*made.shape[:-2], self.rows, made.shape[-1])
+        full = self._free.pop((shape, made.dtype), None) if op.name == "attention_weights" else None
+        if full is None:
+            full = xp(made).zeros(shape, made.dtype)
+        if op.name == "attention_weights":
+            self.maps[shape, made.dtype] = full
         full[..., self.chosen, :] = made
         return full
 

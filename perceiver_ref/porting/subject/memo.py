@@ -8,7 +8,7 @@ a deviation so computes from the first op that it changes onwards, and equal arr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -20,6 +20,14 @@ from ...autograd.handlers import handle
 
 BYTES = 4 << 30
 """As much is kept at most; what a larger model computes after that is computed again by every run that needs it."""
+
+
+_SHARE = 16
+Run = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def _plain(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+    return op(*arguments, **static)
 
 
 class Memo:
@@ -37,7 +45,7 @@ class Memo:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Within this context results are kept, as long as there is room."""
-        with handle(self._record):
+        with handle(self.record):
             yield
 
     @contextmanager
@@ -45,7 +53,7 @@ class Memo:
         """Within this context ops give what is kept. Arrays that only this run makes are forgotten after it."""
         known = dict(self._known)
         try:
-            with handle(self._replay):
+            with handle(self.replay):
                 yield
         finally:
             self._known = known
@@ -84,20 +92,34 @@ class Memo:
             return tuple(sorted((name, self._frozen(part)) for name, part in value.items()))
         return repr(value) if isinstance(value, slice) else (type(value).__name__, value)
 
-    def _record(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
-        key, out = self._key(op, arguments, static), op(*arguments, **static)
-        self._numbers[key] = self._numbered(out)
-        size = sum(array.nbytes for array in _arrays(out) if array.base is None)
-        if size <= self.room:
-            self.room -= size
-            self.kept[key] = out
+    def record(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any], run: Run = _plain) -> Any:
+        """What `run` makes of an op, kept if there is room."""
+        key, out = self._key(op, arguments, static), run(op, arguments, static)
+        self._keep(key, out, self.room)
         return out
 
-    def _replay(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+    def _keep(self, key: Hashable, out: Any, most: int) -> None:
+        self._numbers[key] = self._numbered(out, self._numbers.get(key))
+        size = sum(array.nbytes for array in _arrays(out) if array.base is None)
+        if size <= most:
+            self.room -= size
+            self.kept[key] = out
+
+    def once(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any], run: Run = _plain) -> Any:
+        """What is kept of an op, or what `run` makes of it, kept where it takes a small part of the room."""
         key = self._key(op, arguments, static)
         if key in self.kept:
             return self.kept[key]
-        out = op(*arguments, **static)
+        out = run(op, arguments, static)
+        self._keep(key, out, self.room // _SHARE)
+        return out
+
+    def replay(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any], run: Run = _plain) -> Any:
+        """What is kept of an op, or what `run` makes of it."""
+        key = self._key(op, arguments, static)
+        if key in self.kept:
+            return self.kept[key]
+        out = run(op, arguments, static)
         self._numbered(out, self._numbers.get(key))
         return out
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -49,7 +52,10 @@ class Archive:
 
     def open(self, name: str) -> IO[bytes]:
         """A member to read from."""
-        return self._zip.open(self._members[name])
+        member = self._members[name]
+        if member.compress_type == zipfile.ZIP_STORED and self._zip.fp is not None:
+            return _Stored(self._zip.fp, member)  # type: ignore[return-value]
+        return self._zip.open(member)
 
     def read(self, name: str, limit: int) -> bytes:
         """A whole member, which may have up to `limit` bytes."""
@@ -59,16 +65,44 @@ class Archive:
             return file.read()
 
 
+class _Stored(io.RawIOBase):
+    """A member that is not compressed: read in place, where `zipfile` copies what it has read twice more.
+
+    The checksum is compared at its end, as there.
+    """
+
+    def __init__(self, file: IO[bytes], member: zipfile.ZipInfo) -> None:
+        self._file, self._member, self._checksum, self._read = file, member, 0, 0
+        file.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+        self._start = member.header_offset + 30 + name + extra
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._read
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer).cast("B")[: self._member.file_size - self._read]
+        self._file.seek(self._start + self._read)
+        count: int = self._file.readinto(target)  # type: ignore[attr-defined]
+        self._checksum = zlib.crc32(target[:count], self._checksum)
+        self._read += count
+        if self._read == self._member.file_size and self._checksum != self._member.CRC:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {self._member.filename!r}")
+        return count
+
+
 def read_into(file: IO[bytes], array: np.ndarray) -> None:
     """Fill an array from a file in pieces, so that nothing else of its size is ever in memory."""
     target = array.reshape(-1, order="A").view(np.uint8).data
     filled = 0
     while filled < len(target):
-        piece = file.read(min(_CHUNK, len(target) - filled))
-        if not piece:
+        count = file.readinto(target[filled : filled + _CHUNK])  # type: ignore[attr-defined]
+        if not count:
             raise ValueError(f"{len(target):,} bytes of data are announced, {filled:,} are there")
-        target[filled : filled + len(piece)] = piece
-        filled += len(piece)
+        filled += count
 
 
 @contextmanager
