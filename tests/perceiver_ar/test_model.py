@@ -187,7 +187,9 @@ def test_layers_computed_again_give_the_same_and_keep_less(
         found.append(({"loss": value, **tree.flatten(gradients)}, sum(kept)))
     (once, more), (again, less) = found
     for path, gradient in once.items():
-        np.testing.assert_array_equal(host(gradient), host(again[path]), err_msg=path)
+        a, b = host(gradient), host(again[path])
+        # what layers compute has the same bits; a parameter of several uses has its gradients added in another order
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-14 * max(np.abs(b).max(initial=0), 1), err_msg=path)
     assert less < more or not (model.layers or model.cross_attends)
 
 

@@ -17,7 +17,9 @@ from porting.test_diagnose import PLANTED, case_of, option, outputs_of, planted,
 from perceiver_ref.cli import main
 from perceiver_ref.host.budget import Budget, in_time, spending
 from perceiver_ref.porting.cases import Case, write_case
+from perceiver_ref.porting.deviations import Candidate
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
+from perceiver_ref.porting.diagnosis.screen import Screen
 from perceiver_ref.porting.subject import Subject, course, large
 
 
@@ -114,3 +116,57 @@ def test_a_budget_ends_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "stopped after the budget" in said
     with pytest.raises(SystemExit):
         main(["diagnose", str(tmp_path / "case.npz"), "--budget", "-1"])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("plant", PLANTED)
+def test_without_points_a_planted_deviation_is_named(plant: str, dtype: str) -> None:
+    cause, name, change = PLANTED[plant]
+    case = planted(name, change, traced=False)
+    found = diagnose(in_float32(case) if dtype == "float32" else case)
+    assert (found.verdict, found.causes) == ("deviation", [cause])
+
+
+WRONG = {
+    "activation": option(hidden_act="gelu_new"),
+    "layer-norm-eps": option(layer_norm_eps=1e-3),
+    "bias-missing": PLANTED["no biases of keys' and values' maps"][2],
+}
+
+
+@pytest.mark.parametrize("cause", WRONG)
+def test_without_points_the_last_layers_tell_what_is_run_first(cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some hundred deviations few are run in the whole model: one, or another of the same cause before it."""
+    case = taller(case_of("hf/model_mask_holes"))
+    wrong = outputs_of(WRONG[cause](case), traced=False)
+    case = in_float32(replace(case, outputs=wrong.outputs, trace={}))
+    whole: list[Candidate] = []
+    screened: list[Candidate] = []
+    deviating, ending = Subject.deviating, large.LargeSubject.ending
+
+    def counted(self: Any, chosen: Any, gate: Any = None) -> Any:
+        whole.append(chosen[0])
+        return deviating(self, chosen, gate)
+
+    def looked(self: Any, part: Any, *chosen: Any) -> Any:
+        screened.extend(chosen)
+        return ending(self, part, *chosen)
+
+    monkeypatch.setattr(Subject, "deviating", counted)
+    monkeypatch.setattr(large.LargeSubject, "ending", looked)
+    found = diagnose(case)
+    assert (found.verdict, found.causes) == ("deviation", [cause])
+    assert len(screened) > len(whole)
+    assert len(whole) <= 4
+
+
+def test_the_last_layers_are_run_from_what_is_known_before_them() -> None:
+    """Without a deviation they give our outputs again, by far fewer operations."""
+    case = replace(taller(case_of("hf/model_mask_holes")), trace={})
+    subject = large.LargeSubject(outputs_of(case, traced=False))
+    screen = Screen(subject, [])
+    made = subject.ending(screen.part)
+    assert made is not None
+    assert 2 * len(screen.part.needed) < len(subject.course.steps)
+    for name, ours in made.items():
+        np.testing.assert_array_equal(ours, subject.ours[name])

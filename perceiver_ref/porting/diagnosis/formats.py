@@ -55,7 +55,7 @@ class Formats:
         found: tuple[Candidate, float] | None = None
         chosen = [candidate for candidate in self.candidates if candidate.change.straight]
         first = [candidate for candidate in chosen if not candidate.rare]
-        near = {kind for kind, of in groupby(first, self._family) if self._could_be(next(of))}
+        near = {kind for kind, of in groupby(in_time(first), self._family) if self._could_be(next(of))}
         likely: set[str] = set()
         every = [*(c for c in first if self._family(c) in near), *(c for c in chosen if c.rare)]
         for candidate in in_time(steps(every, "trying form of weights")):

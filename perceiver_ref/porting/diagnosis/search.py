@@ -8,19 +8,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...host.budget import in_time
+from ...host.budget import in_time, is_over
 from ...host.progress import steps
 from ..deviations import Candidate, candidates
 from ..deviations.precision import everything
 from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
 from ..rounding.grid import is_nearest, is_stored_in, on_grid
 from ..subject import CANNOT_BE_RUN, EXPLAINED, NOTHING, Arrays, Cause, Subject
+from ..subject.large import AGREES, LargeSubject
 from .envelope import Roundings
 from .fit import Fit
 from .formats import NARROW, Formats, is_autocast, name_of
 from .hidden import hidden
 from .nearby import causes_near
 from .parts import SMALL, NarrowPart, Parts
+from .screen import Screen
 from .several import Several
 
 PARTLY = 0.6
@@ -67,6 +69,8 @@ class Search:
         self.subject, self.ours, self.errors, self.roundings = subject, ours, errors, roundings
         self.given = subject.case.meta["dtype"]
         noise: Mapping[str, float] = {} if self.given == "float64" else roundings.at(self.given)
+        if subject.is_large and self.given in AGREES:  # whose own run is in that dtype, in perhaps the same order
+            noise = {name: max(error, AGREES[self.given]) for name, error in noise.items()}
         self.first = next((n for n, e in errors.items() if e > max(1e-9, noise.get(n, 0.0))), None)
         self.fit = Fit(subject, ours, noise)
         found = candidates(subject.survey)
@@ -142,6 +146,8 @@ class Search:
                 break
         if self.scores:
             return self._with_second(min(self.scores, key=lambda score: score.remaining))
+        if self.subject.is_large and is_over():
+            return "unexplained", []
         fitting = self.formats.fitting(self.errors)
         return ("unexplained", []) if fitting is None else self._rounding(fitting)
 
@@ -278,8 +284,10 @@ class Search:
         """One deviation; where points are traced, such as sets the first of them right."""
         gate = self.fit.gate(self.first, self.errors)
         chosen = [c for c in self.found if c.rare == rare]
-        if self.subject.is_large:
+        if isinstance(self.subject, LargeSubject):
             chosen = _in_turn(chosen)
+            if not rare:
+                return self._screened(Screen(self.subject, chosen))
         tried = in_time(steps(chosen, f"trying {'rare ' if rare else ''}deviation"))
         for cause, of_cause in groupby(tried, lambda c: c.cause):
             for candidate in of_cause:
@@ -292,6 +300,17 @@ class Search:
                 and self._leaves_rounding(best)
             ):
                 return best
+        return min(self.scores, key=lambda score: score.remaining, default=None)
+
+    def _screened(self, screen: Screen) -> _Score | None:
+        """As `_single`, of a large case: those first that do to the last layers what the difference looks like."""
+        for candidate in in_time(screen):
+            if self._try((candidate,)):
+                best = self.scores[-1]
+                if best.remaining <= NOTHING or (best.remaining <= EXPLAINED and self._leaves_rounding(best)):
+                    return best
+            made = self.subject.deviating((candidate,))
+            screen.told(made, float("inf") if made is None else self.fit.remaining(made))
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
     def _single_in_all(self) -> _Score | None:
@@ -307,6 +326,8 @@ class Search:
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
     def _with_second(self, best: _Score) -> tuple[str, list[Cause]]:
+        if self.subject.is_large and self._leaves_rounding(best):
+            return self._deviation()
         if best.remaining > NOTHING and self.fit.noise:
             for candidate in in_time(
                 self.found

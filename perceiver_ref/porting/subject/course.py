@@ -7,7 +7,7 @@ else ran gives an array of the right shape without any numbers. Of large arrays 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ MANY = 1024
 """Of fewer rows all are computed, unless they attend to many."""
 HEAVY = 1 << 20
 """Attention with more logits than this is computed for a few queries."""
+NEWEST = 96
+"""Of so many steps, at the end, the results are kept: those of two layers and more"""
 _ELEMENTWISE = frozenset(("add", "multiply", "subtract", "divide"))
 _ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu", "silu", "squared_relu")
 _BY_ROWS = _ELEMENTWISE | {"linear", "layer_norm", "rms_norm", *_ACTIVATIONS}
@@ -52,6 +54,8 @@ class Course:
 
     steps: list[Step] = field(default_factory=list)
     points: dict[str, int] = field(default_factory=dict)
+    newest: dict[int, Any] = field(default_factory=dict)
+    """Of the last steps what they made"""
     _known: dict[int, tuple[ref[Any], int]] = field(default_factory=dict)
 
     @contextmanager
@@ -65,6 +69,8 @@ class Course:
             shapes = tuple((tuple(a.shape), a.dtype) for a in made)
             for array in made:
                 self._note(array, len(self.steps))
+            self.newest[len(self.steps)] = out
+            self.newest.pop(len(self.steps) - NEWEST, None)
             self.steps.append(Step(op.name, where(), sources, shapes, isinstance(out, tuple), passed()))
             return out
 
@@ -101,8 +107,9 @@ class Course:
                     waiting.append(source)
         return found
 
-    def sampled(self, end: int) -> tuple[set[str], int]:
-        """The ops of which a few rows are enough for what step `end` makes, and the number of all rows."""
+    def sampled(self, end: int, begin: int = 0) -> tuple[set[str], int]:
+        """The ops, from step `begin` on, of which a few rows are enough for what step `end` makes, and the number of
+        all rows."""
         shape = self.steps[end].shapes[0][0]
         rows = shape[-2] if len(shape) > 1 else 0
         few, all_of, chosen = {end}, set[int](), set[str]()
@@ -125,7 +132,7 @@ class Course:
                 few.update(inner)
             else:
                 all_of.update(inner)
-        full = {self.steps[i].op for i in all_of if rows in self.steps[i].shapes[0][0]}
+        full = {self.steps[i].op for i in all_of if i >= begin and rows in self.steps[i].shapes[0][0]}
         return chosen - full, rows
 
 
@@ -153,6 +160,8 @@ class Part:
     chosen: Any = None
     wide: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     """Arrays in `dtype`, kept for the next run"""
+    known: Mapping[int, Any] = field(default_factory=dict)
+    """What steps before `begin` made, where that is known"""
     kept: Callable[[Op, tuple[Any, ...], dict[str, Any], Run], Any] | None = None
     """What computes an op, given what does so otherwise: `Memo.record` or `once`"""
     number: int = -1
@@ -186,6 +195,8 @@ class Part:
             yield
 
     def _dummy(self, step: Step) -> Any:
+        if self.number in self.known:
+            return self.known[self.number]
         made = tuple(np.broadcast_to(np.zeros((), self._dtype(dtype)), shape) for shape, dtype in step.shapes)
         return made if step.several else made[0]
 

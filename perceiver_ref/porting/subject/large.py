@@ -101,6 +101,7 @@ class LargeSubject(Subject):
                 self.maps.append(name)
             for place, ours in enumerate(names if not is_map else ()):
                 (self._others if place else self.peers).setdefault(ours, []).append(name)
+        self._last: tuple[Any, Arrays | None] | None = None
         self.memo = Memo(ROOM)
         for _, array in [*tree.leaves(self.params), *tree.leaves(self.inputs)]:
             self.memo.distinct(array)
@@ -278,6 +279,27 @@ class LargeSubject(Subject):
         except FoundError as found:
             return found.value, {}
         return None, {f"output/{n}": _tamed(to_host(outputs[n])) for n in self.case.outputs if n in outputs}
+
+    def ending(self, part: Part, *chosen: Candidate) -> Arrays | None:
+        """The outputs, where deviations are made in a part at the end of the run alone; None where they do not fit."""
+        here = [replace(c, here=partial(_both, part.begun, c.here)) for c in chosen]
+        try:
+            with (
+                part.running(),
+                deviating(here, self.rebuilt.model, self.params) as (model, params),
+                trace(frozenset()),
+                np.errstate(all="ignore"),
+            ):
+                return self._named({}, self.run(params, self.inputs, model))
+        except CANNOT_BE_RUN:
+            return None
+
+    def deviating(self, chosen: Sequence[Candidate], gate: Mapping[str, float] | None = None) -> Arrays | None:
+        """As of `Subject`; what the last of these made is kept."""
+        key = (tuple(chosen), tuple((gate or {}).items()))
+        if self._last is None or self._last[0] != key:
+            self._last = (key, super().deviating(chosen, gate))
+        return self._last[1]
 
     def partly(
         self, part: Part, target: str, chosen: Sequence[Candidate] = (), hidden: set[str] | None = None
