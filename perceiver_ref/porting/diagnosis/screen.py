@@ -26,11 +26,14 @@ LAYERS = 2
 """So many of the last layers with attention are run."""
 ROWS = 96
 """So many rows of the outputs are compared, where each is made by itself."""
-CHANCE = 5.0
+CHANCE = 2.0
 """An effect that points this many times further than noise of its size would is one to be followed."""
 SURE = 0.3
 """One that points so far is run at once."""
+LARGEST = 3.0
+"""What the last layers do alone is at most so many times the difference, and mostly a part of it."""
 _NEARLY_ALL = 0.96
+"""One is not run at once where others that point the same way tell that it leaves more than this."""
 _ALIKE = 0.9
 """Effects that point the same way grow alike in the rest of the model."""
 _GROUP = re.compile(r",? (everywhere|in [a-z' .-]*|outside [a-z' ]*)$")
@@ -125,13 +128,14 @@ class Screen:
             if (effect := self._effect(candidate)) is None:
                 continue
             self.known[candidate] = effect
-            if effect.cosine > SURE and self._leaves(effect) < _NEARLY_ALL:
+            if effect.cosine > SURE and self._leaves(effect) < _NEARLY_ALL and self._could_be(effect):
                 given.add(id(candidate))
                 self._newest = candidate
                 yield candidate
         noise = CHANCE / max(float(np.sqrt(self.wanted.size)), 1.0)
-        waiting = [c for c, effect in self.known.items() if effect.cosine > noise and id(c) not in given]
-        others = [c for c in self.candidates if c not in self.known]
+        likely = [c for c, effect in self.known.items() if effect.cosine > noise and self._could_be(effect)]
+        waiting = [c for c in likely if id(c) not in given]
+        others = [c for c in self.candidates if c not in self.known]  # their effect is not of the last layers
         while waiting:
             best = min(waiting, key=lambda c: self._leaves(self.known[c]))
             waiting.remove(best)
@@ -170,6 +174,10 @@ class Screen:
                 made = times * effect.size / self.length
                 left = max(left, float(np.sqrt(max(1.0 - 2 * made * effect.cosine / alike + made**2, 0.0))))
         return left
+
+    def _could_be(self, effect: Effect) -> bool:
+        """Whether the last layers alone do not do much more than all of the model."""
+        return effect.size <= LARGEST * self.length
 
     def told(self, made: Arrays | None, remaining: float) -> None:
         """What a run of the whole model made with the newest candidate, and what that leaves of the difference."""
