@@ -24,7 +24,7 @@ from perceiver_ref.weights.formats.npz import write_npz
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 modeling = transformers.models.perceiver.modeling_perceiver
-RUNS, GIB = 3.0, 2**30
+RUNS, RUNS_WITHOUT, GIB = 3.0, 10.0, 2**30
 SMALLER = {
     "qk_channels": 64,
     "v_channels": 256,
@@ -167,8 +167,20 @@ def test_with_traces(made: Any, plant: str, tmp_path: Path, monkeypatch: pytest.
     assert seconds <= RUNS * one + case.stat().st_size / 200e6  # and what it takes to read the traced values
 
 
-def test_without_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is everywhere in the model is among the first that are tried."""
-    found, seconds, _ = diagnosed(recorded(language("full"), "activation", tmp_path, monkeypatch, traced=False))
-    print(f"\nwithout traces: {found['causes']} in {seconds:.1f} s")
-    assert (found["verdict"], found["causes"]) == ("deviation", ["activation"])
+@pytest.mark.parametrize("plant", ["activation", "attention-scale", "head-layout"])
+def test_without_traces(plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is everywhere in the model is told by what it does to the last layers."""
+    model, inputs = language("full")
+    case = recorded((model, inputs), plant, tmp_path, monkeypatch, traced=False)
+    model.save_pretrained(tmp_path / "weights")
+    write_npz(tmp_path / "inputs.npz", inputs)
+    run = ["run", "--peer", "hf", "--weights", tmp_path / "weights", "--inputs", tmp_path / "inputs.npz"]
+    code, one, _ = timed([*run, "--output", tmp_path / "out.npz"])
+    assert code == 0
+    found, seconds, memory = diagnosed(case)
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    above = (memory - case.stat().st_size - weights) / GIB
+    print(f"\n{plant} without traces: {found['causes']}, {seconds / one:.1f} runs of {one:.1f} s, {above:+.1f} GiB")
+    assert (found["verdict"], found["causes"]) == ("deviation", [plant])
+    assert above <= 2
+    assert seconds <= RUNS_WITHOUT * one
