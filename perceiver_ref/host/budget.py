@@ -48,6 +48,12 @@ def is_over() -> bool:
     return budget is not None and budget.over
 
 
+def is_half_spent() -> bool:
+    """Whether half of the budget around, if there is one, is spent: time to try what was found so far."""
+    budget = _budget.get()
+    return budget is not None and 2 * (budget.clock() - budget.began) >= budget.seconds
+
+
 def in_time(items: Iterable[T]) -> Iterator[T]:
     """The items, as long as there is time."""
     for item in items:

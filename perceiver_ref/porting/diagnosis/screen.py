@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...autograd import tree
-from ...host.budget import in_time
+from ...host.budget import is_half_spent
 from ...host.progress import steps
 from ..deviations import Candidate
 from ..subject import Arrays
@@ -28,11 +28,11 @@ ROWS = 96
 """So many rows of the outputs are compared, where each is made by itself."""
 CHANCE = 2.0
 """An effect that points this many times further than noise of its size would is one to be followed."""
-SURE = 0.3
-"""One that points so far is run at once."""
+SURE = 0.15
+"""One that points so far, and five times as far as noise, is run at once."""
 LARGEST = 3.0
 """What the last layers do alone is at most so many times the difference, and mostly a part of it."""
-_NEARLY_ALL = 0.96
+_NEARLY_ALL = 0.99
 """One is not run at once where others that point the same way tell that it leaves more than this."""
 _ALIKE = 0.9
 """Effects that point the same way grow alike in the rest of the model."""
@@ -124,16 +124,20 @@ class Screen:
     def __iter__(self) -> Iterator[Candidate]:
         kinds = [c for c in self.candidates if _everywhere(c) or not _GROUP.search(c.variant)]
         given: set[int] = set()
-        for candidate in in_time(steps(kinds, "looking at the last layers")):
+        deviation = 1 / max(float(np.sqrt(self.wanted.size)), 1.0)
+        for candidate in steps(kinds, "looking at the last layers"):
+            if is_half_spent():
+                break
             if (effect := self._effect(candidate)) is None:
                 continue
             self.known[candidate] = effect
-            if effect.cosine > SURE and self._leaves(effect) < _NEARLY_ALL and self._could_be(effect):
+            if effect.cosine > max(SURE, 5 * deviation) and self._is_likely(effect):
                 given.add(id(candidate))
                 self._newest = candidate
                 yield candidate
-        noise = CHANCE / max(float(np.sqrt(self.wanted.size)), 1.0)
-        likely = [c for c, effect in self.known.items() if effect.cosine > noise and self._could_be(effect)]
+        likely = [
+            c for c, effect in self.known.items() if effect.cosine > CHANCE * deviation and self._could_be(effect)
+        ]
         waiting = [c for c in likely if id(c) not in given]
         others = [c for c in self.candidates if c not in self.known]  # their effect is not of the last layers
         while waiting:
@@ -174,6 +178,9 @@ class Screen:
                 made = times * effect.size / self.length
                 left = max(left, float(np.sqrt(max(1.0 - 2 * made * effect.cosine / alike + made**2, 0.0))))
         return left
+
+    def _is_likely(self, effect: Effect) -> bool:
+        return self._could_be(effect) and self._leaves(effect) < _NEARLY_ALL
 
     def _could_be(self, effect: Effect) -> bool:
         """Whether the last layers alone do not do much more than all of the model."""
