@@ -17,6 +17,7 @@ from ..porting.cases import read_case
 from .main import MISMATCH, OK
 from .mapping import peer_file
 from .result import aligned, write_result
+from .seconds import seconds
 from .words import opened
 
 _SHOWN = 400
@@ -34,7 +35,7 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="F", help="the map to write, JSON, for --map of other commands")
     command.add_argument("--unverified", action="store_true", help="write the map even when it could not be verified")
     command.add_argument(
-        "--seconds", type=_seconds, default=SECONDS, metavar="S", help=f"time to search (default: {SECONDS:g})"
+        "--seconds", type=seconds, default=SECONDS, metavar="S", help=f"of computing, to search (default: {SECONDS:g})"
     )
     peer_file(command)
 
@@ -54,16 +55,6 @@ def bind(given: argparse.Namespace) -> int:
     elif given.out:
         print(f"no map is written to {given.out}; --unverified writes what was found, for diagnose")
     return OK if found.verified else MISMATCH
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86_400:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text}")
-    return value
 
 
 def _progress() -> Any:

@@ -19,6 +19,7 @@ from .main import MISMATCH, OK
 from .mapping import mapping, reader
 from .places import excerpt_beside
 from .result import aligned, write_result
+from .seconds import seconds
 from .words import opened
 
 _LEAVES, _FORMS = 0.9, 4
@@ -44,20 +45,10 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--budget",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         help="how long the search for a cause may take (default: 25, for a large model as long as a few runs of it)",
     )
     measured.options(command, by_thresholds=False)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
-    return seconds
 
 
 def diagnose(given: argparse.Namespace) -> int:

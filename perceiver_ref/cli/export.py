@@ -23,6 +23,7 @@ from ..porting.export.write import INDEX, check_folder, write_folder
 from .audit import audit, is_cases, stored
 from .main import OK
 from .result import write_result
+from .seconds import seconds
 
 
 def options(command: argparse.ArgumentParser) -> None:
@@ -69,7 +70,7 @@ def options(command: argparse.ArgumentParser) -> None:
         help="try every known deviation on the cases: which of them tell it apart (no PRESET: those of the pack; a "
         "folder or file of cases in place of one: those; nothing is written without --out or --pack)",
     )
-    add("--budget", type=float, metavar="SECONDS", help=f"with --audit: for a case at most (default: {SECONDS:g})")
+    add("--budget", type=seconds, metavar="SECONDS", help=f"with --audit: for a case at most (default: {SECONDS:g})")
     add("--safetensors", action="store_true", help="also write each case as .safetensors")
     add("--force", action="store_true", help="replace an earlier export in DIR")
 
@@ -78,8 +79,8 @@ def export(given: argparse.Namespace) -> int:
     """`perceiver-ref export`: writes the cases, and prints one line each."""
     if (given.pack and given.model) or not (given.pack or given.model or given.audit):
         raise InputError("give a PRESET or CONFIG with --out DIR, or --pack DIR alone")
-    if given.budget is not None and not (given.audit and given.budget > 0):
-        raise InputError("--budget goes with --audit, and is above 0 seconds")
+    if given.budget is not None and not given.audit:
+        raise InputError("--budget goes with --audit")
     if given.seed < 0 or (given.batch is not None and given.batch < 1):
         raise InputError(f"--seed must be at least 0 and --batch at least 1, got {given.seed} and {given.batch}")
     if given.samples is not None and (not given.probe or given.samples < 1):

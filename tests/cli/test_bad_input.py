@@ -14,6 +14,7 @@ from porting.cases import case_of, path_of
 
 from perceiver_ref.autograd import BackendError
 from perceiver_ref.autograd import backend as backends
+from perceiver_ref.cli import main
 from perceiver_ref.porting.cases import write_case
 from perceiver_ref.weights.formats.npz import write_npz
 
@@ -267,3 +268,16 @@ def test_in_a_process_of_its_own(fault: str, tmp_path: Path) -> None:
     change(files)
     execute(*files.arguments).assert_refused(text)
     assert "out.npz" not in files.listing()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e400", "86401", "soon", ""])
+@pytest.mark.parametrize(
+    "arguments", [["bind", "a", "--seconds"], ["diagnose", "a", "--budget"], ["export", "--budget"]]
+)
+def test_a_time_is_above_0_and_at_most_a_day(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, text])
+    assert left.value.code == 2
+    assert "expected a number of seconds above 0 and at most 86,400" in capsys.readouterr().err

@@ -1,13 +1,20 @@
 """Two hundred ports drawn at random from the peers' cases: bound right, called ambiguous or refused, and never wrong.
 
-`python -m heavy.test_bind_random [first] [last]`, in tests/, prints what becomes of them by kind.
+`python -m heavy.test_bind_random [first] [last] [--jobs N] [--seconds S]`, in tests/, prints a line for each and what
+becomes of them by kind; the exit code is 1 where one is bound wrong or ends in an error. It imports numpy and pytest.
 """
 
 from __future__ import annotations
 
+import argparse
+import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -76,20 +83,73 @@ def test_none_is_bound_wrong(number: int) -> None:
     assert became != "WRONG", (name, style.said(), message)
 
 
-def table(first: int, last: int) -> str:
+@dataclass(frozen=True)
+class Judged:
+    """What became of a variant: one of `COLUMNS`."""
+
+    number: int
+    case: str
+    style: Style
+    became: str
+    message: str
+    seconds: float
+
+    def said(self) -> str:
+        """One line."""
+        message = " ".join(self.message.split())[:200]
+        return f"{self.number} {self.case}: {self.became}, {self.seconds:.1f} s; {self.style.said()}; {message}"
+
+
+COLUMNS = ("right", "ambiguous", "refused", "WRONG", "ERROR")
+
+
+def line(number: int, seconds: float) -> Judged:
+    """One variant judged; what is raised, even `InputError`, is an error: the arrays of every one are all there."""
+    began = time.thread_time()
+    try:
+        name, style, became, message = judged(number, seconds)
+    except Exception as error:
+        name, style = CASES[number % len(CASES)], drawn(np.random.default_rng(number))
+        became, message = "ERROR", f"{type(error).__name__}: {error}"
+    return Judged(number, name, style, became, message, time.thread_time() - began)
+
+
+def lines(first: int, last: int, jobs: int, seconds: float) -> Iterator[Judged]:
+    """Every variant, as soon as it is done."""
+    if jobs == 1:
+        yield from (line(number, seconds) for number in range(first, last))
+        return
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(line, number, seconds) for number in range(first, last)]):
+            yield done.result()
+
+
+def table(found: list[Judged]) -> str:
     """What became of the variants, by each option."""
     counts: dict[str, Counter[str]] = {}
-    for number in range(first, last):
-        start = time.monotonic()
-        name, style, became, message = judged(number)
-        seconds = time.monotonic() - start
-        print(f"{number} {name}: {became}, {seconds:.1f} s; {style.said()}; {message[:150]}", flush=True)
-        for key in ("all", name, *(f"{option} {value}" for option, value in vars(style).items())):
-            counts.setdefault(key, Counter())[became] += 1
-    columns = ("right", "ambiguous", "refused", "WRONG")
-    rows = [f"{key:45}" + "".join(f"{found[column]:11}" for column in columns) for key, found in sorted(counts.items())]
-    return "\n".join([" " * 45 + "".join(f"{column:>11}" for column in columns), *rows])
+    for row in found:
+        for key in ("all", row.case, *(f"{option} {value}" for option, value in vars(row.style).items())):
+            counts.setdefault(key, Counter())[row.became] += 1
+    rows = [f"{key:45}" + "".join(f"{made[column]:11}" for column in COLUMNS) for key, made in sorted(counts.items())]
+    return "\n".join([" " * 45 + "".join(f"{column:>11}" for column in COLUMNS), *rows])
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("first", type=int, nargs="?", default=0)
+    parser.add_argument("last", type=int, nargs="?", default=COUNT)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    given = parser.parse_args()
+    found = []
+    for row in lines(given.first, given.last, given.jobs, given.seconds):
+        print(row.said(), flush=True)
+        found.append(row)
+    print(table(found))
+    return int(any(row.became in ("WRONG", "ERROR") for row in found))
 
 
 if __name__ == "__main__":
-    print(table(*(int(a) for a in sys.argv[1:3])) if len(sys.argv) > 2 else table(0, COUNT))
+    sys.exit(main())

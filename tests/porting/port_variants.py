@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -96,7 +96,7 @@ class Style:
     order: str = "kept"
     """Of the arrays: "kept" or "shuffled"."""
     fused: str = "none"
-    """"none", "qkv", "kv", or "some", each attention as it comes."""
+    """"none", "qkv", "kv", or "some", each attention as it comes; "biases": those of qkv alone, in order."""
     layout: str = "(3 h d)"
     """Of fused ones: "(3 h d)", "(h 3 d)" or "(h d 3)", the parts in a random order."""
     matrices: str = "kept"
@@ -143,14 +143,15 @@ class Variant:
     truth: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def variant(case: Case, style: Style, seed: int) -> Variant:
-    """The case as a port of this style. The port's file says nothing of the peer, and holds the same numbers."""
+def variant(case: Case, style: Style, seed: int, absent: Collection[str] = ()) -> Variant:
+    """The case as a port of this style. The port's file says nothing of the peer, and holds the same numbers, but for
+    the paths in `absent`, which are 0."""
     rng = np.random.default_rng(seed)
     rebuilt, arrays = rebuild(case)
     truth = {b.path: np.asarray(b.view(arrays[b.name])) for b in rebuilt.bindings}
     graded = bool(case.cotangents) and style.gradients and all(b.name in case.grad_params for b in rebuilt.bindings)
     gradients = {b.path: np.asarray(b.view(case.grad_params[b.name])) for b in rebuilt.bindings} if graded else {}
-    made = _Port(style, rng, truth, gradients, _heads(case, truth))
+    made = _Port(style, rng, {p: a for p, a in truth.items() if p not in absent}, gradients, _heads(case, truth))
     used = {b.name for b in (*rebuilt.bindings, *rebuilt.state)}
     groups = [*made.groups(), *((name, arrays[name], None) for name in arrays if name not in used)]
     names = _names(rng, style.names, [name for name, *_ in groups])
@@ -206,10 +207,11 @@ class _Port:
 
     def groups(self) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
         fused = self._fused()
+        kinds = ("bias",) if self.style.fused == "biases" else ("weight", "bias")
         for path in self.truth:
             prefix, _, last = path.rpartition("/")
             whole, _, part = prefix.rpartition("/")
-            if part in fused.get(whole, ()):
+            if part in fused.get(whole, ()) and last in kinds:
                 if part == fused[whole][0]:
                     yield self._made(f"{whole}/{'_'.join(fused[whole])}/{last}", self._fuse(whole, fused[whole], last))
                 continue
@@ -240,9 +242,11 @@ class _Port:
         for whole in self.heads:
             kind = self.style.fused
             kind = ("none", "qkv", "kv")[int(self.rng.integers(3))] if kind == "some" else kind
-            parts = {"none": (), "qkv": ("query", "key", "value"), "kv": ("key", "value")}[kind]
+            qkv = ("query", "key", "value")
+            parts = {"none": (), "qkv": qkv, "kv": ("key", "value"), "biases": qkv}[kind]
             if parts and self._fusible(whole, parts):
-                chosen[whole] = tuple(str(part) for part in self.rng.permutation(parts))
+                order = parts if kind == "biases" else self.rng.permutation(parts)
+                chosen[whole] = tuple(str(part) for part in order)
         return chosen
 
     def _fusible(self, whole: str, parts: tuple[str, ...]) -> bool:
@@ -250,6 +254,8 @@ class _Port:
         biases = [f"{whole}/{part}/bias" in self.truth for part in parts]
         if any(a is None or a.ndim != 2 for a in arrays) or len(set(biases)) > 1:
             return False
+        if self.style.fused == "biases":
+            return all(biases)
         shapes = {a.shape for a in arrays if a is not None}
         return len(shapes) == 1 and (self.style.layout == "(3 h d)" or self.heads[whole][0] == self.heads[whole][1])
 

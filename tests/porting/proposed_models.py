@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from porting.port_variants import Style, variant
+from porting.port_variants import Style, Variant, variant
 
 from perceiver_ref.autograd import tree
 from perceiver_ref.models.conventions import AUTOREGRESSIVE, DIALECTS, FLAMINGO
@@ -126,6 +127,23 @@ MODELS: dict[str, tuple[Config, dict[str, tuple[int, ...]], Config]] = {
 
 def made(name: str, *, traced: bool = True, style: Style | None = None, seed: int = 0) -> tuple[Case, Config]:
     """A port of the model, which does not say what it is, and the configuration."""
+    return port(name, traced=traced, style=style, seed=seed).port, MODELS[name][0]
+
+
+def port(
+    name: str,
+    *,
+    traced: bool = True,
+    graded: bool = False,
+    style: Style | None = None,
+    seed: int = 0,
+    without: str = "(?!)",
+    fresh: bool = False,
+) -> Variant:
+    """A port of the model, with gradients where `graded`; biases `without` are 0 and the port does not have them.
+
+    `fresh`: as before training, biases and offsets are 0 and scales 1.
+    """
     config, shapes, call = MODELS[name]
     rng = np.random.default_rng(seed)
     inputs = {
@@ -134,18 +152,25 @@ def made(name: str, *, traced: bool = True, style: Style | None = None, seed: in
     }
     given = Given({k: v for k, v in config.items() if k != "type"}, shapes, {}, call)
     rebuilt = peer("perceiver-ref").rebuild(config["type"], given)
-    params = {}
+    params, absent = {}, set()
     for path, parameter in tree.flatten(rebuilt.model.parameters()).items():
         values = rng.standard_normal(parameter.shape)
-        params[path] = (
-            values / np.sqrt(parameter.shape[0]) if path.endswith("weight") else 0.3 * values + path.endswith("scale")
-        )
+        plain = 0.0 if fresh else 0.3
+        weight = path.endswith(("weight", "table", "latents", "embedding"))
+        params[path] = values / np.sqrt(parameter.shape[0]) if weight else plain * values + path.endswith("scale")
+        if re.search(without, path):
+            params[path] = np.zeros(parameter.shape)
+            absent.add(path)
     ours = run(rebuilt, params, inputs, call, points=lambda point: True if traced else None)
     meta: Config = {"peer": "perceiver-ref", "class": config["type"], "dtype": "float64", "call": call, "tied": {},
                     "tolerance": {}, "config": {k: v for k, v in config.items() if k != "type"}}  # fmt: skip
     case = Case(meta, params, inputs=inputs, outputs=dict(ours.outputs))
     case.trace = {n: a for n, a in ours.trace.items() if traced and isinstance(a, np.ndarray) and a.size}
-    return variant(case, style or Style(matrices="transposed"), seed).port, config
+    if graded:
+        case.cotangents = {n: rng.standard_normal(a.shape) for n, a in case.outputs.items()}
+        graded_run = run(rebuilt, params, inputs, call, cotangents=case.cotangents)
+        case.grad_params, case.grad_inputs = graded_run.grad_params, graded_run.grad_inputs
+    return variant(case, style or Style(matrices="transposed"), seed, absent)
 
 
 def wrong(config: Config, proposed: Config, undecided: dict[str, list[Any]], where: str = "") -> list[str]:

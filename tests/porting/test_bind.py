@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -16,7 +17,7 @@ from perceiver_ref.errors import InputError
 from perceiver_ref.peers import PEERS
 from perceiver_ref.peers.reference import to_config
 from perceiver_ref.porting.bind.bind import Binding, bind
-from perceiver_ref.porting.bind.identities import Identity, identities
+from perceiver_ref.porting.bind.identities import Identity, identities, meet
 from perceiver_ref.porting.bind.maps import as_json, from_json, read_map, write_map
 from perceiver_ref.porting.bind.tape import record
 from perceiver_ref.porting.bind.target import of_case, targets, to_of
@@ -139,6 +140,24 @@ def test_identities_hold_and_tell(name: str) -> None:
     for row in sums:
         assert total(row, 1.0) < 1e-11, (row.kind, list(row.terms))  # sums of some hundred products in float64
     assert max(total(row, 1.001) for row in sums) > 1e-5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_meeting_in_the_middle_finds_every_sum_that_is_zero(seed: int) -> None:
+    """As going through all the sums."""
+    rng = np.random.default_rng(seed)
+    counts = [int(n) for n in rng.integers(1, 7, size=int(rng.integers(2, 6)))]
+    columns = [rng.standard_normal((n, 3)) for n in counts]
+    for _ in range(3):  # some rows of the last take a sum of others to zero
+        row = [int(rng.integers(n)) for n in counts]
+        columns[-1][row[-1]] = -sum(column[i] for column, i in zip(columns[:-1], row))
+    columns[0] = np.concatenate([columns[0], columns[0][:1]])  # and one choice is there twice
+    rows = itertools.product(*(range(len(column)) for column in columns))
+    # rounding of four sums in float64 is a millionth of what is asked for
+    wanted = [row for row in rows if np.abs(sum(column[i] for column, i in zip(columns, row))).max() < 1e-9]
+    assert wanted
+    assert meet(columns, 1e-9, 3000) == wanted
+    assert meet(columns, 1e-9, len(wanted) - 1) is None
 
 
 def test_what_could_change_places_is_ambiguous() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from heavy.test_bind_random import CASES, VECTORS
 from porting.port_variants import Style, outcome, variant
+from porting.proposed_models import port
 
+from perceiver_ref.errors import InputError
 from perceiver_ref.porting.cases import read_case
 
 
@@ -20,6 +24,45 @@ from perceiver_ref.porting.cases import read_case
 )
 def test_right(name: str, style: Style) -> None:
     assert outcome(variant(read_case(VECTORS / f"{name}.npz"), style, 38))[0] in ("right", "ambiguous")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("without", ["/attention/.*/bias", "/attention/(query|key|value)/bias"])
+def test_matrices_of_each_head_and_no_biases(without: str, fresh: bool) -> None:
+    """The reference has biases of attention, the port has not, and records whole layers alone."""
+    style = Style("letters", matrices="kept", heads="split", trace="blocks")
+    made = port("decoder", style=style, seed=4, without=without, fresh=fresh, graded=True)
+    became, found = outcome(made)
+    assert became == "right", (became, found.message)
+    assert found.map.parameters["decoder/cross_attention/attention/query/bias"].parts == ()
+
+
+@pytest.mark.parametrize("trace", ["blocks", "none"])
+def test_biases_alone_in_one_array(trace: str) -> None:
+    """As PyTorch's MultiheadAttention keeps them where keys have a width of their own."""
+    made = port("decoder", style=Style("letters", fused="biases", matrices="transposed", trace=trace), seed=5)
+    began = time.thread_time()
+    assert outcome(made)[0] == "right"
+    assert time.thread_time() - began < 10  # 1 s; the search op by op takes longer, and without values finds nothing
+
+
+def test_a_way_to_give_inputs_that_only_points_find_out() -> None:
+    """With an axis more the decoder's outputs have a shape, and its weights of attention none."""
+    style = Style(order="shuffled", fused="kv", trace="blocks", gradients=False, arguments="renamed")
+    made = variant(read_case(VECTORS / "krasserm/decoder_no_residual.npz"), style, 9)
+    assert outcome(made, 1)[0] in ("right", "ambiguous", "refused")
+
+
+def test_what_is_not_foreseen_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = port("gated")
+
+    def broken(*_: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr("perceiver_ref.porting.bind.quick.Quick.find", broken)
+    with pytest.raises(InputError, match=r"cannot be bound: IndexError: list index out of range") as error:
+        outcome(made)
+    assert "\n" not in str(error.value)
 
 
 def test_weights_of_attention_alone_verify_nothing() -> None:

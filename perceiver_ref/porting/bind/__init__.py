@@ -12,6 +12,7 @@ guesses    the port's arrays in some order laid along the reference's parameters
 identities what gradients say about parameters exactly
 narrow     alternatives narrowed by them
 climb      choices improved by how far outputs are off
+clock      what bounds a search
 replay     a tape run again and again
 solve      the search, op by op
 doubts     what else would do as well

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ...autograd import Tensor, ops, value_and_grad
-from ...errors import InputError, listed
+from ...errors import InputError, input_errors, listed
 from ...host.files import AnyPath
 from ...models.tracing import trace
 from ..cases import TOLERANCES, Case, read_case
 from ..cases.execution import run
 from ..check import Result, check_case
+from .clock import clock
 from .doubts import Doubt, Doubts
 from .maps import Map, Point
 from .propose import Proposal, propose
@@ -24,7 +25,7 @@ from .records import Records
 from .solve import Solver, absent_value
 from .sources import Part, Pool
 from .tape import Tape, record
-from .target import Arguments, Target, To, read_to, targets
+from .target import RUNS, Arguments, Target, To, read_to, targets
 from .translate import own_names, rebuild, translate
 from .views import View
 
@@ -86,19 +87,25 @@ def bind(
     """Find which of the port's arrays is which of the parameters of `to`, and verify it by running the reference.
 
     A binding is `verified` when the reference with the port's parameters gives the port's outputs, recorded values and
-    gradients within the case's tolerances. `seconds` bound the search. Raises `InputError` where the inputs cannot be
-    those of `to`, or the port has no array that a parameter could be.
+    gradients within the case's tolerances. `seconds` of computing by this thread bound the search: what is found does
+    not hang on what else the machine does. Raises `InputError` where the inputs cannot be those of `to`, or the port
+    has no array that a parameter could be.
     Without `to` configurations are proposed from the port's shapes and tried; `map.to` then is the one that verified.
     """
-    if to is None:
-        return proposed(case, seconds=seconds)
-    to = read_to(to) if isinstance(to, str) else to
+    with input_errors(f"{case.name} cannot be bound"):
+        if to is None:
+            return proposed(case, seconds=seconds)
+        return _best(case, read_to(to) if isinstance(to, str) else to, seconds, progress)
+
+
+def _best(case: Case, to: To, seconds: float, progress: Callable[[int, int], None]) -> Binding:
+    """Of the ways of giving the inputs the first that verifies, or the one with the most evidence."""
     best: Binding | None = None
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     ways = _ways(case, to)
     way = next(ways, None)
     for _ in range(_WAYS):
-        left = deadline - time.monotonic()
+        left = deadline - clock()
         if way is None or (best is not None and left < _LEAST * seconds):
             break
         after = next(ways, None)
@@ -123,10 +130,8 @@ class _Way:
     arguments: Arguments
     inputs: dict[str, np.ndarray]
     pool: Pool
-
-    def record(self) -> Tape:
-        """The ops of the target."""
-        return record(self.target.drawn(), lambda params: self.target.run(params, self.inputs, self.arguments.call))
+    tape: Tape
+    """The ops of the target, of which no parameter is known."""
 
 
 def _ways(case: Case, to: To) -> Iterator[_Way]:
@@ -139,6 +144,11 @@ def _ways(case: Case, to: To) -> Iterator[_Way]:
         tied = case.meta["tied"]
         arrays = {name: a for name, a in (case.params | case.state).items() if name not in tied}
         pool = pools.setdefault(heads, Pool(arrays, heads))
+        try:  # points of no run so far: of inputs with an axis too many, say, there are none
+            tape = record(target.drawn(), partial(target.run, inputs=inputs, call=arguments.call))
+        except RUNS as error:
+            failed = failed or InputError(f"the port's inputs cannot be given to {to.said}: {error}")
+            continue
         absent = [path for path, shape in target.shapes.items() if not pool.sources(shape, absent_value(path))]
         if absent:
             shapes = ", ".join(f"{path} {list(target.shapes[path])}" for path in absent[:3])
@@ -148,7 +158,7 @@ def _ways(case: Case, to: To) -> Iterator[_Way]:
             )
             continue
         found = True
-        yield _Way(target, arguments, inputs, pool)
+        yield _Way(target, arguments, inputs, pool, tape)
     if not found and failed is not None:
         raise failed
 
@@ -166,12 +176,12 @@ def _evidence(made: Binding) -> int:
 
 
 def _bound(case: Case, way: _Way, seconds: float, progress: Callable[[int, int], None]) -> Binding:
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     target, arguments, pool = way.target, way.arguments, way.pool
     tolerance = _tolerance(case)
     recorded = {f"output/{n}": a for n, a in case.outputs.items()} | {f"trace/{n}": a for n, a in case.trace.items()}
     records = Records(recorded, tolerance, pool.heads)
-    tape = way.record()
+    tape = way.tape.again()
     share = _QUICK if case.trace else _ALONE
     quick = Quick(tape, target.shapes, pool, records, case.grad_params, share * seconds, progress)
     found = quick.find()
@@ -181,7 +191,7 @@ def _bound(case: Case, way: _Way, seconds: float, progress: Callable[[int, int],
             solver.bind({path: source}, seen)
         if (made := _finished(case, target, arguments, solver, records, tape)).verified:
             return made
-        solver = Solver(way.record(), target.shapes, pool, records, deadline, progress)
+        solver = Solver(way.tape.again(), target.shapes, pool, records, deadline, progress)
     solver.run()
     return _finished(case, target, arguments, solver, records, solver.tape)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import random
 import re
-import time
 from collections.abc import Callable, Sequence
 
+from .clock import clock
 from .guesses import Choice, Unit
 from .narrow import clash
 
@@ -49,7 +49,7 @@ def climb(
         rng.shuffle(moves)
         improved = False
         for move in moves:
-            if time.monotonic() > deadline:
+            if clock() > deadline:
                 return None
             index = list(current)
             for i, choice in move:

@@ -17,24 +17,40 @@ from .sources import Pool, Source
 
 Choice = dict[str, Source]
 _PARTS = ("query", "key", "value", "output")
-_FUSIONS: tuple[tuple[str, ...], ...] = ((), ("query", "key", "value"), ("key", "value"))
+_Fusion = tuple[tuple[str, ...], tuple[str, ...]]
+_WHOLE = ("weight", "bias")
+_FUSIONS: tuple[_Fusion, ...] = (
+    ((), _WHOLE),
+    (("query", "key", "value"), _WHOLE),
+    (("key", "value"), _WHOLE),
+    (("query", "key", "value"), ("bias",)),
+)
+"""Maps that are kept as one array, and whether both their weights and their biases are: PyTorch's
+`MultiheadAttention` of keys and values of a width of their own has their biases alone as one."""
 _GATED = ("gate", "hidden")
 _MAPS = ("hidden", "gate", "output")
 _UNUSUAL = 2.5
 """How much of an order may differ from ours."""
 _OFTEN = 200
-_ABSENT: tuple[frozenset[str], ...] = (
-    frozenset(),
-    frozenset({"key/bias"}),
-    frozenset({"query/bias", "key/bias", "value/bias"}),
-    frozenset({"query/bias", "key/bias", "value/bias", "output/bias"}),
-    frozenset({"bias"}),
-    frozenset({"offset"}),
-    frozenset({"offset", "bias"}),
-    frozenset({"offset", "query/bias", "key/bias", "value/bias"}),
-    frozenset({"offset", "query/bias", "key/bias", "value/bias", "output/bias"}),
+_QKV = ("query/bias", "key/bias", "value/bias")
+_ABSENT: tuple[frozenset[str], ...] = tuple(
+    frozenset((*maps, *offsets))
+    for offsets in ((), ("offset",))
+    for maps in (
+        (),
+        ("key/bias",),
+        _QKV,
+        (*_QKV, "output/bias"),
+        ("bias",),
+        (*_QKV, "mlp/bias"),
+        (*_QKV, "output/bias", "mlp/bias"),
+        ("mlp/bias",),
+        ("output/bias",),
+        ("query/bias",),
+        ("query/bias", "key/bias"),
+    )
 )
-"""What ports leave out, by the ends of our paths, the likeliest first."""
+"""What ports leave out, the likeliest first: biases of an attention's maps, of an MLP's, all, and offsets of norms."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +120,13 @@ class _Slots:
     def __init__(
         self,
         paths: Sequence[str],
-        fusion: tuple[str, ...],
-        cross: tuple[str, ...],
+        fusion: _Fusion,
+        cross: _Fusion,
         gated: bool,
         missing: frozenset[str],
         absent: Callable[[str], float | None],
     ) -> None:
         self.paths = paths
-        self.left_out = {
-            p for p in paths if any(p.endswith(f"/{m}") or p == m for m in missing) and absent(p) is not None
-        }
         self.attentions: dict[str, list[str]] = {}
         for path in paths:
             outer, _, own = path.rpartition("/")[0].rpartition("/")
@@ -121,6 +134,7 @@ class _Slots:
                 self.attentions.setdefault(outer, []).append(path)
         for outer in [o for o, rows in self.attentions.items() if not any("/query/" in f"/{p}" for p in rows)]:
             del self.attentions[outer]  # the output of an MLP
+        self.left_out = {p for p in paths if missing & self._kinds(p) and absent(p) is not None}
         self.fusion_of = {outer: cross if _crosses(outer) else fusion for outer in self.attentions}
         kinds = {_crosses(outer) for outer in self.attentions}
         gates = any(path.rpartition("/")[0].endswith("/gate") for path in paths)
@@ -130,8 +144,8 @@ class _Slots:
             layer = self._layer(path)
             self.layers.setdefault(layer, [[], [], [], []])[self._group(layer, path)].append(path)
         self.meant = (
-            (False in kinds or not fusion)
-            and (True in kinds or not cross)
+            (False in kinds or not fusion[0])
+            and (True in kinds or not cross[0])
             and (gates or not gated)
             and (bool(self.left_out) or not missing)
         )
@@ -160,6 +174,13 @@ class _Slots:
         # what is left out of the port has no array
         return [slot for slot in made if not set(slot) <= self.left_out]
 
+    def _kinds(self, path: str) -> set[str]:
+        """By which of the names in `_ABSENT` a path may be left out."""
+        module, _, last = path.rpartition("/")
+        outer, _, own = module.rpartition("/")
+        place = own if outer in self.attentions else "mlp" if outer.rpartition("/")[2].startswith(("mlp", "ff")) else ""
+        return {last, f"{place}/{last}"}
+
     def _layer(self, path: str) -> str:
         """The layer around a module: that which has the attention."""
         outers = sorted((o.rpartition("/")[0] for o in self.attentions), key=len, reverse=True)
@@ -177,16 +198,13 @@ class _Slots:
     def _attention(self, rows: list[str], parts: Sequence[str]) -> list[tuple[str, ...]]:
         made: list[tuple[str, ...]] = []
         for outer in dict.fromkeys(path.rpartition("/")[0].rpartition("/")[0] for path in rows):
-            fusion = self.fusion_of.get(outer, ())
+            fused, which = self.fusion_of.get(outer, _FUSIONS[0])
             done: set[str] = set()
-            for name in parts:
-                together = fusion if name in fusion else (name,)
-                if name in done:
-                    continue
-                done |= set(together)
-                for last in ("weight", "bias"):
-                    found = tuple(p for t in together for p in (f"{outer}/{t}/{last}",) if p in rows)
-                    made += [found] if len(found) == len(together) else [(p,) for p in found]
+            for name, last in product(parts, _WHOLE):
+                together = fused if name in fused and last in which else (name,)
+                found = tuple(p for t in together for p in (f"{outer}/{t}/{last}",) if p in rows and p not in done)
+                made += [found] if len(found) == len(together) else [(p,) for p in found]
+                done |= set(found)
             used = {p for slot in made for p in slot}
             made += [(p,) for p in rows if p not in used and p.rpartition("/")[0].rpartition("/")[0] == outer]
         return made
@@ -242,6 +260,9 @@ class _Reader:
         self._by_name: dict[tuple[tuple[int, ...], str], list[Source]] = {}
         self._fits: dict[tuple[object, ...], bool] = {}
         self.items: dict[str, tuple[int, ...]] = {name: array.shape for name, array in pool.arrays.items()}
+        self.axes = {name: sum(n > 1 for n in shape) for name, shape in self.items.items()}
+        self.flat = max(self.axes.values(), default=0) < 2
+        """Whether the port keeps everything as vectors."""
         self.transposed = self._votes() >= 0
 
     def _votes(self) -> int:
@@ -267,6 +288,8 @@ class _Reader:
         """Whether an array is of the size of a slot, and can be read so."""
         wanted = tuple(self.shapes[path] for path in slot)
         key = (wanted, self.items[name])
+        if self.axes[name] < 2 and not self.flat and any(min(shape, default=0) > 1 < len(shape) for shape in wanted):
+            return False  # a vector that happens to be as large as a matrix
         if key not in self._fits:
             size = sum(_size(shape) for shape in wanted)
             self._fits[key] = size == _size(self.items[name]) and bool(self.choices(slot, name))

@@ -16,7 +16,7 @@ each array, that is zero: what may be together is found by meeting in the middle
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ import numpy as np
 from .sources import Source
 from .tape import Entry, Tape, argument_paths, places_of
 
+_CHUNK = 4096
+"""Sums that are looked at together."""
 Term = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From a parameter's value and gradient to its part in a sum."""
 _PASSED = frozenset({"reshape", "transpose"})
@@ -306,18 +308,29 @@ def meet(columns: Sequence[np.ndarray], tolerance: float, most: int) -> list[tup
     first, last = np.searchsorted(sorted_b, -a - reach), np.searchsorted(sorted_b, -a + reach, side="right")
     if int((last - first).sum()) > most * 200:
         return None
-    made: list[tuple[int, ...]] = []
-    for near in np.flatnonzero(last > first):
-        x = dict(zip(left, _unravel(int(near), [len(columns[j]) for j in left])))
-        for at in order[first[near] : last[near]]:
-            row = x | dict(zip(right, _unravel(int(at), [len(columns[k]) for k in right])))
-            found = sum(columns[k][row[k]] for k in range(len(columns)))
-            size = sum(float(np.abs(columns[k][row[k]]).max(initial=0.0)) for k in range(len(columns)))
-            if float(np.abs(found).max(initial=0.0)) <= tolerance * max(size, 1e-3 * scale):
-                made.append(tuple(row[k] for k in range(len(columns))))
-                if len(made) > most:
-                    return None
-    return sorted(made)
+    pairs = np.repeat(np.arange(len(a)), last - first)
+    others = order[_ranges(first, last)]
+    rows = np.empty((len(pairs), len(columns)), np.int64)
+    for indices, flat in ((left, pairs), (right, others)):
+        counts = [len(columns[i]) for i in indices]
+        if indices:
+            rows[:, indices] = np.stack(np.unravel_index(flat, counts), axis=1)
+    largest = [np.abs(column).max(axis=1, initial=0.0) for column in columns]
+    made: list[np.ndarray] = []
+    for start in range(0, len(rows), _CHUNK):
+        some = rows[start : start + _CHUNK]
+        total = np.sum([column[some[:, k]] for k, column in enumerate(columns)], axis=0)
+        size = np.sum([each[some[:, k]] for k, each in enumerate(largest)], axis=0)
+        made.append(some[np.abs(total).max(axis=1) <= tolerance * np.maximum(size, 1e-3 * scale)])
+        if sum(map(len, made)) > most:
+            return None
+    return sorted(tuple(row) for some in made for row in some.tolist())
+
+
+def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The whole numbers from each first to before its last, one after the other."""
+    counts = last - first
+    return np.arange(int(counts.sum())) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
 
 def _split(counts: list[int]) -> list[int]:
@@ -331,11 +344,3 @@ def _split(counts: list[int]) -> list[int]:
             if apart < best[0]:
                 best = (apart, list(indices))
     return best[1]
-
-
-def _unravel(index: int, counts: Iterable[int]) -> list[int]:
-    made = []
-    for count in reversed(list(counts)):
-        made.append(index % count)
-        index //= count
-    return made[::-1]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .clock import clock
 from .guesses import Choice, Unit
 from .identities import Gradients, Identity, Product, meet
 from .solve import overlap
@@ -37,7 +37,7 @@ class Narrowing:
         """Units of fewer choices; None where an identity has no solution, unless not `strict`: then it is left out."""
         units = [self._without_gradient(unit) if set(unit.paths) <= self.unfelt else unit for unit in units]
         for identity in self.sums:
-            if time.monotonic() > self.deadline:
+            if clock() > self.deadline:
                 return None
             made = self._summed(units, identity)
             if made is None and strict:
@@ -45,7 +45,7 @@ class Narrowing:
             units = units if made is None else made
         units = _without_taken(units)
         for row in self.products:
-            if time.monotonic() > self.deadline:
+            if clock() > self.deadline:
                 return None
             made = self._multiplied(units, row)
             if made is None and strict and all(len(unit.choices) == 1 for unit in units):

@@ -8,7 +8,6 @@ Only what `bind` verifies is proposed as such; fields of which other values veri
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,9 +19,10 @@ from ...peers.reference import NAME
 from ..cases import TOLERANCES, Case
 from ..cases.compare import difference
 from ..check import check_case
+from .clock import clock
 from .configurations import Guess, configured, guesses
 from .maps import Map, read_source
-from .target import Target, To
+from .target import RUNS, Target, To
 from .translate import translate
 
 _SLICES = 1.0, 5.0
@@ -31,7 +31,6 @@ _GUESSES = 6
 _RUNS = 4_000
 _CLEARLY = 10.0
 """So many times nearer to the port is a value to be taken in place of another that is within tolerance, too."""
-_ERRORS = (InputError, ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
 Chosen = dict[str, Any]
 
 
@@ -73,14 +72,14 @@ def propose(case: Case, bind: Callable[..., Any], *, seconds: float) -> Proposal
             f"{case.name}: its shapes fit no PerceiverIO, PerceiverAR, PerceiverResampler or GatedCrossAttention of "
             "vectors or ids; say what it is with --to"
         )
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     proposal = Proposal([Candidate(configured(g, _first(g)), g.call) for g in found[:_GUESSES]])
     most = -1
     for each in _SLICES:
         for guess, candidate in zip(found, proposal.candidates):
-            if time.monotonic() > deadline or (proposal.binding is not None and proposal.binding.verified):
+            if clock() > deadline or (proposal.binding is not None and proposal.binding.verified):
                 break
-            search = _Search(case, bind, guess, candidate, min(deadline, time.monotonic() + seconds / 2), each)
+            search = _Search(case, bind, guess, candidate, min(deadline, clock() + seconds / 2), each)
             made = search.run()
             if made is not None and (made.verified or search.most > most):
                 proposal.binding, most = made, search.most
@@ -113,7 +112,7 @@ class _Search:
             return None
         for key in self.guess.open:
             for value in self.guess.open[key][1:]:
-                if time.monotonic() > self.deadline:
+                if clock() > self.deadline:
                     return self.best
                 if self._bound({**self.chosen, key: value}):
                     return self._settled()
@@ -124,7 +123,7 @@ class _Search:
     def _bound(self, chosen: Chosen) -> bool:
         """Whether these fields verify; they are kept where more parameters are bound by values than before."""
         candidate = replace(self.candidate, config=configured(self.guess, chosen))
-        left = self.deadline - time.monotonic()
+        left = self.deadline - clock()
         try:
             made = self.bind(self.case, candidate.to, seconds=max(min(self.each, left), 0.5))
         except InputError as error:
@@ -148,7 +147,7 @@ class _Search:
         places = itertools.product(*(range(len(v)) for v in values))
         near = sorted(itertools.islice(places, 200_000), key=lambda place: (sum(i > 0 for i in place), sum(place)))
         for place in near[:_RUNS]:
-            if time.monotonic() > self.deadline:
+            if clock() > self.deadline:
                 return
             yield {key: options[i] for key, options, i in zip(keys, values, place)}
 
@@ -164,7 +163,7 @@ class _Search:
                 path: read_source(source, arrays, path).astype(np.float64) for path, source in made.parameters.items()
             }
             outputs = target.run(params, inputs, self.guess.call)
-        except _ERRORS:
+        except RUNS:
             return False
         limit = TOLERANCES[self.case.meta["dtype"]]["output"]
         ours = [np.asarray(value) for value in outputs.values()]
@@ -209,7 +208,7 @@ def _error(case: Case, made: Map) -> float:
     """The largest error of all that is compared, in tolerances; infinite where it cannot be run."""
     try:
         result = check_case(translate(case, made), case.name)
-    except _ERRORS:
+    except RUNS:
         return float("inf")
     if result.status == "error" or not result.agreements:
         return float("inf")

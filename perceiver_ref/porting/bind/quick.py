@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from .climb import climb
+from .clock import clock
 from .guesses import Choice, Unit, guesses
 from .identities import Gradients, identities
 from .narrow import Narrowing, clash
@@ -54,7 +54,7 @@ class Quick:
         progress: Callable[[int, int], None],
     ) -> None:
         self.tape, self.shapes, self.pool, self.records = tape, dict(shapes), pool, records
-        self.deadline, self.progress = time.monotonic() + seconds, progress
+        self.deadline, self.progress = clock() + seconds, progress
         self.replay = Replay(tape)
         sums, products = identities(tape)
         self.unfelt = self._unfelt(sums)
@@ -84,7 +84,7 @@ class Quick:
                 self.climbing = _CLIMB
                 if (found := self._search(units)) is not None:
                     return found
-                if time.monotonic() > self.deadline:
+                if clock() > self.deadline:
                     return None
             if strict and (found := self._shuffled()) is not None:
                 return found
@@ -97,7 +97,7 @@ class Quick:
             narrowed = self.narrowing.narrow(units, True) if self.narrowing and strict and units else units
             if narrowed is not None:
                 yield narrowed
-            if time.monotonic() > until:
+            if clock() > until:
                 return
 
     def _shuffled(self) -> dict[str, tuple[Source, str]] | None:
@@ -106,7 +106,7 @@ class Quick:
             units.append(Unit((path,), _different([{path: s} for s in self._likely(path)[:_SHUFFLED]])))
         assert self.narrowing is not None
         narrowed = self.narrowing.narrow(units, False)
-        self.climbing = 0.6 * (self.deadline - time.monotonic())
+        self.climbing = 0.6 * (self.deadline - clock())
         return self._search(narrowed) if narrowed else None
 
     def _likely(self, path: str) -> list[Source]:
@@ -252,13 +252,13 @@ class Quick:
                     seen.update({path: name for unit in own for path in unit.paths})
                     self.progress(len(seen), len(self.shapes))
                     return chosen
-                if time.monotonic() > self.deadline:
+                if clock() > self.deadline:
                     return None
         return None
 
     def _until(self, share: float) -> float:
         """When this share of the time that is left will be over."""
-        now = time.monotonic()
+        now = clock()
         return now + share * (self.deadline - now)
 
     def _climbed(
@@ -270,9 +270,9 @@ class Quick:
             merged = {**given, **{path: s for choice in choices for path, s in choice.items()}}
             if self._agrees(merged) is not None:
                 return list(zip(own, choices))
-            if time.monotonic() > self.deadline:
+            if clock() > self.deadline:
                 return None
-        until = self.deadline if self.climbing is None else min(self.deadline, time.monotonic() + self.climbing)
+        until = self.deadline if self.climbing is None else min(self.deadline, clock() + self.climbing)
         found = climb(own, fixed, lambda c: self._off({**given, **c}), self.records.tolerance, until)
         return None if found is None else list(zip(own, found))
 
@@ -356,7 +356,7 @@ def _combinations(units: list[Unit], fixed: Choice, deadline: float) -> Iterator
     stack: list[Iterator[tuple[int, Choice]]] = [iter(enumerate(units[0].choices))]
     index_: list[int] = []
     while stack:
-        if time.monotonic() > deadline:
+        if clock() > deadline:
             return
         step = next(stack[-1], None)
         if step is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,6 +16,7 @@ from itertools import count
 import numpy as np
 
 from .bundles import bundles
+from .clock import clock
 from .hints import Hints
 from .records import Found, Records
 from .sources import Pool, Source
@@ -123,7 +123,7 @@ class Solver:
     def _pass(self, few: int, many: int) -> None:
         for place, entry in enumerate(self.tape.entries):
             free = self.tape.free(place)
-            if free and self.records.has(_size(entry.shape)) and time.monotonic() < self.deadline:
+            if free and self.records.has(_size(entry.shape)) and clock() < self.deadline:
                 final = place == len(self.tape.entries) - 1
                 if len(free) > _TOO_MANY and not (final and (few, many) == _TRIES[-1]):
                     continue
@@ -158,7 +158,7 @@ class Solver:
             rest = [path for path in free if path not in given]
             if self._try(place, rest, given, tries if not given else max(tries // 4, 2)):
                 return
-            if time.monotonic() > self.deadline:
+            if clock() > self.deadline:
                 return
         if own and own[0].endswith("/attention/output/weight"):
             used = {name for source in self.bound.sources.values() for name in source.names}
@@ -167,7 +167,7 @@ class Solver:
                 rest = [path for path in free if path not in given]
                 if set(rest) <= set(own) and self._try(place, rest, given, 1):
                     return
-                if time.monotonic() > self.deadline:
+                if clock() > self.deadline:
                     return
 
     def _try(self, place: int, rest: list[str], given: dict[str, Source], tries: int) -> bool:
@@ -178,7 +178,7 @@ class Solver:
             for assignment in itertools.islice(self._assignments(rest, allowed, given), many):
                 if self._bound_by(place, {**given, **assignment}):
                     return True
-                if time.monotonic() > self.deadline:
+                if clock() > self.deadline:
                     return False
         return False
 
@@ -196,7 +196,7 @@ class Solver:
                 self.bound.tried += 1
                 if self._found(place, assignment) is not None:
                     yield assignment
-                if time.monotonic() > self.deadline:
+                if clock() > self.deadline:
                     return
 
     def _optional(self, free: list[str]) -> Iterator[dict[str, Source]]:
@@ -281,7 +281,7 @@ class Solver:
                 heapq.heappush(heap, (regret + row[index][0] - row[0][0], next(ticket), chosen, row, index))
 
         push(0.0, (), rows(()), 0)
-        while heap and time.monotonic() < self.deadline:
+        while heap and clock() < self.deadline:
             total, _, chosen, row, index = heapq.heappop(heap)
             base = total - (row[index][0] - row[0][0])
             push(base, chosen, row, index + 1)

@@ -62,6 +62,10 @@ class Tape:
     """Parameters that are known."""
     _memo: dict[tuple[int, Hashable], Any] = field(default_factory=dict)
 
+    def again(self) -> Tape:
+        """The same ops, of which no parameter is known."""
+        return Tape(self.entries, self.outputs, self.points)
+
     def fix(self, values: Mapping[str, np.ndarray]) -> None:
         """Parameters are known from here on."""
         self.fixed.update(values)

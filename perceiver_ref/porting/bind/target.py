@@ -25,6 +25,8 @@ from .views import View
 
 _STATE = "state/"
 _TRIED = 400
+RUNS = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
+"""What running a target on inputs that are not its own may raise."""
 
 
 @dataclass(frozen=True)
@@ -180,15 +182,7 @@ def targets(to: To, case: Case) -> Iterator[tuple[Target, Arguments]]:
             try:
                 target = Target(to, inputs, call)
                 target.run(target.drawn(), inputs, call)
-            except (
-                InputError,
-                ValueError,
-                TypeError,
-                IndexError,
-                KeyError,
-                AttributeError,
-                ZeroDivisionError,
-            ) as error:
+            except RUNS as error:
                 failed = failed or error
                 continue
             found = True
@@ -255,7 +249,7 @@ def _takes(to: To, case: Case) -> Asked | None:
             spec = rebuilt.model.parameters()
             params = tree.unflatten_like(spec, [np.zeros(p.shape) for _, p in tree.leaves(spec)])
             rebuilt.run(rebuilt.model, params, {}, {}, Call())
-        except (InputError, ValueError, TypeError, IndexError, KeyError, AttributeError):
+        except RUNS:
             pass
     return calls[0] if calls else None
 
