@@ -106,6 +106,8 @@ class Style:
     trace: str = "all"
     """"all" renamed, "blocks" alone, or "none"."""
     gradients: bool = True
+    stacked: int | None = None
+    """The axis along which layers are one array, alike in all they do; None: each has its own."""
     arguments: str = "kept"
     """Names of inputs and outputs: "kept" or "renamed"."""
 
@@ -153,7 +155,8 @@ def variant(case: Case, style: Style, seed: int, absent: Collection[str] = ()) -
     gradients = {b.path: np.asarray(b.view(case.grad_params[b.name])) for b in rebuilt.bindings} if graded else {}
     made = _Port(style, rng, {p: a for p, a in truth.items() if p not in absent}, gradients, _heads(case, truth))
     used = {b.name for b in (*rebuilt.bindings, *rebuilt.state)}
-    groups = [*made.groups(), *((name, arrays[name], None) for name in arrays if name not in used)]
+    own = list(made.groups()) if style.stacked is None else _stacked(list(made.groups()), style.stacked)
+    groups = [*own, *((name, arrays[name], None) for name in arrays if name not in used)]
     names = _names(rng, style.names, [name for name, *_ in groups])
     order = rng.permutation(len(groups)) if style.order == "shuffled" else range(len(groups))
     port = Case({"peer": "unknown", "class": "mine.Port", "config": {}, "call": {}, "tied": {}})
@@ -204,6 +207,8 @@ class _Port:
     ) -> None:
         self.style, self.rng, self.truth, self.gradients, self.heads = style, rng, truth, gradients, heads
         self.seen: set[bytes] = set()
+        self.choices: dict[str, int] = {}
+        self.orders: dict[str, list[str]] = {}
 
     def groups(self) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
         fused = self._fused()
@@ -241,11 +246,11 @@ class _Port:
         chosen: dict[str, tuple[str, ...]] = {}
         for whole in self.heads:
             kind = self.style.fused
-            kind = ("none", "qkv", "kv")[int(self.rng.integers(3))] if kind == "some" else kind
+            kind = ("none", "qkv", "kv")[self._drawn(whole, 3)] if kind == "some" else kind
             qkv = ("query", "key", "value")
             parts = {"none": (), "qkv": qkv, "kv": ("key", "value"), "biases": qkv}[kind]
             if parts and self._fusible(whole, parts):
-                order = parts if kind == "biases" else self.rng.permutation(parts)
+                order = parts if kind == "biases" else self._permuted(whole, parts)
                 chosen[whole] = tuple(str(part) for part in order)
         return chosen
 
@@ -260,7 +265,7 @@ class _Port:
         return len(shapes) == 1 and (self.style.layout == "(3 h d)" or self.heads[whole][0] == self.heads[whole][1])
 
     def _fuse(self, whole: str, parts: tuple[str, ...], last: str) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-        h, orient = self.heads[whole][0], self._orientation(2)
+        h, orient = self.heads[whole][0], self._orientation(whole)
         axis = {"(3 h d)": -3, "(h 3 d)": -2, "(h d 3)": -1}[self.style.layout]
 
         def lay(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -279,12 +284,12 @@ class _Port:
             return lambda arrays: arrays[path]
         if whole in self.heads and self.style.heads == "split" and part in ("query", "key", "value", "output"):
             return self._split(path, part, self.heads[whole][part in ("key", "value")])
-        orient = self._orientation(self.truth[path].ndim)
+        orient = self._orientation(path)
         return lambda arrays: orient(arrays[path])
 
     def _split(self, path: str, part: str, h: int) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
         """A matrix for each head: (h, in, d), (in, h, d) or (h, d, in); of the output (h, d, out), (out, h, d)."""
-        way = int(self.rng.integers(3))
+        way = self._drawn(path, 3)
         orders = [(0, 1, 2), (2, 0, 1), (0, 1, 2)] if part == "output" else [(1, 0, 2), (0, 1, 2), (1, 2, 0)]
 
         def lay(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -294,12 +299,44 @@ class _Port:
 
         return lay
 
-    def _orientation(self, ndim: int) -> Callable[[np.ndarray], np.ndarray]:
+    def _drawn(self, path: str, count: int) -> int:
+        """A number below `count`: the same for all layers where they are stacked."""
+        if self.style.stacked is None:
+            return int(self.rng.integers(count))
+        return self.choices.setdefault(re.sub(r"\d+", "#", path), int(self.rng.integers(count)))
+
+    def _permuted(self, path: str, parts: tuple[str, ...]) -> list[str]:
+        """The parts in an order: the same for all layers where they are stacked."""
+        if self.style.stacked is None:
+            return list(self.rng.permutation(parts))
+        return self.orders.setdefault(re.sub(r"\d+", "#", path), list(self.rng.permutation(parts)))
+
+    def _orientation(self, path: str) -> Callable[[np.ndarray], np.ndarray]:
         kind = self.style.matrices
         if kind == "each":
-            kind = ("kept", "transposed")[int(self.rng.integers(2))]
+            kind = ("kept", "transposed")[self._drawn(path, 2)]
         extra = {"conv": (1, 1), "conv1d": (1,)}.get(kind, ())
         return (lambda a: a) if kind == "kept" else (lambda a: a.T.reshape(*a.T.shape, *extra))
+
+
+_Group = tuple[str, np.ndarray, np.ndarray | None]
+
+
+def _stacked(groups: list[_Group], axis: int) -> list[_Group]:
+    """Arrays that differ in one number of their names alone as one, where the first of them is; vectors' axis is 0."""
+    layers: dict[str, list[_Group]] = {}
+    for name, array, gradient in groups:
+        layers.setdefault(re.sub(r"/\d+/", "/", name), []).append((name, array, gradient))
+    made: list[_Group] = []
+    for name, rows in layers.items():
+        along = min(axis, rows[0][1].ndim)
+        if len(rows) == 1 or any(array.shape != rows[0][1].shape for _, array, _ in rows):
+            made += rows
+            continue
+        gradients = [gradient for _, _, gradient in rows if gradient is not None]
+        graded = np.stack(gradients, axis=along) if len(gradients) == len(rows) else None
+        made.append((name, np.stack([array for _, array, _ in rows], axis=along), graded))
+    return made
 
 
 @contextmanager

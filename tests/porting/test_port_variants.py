@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -11,7 +12,11 @@ from porting.port_variants import Style, outcome, variant
 from porting.proposed_models import port
 
 from perceiver_ref.errors import InputError
+from perceiver_ref.porting.bind.maps import as_json, from_json
+from perceiver_ref.porting.bind.translate import translate
+from perceiver_ref.porting.bind.views import layouts
 from perceiver_ref.porting.cases import read_case
+from perceiver_ref.porting.check import check_case
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,56 @@ def test_matrices_of_each_head_and_no_biases(without: str, fresh: bool) -> None:
     became, found = outcome(made)
     assert became == "right", (became, found.message)
     assert found.map.parameters["decoder/cross_attention/attention/query/bias"].parts == ()
+
+
+STACKED = (
+    Style(stacked=0),
+    Style("letters", matrices="transposed", trace="none", stacked=0),
+    Style("letters", matrices="transposed", trace="blocks", stacked=1),
+    Style(heads="split", stacked=0, trace="blocks"),
+    Style("letters", "shuffled", trace="none", stacked=0),
+    Style("letters", "shuffled", fused="qkv", trace="none", stacked=1),
+)
+
+
+@pytest.mark.parametrize("style", STACKED, ids=Style.said)
+def test_layers_stacked(style: Style) -> None:
+    """One array for each kind of parameter, with an axis for the layers, as a scan or a batch of blocks has it."""
+    made = port("decoder", style=style, seed=3, graded=style.order == "shuffled")
+    count = made.case.meta["config"]["encoder"]["layers"]
+    stacked = [a for a in made.port.params.values() if a.ndim == 3 and a.shape[style.stacked or 0] == count]
+    assert len(stacked) >= 4
+    became, found = outcome(made)
+    assert became in ("right", "ambiguous"), found.message
+    assert found.left_over == []
+    # the map holds for gradients, too: what is read from a stack adds up where it was read
+    translated = translate(made.port, from_json(json.loads(json.dumps(as_json(found.map))), "map.json"))
+    assert check_case(translated).status == "pass"
+    assert bool(translated.grad_params) == (style.order == "shuffled")
+
+
+def test_two_lists_stacked() -> None:
+    """Cross-attention and self-attention, each a stack of its own."""
+    made = variant(read_case(VECTORS / "lucidrains-perceiver/perceiver_1d.npz"), Style(stacked=0), 3)
+    assert outcome(made)[0] in ("right", "ambiguous")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_view_within_a_stack(axis: int) -> None:
+    """What a view reads of a layer is what it reads within the stack."""
+    rng = np.random.default_rng(axis)
+    layers = rng.standard_normal((4, 6, 15))  # inputs 6; 15 = 3 maps of 5, or 5 channels of 3
+    stack = np.stack(list(layers), axis=axis)
+    seen = 0
+    for view in layouts((6, 15), (6, 5), (5,)) + layouts((6, 15), (6, 11)) + layouts((6, 15), (15, 6)):
+        wanted = view.read(layers[2], None).shape
+        try:
+            within = view.within(stack.shape, axis, 2)
+        except ValueError:
+            continue
+        np.testing.assert_array_equal(within.read(stack, wanted), view.read(layers[2], wanted))
+        seen += 1
+    assert seen > 9
 
 
 @pytest.mark.parametrize("trace", ["blocks", "none"])

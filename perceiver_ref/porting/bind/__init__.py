@@ -5,6 +5,7 @@ target     what it is bound to, and which input is which argument
 tape       a run of the reference, any part of which can be computed again
 views      how one array is read out of another
 sources    what a parameter may be read from
+stacks     layers kept as one array, taken apart
 hints      what is tried first
 records    the port's values, in whatever layout
 quick      whole guesses first, run and compared

@@ -24,6 +24,7 @@ from .quick import Quick
 from .records import Records
 from .solve import Solver, absent_value
 from .sources import Part, Pool
+from .stacks import apart
 from .tape import Tape, record
 from .target import RUNS, Arguments, Target, To, read_to, targets
 from .translate import own_names, rebuild, translate
@@ -34,6 +35,8 @@ _QUICK, _ALONE = 0.7, 0.95
 """The share of the time that whole guesses have before the search op by op, which lives on recorded values."""
 _PLAIN, _FIRST, _LEAST = 0.9, 0.6, 0.05
 """Shares of the time: of inputs under the arguments' names, of the likeliest way, and the least that is worth a try."""
+_APART, _BETTER = 2, 0.7
+"""Ways to take stacked layers apart that are tried beside the arrays as they are, and the share of the time of one."""
 _WAYS = 3
 """Ways of giving the inputs that are gone through where the first does not verify."""
 
@@ -181,17 +184,22 @@ def _bound(case: Case, way: _Way, seconds: float, progress: Callable[[int, int],
     tolerance = _tolerance(case)
     recorded = {f"output/{n}": a for n, a in case.outputs.items()} | {f"trace/{n}": a for n, a in case.trace.items()}
     records = Records(recorded, tolerance, pool.heads)
-    tape = way.tape.again()
-    share = _QUICK if case.trace else _ALONE
-    quick = Quick(tape, target.shapes, pool, records, case.grad_params, share * seconds, progress)
-    found = quick.find()
-    solver = Solver(tape, target.shapes, pool, records, deadline, progress)
-    if found is not None:
-        for path, (source, seen) in found.items():
-            solver.bind({path: source}, seen)
-        if (made := _finished(case, target, arguments, solver, records, tape)).verified:
-            return made
+    until = clock() + (_QUICK if case.trace else _ALONE) * seconds
+    ways = apart(pool.arrays, target.shapes)
+    ways = [*ways[:_APART], *(each for each in ways[_APART:] if not each.origin)]
+    for left, each in zip(range(len(ways), 0, -1), ways):
+        own = Pool(each.arrays, pool.heads) if each.origin else pool
+        graded = each.gradients(case.grad_params)
+        share = (until - clock()) * (1 if left == 1 else _BETTER)
+        found = Quick(way.tape.again(), target.shapes, own, records, graded, share, progress).find()
+        if found is None:
+            continue
         solver = Solver(way.tape.again(), target.shapes, pool, records, deadline, progress)
+        for path, (source, seen) in found.items():
+            solver.bind({path: each.source(source, pool.arrays)}, seen)
+        if (made := _finished(case, target, arguments, solver, records, solver.tape)).verified:
+            return made
+    solver = Solver(way.tape.again(), target.shapes, pool, records, deadline, progress)
     solver.run()
     return _finished(case, target, arguments, solver, records, solver.tape)
 

@@ -76,7 +76,11 @@ class Doubts:
         made |= self._exchanged(set(open_) | set(late))
         for path, sources in open_.items():
             chosen = bound.sources[path]
-            others = [s for s in sources if s.identity != chosen.identity and not _same_place(s, chosen)]
+            others = [
+                s
+                for s in sources
+                if s.identity != chosen.identity and not _same_place(s, chosen, self.solver.pool.arrays)
+            ]
             if others:
                 made[path] = Doubt(tuple(others[:_LISTED]), all(s.key == chosen.key for s in others))
         return made
@@ -117,7 +121,7 @@ class Doubts:
                 equal[source.key] = unfelt or (
                     not self._is_felt(path, source, chosen) and self._as_good(path, source, watched)
                 )
-            if equal[source.key] and not _same_place(source, chosen):
+            if equal[source.key] and not _same_place(source, chosen, self.solver.pool.arrays):
                 made.append(source)
         return made
 
@@ -229,8 +233,14 @@ class Doubts:
             done[path] = best
 
 
-def _same_place(a: Source, b: Source) -> bool:
-    """Whether two sources of equal values read the same array whole."""
-    return (
-        a.key == b.key and a.names == b.names and all(x.view.plain and y.view.plain for x, y in zip(a.parts, b.parts))
-    )
+def _same_place(a: Source, b: Source, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether two sources of equal values read the same elements: an array whole, or one part of it said otherwise."""
+    if a.key != b.key or a.names != b.names:
+        return False
+    if all(x.view.plain and y.view.plain for x, y in zip(a.parts, b.parts)):
+        return True
+    if len(a.parts) > 1 or len(b.parts) > 1:
+        return False
+    places = np.arange(arrays[a.names[0]].size).reshape(arrays[a.names[0]].shape)
+    x, y = (np.sort(source.parts[0].view.read(places, source.shape), axis=None) for source in (a, b))
+    return np.array_equal(x, y)

@@ -143,6 +143,11 @@ class _Slots:
         for path in paths:
             layer = self._layer(path)
             self.layers.setdefault(layer, [[], [], [], []])[self._group(layer, path)].append(path)
+        self.sections = {layer: _section(layer) for layer in self.layers}
+        inner = [i for i, layer in enumerate(self.layers) if self.sections[layer] in (1, 2)]
+        for i, layer in enumerate(self.layers):
+            if inner and i > inner[-1] and not self.sections[layer]:
+                self.sections[layer] = 3  # as a norm of the latents at last
         self.meant = (
             (False in kinds or not fusion[0])
             and (True in kinds or not cross[0])
@@ -161,7 +166,7 @@ class _Slots:
         """Tuples of paths: those that one array holds."""
         made: list[tuple[str, ...]] = []
         order = {section: i for i, section in enumerate(sections)}
-        for _, groups in sorted(self.layers.items(), key=lambda row: order[_section(row[0])]):
+        for _, groups in sorted(self.layers.items(), key=lambda row: order[self.sections[row[0]]]):
             for group in course:
                 rows = groups[group]
                 if group == 1:

@@ -324,13 +324,15 @@ def meet(columns: Sequence[np.ndarray], tolerance: float, most: int) -> list[tup
         made.append(some[np.abs(total).max(axis=1) <= tolerance * np.maximum(size, 1e-3 * scale)])
         if sum(map(len, made)) > most:
             return None
-    return sorted(tuple(row) for some in made for row in some.tolist())
+    found: list[tuple[int, ...]] = sorted(tuple(row) for some in made for row in some.tolist())
+    return found
 
 
 def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """The whole numbers from each first to before its last, one after the other."""
     counts = last - first
-    return np.arange(int(counts.sum())) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    made: np.ndarray = np.arange(int(counts.sum())) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    return made
 
 
 def _split(counts: list[int]) -> list[int]:

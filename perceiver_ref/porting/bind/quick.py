@@ -32,6 +32,8 @@ _SOME = 0.15
 """The share of the time that is left for one of many steps."""
 _STEP = 3000
 """Combinations that are tried at one recorded value."""
+_GROUPS, _PLACES = 13, 24
+"""Sets of parameters between recorded values that are gone through, and the ops that are looked at for one set."""
 _ENUMERATED = 3000
 """Combinations that are gone through rather than climbed to."""
 _CLIMB = 1.5
@@ -224,37 +226,42 @@ class Quick:
         self, open_: list[Unit], fixed: Choice, guess: Choice, seen: dict[str, str]
     ) -> list[tuple[Unit, Choice]] | None:
         """Choices for the units that the next recorded value depends on; at last for all."""
-        done: set[tuple[int, ...]] = set()
-        for place in [*self.watched, None]:
-            needs = self.tape.entries[place].needs if place is not None else frozenset(self.shapes)
+        groups: dict[tuple[int, ...], tuple[list[Unit], list[int]]] = {}
+        for place in self.watched:
+            needs = self.tape.entries[place].needs
             own = [unit for unit in open_ if needs & set(unit.paths)]
-            key = tuple(id(unit) for unit in own)
-            if not own or (place is not None and len(done) > 12):
-                continue
-            if place is not None and key in done and len(own) > 2:
-                limit = 64
-            else:
-                limit = _STEP if place is not None else 1_000_000
-            done.add(key)
-            many = math.prod(len(unit.choices) for unit in own) > _ENUMERATED
-            if place is None and many:
-                return self._climbed(own, fixed, guess, seen)
-            for choices in itertools.islice(
-                _combinations(own, fixed, self._until(1.0 if place is None else _SOME)), limit
-            ):
+            if own:
+                groups.setdefault(tuple(map(id, own)), (own, []))[1].append(place)
+        for own, places in itertools.islice(groups.values(), _GROUPS):
+            for choices in itertools.islice(_combinations(own, fixed, self._until(_SOME)), _STEP):
                 merged = {**guess, **fixed, **{path: s for choice in choices for path, s in choice.items()}}
                 self.tried += 1
-                name = self._agrees(merged) if place is None else self._recorded(place, merged)
-                if name is None and place in self.told:
-                    name = self._spanned(place, merged)
+                name = next((n for place in places[:_PLACES] if (n := self._seen(place, merged)) is not None), None)
                 if name is not None:
-                    chosen = list(zip(own, choices))
-                    seen.update({path: name for unit in own for path in unit.paths})
-                    self.progress(len(seen), len(self.shapes))
-                    return chosen
+                    return self._taken(own, choices, seen, name)
                 if clock() > self.deadline:
                     return None
+        if math.prod(len(unit.choices) for unit in open_) > _ENUMERATED:
+            return self._climbed(open_, fixed, guess, seen)
+        for choices in _combinations(open_, fixed, self.deadline):
+            self.tried += 1
+            name = self._agrees({**guess, **fixed, **{path: s for choice in choices for path, s in choice.items()}})
+            if name is not None:
+                return self._taken(open_, choices, seen, name)
         return None
+
+    def _taken(
+        self, own: list[Unit], choices: list[Choice], seen: dict[str, str], name: str
+    ) -> list[tuple[Unit, Choice]]:
+        """These choices, which a recorded value has shown."""
+        seen.update({path: name for unit in own for path in unit.paths})
+        self.progress(len(seen), len(self.shapes))
+        return list(zip(own, choices))
+
+    def _seen(self, place: int, chosen: Choice) -> str | None:
+        """The recorded value, or the gradient, that shows the result of an op."""
+        name = self._recorded(place, chosen)
+        return self._spanned(place, chosen) if name is None and place in self.told else name
 
     def _until(self, share: float) -> float:
         """When this share of the time that is left will be over."""

@@ -21,6 +21,7 @@ from .hints import Hints
 from .records import Found, Records
 from .sources import Pool, Source
 from .tape import Tape, argument_paths, is_made
+from .views import View
 
 _FEW = 2
 _TRIES = ((1, 1), (40_000, 10), (40_000, 200))
@@ -306,14 +307,22 @@ def _size(shape: tuple[int, ...]) -> int:
 
 def overlap(a: Source, b: Source) -> bool:
     """Whether two sources read the same elements, as far as their views tell."""
-    for x in a.parts:
-        for y in b.parts:
-            if x.name == y.name:
-                if x.view.plain or y.view.plain or x.view.fused != y.view.fused:
-                    return True
-                if x.view.take == y.view.take and x.view.cut == y.view.cut:
-                    return True
-    return False
+    return any(x.name == y.name and not _apart(x.view, y.view) for x in a.parts for y in b.parts)
+
+
+def _apart(x: View, y: View) -> bool:
+    """Whether two views of one array are seen to share nothing."""
+    if x.plain or y.plain:
+        return False
+    cuts = (x.cut, y.cut) if x.cut is not None and y.cut is not None and x.cut[0] == y.cut[0] else None
+    if cuts is not None and (cuts[0][2] <= cuts[1][1] or cuts[1][2] <= cuts[0][1]):
+        return True
+    if x.cut == y.cut and x.fused == y.fused:
+        return x.take != y.take
+    # two layers of a stack, each perhaps split in its own way
+    (m, i), (n, j) = x.take[0] if x.take else (-1, 0), y.take[0] if y.take else (-1, 0)
+    same = m == n == 0 and x.shape is not None and y.shape is not None and x.shape[0] == y.shape[0]
+    return same and i != j
 
 
 def _different(sources: list[Source]) -> list[Source]:

@@ -17,6 +17,7 @@ import numpy as np
 
 Shape = tuple[int, ...]
 _MOST_AXES = 5
+_MOST_LAYERS = 64
 _FUSED = (2, 3, 4)
 """How many maps of one shape are kept as one array: keys and values, queries too, and gates of a cell."""
 
@@ -65,6 +66,27 @@ class View:
             places = self.read(np.arange(into.size).reshape(into.shape), value.shape)
             flat = into.reshape(-1)
             flat[places.reshape(-1)] += value.reshape(-1)
+
+    def within(self, given: Shape, axis: int, index: int) -> View:
+        """The same reading of number `index` along an axis of an array of the shape `given`.
+
+        `ValueError` where the axis is one of those that are merged.
+        """
+        rest = [*given[:axis], *given[axis + 1 :]]
+        cut = self.cut
+        if cut is not None:
+            rest[cut[0]] = cut[2] - cut[1]
+            cut = (cut[0] + (cut[0] >= axis), *cut[1:])
+        if not self.take:  # the part is there first, and is split after
+            shape = (*rest[:axis], given[axis], *rest[axis:])
+            return View(cut, shape, ((axis, index),), self.order, self.split or self.shape, self.invert)
+        inner = self.shape or tuple(rest)
+        before = math.prod(rest[:axis])
+        place = next((i for i in range(len(inner) + 1) if math.prod(inner[:i]) == before), None)
+        if place is None:
+            raise ValueError(f"axis {axis} of {given} is merged in {inner}")
+        shape = (*inner[:place], given[axis], *inner[place:])
+        return View(cut, shape, ((place, index), *self.take), self.order, self.split, self.invert)
 
     @cached_property
     def plain(self) -> bool:
@@ -124,6 +146,8 @@ def layouts(given: Shape, wanted: Shape, heads: tuple[int, ...] = ()) -> tuple[V
             made += [View(None, shape, take, v.order, v.split or v.shape) for v in orders(rest, wanted)]
     if not made:
         made = _cuts(given, wanted)
+    if not made and 1 < given[0] <= _MOST_LAYERS:
+        made = [v.within(given, 0, layer) for layer in range(given[0]) for v in _cuts(given[1:], wanted)]
     return tuple(dict.fromkeys(made))
 
 
