@@ -160,6 +160,16 @@ def test_meeting_in_the_middle_finds_every_sum_that_is_zero(seed: int) -> None:
     assert meet(columns, 1e-9, len(wanted) - 1) is None
 
 
+def test_a_tape_has_every_op_once() -> None:
+    """One normalisation for each norm, and nothing that no output or point hangs on is recorded after them."""
+    case = packaged("open-flamingo/gated_immediate")
+    target, arguments = next(targets(of_case(case), case))
+    inputs = arguments.read(case.inputs)
+    tape = record(target.drawn(), lambda params: target.run(params, inputs, arguments.call))
+    scales = [path for path in target.shapes if path.endswith("scale")]
+    assert sum(entry.op.name == "layer_norm" for entry in tape.entries) == len(scales) == 2
+
+
 def test_what_could_change_places_is_ambiguous() -> None:
     """Scales of the norms of queries and of keys are multiplied: no value and no gradient says which is which."""
     case = packaged("idefics/gated_xattn_float")
