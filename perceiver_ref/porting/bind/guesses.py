@@ -32,6 +32,8 @@ _MAPS = ("hidden", "gate", "output")
 _UNUSUAL = 2.5
 """How much of an order may differ from ours."""
 _OFTEN = 200
+_MIXED, _FEW_ABSENT, _COURSES = 5, 5, 8
+"""Attentions of which each may be fused in its own way, and how many of the others' choices are then gone through."""
 _QKV = ("query/bias", "key/bias", "value/bias")
 _ABSENT: tuple[frozenset[str], ...] = tuple(
     frozenset((*maps, *offsets))
@@ -79,11 +81,13 @@ def guesses(
     orders = list(dict.fromkeys((tuple(names), tuple(sorted(names, key=natural)))))
     reader = _Reader(shapes, pool, absent)
     seen: set[tuple[object, ...]] = set()
-    for missing, fusion, cross, gated in product(_ABSENT, _FUSIONS, _FUSIONS, (False, True)):
-        slots_of = _Slots(paths, fusion, cross, gated, missing, absent)
-        if not slots_of.meant or not reader.counts(slots_of.slots((0, 1, 2, 3), _PARTS, False), names, bool(missing)):
+    for slots_of in _plans(paths, absent):
+        exact = bool(slots_of.left_out) or slots_of.mixed
+        if not slots_of.meant or not reader.counts(slots_of.slots((0, 1, 2, 3), _PARTS, False), names, exact):
             continue
-        for number, (sections, course, parts, maps, turned) in enumerate(_courses()):
+        for number, (sections, course, parts, maps, turned) in enumerate(
+            _courses()[: _COURSES if slots_of.mixed else None]
+        ):
             if number % _OFTEN == 0:
                 yield None
             slots = slots_of.slots(course, parts, turned, sections, maps)
@@ -93,6 +97,19 @@ def guesses(
                 if laid is not None and key not in seen:
                     seen.add(key)
                     yield [reader.unit(slot, name) for slot, name in laid]
+
+
+def _plans(paths: Sequence[str], absent: Callable[[str], float | None]) -> Iterator[_Slots]:
+    """What is fused and what left out: alike for all attentions of a kind; then, of a few, for each its own."""
+    for missing, fusion, cross, gated in product(_ABSENT, _FUSIONS, _FUSIONS, (False, True)):
+        yield _Slots(paths, fusion, cross, gated, missing, absent)
+    plain = _Slots(paths, _FUSIONS[0], _FUSIONS[0], False, frozenset(), absent)
+    if 1 < len(plain.attentions) <= _MIXED:
+        for missing, gated in product(_ABSENT[:_FEW_ABSENT], (False, True)):
+            for fusions in product(_FUSIONS[:3], repeat=len(plain.attentions)):
+                own = dict(zip(plain.attentions, fusions))
+                if len({(_crosses(outer), each) for outer, each in own.items()}) > len(set(map(_crosses, own))):
+                    yield _Slots(paths, fusions[0], fusions[0], gated, missing, absent, own)
 
 
 _Course = tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...], bool]
@@ -125,17 +142,20 @@ class _Slots:
         gated: bool,
         missing: frozenset[str],
         absent: Callable[[str], float | None],
+        apiece: Mapping[str, _Fusion] | None = None,
     ) -> None:
-        self.paths = paths
+        self.paths, self.mixed = paths, apiece is not None
         self.attentions: dict[str, list[str]] = {}
         for path in paths:
             outer, _, own = path.rpartition("/")[0].rpartition("/")
             if own in _PARTS:
                 self.attentions.setdefault(outer, []).append(path)
-        for outer in [o for o, rows in self.attentions.items() if not any("/query/" in f"/{p}" for p in rows)]:
-            del self.attentions[outer]  # the output of an MLP
+        for outer in [
+            o for o, rows in self.attentions.items() if not {"query", "key"} <= {p.split("/")[-2] for p in rows}
+        ]:
+            del self.attentions[outer]  # the output of an MLP, or a map to queries alone
         self.left_out = {p for p in paths if missing & self._kinds(p) and absent(p) is not None}
-        self.fusion_of = {outer: cross if _crosses(outer) else fusion for outer in self.attentions}
+        self.fusion_of = apiece or {outer: cross if _crosses(outer) else fusion for outer in self.attentions}
         kinds = {_crosses(outer) for outer in self.attentions}
         gates = any(path.rpartition("/")[0].endswith("/gate") for path in paths)
         self.gated = gated
@@ -149,8 +169,7 @@ class _Slots:
             if inner and i > inner[-1] and not self.sections[layer]:
                 self.sections[layer] = 3  # as a norm of the latents at last
         self.meant = (
-            (False in kinds or not fusion[0])
-            and (True in kinds or not cross[0])
+            (self.mixed or ((False in kinds or not fusion[0]) and (True in kinds or not cross[0])))
             and (gates or not gated)
             and (bool(self.left_out) or not missing)
         )
@@ -203,11 +222,11 @@ class _Slots:
     def _attention(self, rows: list[str], parts: Sequence[str]) -> list[tuple[str, ...]]:
         made: list[tuple[str, ...]] = []
         for outer in dict.fromkeys(path.rpartition("/")[0].rpartition("/")[0] for path in rows):
-            fused, which = self.fusion_of.get(outer, _FUSIONS[0])
+            (fused, which), within = self.fusion_of.get(outer, _FUSIONS[0]), f"{outer}/" if outer else ""
             done: set[str] = set()
             for name, last in product(parts, _WHOLE):
                 together = fused if name in fused and last in which else (name,)
-                found = tuple(p for t in together for p in (f"{outer}/{t}/{last}",) if p in rows and p not in done)
+                found = tuple(p for t in together for p in (f"{within}{t}/{last}",) if p in rows and p not in done)
                 made += [found] if len(found) == len(together) else [(p,) for p in found]
                 done |= set(found)
             used = {p for slot in made for p in slot}
@@ -229,6 +248,8 @@ def _section(layer: str) -> int:
     """Of a layer: what is in none of the others, cross-attention, self-attention, what follows the latents."""
     if layer.startswith(("decoder", "output")):
         return 3
+    if re.search(r"/\d+/", layer):  # each layer has both
+        return 2
     return 1 if "cross" in layer else 2 if re.search(r"/\d+$", layer) else 0
 
 
@@ -347,8 +368,9 @@ class _Reader:
         rows = [self.sources(self.shapes[path], name) for path in slot]
         if len(slot) == 1:
             plain = [s for s in rows[0] if s.parts[0].view.plain]
-            if len(self.shapes[slot[0]]) == 2:
-                plain.sort(key=lambda s: s.parts[0].view.moved != self.transposed)
+            if len(self.shapes[slot[0]]) == 2:  # tables lie as they are
+                turned = self.transposed and slot[0].endswith("weight")
+                plain.sort(key=lambda s: s.parts[0].view.moved != turned)
             return [{slot[0]: s} for s in plain]
         made: list[tuple[object, Choice]] = []
         if all(self.shapes[p] == self.shapes[slot[0]] for p in slot):
