@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from perceiver_ref.porting.cases import PACKAGED, Case, read_case, write_case
 from perceiver_ref.porting.cases.execution import rebuild, run
 from perceiver_ref.porting.check import check_case
 
+VECTORS = Path(__file__).parents[1] / "vectors"
 CASES = ("hf/model_bare", "open-flamingo/gated_immediate", "idefics2/resampler_mqa_sdpa")
 
 
@@ -168,6 +170,22 @@ def test_a_tape_has_every_op_once() -> None:
     tape = record(target.drawn(), lambda params: target.run(params, inputs, arguments.call))
     scales = [path for path in target.shapes if path.endswith("scale")]
     assert sum(entry.op.name == "layer_norm" for entry in tape.entries) == len(scales) == 2
+
+
+@pytest.mark.parametrize("name", ["perceiver-ar/ar_absolute_sinusoidal", "perceiver-ar/ar_rotary_full"])
+def test_a_tape_gives_what_the_model_gives_with_other_parameters(name: str) -> None:
+    """A table of positions that is not trained is read without its gradient, and is a parameter all the same."""
+    case = read_case(VECTORS / f"{name}.npz")
+    target, arguments = next(targets(of_case(case), case))
+    inputs, call = arguments.read(case.inputs), arguments.call
+    tape = record(target.drawn(), lambda params: target.run(params, inputs, call))
+    rng = np.random.default_rng(1)
+    params = {path: rng.standard_normal(shape) for path, shape in target.shapes.items()}
+    tape.fix(params)
+    outputs = {n: np.asarray(a) for n, a in target.run(params, inputs, call).items() if np.asarray(a).dtype.kind == "f"}
+    assert outputs
+    for output, value in outputs.items():
+        np.testing.assert_array_equal(tape.at(tape.outputs[output], {}), value)  # the same ops on the same numbers
 
 
 def test_what_could_change_places_is_ambiguous() -> None:

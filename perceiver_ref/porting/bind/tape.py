@@ -127,8 +127,6 @@ def record(params: Mapping[str, np.ndarray], compute: Callable[[dict[str, Any]],
 
     def watch(op: Op, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         out = op(*arguments, **options)
-        if not _recorded(arguments) and not any(type(part) is Tensor for part in _outputs(out)):
-            return out
         stored = _stored(arguments, known)
         options = {key: array_of(value) for key, value in options.items()}
         places = places_of(stored)
@@ -138,19 +136,23 @@ def record(params: Mapping[str, np.ndarray], compute: Callable[[dict[str, Any]],
         first = array_of(_outputs(out)[0])
         tape.entries.append(Entry(op, stored, options, needs, getattr(first, "shape", ())))
         for i, part in enumerate(_outputs(out)):
-            known[id(part)] = _Made(len(tape.entries) - 1, i)
-            kept.append(part)
+            name(part, _Made(len(tape.entries) - 1, i))
         return out
+
+    def name(value: Any, stands: Any) -> None:
+        """Its array, too: what a model takes without its gradient hangs on parameters all the same."""
+        for own in (value, array_of(value)):
+            known[id(own)] = stands
+            kept.append(own)
 
     def forward(variables: dict[str, Any]) -> Any:
         for path, tensor in variables.items():
-            known[id(tensor)] = _Param(path)
-            kept.append(tensor)
+            name(tensor, _Param(path))
         with handle(watch), trace(tensors=True) as traced:
             outputs = compute(dict(variables))
         for named, into in ((outputs, tape.outputs), (traced, tape.points)):
-            for name, value in named.items():
-                into[name] = known.get(id(value), array_of(value))
+            for key, value in named.items():
+                into[key] = known.get(id(value), array_of(value))
         # any tensor: of a result that hangs on nothing the engine would ask for a second run
         return (ops.sum(next(iter(variables.values()))) if variables else np.zeros(())), None
 
@@ -162,16 +164,12 @@ def _outputs(out: Any) -> tuple[Any, ...]:
     return out if isinstance(out, tuple) else (out,)
 
 
-def _recorded(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(map(_recorded, value))
-    return type(value) is Tensor
-
-
 def _stored(value: Any, known: Mapping[int, Any]) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_stored(part, known) for part in value)
-    return known.get(id(value), array_of(value)) if type(value) is Tensor else value
+    if isinstance(value, np.ndarray) or type(value) is Tensor:
+        return known.get(id(value), array_of(value))
+    return value
 
 
 def places_of(value: Any) -> list[int]:
