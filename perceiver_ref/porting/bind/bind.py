@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -136,6 +136,16 @@ class _Way:
     tape: Tape
     """The ops of the target, of which no parameter is known."""
 
+    def sample(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Parameters drawn, and the gradients of some sum of the outputs."""
+        rng = np.random.default_rng(2)
+
+        def loss(params: dict[str, Any]) -> Any:
+            return _some(self.target.run(params, self.inputs, self.arguments.call).values(), rng)
+
+        params = self.target.drawn()
+        return params, value_and_grad(loss)(params)[1]
+
 
 def _ways(case: Case, to: To) -> Iterator[_Way]:
     """Ways of giving the inputs in which every parameter has an array; `InputError` where there is none."""
@@ -191,7 +201,7 @@ def _bound(case: Case, way: _Way, seconds: float, progress: Callable[[int, int],
         own = Pool(each.arrays, pool.heads) if each.origin else pool
         graded = each.gradients(case.grad_params)
         share = (until - clock()) * (1 if left == 1 else _BETTER)
-        found = Quick(way.tape.again(), target.shapes, own, records, graded, share, progress).find()
+        found = Quick(way.tape.again(), target.shapes, own, records, graded, share, progress, way.sample).find()
         if found is None:
             continue
         solver = Solver(way.tape.again(), target.shapes, pool, records, deadline, progress)
@@ -368,15 +378,20 @@ def _felt(
     def loss(params: dict[str, Any]) -> Any:
         with trace(wanted, tensors=True) as traced:
             outputs = target.run(params, inputs, arguments.call)
-        total: Any = np.zeros(())
-        for value in (*outputs.values(), *traced.values()):
-            if type(value) is Tensor and value.dtype.kind == "f":
-                total = ops.add(ops.sum(ops.multiply(value, rng.standard_normal(value.shape))), total)
-        return total
+        return _some((*outputs.values(), *traced.values()), rng)
 
     params = {path: np.array(solver.bound.sources[path].value) for path in target.shapes}
     gradients: dict[str, np.ndarray] = value_and_grad(loss)(params)[1]
     return gradients
+
+
+def _some(values: Iterable[Any], rng: np.random.Generator) -> Any:
+    """A sum of all elements of values, each with a factor of its own."""
+    total: Any = np.zeros(())
+    for value in values:
+        if type(value) is Tensor and value.dtype.kind == "f":
+            total = ops.add(ops.sum(ops.multiply(value, rng.standard_normal(value.shape))), total)
+    return total
 
 
 def _verified(case: Case, made: Map, records: Records, solver: Solver) -> tuple[Result | None, str]:

@@ -25,6 +25,8 @@ import numpy as np
 from .sources import Source
 from .tape import Entry, Tape, argument_paths, places_of
 
+_ROUNDING = 1e-9
+"""Of sums of some thousand products in float64, as a share of their terms."""
 _CHUNK = 4096
 """Sums that are looked at together."""
 Term = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -78,6 +80,31 @@ def identities(tape: Tape) -> tuple[list[Identity], list[Product]]:
     covered = set().union(*kept) if kept else set()
     alone = [row for row in products if {row.total, *(w for w, _ in row.readers)} <= covered]
     return sums, alone
+
+
+def sound(
+    sums: Sequence[Identity],
+    products: Sequence[Product],
+    params: Mapping[str, np.ndarray],
+    gradients: Mapping[str, np.ndarray],
+) -> tuple[list[Identity], list[Product]]:
+    """Those that hold for parameters and gradients of the reference's own: a tape does not say all of a gradient."""
+    kept = []
+    for row in sums:
+        terms = [np.ravel(term(params[path], gradients[path])) for path, term in row.terms.items()]
+        if _zero(sum(terms), terms):
+            kept.append(row)
+    alone = []
+    for made in products:
+        terms = [-(params[weight] @ gradients[bias]) for weight, bias in made.readers]
+        if _zero(sum(terms, gradients[made.total]), [*terms, gradients[made.total]]):
+            alone.append(made)
+    return kept, alone
+
+
+def _zero(total: Any, terms: Sequence[np.ndarray]) -> bool:
+    size = sum(float(np.abs(term).max(initial=0.0)) for term in terms)
+    return bool(np.abs(total).max(initial=0.0) <= _ROUNDING * size)
 
 
 class _Graph:

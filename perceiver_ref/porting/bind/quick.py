@@ -15,7 +15,7 @@ import numpy as np
 from .climb import climb
 from .clock import clock
 from .guesses import Choice, Unit, guesses
-from .identities import Gradients, identities
+from .identities import Gradients, identities, sound
 from .narrow import Narrowing, clash
 from .records import Records, tells
 from .replay import Replay
@@ -54,11 +54,15 @@ class Quick:
         gradients: Mapping[str, np.ndarray],
         seconds: float,
         progress: Callable[[int, int], None],
+        sample: Callable[[], tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]] | None = None,
     ) -> None:
+        """`sample` gives parameters of the reference and their gradients, which show what identities hold."""
         self.tape, self.shapes, self.pool, self.records = tape, dict(shapes), pool, records
         self.deadline, self.progress = clock() + seconds, progress
         self.replay = Replay(tape)
         sums, products = identities(tape)
+        if gradients and sample is not None:
+            sums, products = sound(sums, products, *sample())
         self.unfelt = self._unfelt(sums)
         self.gradients = Gradients(gradients)
         self.narrowing: Narrowing | None = None
