@@ -18,7 +18,7 @@ from perceiver_ref.errors import InputError
 from perceiver_ref.peers import PEERS
 from perceiver_ref.peers.reference import to_config
 from perceiver_ref.porting.bind.bind import Binding, bind
-from perceiver_ref.porting.bind.identities import Identity, identities, meet
+from perceiver_ref.porting.bind.identities import Identity, identities, meet, sound
 from perceiver_ref.porting.bind.maps import as_json, from_json, read_map, write_map
 from perceiver_ref.porting.bind.tape import record
 from perceiver_ref.porting.bind.target import of_case, targets, to_of
@@ -142,6 +142,24 @@ def test_identities_hold_and_tell(name: str) -> None:
     for row in sums:
         assert total(row, 1.0) < 1e-11, (row.kind, list(row.terms))  # sums of some hundred products in float64
     assert max(total(row, 1.001) for row in sums) > 1e-5
+
+
+def test_an_identity_that_does_not_hold_is_left_out() -> None:
+    """A tape does not say all of a gradient: of the latents' own layers values fail on the peer's own gradients."""
+    case = read_case(VECTORS / "edgetam/resampler_1d_pos.npz")
+    target, arguments = next(targets(of_case(case), case))
+    inputs, call = arguments.read(case.inputs), arguments.call
+    sums, products = identities(record(target.drawn(), lambda params: target.run(params, inputs, call)))
+    bindings = {b.path: b for b in rebuild(case)[0].bindings}
+    truth, gradients = (
+        {path: np.ascontiguousarray(b.view(group[b.name])) for path, b in bindings.items()}
+        for group in (case.params, case.grad_params)
+    )
+    kept, _ = sound(sums, products, truth, gradients)
+    left = [row for row in sums if row not in kept]
+    assert {row.kind for row in left} == {"values"}
+    assert all("/own/" in path for row in left for path in row.terms)
+    assert {row.kind for row in kept} == {"queries", "norm"}
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -108,6 +108,16 @@ def test_a_way_to_give_inputs_that_only_points_find_out() -> None:
     assert outcome(made, 1)[0] in ("right", "ambiguous", "refused")
 
 
+def test_what_a_search_lacked_is_said() -> None:
+    """Nothing but outputs, in an order of its own: there is no way to tell, and the message says so."""
+    made = port("gated", traced=False, style=Style("letters", "shuffled", "qkv", matrices="each", trace="none"), seed=1)
+    made.port.outputs = {name: array + 0.1 for name, array in made.port.outputs.items()}
+    became, found = outcome(made, 0.5)
+    assert became == "refused"
+    assert "without gradients, arrays in an order of their own are found by recorded values alone" in found.message
+    assert "--seconds gives more" in found.message
+
+
 def test_what_is_not_foreseen_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     made = port("gated")
 

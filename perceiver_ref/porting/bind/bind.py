@@ -211,7 +211,22 @@ def _bound(case: Case, way: _Way, seconds: float, progress: Callable[[int, int],
             return made
     solver = Solver(way.tape.again(), target.shapes, pool, records, deadline, progress)
     solver.run()
-    return _finished(case, target, arguments, solver, records, solver.tape)
+    made = _finished(case, target, arguments, solver, records, solver.tape)
+    if not made.verified:
+        made.message += _missed(case, clock() >= deadline)
+    return made
+
+
+def _missed(case: Case, late: bool) -> str:
+    """What a search that found nothing lacked: time, or what a port may record."""
+    lacks = []
+    if not case.grad_params:
+        lacks.append("without gradients, arrays in an order of their own are found by recorded values alone")
+    if not case.trace:
+        lacks.append("no values inside were recorded")
+    if late:
+        lacks.append("the time was over (--seconds gives more)")
+    return "".join(f"; {each}" for each in lacks)
 
 
 def _tolerance(case: Case) -> float:
