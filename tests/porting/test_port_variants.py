@@ -89,7 +89,7 @@ def test_a_view_within_a_stack(axis: int) -> None:
             continue
         np.testing.assert_array_equal(within.read(stack, wanted), view.read(layers[2], wanted))
         seen += 1
-    assert seen > 9
+    assert seen >= 9
 
 
 @pytest.mark.parametrize("trace", ["blocks", "none"])

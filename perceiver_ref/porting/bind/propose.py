@@ -28,6 +28,8 @@ from .translate import translate
 _SLICES = 1.0, 5.0
 """Seconds that a binding is tried for: a right configuration is mostly bound at once, and a wrong one never."""
 _GUESSES = 6
+_SHARE, _RUNNING = 0.5, 0.7
+"""Of the time, what one configuration may have, and of that, running all that is open together."""
 _RUNS = 4_000
 _CLEARLY = 10.0
 """So many times nearer to the port is a value to be taken in place of another that is within tolerance, too."""
@@ -74,15 +76,18 @@ def propose(case: Case, bind: Callable[..., Any], *, seconds: float) -> Proposal
         )
     deadline = clock() + seconds
     proposal = Proposal([Candidate(configured(g, _first(g)), g.call) for g in found[:_GUESSES]])
-    most = -1
     for each in _SLICES:
-        for guess, candidate in zip(found, proposal.candidates):
-            if clock() > deadline or (proposal.binding is not None and proposal.binding.verified):
-                break
-            search = _Search(case, bind, guess, candidate, min(deadline, clock() + seconds / 2), each)
-            made = search.run()
-            if made is not None and (made.verified or search.most > most):
-                proposal.binding, most = made, search.most
+        searches = [_Search(case, bind, g, c, deadline, each) for g, c in zip(found, proposal.candidates)]
+        begun = [search for search in searches if clock() < deadline and search.begin()]
+        # what binds most as it is comes first; the sort keeps the order of the likeliest
+        begun.sort(key=lambda search: (search.best.verified, search.most), reverse=True)
+        for search in begun:
+            if search.best.verified or clock() < deadline:
+                made = search.run(min(deadline, clock() + _SHARE * seconds))
+                if proposal.binding is None or made.verified:
+                    proposal.binding = made
+                if made.verified:
+                    return proposal
     if proposal.binding is None:
         raise InputError(f"{case.name}: cannot tell its configuration from its shapes; say what it is with --to")
     return proposal
@@ -104,21 +109,29 @@ class _Search:
         self.best: Any = None
         self.most = -1
 
-    def run(self) -> Any:
-        """The binding that verified, or the one with the most evidence; None where nothing can be run."""
-        if self._bound(self.chosen) or self._by_outputs():
+    def begin(self) -> bool:
+        """Bind the likeliest of what is open; whether it can be run."""
+        self._bound(self.chosen)
+        return self.best is not None
+
+    def run(self, deadline: float) -> Any:
+        """The binding that verified, or the one with the most evidence."""
+        self.deadline = deadline
+        if self.best.verified:
             return self._settled()
-        if self.best is None:
-            return None
-        for key in self.guess.open:
-            for value in self.guess.open[key][1:]:
+        # values inside tell one field after the other; outputs alone only all of them together
+        steps = (self._by_values, self._by_outputs) if self.case.trace else (self._by_outputs, self._by_values)
+        return self._settled() if any(step() for step in steps) else self.best
+
+    def _by_values(self) -> bool:
+        """Whether fields changed one at a time, for as many parameters bound by values as can be, verify."""
+        for key, values in self.guess.open.items():
+            for value in values:
                 if clock() > self.deadline:
-                    return self.best
-                if self._bound({**self.chosen, key: value}):
-                    return self._settled()
-        if self._by_outputs():
-            return self._settled()
-        return self.best
+                    return False
+                if value != self.chosen[key] and self._bound({**self.chosen, key: value}):
+                    return True
+        return False
 
     def _bound(self, chosen: Chosen) -> bool:
         """Whether these fields verify; they are kept where more parameters are bound by values than before."""
@@ -137,8 +150,6 @@ class _Search:
 
     def _by_outputs(self) -> bool:
         """Whether some choice gives the port's outputs with the parameters as they are guessed, and verifies."""
-        if self.best is None:
-            return False
         return any(self._gives(chosen) and self._bound(chosen) for chosen in self._choices())
 
     def _choices(self) -> Iterator[Chosen]:
@@ -146,8 +157,9 @@ class _Search:
         keys, values = list(self.guess.open), list(self.guess.open.values())
         places = itertools.product(*(range(len(v)) for v in values))
         near = sorted(itertools.islice(places, 200_000), key=lambda place: (sum(i > 0 for i in place), sum(place)))
+        until = clock() + _RUNNING * (self.deadline - clock())
         for place in near[:_RUNS]:
-            if clock() > self.deadline:
+            if clock() > until:
                 return
             yield {key: options[i] for key, options, i in zip(keys, values, place)}
 
