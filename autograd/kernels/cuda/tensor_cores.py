@@ -1,0 +1,573 @@
+"""float32 products on tensor cores, from three products of TF32 (Ootomo and Yokota 2022, arXiv 2203.03341).
+
+    x = x1 + x2,  y = y1 + y2          x1 the nearest TF32 number (11 digits), x2 = x - x1 cut to one
+    x y ~ x2 y1 + x1 y2 + x1 y1        x2 y2 is below float32's rounding
+
+Tensor cores cut their sums instead of rounding them, so that these would shrink: sums of `TERMS` products are made
+there, and added up by float32 additions. `definition` is this arithmetic in NumPy.
+
+What is not finite is computed again by float32 multiply-adds: infinities, NaN and sums that overflow come out as theirs.
+Factors below 2^-114 have fewer digits, as the second part is then below TF32's smallest number.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+TERMS = 32
+"""Products that are summed on tensor cores before a rounded addition."""
+
+_MOST_MEMORY = 8  # the driver's name of the most shared memory of a block
+
+_COMMON = """
+typedef long long Int;
+__device__ __forceinline__ bool finite(float x) { return fabsf(x) <= 3.402823466e38f; }
+__device__ __forceinline__ void split(float x, unsigned& big, unsigned& small) {
+    big = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
+    small = __float_as_uint(x - __uint_as_float(big));  // the tensor core cuts it
+}
+__device__ __noinline__ float plainly(const float* x, const float* y, Int i, Int j, Int k, Int ldx, Int ldy) {
+    float total = 0;
+    for (Int l = 0; l < k; ++l)
+        total = fmaf(x[XK ? i * ldx + l : l * ldx + i], y[YK ? j * ldy + l : l * ldy + j], total);
+    return total;
+}
+
+struct Call {  // out (n, m) = alpha x (n, k) y (k, m) + bias + beta out, for a batch; `share` products a block
+    Int x, y, out, x_step, y_step, out_step, listed, n, m, k, ldx, ldy, ldo;
+    double alpha, beta;
+    const float* bias;
+    Int count, shares, share;
+    float* parts;
+    __device__ __forceinline__ float* at(Int base, Int step, Int i) const {
+        return listed ? ((float* const*)base)[i] : (float*)(base + i * step);
+    }
+};
+#define CALL Int x_, Int y_, Int out_, Int x_step, Int y_step, Int out_step, Int listed, Int n_, Int m_, Int k_, \\
+    Int ldx_, Int ldy_, Int ldo_, double alpha, double beta, const float* bias, Int count, Int shares, Int share, float* parts
+#define THE_CALL {x_, y_, out_, x_step, y_step, out_step, listed, n_, m_, k_, ldx_, ldy_, ldo_, alpha, beta, bias, \\
+    count, shares, share, parts}
+
+struct Block {  // which tile of which matrices, and which of their products
+    const float *x, *y;
+    Int which, k0, k1;
+    int row0, column0, rows, columns;
+    __device__ __forceinline__ Block(const Call& c) {
+        const int down = (int)((c.n + BM - 1) / BM), across = (int)((c.m + BN - 1) / BN), tiles = down * across;
+        which = blockIdx.x / tiles;
+        int at = blockIdx.x % tiles;
+        // eight rows of tiles at a time, so that what is read again is in the cache
+        const int group = at / (8 * across), high = min(8, down - group * 8);
+        at -= group * 8 * across;
+        row0 = (group * 8 + at % high) * BM;
+        column0 = at / high * BN;
+        rows = (int)min((Int)BM, c.n - row0);
+        columns = (int)min((Int)BN, c.m - column0);
+        x = c.at(c.x, c.x_step, which);
+        y = c.at(c.y, c.y_step, which);
+        k0 = blockIdx.y * c.share;
+        k1 = min(c.k, k0 + c.share);
+    }
+};
+// two elements of a row, or the first alone where the second is beyond the matrix
+__device__ __forceinline__ void store(const Call& c, const Block& b, int row, int column, float2 v) {
+    if (row >= b.rows || column >= b.columns) return;
+    const bool both = column + 1 < b.columns, whole = c.shares == 1;
+    const Int i = b.row0 + row, j = b.column0 + column, ld = whole ? c.ldo : c.m;
+    float* place = (whole ? c.at(c.out, c.out_step, b.which)
+                          : c.parts + ((Int)blockIdx.y * c.count + b.which) * c.n * c.m) + i * ld + j;
+    if (whole) {
+        if (!finite(v.x)) v.x = plainly(b.x, b.y, i, j, c.k, c.ldx, c.ldy);
+        if (both && !finite(v.y)) v.y = plainly(b.x, b.y, i, j + 1, c.k, c.ldx, c.ldy);
+        v.x *= (float)c.alpha;
+        v.y *= (float)c.alpha;
+        if (c.beta != 0) {
+            v.x += (float)c.beta * place[0];
+            if (both) v.y += (float)c.beta * place[1];
+        }
+        if (c.bias) {
+            v.x += c.bias[j];
+            if (both) v.y += c.bias[j + 1];
+        }
+    }
+    if (both && ((Int)place & 7) == 0) *(float2*)place = v;
+    else {
+        place[0] = v.x;
+        if (both) place[1] = v.y;
+    }
+}
+
+// the sum of the shares' parts
+extern "C" __global__ void together(CALL) {
+    const Call c = THE_CALL;
+    const Int size = c.count * c.n * c.m;
+    for (Int at = (Int)blockIdx.x * blockDim.x + threadIdx.x; at < size; at += (Int)gridDim.x * blockDim.x) {
+        float sum = 0;
+        #pragma unroll 4
+        for (Int s = 0; s < c.shares; ++s) sum += c.parts[s * size + at];
+        const Int column = at % c.m, row = at / c.m % c.n, which = at / c.m / c.n;
+        if (!finite(sum))
+            sum = plainly(c.at(c.x, c.x_step, which), c.at(c.y, c.y_step, which), row, column, c.k, c.ldx, c.ldy);
+        float* place = c.at(c.out, c.out_step, which) + row * c.ldo + column;
+        sum *= (float)c.alpha;
+        if (c.beta != 0) sum += (float)c.beta * *place;
+        *place = c.bias ? sum + c.bias[column] : sum;
+    }
+}
+"""
+
+_AMPERE = """
+#define BK 32
+#define THREADS 256
+#define MT (BM / 32)
+#define NT (BN / 32)
+#define LDA (XK ? BK + 4 : BM + 8)
+#define LDB (YK ? BK + 4 : BN + 8)
+#define WORDS_A (XK ? BM * LDA : BK * LDA)
+#define WORDS (WORDS_A + (YK ? BN * LDB : BK * LDB))
+
+template <int V> __device__ __forceinline__ void copy_async(unsigned to, const float* from, int bytes) {
+    if (V == 4) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes));
+}
+// rows x columns of a matrix, zeros beyond its ends, to shared memory
+template <int R, int C, int LD, int V> __device__ __forceinline__ void
+tile(unsigned to, const float* from, Int ld, int rows, int columns) {
+    #pragma unroll (V == 4 ? R * C / (V * THREADS) : 4)
+    for (int i = 0; i < R * C / (V * THREADS); ++i) {
+        int at = threadIdx.x + i * THREADS, row = at / (C / V), column = at % (C / V) * V;
+        int there = row < rows ? min(max(columns - column, 0), V) * 4 : 0;
+        copy_async<V>(to + (row * LD + column) * 4, there ? from + row * ld + column : from, there);
+    }
+}
+__device__ __forceinline__ void
+multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], bool first) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]),
+          "f"(first ? 0.f : d[0]), "f"(first ? 0.f : d[1]), "f"(first ? 0.f : d[2]), "f"(first ? 0.f : d[3]));
+}
+extern "C" __global__ __launch_bounds__(THREADS, 1) void product(CALL) {
+    extern __shared__ float4 memory[];
+    const unsigned base = (unsigned)__cvta_generic_to_shared(memory);
+    const Call call = THE_CALL;
+    const Block here(call);
+    const Int ldx = call.ldx, ldy = call.ldy, k0 = here.k0, k1 = here.k1;
+    const float *xs = here.x, *ys = here.y;
+    const int blocks = (int)((k1 - k0 + BK - 1) / BK), row0 = here.row0, column0 = here.column0;
+    const int rows = here.rows, columns = here.columns;
+
+    auto fetch = [&](int block) {
+        const unsigned a = base + block % STAGES * WORDS * 4, b = a + WORDS_A * 4;
+        const Int at = k0 + (Int)block * BK;
+        const int left = (int)min((Int)BK, k1 - at);
+        if (XK) tile<BM, BK, LDA, VX>(a, xs + row0 * ldx + at, ldx, rows, left);
+        else tile<BK, BM, LDA, VX>(a, xs + at * ldx + row0, ldx, left, rows);
+        if (YK) tile<BN, BK, LDB, VY>(b, ys + column0 * ldy + at, ldy, columns, left);
+        else tile<BK, BN, LDB, VY>(b, ys + at * ldy + column0, ldy, left, columns);
+    };
+
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+    const int warp_row = (warp & 1) * MT * 16, warp_column = (warp >> 1) * NT * 8;
+    float total[MT][NT][4] = {}, part[MT][NT][4];
+    float raw_a[2][MT][4], raw_b[2][NT][2];
+
+    #pragma unroll
+    for (int s = 0; s < STAGES - 1; ++s) {
+        if (s < blocks) fetch(s);
+        asm volatile("cp.async.commit_group;");
+    }
+    for (int block = 0; block < blocks; ++block) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
+        __syncthreads();
+        if (block + STAGES - 1 < blocks) fetch(block + STAGES - 1);
+        asm volatile("cp.async.commit_group;");
+        const float* a = (const float*)memory + block % STAGES * WORDS;
+        const float* b = a + WORDS_A;
+        auto read = [&](int step) {
+            #pragma unroll
+            for (int i = 0; i < MT; ++i) {
+                #pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    int row = warp_row + i * 16 + g + (e & 1) * 8, l = step * 8 + t + (e >> 1) * 4;
+                    raw_a[step & 1][i][e] = a[XK ? row * LDA + l : l * LDA + row];
+                }
+            }
+            #pragma unroll
+            for (int j = 0; j < NT; ++j) {
+                #pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    int column = warp_column + j * 8 + g, l = step * 8 + t + e * 4;
+                    raw_b[step & 1][j][e] = b[YK ? column * LDB + l : l * LDB + column];
+                }
+            }
+        };
+        read(0);
+        #pragma unroll
+        for (int step = 0; step < BK / 8; ++step) {
+            if (step + 1 < BK / 8) read(step + 1);
+            unsigned a1[MT][4], a2[MT][4], b1[NT][2], b2[NT][2];
+            #pragma unroll
+            for (int i = 0; i < MT; ++i)
+                #pragma unroll
+                for (int e = 0; e < 4; ++e) split(raw_a[step & 1][i][e], a1[i][e], a2[i][e]);
+            #pragma unroll
+            for (int j = 0; j < NT; ++j)
+                #pragma unroll
+                for (int e = 0; e < 2; ++e) split(raw_b[step & 1][j][e], b1[j][e], b2[j][e]);
+            const bool first = step % (TERMS / 8) == 0;
+            #pragma unroll
+            for (int i = 0; i < MT; ++i)
+                #pragma unroll
+                for (int j = 0; j < NT; ++j) multiply(part[i][j], a2[i], b1[j], first);
+            #pragma unroll
+            for (int i = 0; i < MT; ++i)
+                #pragma unroll
+                for (int j = 0; j < NT; ++j) multiply(part[i][j], a1[i], b2[j], false);
+            #pragma unroll
+            for (int i = 0; i < MT; ++i)
+                #pragma unroll
+                for (int j = 0; j < NT; ++j) multiply(part[i][j], a1[i], b1[j], false);
+            if (step % (TERMS / 8) == TERMS / 8 - 1) {
+                #pragma unroll
+                for (int i = 0; i < MT; ++i)
+                    #pragma unroll
+                    for (int j = 0; j < NT; ++j)
+                        #pragma unroll
+                        for (int e = 0; e < 4; ++e) total[i][j][e] += part[i][j][e];
+            }
+        }
+    }
+
+    #pragma unroll
+    for (int i = 0; i < MT; ++i)
+        #pragma unroll
+        for (int j = 0; j < NT; ++j)
+            #pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float2 v = {total[i][j][half * 2], total[i][j][half * 2 + 1]};
+                store(call, here, warp_row + i * 16 + g + half * 8, warp_column + j * 8 + t * 2, v);
+            }
+}
+"""
+
+
+_HOPPER = """
+// Two groups of four warps multiply 64 rows each, x in registers; a third splits y into the two parts in shared memory.
+#define BK 32
+#define PART (BN * 128)  // bytes of a part of y: rows of 32 numbers
+#define EACH (BN / 16)   // times 4 numbers of y for each thread that splits
+
+__device__ __forceinline__ void barrier_make(unsigned barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
+}
+__device__ __forceinline__ void arrive(unsigned barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void await(unsigned barrier, int parity) {
+    unsigned done;
+    do {
+        asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+            : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+    } while (!done);
+}
+// rows of 128 bytes, whose pieces of 16 are exchanged by the row
+__device__ __forceinline__ unsigned long long described(unsigned address) {
+    return (unsigned long long)((address & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+__device__ __forceinline__ void
+multiply(float (&d)[BN / 2], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned long long b, int more) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %WIDTH5, 0;"
+        "wgmma.mma_async.sync.aligned.m64nCOLUMNSk8.f32.tf32.tf32 {OUTPUTS}, "
+        "{%WIDTH0, %WIDTH1, %WIDTH2, %WIDTH3}, %WIDTH4, p, 1, 1;}"
+        : OPERANDS : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(more));
+}
+// four numbers of a row, of which `left` exist
+template <int V> __device__ __forceinline__ float4 four(const float* from, int left) {
+    float4 v = {0, 0, 0, 0};
+    if (V == 4 && left >= 4) return *(const float4*)from;
+    if (left > 0) v.x = from[0];
+    if (left > 1) v.y = from[1];
+    if (left > 2) v.z = from[2];
+    if (left > 3) v.w = from[3];
+    return v;
+}
+
+extern "C" __global__ __launch_bounds__(384, 1) void product(CALL) {
+    extern __shared__ __align__(1024) unsigned char memory[];
+    __shared__ __align__(8) unsigned long long barriers[2 * STAGES];
+    const unsigned base = (unsigned)__cvta_generic_to_shared(memory);
+    const unsigned full = (unsigned)__cvta_generic_to_shared(barriers), empty = full + 8 * STAGES;
+    const Call call = THE_CALL;
+    const Block here(call);
+    const Int ldx = call.ldx, ldy = call.ldy, k0 = here.k0, k1 = here.k1;
+    const int blocks = (int)((k1 - k0 + BK - 1) / BK);
+    const int rows = here.rows, columns = here.columns;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; ++s) {
+            barrier_make(full + 8 * s, 128);
+            barrier_make(empty + 8 * s, 8);
+        }
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    __syncthreads();
+
+    // The products of a block of 32 may be in any order, the same for x and y: number 16 q + 4 t + e is at
+    // 16 q + 4 e + t, so that a thread's four numbers of x lie side by side.
+    if (warp >= 8) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
+        const int w = warp - 8;
+        float4 raw[EACH];
+        auto load = [&](int block, int i) {
+            const Int at = k0 + (Int)block * BK;
+            const int left = (int)min((Int)BK, k1 - at);
+            if (YK) {  // a row of y^T, four numbers of it
+                const int row = i * 16 + w * 4 + (lane >> 3), l = (lane & 7) * 4;
+                raw[i] = four<VY>(here.y + (here.column0 + row) * ldy + at + l, row < columns ? left - l : 0);
+            } else {  // four columns of y
+                const int l = (i & 1) * 16 + (lane >> 1), column = ((i >> 1) * 4 + w) * 8 + (lane & 1) * 4;
+                raw[i] = four<VY>(here.y + (at + l) * ldy + here.column0 + column, l < left ? columns - column : 0);
+            }
+        };
+        #pragma unroll
+        for (int i = 0; i < EACH; ++i) load(0, i);
+        for (int block = 0; block < blocks; ++block) {
+            const int stage = block % STAGES;
+            await(empty + 8 * stage, (block / STAGES & 1) ^ 1);
+            const unsigned to = base + stage * 2 * PART;
+            #pragma unroll
+            for (int i = 0; i < EACH; ++i) {
+                const float numbers[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
+                #pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    int row, piece, within;
+                    if (YK) {
+                        row = i * 16 + w * 4 + (lane >> 3);
+                        piece = (lane & 4) + e;
+                        within = lane & 3;
+                    } else {
+                        row = ((i >> 1) * 4 + w) * 8 + (lane & 1) * 4 + e;
+                        piece = (i & 1) * 4 + (lane >> 1 & 3);
+                        within = lane >> 3;
+                    }
+                    unsigned big, small;
+                    split(numbers[e], big, small);
+                    const unsigned place = to + row * 128 + ((piece ^ (row & 7)) << 4) + within * 4;
+                    asm volatile("st.shared.b32 [%0], %1;" ::"r"(place), "r"(big) : "memory");
+                    asm volatile("st.shared.b32 [%0], %1;" ::"r"(place + PART), "r"(small) : "memory");
+                }
+                if (EARLY && block + 1 < blocks) load(block + 1, i);
+            }
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            arrive(full + 8 * stage);
+            if (!EARLY && block + 1 < blocks) {
+                #pragma unroll
+                for (int i = 0; i < EACH; ++i) load(block + 1, i);
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+        const int row = warp * 16 + g;
+        float raw[2][2][4];  // half of the block, row or row + 8, number
+        auto load = [&](int block) {
+            const Int at = k0 + (Int)block * BK;
+            const int left = (int)min((Int)BK, k1 - at);
+            #pragma unroll
+            for (int q = 0; q < 2; ++q)
+                #pragma unroll
+                for (int h = 0; h < 2; ++h) {
+                    const int r = row + h * 8, l = q * 16 + t * 4;
+                    if (XK) {
+                        float4 v = four<VX>(here.x + (here.row0 + r) * ldx + at + l, r < rows ? left - l : 0);
+                        raw[q][h][0] = v.x, raw[q][h][1] = v.y, raw[q][h][2] = v.z, raw[q][h][3] = v.w;
+                    } else {
+                        #pragma unroll
+                        for (int e = 0; e < 4; ++e)
+                            raw[q][h][e] = l + e < left && r < rows ? here.x[(at + l + e) * ldx + here.row0 + r] : 0.f;
+                    }
+                }
+        };
+        float total[BN / 2] = {}, part[BN / 2] = {};
+        load(0);
+        for (int block = 0; block < blocks; ++block) {
+            unsigned big[4][4], small[4][4];  // step of 8, operand
+            #pragma unroll
+            for (int s = 0; s < 4; ++s)
+                #pragma unroll
+                for (int o = 0; o < 4; ++o)
+                    split(raw[s >> 1][o & 1][(s & 1) * 2 + (o >> 1)], big[s][o], small[s][o]);
+            if (block + 1 < blocks) load(block + 1);
+            const int stage = block % STAGES;
+            await(full + 8 * stage, block / STAGES & 1);
+            const unsigned long long y1 = described(base + stage * 2 * PART), y2 = y1 + PART / 16;
+            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+            #pragma unroll
+            for (int s = 0; s < 4; ++s) multiply(part, small[s][0], small[s][1], small[s][2], small[s][3], y1 + 2 * s, s);
+            #pragma unroll
+            for (int s = 0; s < 4; ++s) multiply(part, big[s][0], big[s][1], big[s][2], big[s][3], y2 + 2 * s, 1);
+            #pragma unroll
+            for (int s = 0; s < 4; ++s) multiply(part, big[s][0], big[s][1], big[s][2], big[s][3], y1 + 2 * s, 1);
+            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            if (lane == 0) arrive(empty + 8 * stage);
+            #pragma unroll
+            for (int i = 0; i < BN / 2; ++i) total[i] += part[i];
+        }
+        #pragma unroll
+        for (int j = 0; j < BN / 8; ++j)
+            #pragma unroll
+            for (int h = 0; h < 2; ++h)
+                store(call, here, row + h * 8, j * 8 + t * 2, {total[j * 4 + h * 2], total[j * 4 + h * 2 + 1]});
+    }
+}
+"""
+
+
+class Tile(NamedTuple):
+    """Blocks of the result that a block of threads computes, and its cycles for 32 products of each element."""
+
+    rows: int
+    columns: int
+    cycles: int
+
+
+TILES = {
+    "hopper": (Tile(128, 128, 2000), Tile(128, 96, 1700), Tile(128, 64, 1300)),
+    "ampere": (Tile(128, 128, 3000), Tile(128, 96, 2400), Tile(128, 64, 1800), Tile(64, 64, 1000)),
+}
+"""By the kernel: with Hopper's instructions for groups of warps, or those of all tensor cores since Ampere."""
+STAGES = 4
+EARLY = 1
+_START = 4000  # cycles from a block's first copy to its first product, and to write what it made
+_SHARED = 6000  # of the launch that adds parts up
+_BYTES = 1000  # that the device moves in a cycle
+_LEAST = 256  # products of a share
+
+
+class Split(NamedTuple):
+    """How a product is carried out: its tiles, and into how many shares its sums are divided."""
+
+    tile: Tile
+    shares: int
+    share: int
+
+
+def choice(n: int, m: int, k: int, count: int, multiprocessors: int, tiles: tuple[Tile, ...]) -> Split:
+    """The tile and the shares that should take the least time for `count` products (n, k) (k, m)."""
+    best, least = None, float("inf")
+    for tile in tiles:
+        blocks = -(-n // tile.rows) * -(-m // tile.columns) * count
+        for wanted in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128):
+            if wanted > 1 and k < wanted * _LEAST:
+                break
+            share = -(-k // (wanted * TERMS)) * TERMS
+            shares = -(-k // share)
+            waves = -(-blocks * shares // multiprocessors)
+            time = waves * (share // TERMS * tile.cycles + _START)
+            time += (_SHARED + 8 * shares * n * m * count / _BYTES) if shares > 1 else 0
+            if time < least:
+                best, least = Split(tile, shares, share), time
+    assert best is not None
+    return best
+
+
+def source(kind: str, tile: Tile, x_transposed: bool, y_transposed: bool, wide: tuple[bool, bool]) -> str:
+    """The text of a kernel; `wide`: x and y can be copied 16 bytes at a time."""
+    names = {"BM": tile.rows, "BN": tile.columns, "STAGES": STAGES, "TERMS": TERMS, "EARLY": EARLY}
+    names |= {"XK": int(not x_transposed), "YK": int(y_transposed)}
+    names |= {"VX": 4 if wide[0] else 1, "VY": 4 if wide[1] else 1}
+    text = "".join(f"#define {name} {value}\n" for name, value in names.items()) + _COMMON
+    if kind == "ampere":
+        return text + _AMPERE
+    width = tile.columns // 2
+    outputs = ", ".join(f"%{i}" for i in range(width)), ", ".join(f'"+f"(d[{i}])' for i in range(width))
+    text += _HOPPER.replace("OUTPUTS", outputs[0]).replace("OPERANDS", outputs[1]).replace("COLUMNS", str(tile.columns))
+    for i in range(6):
+        text = text.replace(f"%WIDTH{i}", f"%{width + i}")
+    return text
+
+
+def memory(kind: str, tile: Tile, x_transposed: bool, y_transposed: bool) -> int:
+    """Bytes of shared memory."""
+    if kind == "hopper":
+        return STAGES * tile.columns * 256
+    x = 32 * (tile.rows + 8) if x_transposed else tile.rows * 36
+    return STAGES * 4 * (x + (tile.columns * 36 if y_transposed else 32 * (tile.columns + 8)))
+
+
+@cache
+def _binary(text: str, architecture: str) -> bytes:
+    """A text compiled as CuPy does not: for one architecture's own instructions, and with subnormal numbers."""
+    from cupy.cuda import nvrtc
+
+    program = nvrtc.createProgram(text, "products.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, ("-std=c++17", f"-arch={architecture}"))
+        return bytes(nvrtc.getCUBIN(program))
+    except nvrtc.NVRTCError as error:
+        raise RuntimeError(f"{error}: {nvrtc.getProgramLog(program)}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+@cache
+def _module(text: str, architecture: str, device: int) -> Any:
+    """The kernels of a text on a device."""
+    import cupy
+
+    del device
+    module = cupy.cuda.function.Module()
+    module.load(_binary(text, architecture))
+    return module
+
+
+class ThreeProducts:
+    """A prepared product, or batch of them, as `blas.Spaced` (or, `listed`, as `blas.Listed`), of float32."""
+
+    def __init__(
+        self,
+        sizes: Any,
+        x: Any,
+        y: Any,
+        out: Any,
+        *,
+        count: int = 1,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        wide: tuple[bool, bool] = (True, True),
+        listed: bool = False,
+        kind: str = "",
+        split: Split | None = None,
+    ) -> None:
+        """`wide`: all addresses and steps of x, and of y, are multiples of 16 bytes."""
+        import cupy
+
+        n, m, k = sizes
+        device = cupy.cuda.Device()
+        properties, capability = cupy.cuda.runtime.getDeviceProperties(device.id), device.compute_capability
+        kind = kind or ("hopper" if capability == "90" else "ampere")
+        made = split or choice(n, m, k, count, properties["multiProcessorCount"], TILES[kind])
+        tile, self._shares = made.tile, made.shares
+        text = source(kind, tile, x.transposed, y.transposed, (wide[0] and x.row % 4 == 0, wide[1] and y.row % 4 == 0))
+        module = _module(text, f"sm_{capability}{'a' if kind == 'hopper' else ''}", device.id)
+        self._product, self._together = module.get_function("product"), module.get_function("together")
+        self._memory = memory(kind, tile, x.transposed, y.transposed)
+        cupy.cuda.driver.funcSetAttribute(self._product.ptr, _MOST_MEMORY, self._memory)
+        self._grid = (-(-n // tile.rows) * -(-m // tile.columns) * count, made.shares)
+        self._block = (384 if kind == "hopper" else 256,)
+        self._steps = (x.step, y.step, out.step, int(listed), n, m, k, x.row, y.row, out.row, float(alpha), float(beta))
+        self._sharing, self._alloc = (count, made.shares, made.share), cupy.cuda.alloc
+        self.workspace = 4 * made.shares * n * m * count if made.shares > 1 else 0
+        self._adding = (min(-(-n * m * count // 256), 4096),)
+
+    def __call__(self, x: int, y: int, out: int, bias: int = 0) -> None:
+        space = self._alloc(self.workspace) if self.workspace else None
+        parts = space.ptr if space is not None else 0
+        told = (x, y, out, *self._steps, bias, *self._sharing, parts)
+        self._product(self._grid, self._block, told, shared_mem=self._memory)
+        if parts:
+            self._together(self._adding, (256,), told)
