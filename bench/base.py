@@ -27,13 +27,15 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class Spec:
-    """What one process is to measure. `backend` is "numpy" (the CPU) or "cupy" (the GPU)."""
+    """What one process is to measure. `backend` is "numpy" (the CPU) or "cupy" (the GPU); `products`: how ours
+    multiplies float32 there."""
 
     case: str
     implementation: str
     quick: bool = False
     backend: str = "numpy"
     tf32: bool = False
+    products: str = "default"
 
 
 @dataclass

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from perceiver_ref.autograd.modes import PRODUCTS_VARIABLE
+
 from .base import ROOT, Spec
 
 SECONDS = 1800
@@ -100,8 +102,8 @@ class Worker:
 
 
 def environment(spec: Spec, threads: int) -> dict[str, str]:
-    """The variables of a worker: threads of every library, TF32, and no pool of GPU memory taken in advance."""
+    """The variables of a worker: threads of every library, products, and no pool of GPU memory taken in advance."""
     made = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
     made |= {"CUPY_TF32": "1" if spec.tf32 else "0", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    made["HF_HUB_OFFLINE"] = "1"
+    made |= {PRODUCTS_VARIABLE: spec.products, "HF_HUB_OFFLINE": "1"}
     return made

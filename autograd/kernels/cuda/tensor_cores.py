@@ -6,18 +6,26 @@
 Tensor cores cut their sums instead of rounding them, so that these would shrink: sums of `TERMS` products are made
 there, and added up by float32 additions. `definition` is this arithmetic in NumPy.
 
-What is not finite is computed again by float32 multiply-adds: infinities, NaN and sums that overflow come out as theirs.
-Factors below 2^-114 have fewer digits, as the second part is then below TF32's smallest number.
+What is not finite is computed again by float32 multiply-adds: infinities, NaN and sums that overflow come out as theirs
+do. Factors below 2^-114 have fewer digits, as the second part is then below TF32's smallest number.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ...backend import BackendError
+
+if TYPE_CHECKING:
+    from .blas import Matrices, ProductSizes
 
 TERMS = 32
 """Products that are summed on tensor cores before a rounded addition."""
 
+_STEP = 8  # products of one instruction
 _MOST_MEMORY = 8  # the driver's name of the most shared memory of a block
 
 _COMMON = """
@@ -45,7 +53,8 @@ struct Call {  // out (n, m) = alpha x (n, k) y (k, m) + bias + beta out, for a 
     }
 };
 #define CALL Int x_, Int y_, Int out_, Int x_step, Int y_step, Int out_step, Int listed, Int n_, Int m_, Int k_, \\
-    Int ldx_, Int ldy_, Int ldo_, double alpha, double beta, const float* bias, Int count, Int shares, Int share, float* parts
+    Int ldx_, Int ldy_, Int ldo_, double alpha, double beta, const float* bias, Int count, Int shares, Int share, \\
+    float* parts
 #define THE_CALL {x_, y_, out_, x_step, y_step, out_step, listed, n_, m_, k_, ldx_, ldy_, ldo_, alpha, beta, bias, \\
     count, shares, share, parts}
 
@@ -406,7 +415,8 @@ extern "C" __global__ __launch_bounds__(384, 1) void product(CALL) {
             const unsigned long long y1 = described(base + stage * 2 * PART), y2 = y1 + PART / 16;
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
             #pragma unroll
-            for (int s = 0; s < 4; ++s) multiply(part, small[s][0], small[s][1], small[s][2], small[s][3], y1 + 2 * s, s);
+            for (int s = 0; s < 4; ++s)
+                multiply(part, small[s][0], small[s][1], small[s][2], small[s][3], y1 + 2 * s, s);
             #pragma unroll
             for (int s = 0; s < 4; ++s) multiply(part, big[s][0], big[s][1], big[s][2], big[s][3], y2 + 2 * s, 1);
             #pragma unroll
@@ -425,6 +435,43 @@ extern "C" __global__ __launch_bounds__(384, 1) void product(CALL) {
     }
 }
 """
+
+
+def definition(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x (n, k) times y (k, m) by this arithmetic: float32 -> float32, of finite numbers.
+
+    Tensor cores cut the sum of eight products and what was there to 24 binary digits.
+    """
+    (x1, x2), (y1, y2) = _parts(x), _parts(y)
+    total = np.zeros((x.shape[0], y.shape[1]), np.float32)
+    for start in range(0, x.shape[1], TERMS):
+        part = np.zeros(total.shape, np.float64)
+        for a, b in ((x2, y1), (x1, y2), (x1, y1)):
+            for at in range(start, min(start + TERMS, x.shape[1]), _STEP):
+                part = _cut(part + a[:, at : at + _STEP] @ b[at : at + _STEP], 24)
+        total += part.astype(np.float32)
+    return total
+
+
+def _parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 as the nearest TF32 number, of two as near the larger, and what is left cut to one; held in float64."""
+    big = ((np.ascontiguousarray(x).view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return big.astype(np.float64), _cut((x - big).astype(np.float64), 11)
+
+
+def _cut(x: np.ndarray, digits: int) -> np.ndarray:
+    """float64 cut to so many binary digits."""
+    fraction, exponent = np.frexp(x)
+    return np.ldexp(np.trunc(np.ldexp(fraction, digits)), exponent - digits)
+
+
+@cache
+def supported() -> None:
+    """Nothing, or `BackendError` where the GPU has no tensor cores that multiply TF32."""
+    import cupy
+
+    if int(cupy.cuda.Device().compute_capability) < 80:
+        raise BackendError("products of 3xtf32 need a GPU with tensor cores for TF32: NVIDIA's Ampere or later")
 
 
 class Tile(NamedTuple):
@@ -530,10 +577,10 @@ class ThreeProducts:
 
     def __init__(
         self,
-        sizes: Any,
-        x: Any,
-        y: Any,
-        out: Any,
+        sizes: ProductSizes,
+        x: Matrices,
+        y: Matrices,
+        out: Matrices,
         *,
         count: int = 1,
         alpha: float = 1.0,
