@@ -423,6 +423,8 @@ extern "C" __global__ __launch_bounds__(384, 1) void product(CALL) {
             for (int s = 0; s < 4; ++s) multiply(part, big[s][0], big[s][1], big[s][2], big[s][3], y1 + 2 * s, 1);
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            #pragma unroll
+            for (int i = 0; i < BN / 2; ++i) asm volatile("" : "+f"(part[i])::"memory");  // read no sooner
             if (lane == 0) arrive(empty + 8 * stage);
             #pragma unroll
             for (int i = 0; i < BN / 2; ++i) total[i] += part[i];
