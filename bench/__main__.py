@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from perceiver_ref.autograd.backend import BACKENDS, BackendError, module
-from perceiver_ref.autograd.modes import PRODUCTS
 from perceiver_ref.cli.streams import patient_streams
 from perceiver_ref.errors import InputError, one_of
 from perceiver_ref.host.files import check_apart, check_writable, remove_temporaries, write_json, write_text
@@ -80,11 +79,9 @@ def _run(given: argparse.Namespace) -> int:
 
 def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, Any]], None]) -> None:
     """Measure; `take` is given the result so far, again and again."""
+    module(given.backend)
     if given.tf32 and given.backend != "cupy":
         raise InputError("--tf32 is a mode of GPUs; it goes with --backend cupy")
-    if given.products != "default" and (given.backend != "cupy" or given.tf32):
-        raise InputError("--products is a mode of GPUs; it goes with --backend cupy, and without --tf32")
-    module(given.backend)
     if not 1 <= given.threads <= cores():
         raise InputError(f"--threads must be 1 to {cores()}, the cores that there are; got {given.threads}")
     if given.rounds < 1:
@@ -95,7 +92,6 @@ def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, An
         given.tf32,
         given.quick,
         given.only,
-        products=given.products,
         rounds=given.rounds,
         fewest=min(3, given.rounds),
         budget=given.budget,
@@ -128,7 +124,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", **several, metavar="NAME", help="only these implementations beside ours")
     parser.add_argument("--pass", dest="passes", **several, choices=PASSES, help="only these passes")
     parser.add_argument("--tf32", action="store_true", help="let GPUs multiply in TF32")
-    parser.add_argument("--products", choices=PRODUCTS, default="default", help="how ours multiplies float32 on GPUs")
     parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns at most, at least 3 (default: 9)")
     parser.add_argument("--budget", type=float, default=60, metavar="S", help="seconds of a case's turns (default: 60)")

@@ -27,15 +27,13 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class Spec:
-    """What one process is to measure. `backend` is "numpy" (the CPU) or "cupy" (the GPU); `products`: how ours
-    multiplies float32 there."""
+    """What one process is to measure. `backend` is "numpy" (the CPU) or "cupy" (the GPU)."""
 
     case: str
     implementation: str
     quick: bool = False
     backend: str = "numpy"
     tf32: bool = False
-    products: str = "default"
 
 
 @dataclass

@@ -34,7 +34,7 @@ CASES: dict[str, BenchCase] = {
                 "imagenet",
                 {**IMAGENET, "batch": batch},
                 {**IMAGENET_QUICK, "batch": 1},
-                _ours_and("transformers", "checkpointed", "recorded", "jax"),
+                _ours_and("transformers", "checkpointed", "recorded", "recorded 3xtf32", "jax"),
                 gib={("transformers", BOTH): 7 * batch, ("plain", BOTH): 6 * batch, ("jax", BOTH): 8 * batch},
             )
             for batch in (1, 8)
@@ -46,7 +46,7 @@ CASES: dict[str, BenchCase] = {
                 "language",
                 {**LANGUAGE, "batch": batch},
                 {**LANGUAGE_QUICK, "batch": 2},
-                _ours_and("transformers", "checkpointed", "recorded", "jax"),
+                _ours_and("transformers", "checkpointed", "recorded", "recorded 3xtf32", "jax"),
                 gib={("transformers", BOTH): 4 + 1.5 * batch, ("jax", BOTH): 4 + 1.5 * batch},
             )
             for batch in (1, 8)

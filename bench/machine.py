@@ -32,13 +32,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe(backend: str, threads: int, tf32: bool, products: str = "default") -> dict[str, str]:
-    """Name -> text, for the page and the JSON; `products` where they are not the default."""
+def describe(backend: str, threads: int, tf32: bool) -> dict[str, str]:
+    """Name -> text, for the page and the JSON."""
     rows = {"machine": _machine(backend), "threads": str(threads), "tf32": "on" if tf32 else "off"}
     if backend == "numpy":
         rows["tf32"] = "does not apply"
-    if products != "default":
-        rows["products"] = products
     blas: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     rows["blas"] = f"{blas['name']} {blas['version']}"
     rows["python"] = f"{platform.python_version()} on {platform.system()} {platform.machine()}"

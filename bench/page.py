@@ -79,7 +79,7 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _section(result: Mapping[str, Any]) -> str:
     about = result["machine"]
-    how = ", TF32" if result["tf32"] else "".join(f", products {about[key]}" for key in ("products",) if key in about)
+    tf32 = ", TF32" if result["tf32"] else ""
     names = dict.fromkeys(row["case"] for row in result["rows"] if not row["case"].startswith("scaling-"))
     found = outcomes(result)
     met = sum(outcome.met for outcome in found)
@@ -88,7 +88,7 @@ def _section(result: Mapping[str, Any]) -> str:
         tables.append("### Exponents\n\nTime, FLOPs and memory grow as size^e along an axis, the other sizes fixed.\n")
         tables.append(as_markdown(EXPONENT_HEAD, exponent_table(result)))
     head = f"""\
-        ## {about["machine"]}{how}
+        ## {about["machine"]}{tf32}
 
         {result["date"]}; {"; ".join(f"{key} {text}" for key, text in about.items() if key != "machine")}.
         Targets: {met} of {len(found)} measured ones are met; {_count(result)} are set for this backend.

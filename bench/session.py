@@ -42,7 +42,6 @@ class Measuring:
     fewest: int = 3
     budget: float = 60.0
     passes: Sequence[str] = PASSES
-    products: str = "default"
 
 
 def measure(
@@ -59,7 +58,7 @@ def measure(
         "version": VERSION,
         "backend": options.backend,
         "tf32": options.tf32,
-        "machine": describe(options.backend, options.threads, options.tf32, options.products),
+        "machine": describe(options.backend, options.threads, options.tf32),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "rows": [],
         "exponents": [],
@@ -86,7 +85,7 @@ def measure_case(
     try:
         for name in (*names, *(["product"] if with_product else [])):
             say(f"{case.name}: starting {name}")
-            spec = Spec(case.name, name, options.quick, options.backend, options.tf32, options.products)
+            spec = Spec(case.name, name, options.quick, options.backend, options.tf32)
             try:
                 workers[name] = Worker(spec, options.threads)
             except LostError as error:

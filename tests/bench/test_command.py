@@ -24,8 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--case", "imagenet"], "unknown case 'imagenet'"),
         (["--only", "theirs"], "unknown implementation 'theirs'"),
         (["--tf32"], "--backend cupy"),
-        (["--products", "3xtf32"], "--backend cupy"),
-        (["--products", "3xtf32", "--backend", "cupy", "--tf32"], "without --tf32"),
         (["--threads", "0"], "--threads must be 1 to"),
         (["--threads", "100000"], "--threads must be 1 to"),
         (["--rounds", "0"], "--rounds must be at least 1"),

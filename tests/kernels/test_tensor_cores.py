@@ -15,6 +15,7 @@ from perceiver_ref.autograd import ops, products, recorded, vjp
 from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.autograd.kernels.cuda.blas import Matrices, ProductSizes
 from perceiver_ref.autograd.kernels.cuda.tensor_cores import (
+    FLOAT32,
     TERMS,
     TILES,
     Split,
@@ -22,8 +23,6 @@ from perceiver_ref.autograd.kernels.cuda.tensor_cores import (
     choice,
     definition,
 )
-
-KINDS = list(TILES)
 
 
 def drawn(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -67,30 +66,36 @@ def test_one_product_of_tf32_would_not_do() -> None:
     assert (np.abs(cut[0] @ cut[1] - x.astype(np.float64) @ y.astype(np.float64)) > bound(x, y)).any()
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 500_000), st.integers(1, 70), st.sampled_from(KINDS))
-def test_every_product_is_in_one_share(n: int, m: int, k: int, count: int, kind: str) -> None:
-    made = choice(n, m, k, count, 132, TILES[kind])
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 500_000), st.integers(1, 70))
+def test_every_product_is_in_one_share(n: int, m: int, k: int, count: int) -> None:
+    made, _ = choice(ProductSizes(n, m, k), count, 132, TILES)
     assert made.share % TERMS == 0
     assert (made.shares - 1) * made.share < k <= made.shares * made.share
-    assert made.tile in TILES[kind]
+    assert made.tile in TILES
+
+
+MEASURED = [  # (n, m, k, TFLOP/s of float32, and of three), on an H200
+    (4096, 1024, 1024, 49.3, 80.9),
+    (4096, 4096, 4096, 51.2, 82.3),
+    (2048, 1280, 1280, 40.6, 66.7),
+    (1024, 1024, 4096, 48.9, 65.1),
+]
+
+
+@pytest.mark.parametrize(("n", "m", "k", "float32", "three"), MEASURED)
+def test_times_are_foretold(n: int, m: int, k: int, float32: float, three: float) -> None:
+    """Within a quarter: the kernel differs by a tenth with the layouts, which the rule leaves out."""
+    for rate, tiles in ((float32, FLOAT32), (three, TILES)):
+        _, time = choice(ProductSizes(n, m, k), 1, 132, tiles)
+        assert abs(2e-3 * n * m * k / time / rate - 1) < 0.25
 
 
 @pytest.fixture
-def on_a_gpu(backend: str, xp: Any) -> int:
-    """The GPU's compute capability."""
+def hopper(backend: str, xp: Any) -> None:
     if backend != "cupy":
         pytest.skip("needs a GPU: pytest --backend cupy")
-    capability = int(xp.cuda.Device().compute_capability)
-    if capability < 80:
-        pytest.skip("needs tensor cores for TF32: NVIDIA's Ampere or later")
-    return capability
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest, on_a_gpu: int) -> str:
-    if request.param == "hopper" and on_a_gpu != 90:
+    if xp.cuda.Device().compute_capability != "90":
         pytest.skip("needs NVIDIA's Hopper")
-    return str(request.param)
 
 
 def multiplied(
@@ -107,7 +112,8 @@ def multiplied(
     (a, of_a), (b, of_b) = laid(x, "x"), laid(y, "y")
     (n, k), m = x.shape, y.shape[1]
     out = xp.full(n * m + odd, 3, np.float32)[odd:]
-    product = ThreeProducts(ProductSizes(n, m, k), of_a, of_b, Matrices(m), wide=(not odd, not odd), **options)
+    wide = (not odd and of_a.row % 4 == 0, not odd and of_b.row % 4 == 0)
+    product = ThreeProducts(ProductSizes(n, m, k), of_a, of_b, Matrices(m), wide=wide, **options)
     product(a.data.ptr, b.data.ptr, out.data.ptr)
     return to_host(out).reshape(n, m)
 
@@ -117,50 +123,50 @@ def multiplied(
 @settings(max_examples=8)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 3000), st.integers(0, 9))
 def test_kernels_of_odd_sizes(
-    xp: ModuleType, kind: str, turned: str, odd: bool, n: int, m: int, k: int, seed: int
+    xp: ModuleType, hopper: None, turned: str, odd: bool, n: int, m: int, k: int, seed: int
 ) -> None:
     """Twice the bound: tensor cores cut the products that they sum as well."""
     x, y = drawn(seed, (n, k), (k, m))
-    error = np.abs(multiplied(xp, x, y, turned, odd, kind=kind) - x.astype(np.float64) @ y.astype(np.float64))
+    error = np.abs(multiplied(xp, x, y, turned, odd) - x.astype(np.float64) @ y.astype(np.float64))
     assert (error <= 2 * bound(x, y)).all()
 
 
 @pytest.mark.parametrize("shares", [1, 3])
 @pytest.mark.parametrize("turned", ["", "x", "y", "xy"])
-def test_every_tile(xp: ModuleType, kind: str, turned: str, shares: int) -> None:
+def test_every_tile(xp: ModuleType, hopper: None, turned: str, shares: int) -> None:
     x, y = drawn(0, (200, 516), (516, 420))
     exact = x.astype(np.float64) @ y.astype(np.float64)
-    for tile in TILES[kind]:
-        got = multiplied(xp, x, y, turned, kind=kind, split=Split(tile, shares, -(-516 // (32 * shares)) * 32))
+    for tile in TILES:
+        got = multiplied(xp, x, y, turned, split=Split(tile, shares, -(-516 // (32 * shares)) * 32))
         assert (np.abs(got - exact) <= 2 * bound(x, y)).all(), tile
-        got = multiplied(xp, x, y, turned, kind=kind, alpha=-0.5, beta=2.0)
+        got = multiplied(xp, x, y, turned, alpha=-0.5, beta=2.0)
         np.testing.assert_allclose(got, 6 - exact / 2, rtol=0, atol=1e-4)
 
 
-def test_kernels_compute_what_their_definition_does(xp: ModuleType, kind: str) -> None:
+def test_kernels_compute_what_their_definition_does(xp: ModuleType, hopper: None) -> None:
     """As exactly: the order of sums, and what tensor cores cut of products, are theirs."""
     x, y = drawn(0, (130, 1000), (1000, 140))
-    assert rms(multiplied(xp, x, y, kind=kind), x, y) < 2 * rms(definition(x, y), x, y)
+    assert rms(multiplied(xp, x, y), x, y) < 2 * rms(definition(x, y), x, y)
 
 
 @pytest.mark.parametrize("shares", [1, 2])
-def test_what_is_not_finite_is_as_in_float32(xp: ModuleType, kind: str, shares: int) -> None:
+def test_what_is_not_finite_is_as_in_float32(xp: ModuleType, hopper: None, shares: int) -> None:
     x, y = drawn(0, (70, 300), (300, 90))
     x[3, 4], x[5], x[7, 2], y[5, 9], y[6, 10], y[:, 11] = np.inf, np.nan, -np.inf, 3.4028e38, -np.inf, 0
     x[:, 250], y[250, 20] = 1, 3.4e38
     with np.errstate(all="ignore"):
         exact = x @ y
-    split = Split(TILES[kind][-1], shares, 320 // shares)
-    got = multiplied(xp, x, y, kind=kind, split=split)
+    split = Split(TILES[-1], shares, 320 // shares)
+    got = multiplied(xp, x, y, split=split)
     for test in (np.isnan, np.isposinf, np.isneginf):
         np.testing.assert_array_equal(test(got), test(exact))
 
 
-def test_subnormal_results_are_kept(xp: ModuleType, kind: str) -> None:
+def test_subnormal_results_are_kept(xp: ModuleType, hopper: None) -> None:
     x, y = drawn(0, (40, 64), (64, 50))
     x *= np.float32(2.0**-100)
     y *= np.float32(2.0**-34)
-    error = np.abs(multiplied(xp, x, y, kind=kind) - x.astype(np.float64) @ y.astype(np.float64))
+    error = np.abs(multiplied(xp, x, y) - x.astype(np.float64) @ y.astype(np.float64))
     assert (error <= 2 * bound(x, y) + 64 * 2.0**-149).all()
 
 
@@ -189,31 +195,39 @@ def compared(op: Any, arrays: list[Any], static: dict[str, Any]) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("inputs", [256, 261])
-def test_linear_maps(xp: Any, on_a_gpu: int, inputs: int, biased: bool, tied: bool) -> None:
-    shapes = [(3, 350, inputs), (130, inputs) if tied else (inputs, 130), (130,)]
+def test_linear_maps(xp: Any, hopper: None, inputs: int, biased: bool, tied: bool) -> None:
+    shapes = [(3, 1400, inputs), (650, inputs) if tied else (inputs, 650), (650,)]
     arrays = [xp.asarray(a) for a in drawn(0, *shapes)]
     arrays[1] = arrays[1].T if tied else arrays[1]
     compared(ops.linear, arrays[: 2 + biased], {})
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("sizes", [(70, 300, 64, 40), (300, 70, 33, 35)])
-def test_attention(xp: Any, on_a_gpu: int, sizes: tuple[int, int, int, int], masked: bool) -> None:
+@pytest.mark.parametrize("sizes", [(500, 700, 64, 136), (700, 900, 33, 35)])
+def test_attention(xp: Any, hopper: None, sizes: tuple[int, int, int, int], masked: bool) -> None:
     n, m, d, e = sizes
     arrays = [xp.asarray(a).swapaxes(1, 2) for a in drawn(0, (2, n, 3, d), (2, m, 3, d), (2, m, 3, e))]
     mask = xp.asarray(np.random.default_rng(1).random((2, 1, 1, m)) < 0.7) if masked else None
     compared(ops.attention, arrays, {"mask": mask})
 
 
-def test_float64_is_as_ever(xp: Any, on_a_gpu: int) -> None:
-    x, w = (xp.asarray(a, np.float64) for a in drawn(0, (70, 60), (60, 50)))
+def test_what_float32_does_as_fast_is_left_to_it(xp: Any, hopper: None) -> None:
+    for n, m, k in ((5, 600, 700), (70, 60, 50)):
+        x, w = (xp.asarray(a) for a in drawn(0, (n, k), (k, m)))
+        plain = to_host(ops.linear(x, w))
+        with products("3xtf32"):
+            np.testing.assert_array_equal(to_host(ops.linear(x, w)), plain)
+
+
+def test_float64_is_as_ever(xp: Any, hopper: None) -> None:
+    x, w = (xp.asarray(a, np.float64) for a in drawn(0, (2100, 256), (256, 650)))
     plain = to_host(ops.linear(x, w))
     with products("3xtf32"):
         np.testing.assert_array_equal(to_host(ops.linear(x, w)), plain)
 
 
-def test_a_recording_is_of_one_mode(xp: Any, on_a_gpu: int) -> None:
-    x, w = (xp.asarray(a) for a in drawn(0, (70, 600), (600, 50)))
+def test_a_recording_is_of_one_mode(xp: Any, hopper: None) -> None:
+    x, w = (xp.asarray(a) for a in drawn(0, (2100, 256), (256, 650)))
     run = recorded(lambda x, w: ops.linear(x, w))
     plain = to_host(run(x, w))
     with products("3xtf32"):

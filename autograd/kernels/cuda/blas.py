@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from ...modes import products_mode
-from .tensor_cores import ThreeProducts, supported
+from .tensor_cores import ThreeProducts, pays, supported
 
 _WORKSPACE = 32 << 20  # bytes that cublasLt may use in a product
 
@@ -139,8 +139,9 @@ def spaced(
     bias: bool = False,
 ) -> Spaced | ThreeProducts:
     """One product, or an evenly spaced batch. `aligned`: all addresses and steps are multiples of 16 bytes."""
-    if precision(char) == _THREE_TF32 and min(sizes.n, sizes.m) >= _FEWEST:
-        return ThreeProducts(sizes, x, y, out, count=count, alpha=alpha, beta=beta, wide=(aligned, aligned))
+    wide = (aligned and x.row % 4 == 0, aligned and y.row % 4 == 0)
+    if _by_three(char, sizes, count, wide):
+        return ThreeProducts(sizes, x, y, out, count=count, alpha=alpha, beta=beta, wide=wide)
     return Spaced(char, sizes, x, y, out, count=count, alpha=alpha, beta=beta, aligned=aligned, bias=bias)
 
 
@@ -157,9 +158,16 @@ def listed(
     wide: tuple[bool, bool] = (False, False),
 ) -> Listed | ThreeProducts:
     """A batch whose matrices lie anywhere. `wide`: all addresses of x, and of y, are multiples of 16 bytes."""
-    if precision(char) == _THREE_TF32 and min(sizes.n, sizes.m) >= _FEWEST:
+    wide = (wide[0] and x.row % 4 == 0, wide[1] and y.row % 4 == 0)
+    if _by_three(char, sizes, count, wide):
         return ThreeProducts(sizes, x, y, out, count=count, alpha=alpha, beta=beta, wide=wide, listed=True)
     return Listed(char, sizes, x, y, out, count=count, alpha=alpha, beta=beta)
+
+
+def _by_three(char: str, sizes: ProductSizes, count: int, wide: tuple[bool, bool]) -> bool:
+    if precision(char) != _THREE_TF32 or min(sizes.n, sizes.m) < _FEWEST:
+        return False
+    return pays(sizes, count, all(wide))
 
 
 class Spaced:

@@ -28,7 +28,7 @@ TERMS = 32
 _STEP = 8  # products of one instruction
 _MOST_MEMORY = 8  # the driver's name of the most shared memory of a block
 
-_COMMON = """
+_SOURCE = """
 typedef long long Int;
 __device__ __forceinline__ bool finite(float x) { return fabsf(x) <= 3.402823466e38f; }
 __device__ __forceinline__ void split(float x, unsigned& big, unsigned& small) {
@@ -124,146 +124,7 @@ extern "C" __global__ void together(CALL) {
         *place = c.bias ? sum + c.bias[column] : sum;
     }
 }
-"""
 
-_AMPERE = """
-#define BK 32
-#define THREADS 256
-#define MT (BM / 32)
-#define NT (BN / 32)
-#define LDA (XK ? BK + 4 : BM + 8)
-#define LDB (YK ? BK + 4 : BN + 8)
-#define WORDS_A (XK ? BM * LDA : BK * LDA)
-#define WORDS (WORDS_A + (YK ? BN * LDB : BK * LDB))
-
-template <int V> __device__ __forceinline__ void copy_async(unsigned to, const float* from, int bytes) {
-    if (V == 4) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
-    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes));
-}
-// rows x columns of a matrix, zeros beyond its ends, to shared memory
-template <int R, int C, int LD, int V> __device__ __forceinline__ void
-tile(unsigned to, const float* from, Int ld, int rows, int columns) {
-    #pragma unroll (V == 4 ? R * C / (V * THREADS) : 4)
-    for (int i = 0; i < R * C / (V * THREADS); ++i) {
-        int at = threadIdx.x + i * THREADS, row = at / (C / V), column = at % (C / V) * V;
-        int there = row < rows ? min(max(columns - column, 0), V) * 4 : 0;
-        copy_async<V>(to + (row * LD + column) * 4, there ? from + row * ld + column : from, there);
-    }
-}
-__device__ __forceinline__ void
-multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], bool first) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]),
-          "f"(first ? 0.f : d[0]), "f"(first ? 0.f : d[1]), "f"(first ? 0.f : d[2]), "f"(first ? 0.f : d[3]));
-}
-extern "C" __global__ __launch_bounds__(THREADS, 1) void product(CALL) {
-    extern __shared__ float4 memory[];
-    const unsigned base = (unsigned)__cvta_generic_to_shared(memory);
-    const Call call = THE_CALL;
-    const Block here(call);
-    const Int ldx = call.ldx, ldy = call.ldy, k0 = here.k0, k1 = here.k1;
-    const float *xs = here.x, *ys = here.y;
-    const int blocks = (int)((k1 - k0 + BK - 1) / BK), row0 = here.row0, column0 = here.column0;
-    const int rows = here.rows, columns = here.columns;
-
-    auto fetch = [&](int block) {
-        const unsigned a = base + block % STAGES * WORDS * 4, b = a + WORDS_A * 4;
-        const Int at = k0 + (Int)block * BK;
-        const int left = (int)min((Int)BK, k1 - at);
-        if (XK) tile<BM, BK, LDA, VX>(a, xs + row0 * ldx + at, ldx, rows, left);
-        else tile<BK, BM, LDA, VX>(a, xs + at * ldx + row0, ldx, left, rows);
-        if (YK) tile<BN, BK, LDB, VY>(b, ys + column0 * ldy + at, ldy, columns, left);
-        else tile<BK, BN, LDB, VY>(b, ys + at * ldy + column0, ldy, left, columns);
-    };
-
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
-    const int warp_row = (warp & 1) * MT * 16, warp_column = (warp >> 1) * NT * 8;
-    float total[MT][NT][4] = {}, part[MT][NT][4];
-    float raw_a[2][MT][4], raw_b[2][NT][2];
-
-    #pragma unroll
-    for (int s = 0; s < STAGES - 1; ++s) {
-        if (s < blocks) fetch(s);
-        asm volatile("cp.async.commit_group;");
-    }
-    for (int block = 0; block < blocks; ++block) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
-        __syncthreads();
-        if (block + STAGES - 1 < blocks) fetch(block + STAGES - 1);
-        asm volatile("cp.async.commit_group;");
-        const float* a = (const float*)memory + block % STAGES * WORDS;
-        const float* b = a + WORDS_A;
-        auto read = [&](int step) {
-            #pragma unroll
-            for (int i = 0; i < MT; ++i) {
-                #pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    int row = warp_row + i * 16 + g + (e & 1) * 8, l = step * 8 + t + (e >> 1) * 4;
-                    raw_a[step & 1][i][e] = a[XK ? row * LDA + l : l * LDA + row];
-                }
-            }
-            #pragma unroll
-            for (int j = 0; j < NT; ++j) {
-                #pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    int column = warp_column + j * 8 + g, l = step * 8 + t + e * 4;
-                    raw_b[step & 1][j][e] = b[YK ? column * LDB + l : l * LDB + column];
-                }
-            }
-        };
-        read(0);
-        #pragma unroll
-        for (int step = 0; step < BK / 8; ++step) {
-            if (step + 1 < BK / 8) read(step + 1);
-            unsigned a1[MT][4], a2[MT][4], b1[NT][2], b2[NT][2];
-            #pragma unroll
-            for (int i = 0; i < MT; ++i)
-                #pragma unroll
-                for (int e = 0; e < 4; ++e) split(raw_a[step & 1][i][e], a1[i][e], a2[i][e]);
-            #pragma unroll
-            for (int j = 0; j < NT; ++j)
-                #pragma unroll
-                for (int e = 0; e < 2; ++e) split(raw_b[step & 1][j][e], b1[j][e], b2[j][e]);
-            const bool first = step % (TERMS / 8) == 0;
-            #pragma unroll
-            for (int i = 0; i < MT; ++i)
-                #pragma unroll
-                for (int j = 0; j < NT; ++j) multiply(part[i][j], a2[i], b1[j], first);
-            #pragma unroll
-            for (int i = 0; i < MT; ++i)
-                #pragma unroll
-                for (int j = 0; j < NT; ++j) multiply(part[i][j], a1[i], b2[j], false);
-            #pragma unroll
-            for (int i = 0; i < MT; ++i)
-                #pragma unroll
-                for (int j = 0; j < NT; ++j) multiply(part[i][j], a1[i], b1[j], false);
-            if (step % (TERMS / 8) == TERMS / 8 - 1) {
-                #pragma unroll
-                for (int i = 0; i < MT; ++i)
-                    #pragma unroll
-                    for (int j = 0; j < NT; ++j)
-                        #pragma unroll
-                        for (int e = 0; e < 4; ++e) total[i][j][e] += part[i][j][e];
-            }
-        }
-    }
-
-    #pragma unroll
-    for (int i = 0; i < MT; ++i)
-        #pragma unroll
-        for (int j = 0; j < NT; ++j)
-            #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float2 v = {total[i][j][half * 2], total[i][j][half * 2 + 1]};
-                store(call, here, warp_row + i * 16 + g + half * 8, warp_column + j * 8 + t * 2, v);
-            }
-}
-"""
-
-
-_HOPPER = """
 // Two groups of four warps multiply 64 rows each, x in registers; a third splits y into the two parts in shared memory.
 #define BK 32
 #define PART (BN * 128)  // bytes of a part of y: rows of 32 numbers
@@ -293,10 +154,34 @@ multiply(float (&d)[BN / 2], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
         "{%WIDTH0, %WIDTH1, %WIDTH2, %WIDTH3}, %WIDTH4, p, 1, 1;}"
         : OPERANDS : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(more));
 }
-// four numbers of a row, of which `left` exist
+// four numbers of a row, of which `left` exist, to shared memory; zeros for the others
+template <int V> __device__ __forceinline__ void copy(unsigned to, const float* base, Int at, int left) {
+    if (V == 4) {
+        const int bytes = min(max(left, 0), 4) * 4;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+            ::"r"(to), "l"(bytes ? base + at : base), "r"(bytes) : "memory");
+    } else {
+        #pragma unroll
+        for (int e = 0; e < 4; ++e)
+            asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+                ::"r"(to + e * 4), "l"(e < left ? base + at + e : base), "r"(e < left ? 4 : 0) : "memory");
+    }
+}
+// the same to registers
 template <int V> __device__ __forceinline__ float4 four(const float* from, int left) {
     float4 v = {0, 0, 0, 0};
     if (V == 4 && left >= 4) return *(const float4*)from;
+    if (V == 1 && left >= 4) {  // the 16 bytes that hold the first, and those that hold the last
+        const int over = (int)((Int)from >> 2 & 3);
+        const float4* there = (const float4*)((Int)from & ~15ll);
+        v = *there;
+        if (over) {
+            const float4 u = there[1];
+            if (over & 2) v.x = v.z, v.y = v.w, v.z = u.x, v.w = u.y;
+            if (over & 1) v.x = v.y, v.y = v.z, v.z = v.w, v.w = over & 2 ? u.z : u.x;
+        }
+        return v;
+    }
     if (left > 0) v.x = from[0];
     if (left > 1) v.y = from[1];
     if (left > 2) v.z = from[2];
@@ -328,29 +213,39 @@ extern "C" __global__ __launch_bounds__(384, 1) void product(CALL) {
     // The products of a block of 32 may be in any order, the same for x and y: number 16 q + 4 t + e is at
     // 16 q + 4 e + t, so that a thread's four numbers of x lie side by side.
     if (warp >= 8) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(BN > 128 ? 56 : 72));
+        // What a thread copies it alone reads: copies on their way need no registers, and no barrier.
         const int w = warp - 8;
-        float4 raw[EACH];
-        auto load = [&](int block, int i) {
+        const unsigned own = base + STAGES * 2 * PART + (threadIdx.x - 256) * 16;
+        auto fetch = [&](int block) {
             const Int at = k0 + (Int)block * BK;
-            const int left = (int)min((Int)BK, k1 - at);
-            if (YK) {  // a row of y^T, four numbers of it
-                const int row = i * 16 + w * 4 + (lane >> 3), l = (lane & 7) * 4;
-                raw[i] = four<VY>(here.y + (here.column0 + row) * ldy + at + l, row < columns ? left - l : 0);
-            } else {  // four columns of y
-                const int l = (i & 1) * 16 + (lane >> 1), column = ((i >> 1) * 4 + w) * 8 + (lane & 1) * 4;
-                raw[i] = four<VY>(here.y + (at + l) * ldy + here.column0 + column, l < left ? columns - column : 0);
+            const int left = block < blocks ? (int)min((Int)BK, k1 - at) : 0;
+            #pragma unroll
+            for (int i = 0; i < EACH; ++i) {
+                const unsigned to = own + (block % AHEAD * EACH + i) * 2048;
+                if (YK) {  // a row of y^T, four numbers of it
+                    const int row = i * 16 + w * 4 + (lane >> 3), l = (lane & 7) * 4;
+                    copy<VY>(to, here.y, (here.column0 + row) * ldy + at + l, row < columns ? left - l : 0);
+                } else {  // four columns of y
+                    const int l = (i & 1) * 16 + (lane >> 1), column = ((i >> 1) * 4 + w) * 8 + (lane & 1) * 4;
+                    copy<VY>(to, here.y, (at + l) * ldy + here.column0 + column, l < left ? columns - column : 0);
+                }
             }
+            asm volatile("cp.async.commit_group;" ::: "memory");
         };
-        #pragma unroll
-        for (int i = 0; i < EACH; ++i) load(0, i);
+        for (int block = 0; block < AHEAD - 1; ++block) fetch(block);
         for (int block = 0; block < blocks; ++block) {
+            fetch(block + AHEAD - 1);
+            asm volatile("cp.async.wait_group %0;" ::"n"(AHEAD - 1) : "memory");
             const int stage = block % STAGES;
             await(empty + 8 * stage, (block / STAGES & 1) ^ 1);
             const unsigned to = base + stage * 2 * PART;
             #pragma unroll
             for (int i = 0; i < EACH; ++i) {
-                const float numbers[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
+                float numbers[4];
+                asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                    : "=f"(numbers[0]), "=f"(numbers[1]), "=f"(numbers[2]), "=f"(numbers[3])
+                    : "r"(own + (block % AHEAD * EACH + i) * 2048) : "memory");
                 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                     int row, piece, within;
@@ -369,17 +264,12 @@ extern "C" __global__ __launch_bounds__(384, 1) void product(CALL) {
                     asm volatile("st.shared.b32 [%0], %1;" ::"r"(place), "r"(big) : "memory");
                     asm volatile("st.shared.b32 [%0], %1;" ::"r"(place + PART), "r"(small) : "memory");
                 }
-                if (EARLY && block + 1 < blocks) load(block + 1, i);
             }
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
             arrive(full + 8 * stage);
-            if (!EARLY && block + 1 < blocks) {
-                #pragma unroll
-                for (int i = 0; i < EACH; ++i) load(block + 1, i);
-            }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(BN > 128 ? 224 : 216));
         const int row = warp * 16 + g;
         float raw[2][2][4];  // half of the block, row or row + 8, number
         auto load = [&](int block) {
@@ -469,31 +359,35 @@ def _cut(x: np.ndarray, digits: int) -> np.ndarray:
 
 @cache
 def supported() -> None:
-    """Nothing, or `BackendError` where the GPU has no tensor cores that multiply TF32."""
+    """Nothing, or `BackendError` where the GPU is none of Hopper's, whose instructions the kernel is made of."""
     import cupy
 
-    if int(cupy.cuda.Device().compute_capability) < 80:
-        raise BackendError("products of 3xtf32 need a GPU with tensor cores for TF32: NVIDIA's Ampere or later")
+    capability = cupy.cuda.Device().compute_capability
+    if capability != "90":
+        found = f"{capability[:-1]}.{capability[-1]}"
+        raise BackendError(
+            f"products of 3xtf32 need NVIDIA's Hopper (H100, H200: compute capability 9.0); this GPU's is {found}: "
+            'leave products at "default"'
+        )
 
 
 class Tile(NamedTuple):
-    """Blocks of the result that a block of threads computes, and its cycles for 32 products of each element."""
+    """Blocks of the result that a block of threads computes, and its nanoseconds for 32 products of each element."""
 
     rows: int
     columns: int
-    cycles: int
+    time: int
 
 
-TILES = {
-    "hopper": (Tile(128, 128, 2000), Tile(128, 96, 1700), Tile(128, 64, 1300)),
-    "ampere": (Tile(128, 128, 3000), Tile(128, 96, 2400), Tile(128, 64, 1800), Tile(64, 64, 1000)),
-}
-"""By the kernel: with Hopper's instructions for groups of warps, or those of all tensor cores since Ampere."""
-STAGES = 4
-EARLY = 1
-_START = 4000  # cycles from a block's first copy to its first product, and to write what it made
-_SHARED = 6000  # of the launch that adds parts up
-_BYTES = 1000  # that the device moves in a cycle
+TILES = (Tile(128, 160, 1850), Tile(128, 128, 1500), Tile(128, 96, 1200), Tile(128, 64, 1050))
+FLOAT32 = (Tile(128, 128, 2700), Tile(128, 64, 1400), Tile(64, 64, 750))
+"""cuBLAS's, by the same rule."""
+NARROW = 1.4  # times as long, where x or y is not copied 16 bytes at a time
+STAGES = 4  # blocks of 32 products whose parts of y are in shared memory at a time
+AHEAD = 3  # and of y itself, on its way there
+_START = 1500  # nanoseconds from a block's first copy to its first product, and to write what it made
+_SHARED = 12_000  # of the launch that adds parts up
+_BYTES = 3000  # that the device moves in a nanosecond
 _LEAST = 256  # products of a share
 
 
@@ -505,8 +399,9 @@ class Split(NamedTuple):
     share: int
 
 
-def choice(n: int, m: int, k: int, count: int, multiprocessors: int, tiles: tuple[Tile, ...]) -> Split:
-    """The tile and the shares that should take the least time for `count` products (n, k) (k, m)."""
+def choice(sizes: ProductSizes, count: int, multiprocessors: int, tiles: tuple[Tile, ...]) -> tuple[Split, float]:
+    """The tile and the shares that should take the least time for `count` products, and that in nanoseconds."""
+    n, m, k = sizes
     best, least = None, float("inf")
     for tile in tiles:
         blocks = -(-n // tile.rows) * -(-m // tile.columns) * count
@@ -516,46 +411,41 @@ def choice(n: int, m: int, k: int, count: int, multiprocessors: int, tiles: tupl
             share = -(-k // (wanted * TERMS)) * TERMS
             shares = -(-k // share)
             waves = -(-blocks * shares // multiprocessors)
-            time = waves * (share // TERMS * tile.cycles + _START)
+            time = waves * (share // TERMS * tile.time + _START)
             time += (_SHARED + 8 * shares * n * m * count / _BYTES) if shares > 1 else 0
             if time < least:
                 best, least = Split(tile, shares, share), time
     assert best is not None
-    return best
+    return best, least
 
 
-def source(kind: str, tile: Tile, x_transposed: bool, y_transposed: bool, wide: tuple[bool, bool]) -> str:
-    """The text of a kernel; `wide`: x and y can be copied 16 bytes at a time."""
-    names = {"BM": tile.rows, "BN": tile.columns, "STAGES": STAGES, "TERMS": TERMS, "EARLY": EARLY}
+def pays(sizes: ProductSizes, count: int, wide: bool) -> bool:
+    """Whether three products of TF32 should take less time than one of float32. `wide`: x and y by 16 bytes."""
+    three, one = (choice(sizes, count, _multiprocessors(), tiles)[1] for tiles in (TILES, FLOAT32))
+    return three * (1 if wide else NARROW) < one
+
+
+def source(tile: Tile, x_transposed: bool, y_transposed: bool, wide: tuple[bool, bool]) -> str:
+    """The text of the kernels; `wide`: x and y can be copied 16 bytes at a time."""
+    names = {"BM": tile.rows, "BN": tile.columns, "STAGES": STAGES, "AHEAD": AHEAD}
     names |= {"XK": int(not x_transposed), "YK": int(y_transposed)}
     names |= {"VX": 4 if wide[0] else 1, "VY": 4 if wide[1] else 1}
-    text = "".join(f"#define {name} {value}\n" for name, value in names.items()) + _COMMON
-    if kind == "ampere":
-        return text + _AMPERE
     width = tile.columns // 2
     outputs = ", ".join(f"%{i}" for i in range(width)), ", ".join(f'"+f"(d[{i}])' for i in range(width))
-    text += _HOPPER.replace("OUTPUTS", outputs[0]).replace("OPERANDS", outputs[1]).replace("COLUMNS", str(tile.columns))
+    text = _SOURCE.replace("OUTPUTS", outputs[0]).replace("OPERANDS", outputs[1]).replace("COLUMNS", str(tile.columns))
     for i in range(6):
         text = text.replace(f"%WIDTH{i}", f"%{width + i}")
-    return text
-
-
-def memory(kind: str, tile: Tile, x_transposed: bool, y_transposed: bool) -> int:
-    """Bytes of shared memory."""
-    if kind == "hopper":
-        return STAGES * tile.columns * 256
-    x = 32 * (tile.rows + 8) if x_transposed else tile.rows * 36
-    return STAGES * 4 * (x + (tile.columns * 36 if y_transposed else 32 * (tile.columns + 8)))
+    return "".join(f"#define {name} {value}\n" for name, value in names.items()) + text
 
 
 @cache
-def _binary(text: str, architecture: str) -> bytes:
-    """A text compiled as CuPy does not: for one architecture's own instructions, and with subnormal numbers."""
+def _binary(text: str) -> bytes:
+    """A text compiled as CuPy does not: for Hopper's own instructions, and with subnormal numbers."""
     from cupy.cuda import nvrtc
 
     program = nvrtc.createProgram(text, "products.cu", (), ())
     try:
-        nvrtc.compileProgram(program, ("-std=c++17", f"-arch={architecture}"))
+        nvrtc.compileProgram(program, ("-std=c++17", "-arch=sm_90a"))
         return bytes(nvrtc.getCUBIN(program))
     except nvrtc.NVRTCError as error:
         raise RuntimeError(f"{error}: {nvrtc.getProgramLog(program)}") from error
@@ -564,13 +454,20 @@ def _binary(text: str, architecture: str) -> bytes:
 
 
 @cache
-def _module(text: str, architecture: str, device: int) -> Any:
+def _multiprocessors() -> int:
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["multiProcessorCount"])
+
+
+@cache
+def _module(text: str, device: int) -> Any:
     """The kernels of a text on a device."""
     import cupy
 
     del device
     module = cupy.cuda.function.Module()
-    module.load(_binary(text, architecture))
+    module.load(_binary(text))
     return module
 
 
@@ -589,25 +486,20 @@ class ThreeProducts:
         beta: float = 0.0,
         wide: tuple[bool, bool] = (True, True),
         listed: bool = False,
-        kind: str = "",
         split: Split | None = None,
     ) -> None:
-        """`wide`: all addresses and steps of x, and of y, are multiples of 16 bytes."""
+        """`wide`: all addresses, rows and steps of x, and of y, are multiples of 16 bytes."""
         import cupy
 
         n, m, k = sizes
-        device = cupy.cuda.Device()
-        properties, capability = cupy.cuda.runtime.getDeviceProperties(device.id), device.compute_capability
-        kind = kind or ("hopper" if capability == "90" else "ampere")
-        made = split or choice(n, m, k, count, properties["multiProcessorCount"], TILES[kind])
-        tile, self._shares = made.tile, made.shares
-        text = source(kind, tile, x.transposed, y.transposed, (wide[0] and x.row % 4 == 0, wide[1] and y.row % 4 == 0))
-        module = _module(text, f"sm_{capability}{'a' if kind == 'hopper' else ''}", device.id)
+        made = split or choice(sizes, count, _multiprocessors(), TILES)[0]
+        tile = made.tile
+        text = source(tile, x.transposed, y.transposed, wide)
+        module = _module(text, cupy.cuda.Device().id)
         self._product, self._together = module.get_function("product"), module.get_function("together")
-        self._memory = memory(kind, tile, x.transposed, y.transposed)
+        self._memory = STAGES * 2 * 128 * tile.columns + AHEAD * 128 * tile.columns
         cupy.cuda.driver.funcSetAttribute(self._product.ptr, _MOST_MEMORY, self._memory)
         self._grid = (-(-n // tile.rows) * -(-m // tile.columns) * count, made.shares)
-        self._block = (384 if kind == "hopper" else 256,)
         self._steps = (x.step, y.step, out.step, int(listed), n, m, k, x.row, y.row, out.row, float(alpha), float(beta))
         self._sharing, self._alloc = (count, made.shares, made.share), cupy.cuda.alloc
         self.workspace = 4 * made.shares * n * m * count if made.shares > 1 else 0
@@ -617,6 +509,6 @@ class ThreeProducts:
         space = self._alloc(self.workspace) if self.workspace else None
         parts = space.ptr if space is not None else 0
         told = (x, y, out, *self._steps, bias, *self._sharing, parts)
-        self._product(self._grid, self._block, told, shared_mem=self._memory)
+        self._product(self._grid, (384,), told, shared_mem=self._memory)
         if parts:
             self._together(self._adding, (256,), told)
