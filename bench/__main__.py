@@ -84,6 +84,8 @@ def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, An
         raise InputError("--tf32 is a mode of GPUs; it goes with --backend cupy")
     if not 1 <= given.threads <= cores():
         raise InputError(f"--threads must be 1 to {cores()}, the cores that there are; got {given.threads}")
+    if not given.limit > 0:
+        raise InputError(f"--limit must be above 0 seconds, got {given.limit:g}")
     if given.rounds < 1:
         raise InputError(f"--rounds must be at least 1, got {given.rounds}")
     options = Measuring(
@@ -95,6 +97,7 @@ def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, An
         rounds=given.rounds,
         fewest=min(3, given.rounds),
         budget=given.budget,
+        limit=given.limit,
         passes=given.passes or PASSES,
     )
 
@@ -127,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns at most, at least 3 (default: 9)")
     parser.add_argument("--budget", type=float, default=60, metavar="S", help="seconds of a case's turns (default: 60)")
+    parser.add_argument("--limit", type=float, default=180, metavar="S", help="seconds of a case in all (default: 180)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one turn: does it run?")
     parser.add_argument("--json", type=Path, metavar="F", help="also write the result as JSON")
     parser.add_argument("--write", type=Path, metavar="F", help="also write the page, such as docs/PERFORMANCE.md")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -28,8 +30,9 @@ class LostError(Exception):
 class Worker:
     """One implementation in a process of its own."""
 
-    def __init__(self, spec: Spec, threads: int) -> None:
-        self.spec = spec
+    def __init__(self, spec: Spec, threads: int, until: float = math.inf) -> None:
+        """`until`: the `time.monotonic` after which there are no answers."""
+        self.spec, self.until = spec, until
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", json.dumps(asdict(spec))],
@@ -46,6 +49,7 @@ class Worker:
                 raise LostError(said["missing"])
             self.ready: dict[str, Any] = said["ready"]
         except BaseException:
+            self.kill()
             self.stop()
             raise
 
@@ -61,6 +65,10 @@ class Worker:
         if "failed" in said:
             raise LostError(said["failed"])
         return said
+
+    def kill(self) -> None:
+        """End the process at once, whatever it is doing; `stop` is still to come."""
+        self._process.kill()
 
     def stop(self) -> None:
         """End the process."""
@@ -81,9 +89,10 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
-                if not selector.select(SECONDS):
-                    self._process.kill()
-                    raise LostError(f"no answer within {SECONDS} s")
+                left = min(SECONDS, self.until - time.monotonic())
+                if left <= 0 or not selector.select(left):
+                    self.kill()
+                    raise LostError("out of time" if left < SECONDS else f"no answer within {SECONDS} s")
                 piece = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not piece:
                     raise LostError(self._ended())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Measuring:
-    """How a run is made. `budget` is the seconds that the turns of one case and pass may take together."""
+    """How a run is made. `budget` is the seconds that the turns of one case and pass may take together, `limit` those
+    that a case may take in all."""
 
     backend: str = "numpy"
     threads: int = 1
@@ -42,6 +44,7 @@ class Measuring:
     fewest: int = 3
     budget: float = 60.0
     passes: Sequence[str] = PASSES
+    limit: float = 180.0
 
 
 def measure(
@@ -75,25 +78,34 @@ def measure(
 def measure_case(
     case: BenchCase, options: Measuring, say: Say, rows: list[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """The rows of one case: all passes, all implementations. They are added to `rows` as they are made, if given."""
+    """The rows of one case: all passes, all implementations. They are added to `rows` as they are made, if given.
+
+    What a case's `limit` leaves no time for is missing, with that reason; each pass has its share of the time.
+    """
     rows = [] if rows is None else rows
     workers: dict[str, Worker] = {}
     missing: dict[str, str] = {}
     names = measured(case, options.backend, list(options.only) if options.only is not None else None, options.quick)
     wanted = [name for name in case.passes if name in options.passes]
+    until = time.monotonic() + options.limit
     with_product = case.kind not in ("import", "engine", "perceiver_io") and STEP not in case.passes
     try:
         for name in (*names, *(["product"] if with_product else [])):
             say(f"{case.name}: starting {name}")
             spec = Spec(case.name, name, options.quick, options.backend, options.tf32)
             try:
-                workers[name] = Worker(spec, options.threads)
+                workers[name] = Worker(spec, options.threads, until)
             except LostError as error:
                 missing[name] = str(error)
-        for pass_name in wanted:
+        for i, pass_name in enumerate(wanted):
             rows += [_row(case, pass_name, name, options, missing=reason) for name, reason in missing.items()]
-            _measure_pass(case, pass_name, workers, options, say, rows)
+            share = (until - time.monotonic()) / (len(wanted) - i)
+            _measure_pass(case, pass_name, workers, options, say, rows, until - share * (len(wanted) - i - 1))
         return rows
+    except BaseException:
+        for worker in workers.values():
+            worker.kill()  # what was measured is to be written now, not when they have done what they are doing
+        raise
     finally:
         for worker in workers.values():
             worker.stop()
@@ -106,8 +118,12 @@ def _measure_pass(
     options: Measuring,
     say: Say,
     done: list[dict[str, Any]],
+    until: float = math.inf,
 ) -> None:
-    """Add the rows of a pass to `done`; those of one that is interrupted are of the rounds that all took part in."""
+    """Add the rows of a pass to `done`; those of one that is interrupted are of the rounds that all took part in.
+
+    No round begins that would not end before `until`, but for the first.
+    """
     rows: dict[str, dict[str, Any]] = {}
     turns: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
@@ -145,6 +161,8 @@ def _measure_pass(
     number = 1 if options.quick else rounds(whole, options.budget, fewest, options.rounds)
     try:
         for turn in range(number):
+            if turn and time.monotonic() + whole > until:
+                break
             say(f"{case.name}, {name}: round {turn + 1} of {number}")
             for who in list(seconds):
                 time.sleep(0 if options.quick else PAUSE)

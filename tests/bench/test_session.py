@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -26,8 +27,9 @@ class Scripted:
     """A worker whose answers are in SCRIPT; it notes whose turn it is."""
 
     turns: list[str]
+    killed: list[str]
 
-    def __init__(self, spec: Spec, threads: int) -> None:
+    def __init__(self, spec: Spec, threads: int, until: float) -> None:
         self.name, self.round = spec.implementation, 0
         if self.name not in SCRIPT:
             raise LostError(f"{self.name} is not installed")
@@ -45,13 +47,16 @@ class Scripted:
             raise LostError("killed by signal 9, perhaps for memory")
         return {"seconds": given["seconds"][self.round - 1]}
 
+    def kill(self) -> None:
+        Scripted.killed.append(self.name)
+
     def stop(self) -> None:
         pass
 
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    Scripted.turns = []
+    Scripted.turns, Scripted.killed = [], []
     monkeypatch.setattr(session, "Worker", Scripted)
     monkeypatch.setattr(session, "PAUSE", 0.0)
 
@@ -150,6 +155,39 @@ def test_a_killed_worker_is_a_reason() -> None:
         worker.stop()
 
 
+def test_a_worker_that_is_out_of_time_is_ended() -> None:
+    worker = Worker(Spec("gated", "ours", quick=True), 1)
+    try:
+        worker.until = time.monotonic() + 0.2
+        with pytest.raises(LostError, match="^out of time$"):
+            worker.ask("time", FORWARD, calls=10**9)
+        worker._process.wait(10)
+    finally:
+        worker.stop()
+    with pytest.raises(LostError, match="^out of time$"):
+        Worker(Spec("gated", "ours", quick=True), 1, time.monotonic())
+
+
+@pytest.mark.usefixtures("scripted")
+def test_rounds_end_with_the_time_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of which every answer takes a second: seven before the first round, three a round, which is thought to
+    take 3.2 s and pauses."""
+    now = [0.0]
+    ask = Scripted.ask
+
+    def slow(self: Scripted, do: str, name: str, **more: Any) -> dict[str, Any]:
+        now[0] += 1
+        return ask(self, do, name, **more)
+
+    monkeypatch.setattr(Scripted, "ask", slow)
+    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    for limit, rounds in ((1.0, 1), (14.0, 2), (100.0, 3)):
+        now[0] = 0.0
+        Scripted.turns = []
+        found = rows(limit=limit)
+        assert found["ours"]["rounds"] == found["plain"]["rounds"] == rounds, limit
+
+
 def test_a_failing_request_leaves_the_worker_alive() -> None:
     worker = Worker(Spec("gated", "ours", quick=True), 1)
     try:
@@ -183,6 +221,12 @@ def test_an_interrupted_run_keeps_the_rounds_that_all_took_part_in(
             kept.append,
         )
     rows = {(row["case"], row["implementation"]): row for row in kept[-1]["rows"]}
+    assert Scripted.killed == [
+        "ours",
+        "plain",
+        "flamingo-pytorch",
+        "product",
+    ]  # of the case under way: none is waited for
     assert rows["resampler", "ours"]["rounds"] == 3
     assert rows["gated", "ours"].get("rounds") == rounds
     assert rows["gated", "plain"].get("rounds") == rounds

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from perceiver_ref.autograd import ops, products, recorded, vjp
 from perceiver_ref.autograd.backend import to_host
+from perceiver_ref.autograd.kernels.cuda import tensor_cores
 from perceiver_ref.autograd.kernels.cuda.blas import Matrices, ProductSizes
 from perceiver_ref.autograd.kernels.cuda.tensor_cores import (
     FLOAT32,
@@ -88,6 +90,22 @@ def test_times_are_foretold(n: int, m: int, k: int, float32: float, three: float
     for rate, tiles in ((float32, FLOAT32), (three, TILES)):
         _, time = choice(ProductSizes(n, m, k), 1, 132, tiles)
         assert abs(2e-3 * n * m * k / time / rate - 1) < 0.25
+
+
+def test_a_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether in this process or an earlier one; for another text, or by another compiler, again."""
+    version, texts = [(13, 0)], list[str]()
+    nvrtc = SimpleNamespace(getVersion=lambda: version[0])
+    monkeypatch.setitem(sys.modules, "cupy.cuda", SimpleNamespace(nvrtc=nvrtc))
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "new"))
+    monkeypatch.setattr(tensor_cores, "_compiled", lambda text: (texts.append(text), text.encode())[1])
+    assert [tensor_cores._binary(text) for text in ("a", "b", "a")] == [b"a", b"b", b"a"]
+    assert texts == ["a", "b"]
+    version[0] = (13, 1)
+    assert tensor_cores._binary("a") == b"a"
+    assert texts == ["a", "b", "a"]
+    monkeypatch.setenv("CUPY_CACHE_DIR", "/dev/null/none")
+    assert tensor_cores._binary("a") == b"a"
 
 
 @pytest.fixture

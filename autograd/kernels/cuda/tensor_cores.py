@@ -12,7 +12,11 @@ do. Factors below 2^-114 have fewer digits, as the second part is then below TF3
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -438,9 +442,25 @@ def source(tile: Tile, x_transposed: bool, y_transposed: bool, wide: tuple[bool,
     return "".join(f"#define {name} {value}\n" for name, value in names.items()) + text
 
 
-@cache
 def _binary(text: str) -> bytes:
-    """A text compiled as CuPy does not: for Hopper's own instructions, and with subnormal numbers."""
+    """A text compiled, or as it was before, from a file beside those that CuPy keeps."""
+    from cupy.cuda import nvrtc
+
+    folder = Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
+    kept = folder / f"{sha256(repr((text, nvrtc.getVersion())).encode()).hexdigest()}.perceiver-ref.cubin"
+    with suppress(OSError):
+        return kept.read_bytes()
+    made = _compiled(text)
+    aside = kept.with_suffix(f".{os.getpid()}")
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(made)
+        aside.replace(kept)
+    return made
+
+
+def _compiled(text: str) -> bytes:
+    """Not by CuPy: for Hopper's own instructions, and with subnormal numbers."""
     from cupy.cuda import nvrtc
 
     program = nvrtc.createProgram(text, "products.cu", (), ())
