@@ -54,8 +54,9 @@ def mode() -> str:
 def products(how: str) -> Iterator[None]:
     """Within this context kernels on a GPU multiply float32 as `how` says, one of `PRODUCTS`.
 
-    `"3xtf32"`: on tensor cores, from three products of TF32, whose errors are those of float32 (Ootomo and Yokota 2022,
-    arXiv 2203.03341). Other dtypes, other ops and NumPy arrays compute as ever.
+    `"3xtf32"`: on the tensor cores of NVIDIA's Hopper, from three products of TF32, where that takes less time (Ootomo
+    and Yokota 2022, arXiv 2203.03341); errors are of float32's size, bounds are in docs/RUNNING.md. Other dtypes, other
+    ops and NumPy arrays compute as ever; on another GPU a product raises `BackendError`.
     """
     if how not in PRODUCTS:
         raise ValueError(f"unknown products {how!r}; known: {', '.join(PRODUCTS)}")

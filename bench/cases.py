@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perceiver_ref.errors import one_of
 
-from .case import BOTH, FORWARD, IMPORT, STEP, BenchCase
+from .case import BOTH, COMMAND, FORWARD, IMPORT, STEP, BenchCase
 from .scaling import POINTS, points
 
 
@@ -118,6 +118,24 @@ CASES: dict[str, BenchCase] = {
             {"modules": ("ours",)},
             ("ours", "ours model", "python", "torch", "transformers", "flamingo-pytorch", "jax"),
             passes=(IMPORT,),
+        ),
+        *(
+            BenchCase(name, what, "command", full, quick, ("ours",), passes=(COMMAND,))
+            for name, what, full, quick in (
+                ("check", "checking the packaged cases, after import", *2 * ({"command": ("check",)},)),
+                (
+                    "check-500",
+                    "checking 500 cases, two at a time, after import",
+                    {"command": ("check", "--jobs", "2", "{cases}"), "cases": 500},
+                    {"command": ("check", "{cases}"), "cases": 3},
+                ),
+                (
+                    "export-pack",
+                    "writing the conformance pack, after import",
+                    {"command": ("export", "--pack", "{out}", "--force")},
+                    {"command": ("export", "perceiver-io/language", "--cases", "plain", "--out", "{out}", "--force")},
+                ),
+            )
         ),
     )
 }

@@ -49,7 +49,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "python": Implementation("imports", "Python alone"),
     "torch": Implementation("imports", "PyTorch"),
 }
-_OF_KIND = {"engine": "engines", "import": "imports"}
+_OF_KIND = {"engine": "engines", "import": "imports", "command": "commands"}
 """Kind of a case -> the module of all its implementations."""
 
 

@@ -88,7 +88,7 @@ def measure_case(
     names = measured(case, options.backend, list(options.only) if options.only is not None else None, options.quick)
     wanted = [name for name in case.passes if name in options.passes]
     until = time.monotonic() + options.limit
-    with_product = case.kind not in ("import", "engine", "perceiver_io") and STEP not in case.passes
+    with_product = case.kind not in ("import", "engine", "perceiver_io", "command") and STEP not in case.passes
     try:
         for name in (*names, *(["product"] if with_product else [])):
             say(f"{case.name}: starting {name}")

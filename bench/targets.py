@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .case import BOTH, FORWARD, STEP
+from .case import BOTH, COMMAND, FORWARD, STEP
 from .implementations import IMPLEMENTATIONS
 
 Quantity = Literal["time", "memory", "seconds", "bytes", "share", "exponent", "memory exponent"]
@@ -63,6 +63,8 @@ def _cpu() -> Iterable[Goal]:
         yield Goal(case, "numpy", BOTH, "memory", 0.5, TORCH)
     for case in ("imagenet-1", "language-1"):
         yield Goal(case, "numpy", BOTH, "memory", 0.3, TORCH, "checkpointed")
+    for case, limit in (("check", 1.0), ("check-500", 30.0)):
+        yield Goal(case, "numpy", COMMAND, "seconds", limit)
     yield Goal("flow", "numpy", FORWARD, "time", 0.5, TORCH)
     yield Goal("flow", "numpy", FORWARD, "bytes", 2.5 * GIB)
     for other in ("autograd", "mygrad"):

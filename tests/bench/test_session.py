@@ -159,12 +159,12 @@ def test_a_worker_that_is_out_of_time_is_ended() -> None:
     worker = Worker(Spec("gated", "ours", quick=True), 1)
     try:
         worker.until = time.monotonic() + 0.2
-        with pytest.raises(LostError, match="^out of time$"):
+        with pytest.raises(LostError, match=r"^out of time$"):
             worker.ask("time", FORWARD, calls=10**9)
         worker._process.wait(10)
     finally:
         worker.stop()
-    with pytest.raises(LostError, match="^out of time$"):
+    with pytest.raises(LostError, match=r"^out of time$"):
         Worker(Spec("gated", "ours", quick=True), 1, time.monotonic())
 
 
