@@ -11,8 +11,9 @@ from typing import Any
 from ...backend import Array
 from ...ops.linear import linear
 from . import blas
-from .blas import Matrices, ProductSizes, Spaced, ThreeProducts, spaced
+from .blas import Matrices, ProductSizes, Spaced, spaced
 from .launch import column_sums, contiguous, fits
+from .tensor_cores import ThreeProducts
 
 MOST = 1000
 """Products that are kept prepared: texts that are generated make some for each length."""

@@ -358,7 +358,8 @@ def _parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _cut(x: np.ndarray, digits: int) -> np.ndarray:
     """float64 cut to so many binary digits."""
     fraction, exponent = np.frexp(x)
-    return np.ldexp(np.trunc(np.ldexp(fraction, digits)), exponent - digits)
+    cut: np.ndarray = np.ldexp(np.trunc(np.ldexp(fraction, digits)), exponent - digits)
+    return cut
 
 
 @cache
@@ -415,7 +416,7 @@ def choice(sizes: ProductSizes, count: int, multiprocessors: int, tiles: tuple[T
             share = -(-k // (wanted * TERMS)) * TERMS
             shares = -(-k // share)
             waves = -(-blocks * shares // multiprocessors)
-            time = waves * (share // TERMS * tile.time + _START)
+            time = float(waves * (share // TERMS * tile.time + _START))
             time += (_SHARED + 8 * shares * n * m * count / _BYTES) if shares > 1 else 0
             if time < least:
                 best, least = Split(tile, shares, share), time
