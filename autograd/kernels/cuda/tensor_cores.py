@@ -158,34 +158,10 @@ multiply(float (&d)[BN / 2], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
         "{%WIDTH0, %WIDTH1, %WIDTH2, %WIDTH3}, %WIDTH4, p, 1, 1;}"
         : OPERANDS : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(more));
 }
-// four numbers of a row, of which `left` exist, to shared memory; zeros for the others
-template <int V> __device__ __forceinline__ void copy(unsigned to, const float* base, Int at, int left) {
-    if (V == 4) {
-        const int bytes = min(max(left, 0), 4) * 4;
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-            ::"r"(to), "l"(bytes ? base + at : base), "r"(bytes) : "memory");
-    } else {
-        #pragma unroll
-        for (int e = 0; e < 4; ++e)
-            asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
-                ::"r"(to + e * 4), "l"(e < left ? base + at + e : base), "r"(e < left ? 4 : 0) : "memory");
-    }
-}
-// the same to registers
+// four numbers of a row, of which `left` exist; zeros for the others
 template <int V> __device__ __forceinline__ float4 four(const float* from, int left) {
     float4 v = {0, 0, 0, 0};
     if (V == 4 && left >= 4) return *(const float4*)from;
-    if (V == 1 && left >= 4) {  // the 16 bytes that hold the first, and those that hold the last
-        const int over = (int)((Int)from >> 2 & 3);
-        const float4* there = (const float4*)((Int)from & ~15ll);
-        v = *there;
-        if (over) {
-            const float4 u = there[1];
-            if (over & 2) v.x = v.z, v.y = v.w, v.z = u.x, v.w = u.y;
-            if (over & 1) v.x = v.y, v.y = v.z, v.z = v.w, v.w = over & 2 ? u.z : u.x;
-        }
-        return v;
-    }
     if (left > 0) v.x = from[0];
     if (left > 1) v.y = from[1];
     if (left > 2) v.z = from[2];
@@ -217,39 +193,29 @@ extern "C" __global__ __launch_bounds__(384, 1) void product(CALL) {
     // The products of a block of 32 may be in any order, the same for x and y: number 16 q + 4 t + e is at
     // 16 q + 4 e + t, so that a thread's four numbers of x lie side by side.
     if (warp >= 8) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(BN > 128 ? 56 : 72));
-        // What a thread copies it alone reads: copies on their way need no registers, and no barrier.
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
         const int w = warp - 8;
-        const unsigned own = base + STAGES * 2 * PART + (threadIdx.x - 256) * 16;
-        auto fetch = [&](int block) {
+        float4 raw[EACH];
+        auto load = [&](int block, int i) {
             const Int at = k0 + (Int)block * BK;
-            const int left = block < blocks ? (int)min((Int)BK, k1 - at) : 0;
-            #pragma unroll
-            for (int i = 0; i < EACH; ++i) {
-                const unsigned to = own + (block % AHEAD * EACH + i) * 2048;
-                if (YK) {  // a row of y^T, four numbers of it
-                    const int row = i * 16 + w * 4 + (lane >> 3), l = (lane & 7) * 4;
-                    copy<VY>(to, here.y, (here.column0 + row) * ldy + at + l, row < columns ? left - l : 0);
-                } else {  // four columns of y
-                    const int l = (i & 1) * 16 + (lane >> 1), column = ((i >> 1) * 4 + w) * 8 + (lane & 1) * 4;
-                    copy<VY>(to, here.y, (at + l) * ldy + here.column0 + column, l < left ? columns - column : 0);
-                }
+            const int left = (int)min((Int)BK, k1 - at);
+            if (YK) {  // a row of y^T, four numbers of it
+                const int row = i * 16 + w * 4 + (lane >> 3), l = (lane & 7) * 4;
+                raw[i] = four<VY>(here.y + (here.column0 + row) * ldy + at + l, row < columns ? left - l : 0);
+            } else {  // four columns of y
+                const int l = (i & 1) * 16 + (lane >> 1), column = ((i >> 1) * 4 + w) * 8 + (lane & 1) * 4;
+                raw[i] = four<VY>(here.y + (at + l) * ldy + here.column0 + column, l < left ? columns - column : 0);
             }
-            asm volatile("cp.async.commit_group;" ::: "memory");
         };
-        for (int block = 0; block < AHEAD - 1; ++block) fetch(block);
+        #pragma unroll
+        for (int i = 0; i < EACH; ++i) load(0, i);
         for (int block = 0; block < blocks; ++block) {
-            fetch(block + AHEAD - 1);
-            asm volatile("cp.async.wait_group %0;" ::"n"(AHEAD - 1) : "memory");
             const int stage = block % STAGES;
             await(empty + 8 * stage, (block / STAGES & 1) ^ 1);
             const unsigned to = base + stage * 2 * PART;
             #pragma unroll
             for (int i = 0; i < EACH; ++i) {
-                float numbers[4];
-                asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                    : "=f"(numbers[0]), "=f"(numbers[1]), "=f"(numbers[2]), "=f"(numbers[3])
-                    : "r"(own + (block % AHEAD * EACH + i) * 2048) : "memory");
+                const float numbers[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
                 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                     int row, piece, within;
@@ -271,9 +237,13 @@ extern "C" __global__ __launch_bounds__(384, 1) void product(CALL) {
             }
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
             arrive(full + 8 * stage);
+            if (block + 1 < blocks) {  // after the parts: 8 % faster than between them
+                #pragma unroll
+                for (int i = 0; i < EACH; ++i) load(block + 1, i);
+            }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(BN > 128 ? 224 : 216));
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
         const int row = warp * 16 + g;
         float raw[2][2][4];  // half of the block, row or row + 8, number
         auto load = [&](int block) {
@@ -384,13 +354,13 @@ class Tile(NamedTuple):
     time: int
 
 
-TILES = (Tile(128, 160, 1850), Tile(128, 128, 1500), Tile(128, 96, 1200), Tile(128, 64, 1050))
+TILES = (Tile(128, 128, 1500), Tile(128, 96, 1200), Tile(128, 64, 1050))
+"""The kernel's, as measured on an H200."""
 FLOAT32 = (Tile(128, 128, 2700), Tile(128, 64, 1400), Tile(64, 64, 750))
-"""cuBLAS's, by the same rule."""
-NARROW = 1.4  # times as long, where x or y is not copied 16 bytes at a time
+"""cuBLAS's, as it is measured: no names of its kernels."""
+NARROW = 1.4  # times as long, where x or y is not read 16 bytes at a time (at worst 1.8, with both of 4096 x 4096)
 STAGES = 4  # blocks of 32 products whose parts of y are in shared memory at a time
-AHEAD = 3  # and of y itself, on its way there
-_START = 1500  # nanoseconds from a block's first copy to its first product, and to write what it made
+_START = 1500  # nanoseconds from a block's first load to its first product, and to write what it made
 _SHARED = 12_000  # of the launch that adds parts up
 _BYTES = 3000  # that the device moves in a nanosecond
 _LEAST = 256  # products of a share
@@ -431,8 +401,8 @@ def pays(sizes: ProductSizes, count: int, wide: bool) -> bool:
 
 
 def source(tile: Tile, x_transposed: bool, y_transposed: bool, wide: tuple[bool, bool]) -> str:
-    """The text of the kernels; `wide`: x and y can be copied 16 bytes at a time."""
-    names = {"BM": tile.rows, "BN": tile.columns, "STAGES": STAGES, "AHEAD": AHEAD}
+    """The text of the kernels; `wide`: x and y can be read 16 bytes at a time."""
+    names = {"BM": tile.rows, "BN": tile.columns, "STAGES": STAGES}
     names |= {"XK": int(not x_transposed), "YK": int(y_transposed)}
     names |= {"VX": 4 if wide[0] else 1, "VY": 4 if wide[1] else 1}
     width = tile.columns // 2
@@ -518,7 +488,7 @@ class ThreeProducts:
         text = source(tile, x.transposed, y.transposed, wide)
         module = _module(text, cupy.cuda.Device().id)
         self._product, self._together = module.get_function("product"), module.get_function("together")
-        self._memory = STAGES * 2 * 128 * tile.columns + AHEAD * 128 * tile.columns
+        self._memory = STAGES * 2 * 128 * tile.columns
         cupy.cuda.driver.funcSetAttribute(self._product.ptr, _MOST_MEMORY, self._memory)
         self._grid = (-(-n // tile.rows) * -(-m // tile.columns) * count, made.shares)
         self._steps = (x.step, y.step, out.step, int(listed), n, m, k, x.row, y.row, out.row, float(alpha), float(beta))
