@@ -18,7 +18,7 @@ from .case import PASSES
 from .cases import chosen
 from .implementations import IMPLEMENTATIONS
 from .machine import cores
-from .page import merged, page, read_result
+from .page import kept, merged, page, read_result
 from .session import Measuring, measure
 from .table import EXPONENT_HEAD, HEAD, as_text, exponent_table, main_table
 
@@ -71,7 +71,7 @@ def _run(given: argparse.Namespace) -> int:
             raise InputError("these are results of several machines; --json holds those of one")
         write_json(given.json, results[0])
     if given.write:
-        write_text(given.write, page(results))
+        write_text(given.write, page(results) + kept(given.write))
     if stopped is not None:
         raise stopped
     return 0

@@ -30,8 +30,8 @@ class LostError(Exception):
 class Worker:
     """One implementation in a process of its own."""
 
-    def __init__(self, spec: Spec, threads: int, until: float = math.inf) -> None:
-        """`until`: the `time.monotonic` after which there are no answers."""
+    def __init__(self, spec: Spec, threads: int, until: float = math.inf, *, wait: bool = True) -> None:
+        """`until`: the `time.monotonic` after which there are no answers. Without `wait`, `begin` is still to come."""
         self.spec, self.until = spec, until
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
         self._process = subprocess.Popen(
@@ -43,6 +43,11 @@ class Worker:
             env=environment(spec, threads),
         )
         self._buffer = b""
+        if wait:
+            self.begin()
+
+    def begin(self) -> None:
+        """Wait until it can be asked; `LostError` when it cannot, and then it has ended."""
         try:
             said = self._read()
             if "ready" not in said:
