@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from perceiver_ref.autograd import ops, products, recorded, vjp
 from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.autograd.kernels.cuda import tensor_cores
-from perceiver_ref.autograd.kernels.cuda.blas import Matrices, ProductSizes
+from perceiver_ref.autograd.kernels.cuda.prepared import Matrices, ProductSizes
 from perceiver_ref.autograd.kernels.cuda.tensor_cores import (
     FLOAT32,
     TERMS,

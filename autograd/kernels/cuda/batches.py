@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .blas import Matrices, Product, ProductSizes, listed, spaced
+from .blas import listed, spaced
 from .launch import function
+from .prepared import Matrices, Product, ProductSizes
 
 _SLOTS = 12
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ...modes import products_mode
+from .prepared import Matrices, ProductSizes
 from .tensor_cores import ThreeProducts, pays, supported
 
 _WORKSPACE = 32 << 20  # bytes that cublasLt may use in a product
@@ -33,31 +34,6 @@ _BATCH_COUNT, _BATCH_OFFSET = 5, 6
 _MAX_WORKSPACE, _ALIGNMENTS = 1, (5, 6, 7, 8)
 _TF32 = 7  # CuPy's name of the compute type
 _FEWEST = 32  # rows and columns: with fewer a product is mostly reading, which cuBLAS does best
-
-
-class Matrices(NamedTuple):
-    """How a batch of matrices lies: elements from row to row, and bytes from matrix to matrix.
-
-    `transposed`: in memory the axes are swapped, and `row` is from column to column.
-    """
-
-    row: int
-    step: int = 0
-    transposed: bool = False
-
-
-class ProductSizes(NamedTuple):
-    """Rows and columns of the result, and the length of the sums."""
-
-    n: int
-    m: int
-    k: int
-
-
-class Product(Protocol):
-    """A prepared product: called with the addresses of x, y and out (or of tables of addresses)."""
-
-    def __call__(self, x: int, y: int, out: int) -> None: ...
 
 
 class _Result(ctypes.Structure):

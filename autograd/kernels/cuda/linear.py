@@ -11,8 +11,9 @@ from typing import Any
 from ...backend import Array
 from ...ops.linear import linear
 from . import blas
-from .blas import Matrices, ProductSizes, Spaced, spaced
+from .blas import Spaced, spaced
 from .launch import column_sums, contiguous, fits
+from .prepared import Matrices, ProductSizes
 from .tensor_cores import ThreeProducts
 
 MOST = 1000
