@@ -30,7 +30,7 @@ if find_spec(f"{__name__}.kernels"):
 else:  # the folder was taken away
     from .modes import recorded, threads
 
-from .modes import kernels  # after the folder of that name
+from .modes import kernels, products  # after the folder of that name
 
 __all__ = [
     "BackendError",
@@ -45,6 +45,7 @@ __all__ = [
     "op",
     "ops",
     "optim",
+    "products",
     "recorded",
     "registry",
     "threads",

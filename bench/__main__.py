@@ -19,7 +19,7 @@ from .case import PASSES
 from .cases import chosen
 from .implementations import IMPLEMENTATIONS
 from .machine import cores
-from .page import merged, page, read_result
+from .page import kept, merged, page, read_result
 from .session import Measuring, measure
 from .table import EXPONENT_HEAD, HEAD, as_text, exponent_table, main_table
 
@@ -72,7 +72,7 @@ def _run(given: argparse.Namespace) -> int:
             raise InputError("these are results of several machines; --json holds those of one")
         write_json(given.json, results[0])
     if given.write:
-        write_text(given.write, page(results))
+        write_text(given.write, page(results) + kept(given.write))
     if stopped is not None:
         raise stopped
     return 0
@@ -87,6 +87,8 @@ def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, An
         raise InputError(f"--threads must be 1 to {cores()}, the cores that there are; got {given.threads}")
     if not 0 <= given.beside <= MOST:
         raise InputError(f"--beside must be 0 to {MOST}, got {given.beside}")
+    if not given.limit > 0:
+        raise InputError(f"--limit must be above 0 seconds, got {given.limit:g}")
     if given.rounds < 1:
         raise InputError(f"--rounds must be at least 1, got {given.rounds}")
     options = Measuring(
@@ -98,6 +100,7 @@ def _measure(given: argparse.Namespace, cases: Any, take: Callable[[dict[str, An
         rounds=given.rounds,
         fewest=min(3, given.rounds),
         budget=given.budget,
+        limit=given.limit,
         passes=given.passes or PASSES,
         beside=given.beside,
     )
@@ -132,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beside", type=int, default=0, metavar="N", help="beside so many busy processes (default: 0)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns at most, at least 3 (default: 9)")
     parser.add_argument("--budget", type=float, default=60, metavar="S", help="seconds of a case's turns (default: 60)")
+    parser.add_argument("--limit", type=float, default=180, metavar="S", help="seconds of a case in all (default: 180)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one turn: does it run?")
     parser.add_argument("--json", type=Path, metavar="F", help="also write the result as JSON")
     parser.add_argument("--write", type=Path, metavar="F", help="also write the page, such as docs/PERFORMANCE.md")

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Sizes = Mapping[str, Any]
-FORWARD, BOTH, STEP, IMPORT = "forward", "forward + backward", "step", "import"
-PASSES = (FORWARD, BOTH, STEP, IMPORT)
+FORWARD, BOTH, STEP, IMPORT, COMMAND = "forward", "forward + backward", "step", "import", "command"
+PASSES = (FORWARD, BOTH, STEP, IMPORT, COMMAND)
 
 
 @dataclass(frozen=True)
 class BenchCase:
     """One thing to measure.
 
-    `kind` names the function of `subjects` that makes the model (or "digits", "engine", "import"); `full` and `quick`
-    are its arguments. `implementations` measure it, ours first. `gib`: memory that one of them needs at full size, by
-    (implementation, pass); it is left out on a machine that has not so much.
+    `kind` names the function of `subjects` that makes the model (or "command", "digits", "engine", "import"); `full`
+    and `quick` are its arguments. `implementations` measure it, ours first. `gib`: memory that one of them needs at full
+    size, by (implementation, pass); it is left out on a machine that has not so much.
     """
 
     name: str

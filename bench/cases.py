@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perceiver_ref.errors import one_of
 
-from .case import BOTH, FORWARD, IMPORT, STEP, BenchCase
+from .case import BOTH, COMMAND, FORWARD, IMPORT, STEP, BenchCase
 from .scaling import POINTS, points
 
 
@@ -34,7 +34,7 @@ CASES: dict[str, BenchCase] = {
                 "imagenet",
                 {**IMAGENET, "batch": batch},
                 {**IMAGENET_QUICK, "batch": 1},
-                _ours_and("transformers", "checkpointed", "recorded", "jax"),
+                _ours_and("transformers", "checkpointed", "recorded", "recorded 3xtf32", "jax"),
                 gib={("transformers", BOTH): 7 * batch, ("plain", BOTH): 6 * batch, ("jax", BOTH): 8 * batch},
             )
             for batch in (1, 8)
@@ -46,7 +46,7 @@ CASES: dict[str, BenchCase] = {
                 "language",
                 {**LANGUAGE, "batch": batch},
                 {**LANGUAGE_QUICK, "batch": 2},
-                _ours_and("transformers", "checkpointed", "recorded", "jax"),
+                _ours_and("transformers", "checkpointed", "recorded", "recorded 3xtf32", "jax"),
                 gib={("transformers", BOTH): 4 + 1.5 * batch, ("jax", BOTH): 4 + 1.5 * batch},
             )
             for batch in (1, 8)
@@ -127,6 +127,24 @@ CASES: dict[str, BenchCase] = {
             {"modules": ("ours",)},
             ("ours", "ours model", "python", "torch", "transformers", "flamingo-pytorch", "jax"),
             passes=(IMPORT,),
+        ),
+        *(
+            BenchCase(name, what, "command", full, quick, ("ours",), passes=(COMMAND,))
+            for name, what, full, quick in (
+                ("check", "checking the packaged cases, after import", *2 * ({"command": ("check",)},)),
+                (
+                    "check-500",
+                    "checking 500 cases, two at a time, after import",
+                    {"command": ("check", "--jobs", "2", "{cases}"), "cases": 500},
+                    {"command": ("check", "{cases}"), "cases": 3},
+                ),
+                (
+                    "export-pack",
+                    "writing the conformance pack, after import",
+                    {"command": ("export", "--pack", "{out}", "--force")},
+                    {"command": ("export", "perceiver-io/language", "--cases", "plain", "--out", "{out}", "--force")},
+                ),
+            )
         ),
     )
 }

@@ -31,6 +31,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "plain": Implementation("ours", "perceiver-ref, plain kernels"),
     "checkpointed": Implementation("ours", "perceiver-ref, checkpointed"),
     "recorded": Implementation("ours", "perceiver-ref, recorded", gpu=True),
+    "recorded 3xtf32": Implementation("ours", "perceiver-ref, recorded, products of 3xtf32", gpu=True),
     **{
         name: Implementation("torch_peers", name, torch=True)
         for name in ("transformers", "perceiver-pytorch", "flamingo-pytorch")
@@ -48,7 +49,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "python": Implementation("imports", "Python alone"),
     "torch": Implementation("imports", "PyTorch"),
 }
-_OF_KIND = {"digits": "digits", "engine": "engines", "import": "imports"}
+_OF_KIND = {"command": "commands", "digits": "digits", "engine": "engines", "import": "imports"}
 """Kind of a case -> the module of all its implementations."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import perceiver_ref as pr
 from perceiver_ref.autograd import backend as backends
-from perceiver_ref.autograd import keep_memory, kernels, ops, optim, recorded, tree, value_and_grad
+from perceiver_ref.autograd import keep_memory, kernels, ops, optim, products, recorded, tree, value_and_grad
 from perceiver_ref.autograd.observing import Event, observe
 from perceiver_ref.models.call import Call
 from perceiver_ref.models.ledger.costs import linear_flops, mixed_flops, weights_flops
@@ -23,16 +23,21 @@ from .cases import case
 from .memory import cupy_peak, process_peak, resident
 from .subjects import Workload, cotangent, nested, subject, weights
 
+MODES: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "plain": lambda: kernels("plain"),
+    "recorded 3xtf32": lambda: products("3xtf32"),
+}
+"""What an implementation of ours computes within."""
+
 
 def build(spec: Spec) -> Built:
     """The model of a case."""
     keep_memory()
     row = case(spec.case)
     made = subject(row.kind, row.sizes(spec.quick))
-    plain = spec.implementation == "plain"
 
     def mode() -> AbstractContextManager[None]:
-        return kernels("plain") if plain else nullcontext()
+        return MODES.get(spec.implementation, nullcontext)()
 
     rebuilt = made.rebuild()
     model = _recomputing(rebuilt.model) if spec.implementation == "checkpointed" else rebuilt.model
@@ -66,7 +71,7 @@ def build(spec: Spec) -> Built:
     def count(name: str) -> int:
         return _count(lambda: run(params)) * (1 if name == FORWARD else BACKWARD_FLOPS)
 
-    replayed = spec.implementation == "recorded"
+    replayed = spec.implementation.startswith("recorded")
     caller, gradients = (recorded(run), recorded(gradients)) if replayed else (run, gradients)
     if FORWARD in row.passes and spec.implementation != "checkpointed":
         passes[FORWARD] = forward

@@ -18,6 +18,7 @@ from .table import EXPONENT_HEAD, HEAD, as_markdown, exponent_table, main_table
 from .targets import TARGETS, outcomes
 
 _KEYS = ("version", "backend", "tf32", "machine", "date", "rows", "exponents")
+BY_HAND = "<!-- From here on by hand: `--write` keeps it. -->"
 _INTRO = """\
 # Performance
 
@@ -66,6 +67,12 @@ def merged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for group in groups.values():
         group["exponents"] = exponents(group["rows"])
     return list(groups.values())
+
+
+def kept(path: Path) -> str:
+    """What a page that is to be written again holds by hand: from `BY_HAND` on."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return f"\n{text[text.index(BY_HAND) :]}" if BY_HAND in text else ""
 
 
 def page(results: Sequence[Mapping[str, Any]]) -> str:

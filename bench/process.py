@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
+
+from perceiver_ref.autograd.modes import PRODUCTS_VARIABLE
 
 from .base import ROOT, Spec
 
@@ -26,8 +30,9 @@ class LostError(Exception):
 class Worker:
     """One implementation in a process of its own."""
 
-    def __init__(self, spec: Spec, threads: int) -> None:
-        self.spec = spec
+    def __init__(self, spec: Spec, threads: int, until: float = math.inf, *, wait: bool = True) -> None:
+        """`until`: the `time.monotonic` after which there are no answers. Without `wait`, `begin` is still to come."""
+        self.spec, self.until = spec, until
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", json.dumps(asdict(spec))],
@@ -38,12 +43,18 @@ class Worker:
             env=environment(spec, threads),
         )
         self._buffer = b""
+        if wait:
+            self.begin()
+
+    def begin(self) -> None:
+        """Wait until it can be asked; `LostError` when it cannot, and then it has ended."""
         try:
             said = self._read()
             if "ready" not in said:
                 raise LostError(said["missing"])
             self.ready: dict[str, Any] = said["ready"]
         except BaseException:
+            self.kill()
             self.stop()
             raise
 
@@ -59,6 +70,10 @@ class Worker:
         if "failed" in said:
             raise LostError(said["failed"])
         return said
+
+    def kill(self) -> None:
+        """End the process at once, whatever it is doing; `stop` is still to come."""
+        self._process.kill()
 
     def stop(self) -> None:
         """End the process."""
@@ -79,9 +94,10 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
-                if not selector.select(SECONDS):
-                    self._process.kill()
-                    raise LostError(f"no answer within {SECONDS} s")
+                left = min(SECONDS, self.until - time.monotonic())
+                if left <= 0 or not selector.select(left):
+                    self.kill()
+                    raise LostError("out of time" if left < SECONDS else f"no answer within {SECONDS} s")
                 piece = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not piece:
                     raise LostError(self._ended())
@@ -100,8 +116,8 @@ class Worker:
 
 
 def environment(spec: Spec, threads: int) -> dict[str, str]:
-    """The variables of a worker: threads of every library, TF32, and no pool of GPU memory taken in advance."""
+    """The variables of a worker: threads of every library, TF32, products, and no pool of GPU memory from the start."""
     made = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
     made |= {"CUPY_TF32": "1" if spec.tf32 else "0", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    made["HF_HUB_OFFLINE"] = "1"
+    made |= {PRODUCTS_VARIABLE: "default", "HF_HUB_OFFLINE": "1"}  # of three only where an implementation says so
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ three orders through 48 layers and sums over 50,000 pixels; that of TF32 is 5e-4
 TURN, PAUSE = 1.0, 0.05
 """Seconds of a turn at least, so that its first calls, with cold caches and sleeping threads, weigh little; and between
 turns: threads of the last one stop spinning."""
+LATER = 3
+"""What a pass takes longer than the one before it: gradients, than the forward pass."""
 VERSION = 1
 
 Say = Callable[[str], None]
@@ -32,8 +35,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Measuring:
-    """How a run is made. `budget` is the seconds that the turns of one case and pass may take together;
-    `beside` the number of busy processes that run meanwhile."""
+    """How a run is made. `budget` is the seconds that the turns of one case and pass may take together, `limit` those
+    that a case may take in all, `beside` the number of busy processes that run meanwhile."""
 
     backend: str = "numpy"
     threads: int = 1
@@ -44,6 +47,7 @@ class Measuring:
     fewest: int = 3
     budget: float = 60.0
     passes: Sequence[str] = PASSES
+    limit: float = 180.0
     beside: int = 0
 
 
@@ -80,25 +84,41 @@ def measure(
 def measure_case(
     case: BenchCase, options: Measuring, say: Say, rows: list[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """The rows of one case: all passes, all implementations. They are added to `rows` as they are made, if given."""
+    """The rows of one case: all passes, all implementations. They are added to `rows` as they are made, if given.
+
+    What a case's `limit` leaves no time for is missing, with that reason; each pass has its share of the time. For a
+    GPU the implementations start side by side, which takes the time of the slowest; on a CPU one after the other, as
+    memory may not hold what all of them need to start.
+    """
     rows = [] if rows is None else rows
     workers: dict[str, Worker] = {}
     missing: dict[str, str] = {}
     names = measured(case, options.backend, list(options.only) if options.only is not None else None, options.quick)
     wanted = [name for name in case.passes if name in options.passes]
-    with_product = case.kind not in ("import", "engine", "perceiver_io") and STEP not in case.passes
+    until = time.monotonic() + options.limit
+    with_product = case.kind not in ("import", "engine", "perceiver_io", "command") and STEP not in case.passes
     try:
-        for name in (*names, *(["product"] if with_product else [])):
-            say(f"{case.name}: starting {name}")
-            spec = Spec(case.name, name, options.quick, options.backend, options.tf32)
-            try:
-                workers[name] = Worker(spec, options.threads)
-            except LostError as error:
-                missing[name] = str(error)
-        for pass_name in wanted:
+        starting = [*names, *(["product"] if with_product else [])]
+        for group in [starting] if options.backend == "cupy" else [[name] for name in starting]:
+            say(f"{case.name}: starting {', '.join(group)}")
+            for name in group:
+                spec = Spec(case.name, name, options.quick, options.backend, options.tf32)
+                workers[name] = Worker(spec, options.threads, until, wait=False)
+            for name in group:
+                try:
+                    workers[name].begin()
+                except LostError as error:
+                    missing[name] = str(error)
+                    del workers[name]
+        for i, pass_name in enumerate(wanted):
             rows += [_row(case, pass_name, name, options, missing=reason) for name, reason in missing.items()]
-            _measure_pass(case, pass_name, workers, options, say, rows)
+            later = len(wanted) - i - 1
+            _measure_pass(case, pass_name, workers, options, say, rows, until, later)
         return rows
+    except BaseException:
+        for worker in workers.values():
+            worker.kill()  # what was measured is to be written now, not when they have done what they are doing
+        raise
     finally:
         for worker in workers.values():
             worker.stop()
@@ -111,8 +131,16 @@ def _measure_pass(
     options: Measuring,
     say: Say,
     done: list[dict[str, Any]],
+    until: float = math.inf,
+    later: int = 0,
 ) -> None:
-    """Add the rows of a pass to `done`; those of one that is interrupted are of the rounds that all took part in."""
+    """Add the rows of a pass to `done`; those of one that is interrupted are of the rounds that all took part in.
+
+    No round begins, but for the first, that would not end before `until`, or that would leave less to each `later` pass
+    than its share, or than `LATER` times what comes here before the second round.
+    """
+    started = time.monotonic()
+    share = (until - started) / (later + 1)
     rows: dict[str, dict[str, Any]] = {}
     turns: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
@@ -149,8 +177,11 @@ def _measure_pass(
     fewest = 1 if options.quick else options.fewest
     whole = sum(rows[who]["first"] * count + PAUSE for who, count in turns.items())
     number = 1 if options.quick else rounds(whole, options.budget, fewest, options.rounds)
+    until -= later * max(share, LATER * (time.monotonic() - started + whole))
     try:
         for turn in range(number):
+            if turn and time.monotonic() + whole > until:
+                break
             say(f"{case.name}, {name}: round {turn + 1} of {number}")
             for who in list(seconds):
                 time.sleep(0 if options.quick else PAUSE)

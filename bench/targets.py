@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .case import BOTH, FORWARD, STEP
+from .case import BOTH, COMMAND, FORWARD, STEP
 from .implementations import IMPLEMENTATIONS
 
 Quantity = Literal["time", "memory", "seconds", "bytes", "share", "exponent", "memory exponent"]
@@ -66,6 +66,8 @@ def _cpu() -> Iterable[Goal]:
         yield Goal(case, "numpy", BOTH, "memory", 0.5, TORCH)
     for case in ("imagenet-1", "language-1"):
         yield Goal(case, "numpy", BOTH, "memory", 0.3, TORCH, "checkpointed")
+    for case, limit in (("check", 1.0), ("check-500", 30.0)):
+        yield Goal(case, "numpy", COMMAND, "seconds", limit)
     yield Goal("flow", "numpy", FORWARD, "time", 0.5, TORCH)
     yield Goal("flow", "numpy", FORWARD, "bytes", 2.5 * GIB)
     for other in ("autograd", "mygrad"):
@@ -79,6 +81,8 @@ def _gpu() -> Iterable[Goal]:
             yield Goal("imagenet-8", "cupy", BOTH, "seconds", both, implementation=which, tf32=tf32)
     for which in ("ours", "recorded"):
         yield Goal("imagenet-1", "cupy", FORWARD, "seconds", 0.017, implementation=which)
+    for name in (FORWARD, BOTH):
+        yield Goal("imagenet-8", "cupy", name, "time", 0.7, "jax", "recorded 3xtf32")
     yield Goal("imagenet-8", "cupy", BOTH, "bytes", 8 * GB)
     yield Goal("imagenet-8", "cupy", BOTH, "bytes", 4.5 * GB, implementation="checkpointed")
     for case, limit in (("language-8", 0.6), ("imagenet-1", 0.5), ("language-1", 0.5)):

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from ..autograd.backend import BackendError, module
+from ..autograd.modes import products_mode
 from ..version import __version__
 from .main import OK
 from .result import aligned, write_result
@@ -46,6 +47,7 @@ def _info() -> Iterator[tuple[str, str]]:
         yield "cupy", f"{cupy.__version__}, CUDA {cupy.cuda.runtime.runtimeGetVersion()}"
         yield "gpu", f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB"
         yield "tf32", "on" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else "off"
+        yield "products", products_mode()
     except BackendError as error:
         yield "gpu", str(error)
 

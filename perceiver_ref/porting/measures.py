@@ -7,17 +7,17 @@ Everything is computed in float64, block by block: no more than a few MB beside 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ..errors import one_of
-from .cases.compare import widened
+from .cases.compare import BLOCK, blocks, magnitudes
 
-BLOCK = 1 << 18
-"""Elements that are widened at a time."""
+_SMALL = 1e-30
+"""Numbers above it and below its reciprocal have squares, also of what rounding leaves of them, that float64 holds."""
 
 Measures = dict[str, float]
 """By name; only those that an array has."""
@@ -28,8 +28,8 @@ class Pair:
     """What the measures are made of, of arrays a (under test) and b (the reference) of one shape.
 
     Places where both are NaN, or the same infinity, agree and count nowhere else; `unlike` counts those where one alone
-    is not finite, or with another sign. Sums are of values divided by `unit`, the largest magnitude of both, so that
-    none overflows.
+    is not finite, or with another sign. Sums are of values divided by `unit`: the largest magnitude of both where their
+    squares might overflow or vanish, else 1.
     """
 
     count: int
@@ -282,82 +282,61 @@ def measures(
 
 
 def _pair(candidate: np.ndarray, reference: np.ndarray, tolerance: float, error: float, logits: bool) -> Pair:
-    unlike, sums, unit, top, number, whole = 0, np.zeros(2), 0.0, 0.0, 0, True
-    for a, b in _blocks(candidate, reference):
-        with np.errstate(invalid="ignore", over="ignore"):
-            totals = a.sum(), b.sum()
-        if not np.isfinite(totals).all():
+    unlike, largest_a, top, whole = 0, 0.0, 0.0, True
+    plain = magnitudes(candidate, reference)
+    if plain:
+        largest_a, top = plain
+    else:
+        for a, b in blocks(candidate, reference):
             same = np.isfinite(a) & np.isfinite(b)
-            alike = (a == b) | (np.isnan(a) & np.isnan(b))
-            unlike += int((~same & ~alike).sum())
-            whole = whole and bool(same.all())
-            a, b = a[same], b[same]
-            with np.errstate(over="ignore"):
-                totals = a.sum(), b.sum()
-        number += a.size
-        sums += totals
-        if a.size:
-            in_b = max(float(b.max()), -float(b.min()))
-            top, unit = max(top, in_b), max(unit, in_b, float(a.max()), -float(a.min()))
-    scale = unit or 1.0
-    with np.errstate(invalid="ignore"):
-        sums /= scale
-    if not np.isfinite(sums).all():  # of very large numbers
-        sums = np.zeros(2)
-        for a, b in _finite(candidate, reference, whole=whole):
-            sums += (a / scale).sum(), (b / scale).sum()
-    means = sums / max(number, 1)
+            if not same.all():
+                unlike += int((~same & (a != b) & ~(np.isnan(a) & np.isnan(b))).sum())
+                a, b, whole = a[same], b[same], False
+            largest_a = max(largest_a, float(np.abs(a).max(initial=0.0)))
+            top = max(top, float(np.abs(b).max(initial=0.0)))
+    largest = max(largest_a, top)
+    unit = 1.0 if _SMALL < largest < 1 / _SMALL else largest or 1.0
     limit = tolerance * max(top, 1.0)
-    aa = bb = ab = dd = largest = rtol = 0.0
-    centred, beyond = np.zeros(3), unlike
-    for a, b in _finite(candidate, reference, whole=whole):
-        with np.errstate(over="ignore"):
-            apart = np.abs(a - b)
-        beyond += int((apart > limit).sum())
-        largest = max(largest, float(apart.max(initial=0.0)))
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # 0 / 0 is where both are 0
-            rtol = max(rtol, float(np.fmax.reduce(apart / np.abs(b), initial=0.0)))
-        x, y, d = a / scale, b / scale, apart / scale
-        if np.isinf(d).any():  # of two of the largest numbers
-            d = np.abs(x - y)
-        aa, bb, ab, dd = aa + float(x @ x), bb + float(y @ y), ab + float(x @ y), dd + float(d @ d)
-        x, y = x - means[0], y - means[1]
-        centred += float(x @ x), float(y @ y), float(x @ y)
+    number, beyond, max_abs, rtol = 0, unlike, 0.0, 0.0
+    sums, means, centred = np.zeros(4), np.zeros(2), np.zeros(3)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        for a, b in blocks(candidate, reference, plain=plain is not None):
+            if not whole:
+                same = np.isfinite(a) & np.isfinite(b)
+                a, b = a[same], b[same]
+            if not a.size:
+                continue
+            d = np.subtract(a, b)
+            apart = np.abs(d, out=d)
+            if (most := float(apart.max())) > 0:
+                beyond += int(np.count_nonzero(apart > limit)) if most > limit else 0
+                max_abs = max(max_abs, most)
+                ratio = np.abs(b)
+                np.divide(apart, ratio, out=ratio)  # 0 / 0 is where both are 0
+                rtol = max(rtol, float(np.fmax.reduce(ratio)))
+            x, y = (a, b) if unit == 1 else (a / unit, b / unit)
+            if unit != 1:
+                d = np.abs(x - y) if most == math.inf else d / unit  # of two of the largest numbers
+            sums += x @ x, y @ y, x @ y, d @ d
+            mean = np.array((x.mean(), y.mean()))
+            x, y = x - mean[0], y - mean[1]
+            # blocks are put together by their means (Chan, Golub and LeVeque 1979)
+            step = mean - means
+            part = number * (a.size / (number + a.size))
+            centred += (x @ x, y @ y, x @ y) + part * step[[0, 1, 0]] * step[[0, 1, 1]]
+            number += a.size
+            means += step * (a.size / number)
+    aa, bb, ab, dd = map(float, sums)
     if unlike:
-        largest = rtol = math.inf
-    if dd == 0.0 < largest:  # its square is below the smallest number
+        max_abs = rtol = math.inf
+    if dd == 0.0 < max_abs:  # its square is below the smallest number
         dd = math.ulp(0.0)
     # what is left of a constant after its mean is rounding
     least = [number * (8 * np.finfo(float).eps * abs(mean)) ** 2 for mean in means]
     flat = [0.0 if part <= low else float(part) for part, low in zip(centred[:2], least)]
     rows = _rows(candidate, reference) if logits else None
     moments = (flat[0], flat[1], float(centred[2]))
-    return Pair(candidate.size, unlike, unit, largest, rtol, beyond, aa, bb, ab, dd, moments, error, rows)
-
-
-def _blocks(candidate: np.ndarray, reference: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Both in float64, flat, a block at a time; arrays that do not lie in one piece are read row by row."""
-    for a, b in _pieces(candidate, reference):
-        for start in range(0, a.size, BLOCK):
-            piece = slice(start, start + BLOCK)
-            yield widened(a[piece], b[piece])
-
-
-def _pieces(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    whole = all(x.flags.c_contiguous for x in (a, b))
-    if whole or a.size <= BLOCK or a.ndim < 2:
-        yield a.reshape(-1), b.reshape(-1)
-    else:
-        rows = max(1, BLOCK // max(a[0].size, 1))
-        for start in range(0, len(a), rows):
-            yield from _pieces(*(np.ascontiguousarray(x[start : start + rows]) for x in (a, b)))
-
-
-def _finite(candidate: np.ndarray, reference: np.ndarray, *, whole: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What is finite in both, which may be known to be all."""
-    for a, b in _blocks(candidate, reference):
-        same = None if whole else np.isfinite(a) & np.isfinite(b)
-        yield (a, b) if same is None else (a[same], b[same])
+    return Pair(candidate.size, unlike, unit, max_abs, rtol, beyond, aa, bb, ab, dd, moments, error, rows)
 
 
 def _rows(candidate: np.ndarray, reference: np.ndarray) -> tuple[int, int, float]:

@@ -19,7 +19,7 @@ OURS = [
     (name, implementation)
     for name in ROWS
     for implementation in case(name).implementations
-    if implementation in ("ours", "plain", "checkpointed", "recorded", "ours elementary")
+    if implementation in ("ours", "plain", "checkpointed", "recorded", "recorded 3xtf32", "ours elementary")
 ]
 ROUNDING = 1e-4
 """Of float32 results that two orders of summation give, as a share of the largest: some hundred roundings of 6e-8."""
@@ -41,7 +41,7 @@ def test_a_row_computes_at_its_quick_sizes(name: str, implementation: str, backe
         assert pass_name == IMPORT or np.abs(vector).max() > 1e-3  # not a comparison of zeros
 
 
-@pytest.mark.parametrize("implementation", ["plain", "checkpointed", "recorded"])
+@pytest.mark.parametrize("implementation", ["plain", "checkpointed", "recorded", "recorded 3xtf32"])
 @pytest.mark.parametrize("name", ["imagenet-1", "language-1"])
 def test_our_forms_compute_the_same(name: str, implementation: str, backend: str) -> None:
     only_on_a_gpu(implementation, backend)

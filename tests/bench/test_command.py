@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--threads", "0"], "--threads must be 1 to"),
         (["--threads", "100000"], "--threads must be 1 to"),
         (["--beside", "-1"], "--beside must be 0 to 64, got -1"),
+        (["--limit", "0"], "--limit must be above 0 seconds"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--json", "no/such/folder/a.json"], "does not exist"),
         (["--from", "no-such-file.json"], "does not exist"),

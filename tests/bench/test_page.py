@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.page import merged, page, read_result
+from bench.base import ROOT
+from bench.page import BY_HAND, kept, merged, page, read_result
 from bench.scaling import AXES, exponents
 from bench.table import EXPONENT_HEAD, HEAD, as_markdown, as_text, exponent_table, main_table, seconds, size
 from bench.targets import TARGETS, TORCH, Goal, outcomes
@@ -157,6 +158,20 @@ def test_the_page_is_written_from_files(result: dict, tmp_path: Path, capsys: py
     assert main(["--from", str(source), "--write", str(target)]) == 0
     assert target.read_text(encoding="utf-8") == page([read_result(source)])
     assert "perceiver-ref" in capsys.readouterr().out
+
+
+def test_what_is_written_by_hand_is_kept(result: dict, tmp_path: Path) -> None:
+    source, target = tmp_path / "a.json", tmp_path / "PERFORMANCE.md"
+    source.write_text(json.dumps(result))
+    target.write_text(f"# Before\n\n{BY_HAND}\n\n## Ours\n\nA figure.\n")
+    for _ in range(2):
+        assert main(["--from", str(source), "--write", str(target)]) == 0
+        made = f"{page([read_result(source)])}\n{BY_HAND}\n\n## Ours\n\nA figure.\n"
+        assert target.read_text(encoding="utf-8") == made
+
+
+def test_the_page_in_the_docs_keeps_what_is_by_hand() -> None:
+    assert kept(ROOT / "docs" / "PERFORMANCE.md").count("\n## ") >= 2
 
 
 def test_files_that_are_no_results_are_refused(result: dict, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -26,9 +27,15 @@ class Scripted:
     """A worker whose answers are in SCRIPT; it notes whose turn it is."""
 
     turns: list[str]
+    killed: list[str]
+    begun: list[str]
 
-    def __init__(self, spec: Spec, threads: int) -> None:
+    def __init__(self, spec: Spec, threads: int, until: float, *, wait: bool) -> None:
         self.name, self.round = spec.implementation, 0
+        Scripted.begun.append(f"{self.name}?")
+
+    def begin(self) -> None:
+        Scripted.begun.append(self.name)
         if self.name not in SCRIPT:
             raise LostError(f"{self.name} is not installed")
         self.ready = {"passes": [FORWARD], "held": 1000, "versions": {}}
@@ -46,13 +53,16 @@ class Scripted:
         seconds = given["seconds"][self.round - 1]
         return {"seconds": seconds, "cpu": seconds**2}
 
+    def kill(self) -> None:
+        Scripted.killed.append(self.name)
+
     def stop(self) -> None:
         pass
 
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    Scripted.turns = []
+    Scripted.turns, Scripted.killed, Scripted.begun = [], [], []
     monkeypatch.setattr(session, "Worker", Scripted)
     monkeypatch.setattr(session, "PAUSE", 0.0)
 
@@ -153,6 +163,72 @@ def test_a_killed_worker_is_a_reason() -> None:
         worker.stop()
 
 
+def test_a_worker_that_is_out_of_time_is_ended() -> None:
+    worker = Worker(Spec("gated", "ours", quick=True), 1)
+    try:
+        worker.until = time.monotonic() + 0.2
+        with pytest.raises(LostError, match=r"^out of time$"):
+            worker.ask("time", FORWARD, calls=10**9)
+        worker._process.wait(10)
+    finally:
+        worker.stop()
+    with pytest.raises(LostError, match=r"^out of time$"):
+        Worker(Spec("gated", "ours", quick=True), 1, time.monotonic())
+
+
+@pytest.mark.usefixtures("scripted")
+def test_rounds_end_with_the_time_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of which every answer takes a second: seven before the first round, three a round, which is thought to
+    take 3.2 s and pauses."""
+    now = [0.0]
+    ask = Scripted.ask
+
+    def slow(self: Scripted, do: str, name: str, **more: Any) -> dict[str, Any]:
+        now[0] += 1
+        return ask(self, do, name, **more)
+
+    monkeypatch.setattr(Scripted, "ask", slow)
+    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    for limit, rounds in ((1.0, 1), (14.0, 2), (100.0, 3)):
+        now[0] = 0.0
+        Scripted.turns = []
+        found = rows(limit=limit)
+        assert found["ours"]["rounds"] == found["plain"]["rounds"] == rounds, limit
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_pass_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same clock. After seven answers and with rounds of 3.2 s, the second pass is left 30.6 s: of 26 s there is
+    but the first round here, of 46 s there are two; of 100 s it is left half, which is more."""
+    now = [0.0]
+    ask = Scripted.ask
+
+    def slow(self: Scripted, do: str, name: str, **more: Any) -> dict[str, Any]:
+        now[0] += 1
+        return ask(self, do, name, **more)
+
+    monkeypatch.setattr(Scripted, "ask", slow)
+    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    for limit, rounds in ((26.0, 1), (46.0, 2), (100.0, 3)):
+        now[0] = 0.0
+        done: list[dict[str, Any]] = []
+        workers = {name: Scripted(Spec("resampler", name), 1, 0.0, wait=True) for name in SCRIPT}
+        for worker in workers.values():
+            worker.begin()
+        options = Measuring(passes=(FORWARD,), rounds=3)
+        session._measure_pass(CASES["resampler"], FORWARD, workers, options, lambda text: None, done, limit, 1)
+        assert {row["rounds"] for row in done if "seconds" in row} == {rounds}, limit
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("backend", ["numpy", "cupy"])
+def test_a_gpus_implementations_start_side_by_side(backend: str) -> None:
+    rows(backend=backend, only=("plain",))
+    names = ["ours", "plain", "product"]
+    each = [word for name in names for word in (f"{name}?", name)]
+    assert Scripted.begun == (each if backend == "numpy" else [f"{name}?" for name in names] + names)
+
+
 def test_a_failing_request_leaves_the_worker_alive() -> None:
     worker = Worker(Spec("gated", "ours", quick=True), 1)
     try:
@@ -186,6 +262,12 @@ def test_an_interrupted_run_keeps_the_rounds_that_all_took_part_in(
             kept.append,
         )
     rows = {(row["case"], row["implementation"]): row for row in kept[-1]["rows"]}
+    assert Scripted.killed == [
+        "ours",
+        "plain",
+        "flamingo-pytorch",
+        "product",
+    ]  # of the case under way: none is waited for
     assert rows["resampler", "ours"]["rounds"] == 3
     assert rows["gated", "ours"].get("rounds") == rounds
     assert rows["gated", "plain"].get("rounds") == rounds

@@ -31,7 +31,7 @@ from perceiver_ref.training.tables import table_model
 
 jsonschema = importlib.util.find_spec("jsonschema")  # without it the reports are held against the page alone
 PAGE = (Path(__file__).parents[2] / "docs" / "JSON.md").read_text(encoding="utf-8")
-OPTIONAL = {"cupy", "tf32", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"}
+OPTIONAL = {"cupy", "tf32", "products", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"}
 """Keys of `info` that depend on the machine."""
 
 

@@ -16,7 +16,7 @@ from engine.op_cases import CASES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver_ref.autograd import kernels, ops, registry, vjp
+from perceiver_ref.autograd import kernels, ops, products, registry, vjp
 from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.autograd.kernels import table
 from perceiver_ref.autograd.modes import mode
@@ -185,15 +185,15 @@ def test_a_mode_is_that_of_its_thread(xp: ModuleType) -> None:
     assert seen == [os.environ.get("PERCEIVER_REF_KERNELS") or "fast"]
 
 
-def run(value: str) -> subprocess.CompletedProcess[str]:
+def run(value: str, variable: str = "PERCEIVER_REF_KERNELS") -> subprocess.CompletedProcess[str]:
     script = (
         "import threading\n"
-        "from perceiver_ref.autograd.modes import mode\n"
+        "from perceiver_ref.autograd.modes import mode, products_mode\n"
         "import perceiver_ref.autograd\n"
-        "show = lambda: print(mode())\n"
+        f"show = lambda: print({'mode' if variable.endswith('KERNELS') else 'products_mode'}())\n"
         "show(); thread = threading.Thread(target=show); thread.start(); thread.join()\n"
     )
-    environment = {**os.environ, "PERCEIVER_REF_KERNELS": value}
+    environment = {**os.environ, variable: value}
     return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
 
 
@@ -204,3 +204,22 @@ def test_the_environment_variable_sets_the_mode_of_every_thread(value: str, chos
 
 def test_the_environment_variable_must_hold_a_known_mode() -> None:
     assert "ValueError: PERCEIVER_REF_KERNELS must be fast or plain, got 'slow'" in run("slow").stderr
+
+
+@pytest.mark.parametrize(("value", "chosen"), [("3xtf32", "3xtf32"), ("", "default")])
+def test_a_variable_sets_the_products_of_every_thread(value: str, chosen: str) -> None:
+    assert run(value, "PERCEIVER_REF_PRODUCTS").stdout.split() == [chosen, chosen]
+
+
+def test_unknown_products_are_refused() -> None:
+    error = run("tf32", "PERCEIVER_REF_PRODUCTS").stderr
+    assert "ValueError: PERCEIVER_REF_PRODUCTS must be default or 3xtf32, got 'tf32'" in error
+    with pytest.raises(ValueError, match="unknown products 'tf32'; known: default, 3xtf32"), products("tf32"):
+        pass
+
+
+def test_products_of_arrays_on_the_host_are_the_same_in_every_mode() -> None:
+    x, w = (np.random.default_rng(0).standard_normal(s).astype(np.float32) for s in ((40, 50), (50, 60)))
+    with products("3xtf32"):
+        made = ops.linear(x, w)
+    np.testing.assert_array_equal(made, ops.linear(x, w))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import perceiver_ref as pr
-from perceiver_ref.autograd import NonFiniteError, detect_nonfinite, kernels, ops, threads
+from perceiver_ref.autograd import NonFiniteError, detect_nonfinite, kernels, ops, products, threads
 from perceiver_ref.autograd.handlers import Step, handle, handlers
-from perceiver_ref.autograd.modes import mode
+from perceiver_ref.autograd.modes import mode, products_mode
 from perceiver_ref.autograd.observing import observe
 from perceiver_ref.models.tracing import point, scope
 from perceiver_ref.porting.exchange import exchanged_steps
@@ -90,6 +90,8 @@ Make, See, Expected = Callable[[str], AbstractContextManager[Any]], Callable[[],
 CONTEXTS: dict[str, tuple[Make, See, Expected]] = {
     "kernels": (lambda name: kernels({"a": "plain", "b": "fast", "c": "plain"}[name]), mode,
                 lambda open_: {"a": "plain", "b": "fast", "c": "plain"}[open_[-1]] if open_ else DEFAULT),
+    "products": (lambda name: products({"a": "3xtf32", "b": "default", "c": "3xtf32"}[name]), products_mode,
+                 lambda open_: {"a": "3xtf32", "b": "default", "c": "3xtf32"}[open_[-1]] if open_ else PRODUCTS),
     "debug": (lambda name: detect_nonfinite(), looking, lambda open_: bool(open_)),
     "exempt": (lambda name: exempt(), exempted, lambda open_: bool(open_)),
     "handle": (lambda name: handle(fixed(name)), lambda: ops.sum(X), lambda open_: open_[-1] if open_ else 0.1 + 0.2),
@@ -110,7 +112,7 @@ def count() -> int:
 
 
 BEFORE = count()
-DEFAULT = mode()
+DEFAULT, PRODUCTS = mode(), products_mode()
 
 
 def generator(context: AbstractContextManager[Any]) -> Iterator[None]:

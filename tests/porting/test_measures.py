@@ -15,7 +15,7 @@ from scipy.spatial import distance
 from support import normal
 
 from perceiver_ref.errors import InputError
-from perceiver_ref.porting import measures as module
+from perceiver_ref.porting.cases import compare
 from perceiver_ref.porting.cases.compare import difference
 from perceiver_ref.porting.measures import MEASURES, Threshold, is_logits, measures, thresholds
 
@@ -71,7 +71,7 @@ def test_blocks_and_layouts_change_nothing(monkeypatch: pytest.MonkeyPatch, bloc
     a, b = normal(3, 5, 3, 7), normal(4, 5, 3, 7)
     a[1, 2, 3], b[4, 0, 6], a[0, 0, 1], b[0, 0, 1] = np.nan, np.inf, np.inf, np.inf
     whole = measured(a, b)
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(compare, "BLOCK", block)
     assert measured(a.transpose(order), b.transpose(order)) == pytest.approx(whole, rel=CLOSE, nan_ok=True)
 
 
@@ -83,7 +83,7 @@ def test_large_arrays_are_not_copied() -> None:
     measures(a, b, tolerance=0.1, error=0.25)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 24 << 20  # a dozen blocks of 2 MB; the two in float64 would be 32 MB, with their difference 48
+    assert peak < 4 << 20  # a dozen blocks of a quarter MB; the two in float64 would be 32 MB, with their difference 48
 
 
 # ------------------------------------------------------------------------------------------------------------- edges

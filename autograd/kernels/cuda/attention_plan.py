@@ -15,8 +15,8 @@ from ...backend import Array
 from ...ops.attention import check_shapes, scale_factor
 from . import blas
 from .batches import MatrixBatch, Operand, Workspace
-from .blas import Product, ProductSizes
 from .launch import fits
+from .prepared import Product, ProductSizes
 
 WORKSPACE = 128 << 20
 """Bytes of scores that are computed together; where one head has more, its queries are divided."""

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .blas import Listed, Matrices, Product, ProductSizes, Spaced
+from .blas import listed, spaced
 from .launch import function
+from .prepared import Matrices, Product, ProductSizes
 
 _SLOTS = 12
 
@@ -73,6 +74,7 @@ class MatrixBatch:
         even = all(self.count < 3 or not np.diff(table, n=2).any() for table in tables)
         self.listed = listed or not even or min(self._steps) < 0
         self._rows = [x.row for x in arrays] + [x.row for x in workspaces]
+        self._sixteens = [not (table % 16).any() for table in tables] + [x.size % 16 == 0 for x in workspaces]
         if self.listed:
             tables += [np.arange(self.count) % x.chunk * x.size for x in workspaces]
             self._there = cupy.asarray(np.stack(tables))
@@ -115,9 +117,10 @@ class MatrixBatch:
             step = self._spaces[space].size if space >= 0 else self._steps[operand]
             matrices.append(Matrices(self._rows[operand], step, name in turned))
         if self.listed:
-            return Listed(char, sizes, *matrices, count=count, alpha=alpha, beta=beta)
+            wide = (self._aligned and self._sixteens[x], self._aligned and self._sixteens[y])
+            return listed(char, sizes, *matrices, count=count, alpha=alpha, beta=beta, wide=wide)
         aligned = self._aligned and all(x.step % 16 == 0 for x in matrices)
-        return Spaced(char, sizes, *matrices, count=count, alpha=alpha, beta=beta, aligned=aligned)
+        return spaced(char, sizes, *matrices, count=count, alpha=alpha, beta=beta, aligned=aligned)
 
 
 def _offsets(lead: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:

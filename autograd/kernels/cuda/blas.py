@@ -3,7 +3,8 @@
 CuPy's `matmul` copies what is not contiguous, adds no bias and spends 30 microseconds of the host on a product. Here a
 product is prepared once for each kind of call, and a call only passes addresses on: cublasLt computes one product or
 an evenly spaced batch, and cuBLAS a batch whose matrices lie anywhere, from tables of addresses on the device. Products
-are of float32 without TF32, unless CuPy's own setting (CUPY_TF32=1) allows it, or of float64.
+are of float32 without TF32, unless CuPy's own setting (CUPY_TF32=1) allows it, or of float64; `products("3xtf32")`
+gives those of float32 to `tensor_cores`.
 
 Matrices are row-major: out (n, m) = alpha x (n, k) y (k, m) + beta out, each possibly a transposed one in memory.
 cuBLAS counts by columns, so it is given y^T x^T.
@@ -14,12 +15,17 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
+
+from ...modes import products_mode
+from .prepared import Matrices, ProductSizes
+from .tensor_cores import ThreeProducts, pays, supported
 
 _WORKSPACE = 32 << 20  # bytes that cublasLt may use in a product
 
 # names of cuBLAS's C interface
 _COMPUTE_32F, _COMPUTE_TF32, _COMPUTE_64F = 68, 77, 70
+_THREE_TF32 = -3  # none of cuBLAS's
 _REAL = {"f": 0, "d": 1}
 _SIZE = {"f": 4, "d": 8}
 _TRANSPOSE_A, _TRANSPOSE_B, _EPILOGUE, _BIAS_POINTER = 3, 4, 7, 8
@@ -27,31 +33,7 @@ _EPILOGUE_BIAS = 4
 _BATCH_COUNT, _BATCH_OFFSET = 5, 6
 _MAX_WORKSPACE, _ALIGNMENTS = 1, (5, 6, 7, 8)
 _TF32 = 7  # CuPy's name of the compute type
-
-
-class Matrices(NamedTuple):
-    """How a batch of matrices lies: elements from row to row, and bytes from matrix to matrix.
-
-    `transposed`: in memory the axes are swapped, and `row` is from column to column.
-    """
-
-    row: int
-    step: int = 0
-    transposed: bool = False
-
-
-class ProductSizes(NamedTuple):
-    """Rows and columns of the result, and the length of the sums."""
-
-    n: int
-    m: int
-    k: int
-
-
-class Product(Protocol):
-    """A prepared product: called with the addresses of x, y and out (or of tables of addresses)."""
-
-    def __call__(self, x: int, y: int, out: int) -> None: ...
+_FEWEST = 32  # rows and columns: with fewer a product is mostly reading, which cuBLAS does best
 
 
 class _Result(ctypes.Structure):
@@ -108,7 +90,60 @@ def precision(char: str) -> int:
     """What products of this element type are computed in: part of what a prepared product is kept under."""
     if char == "d":
         return _COMPUTE_64F
+    if products_mode() == "3xtf32":
+        supported()
+        return _THREE_TF32
     return _COMPUTE_TF32 if _compute_type_of()("f") == _TF32 else _COMPUTE_32F
+
+
+def _compute(char: str) -> int:
+    """The same by cuBLAS's names; what is left to it while products are of three is of float32."""
+    return _COMPUTE_32F if (kind := precision(char)) == _THREE_TF32 else kind
+
+
+def spaced(
+    char: str,
+    sizes: ProductSizes,
+    x: Matrices,
+    y: Matrices,
+    out: Matrices,
+    *,
+    count: int = 1,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    aligned: bool = True,
+    bias: bool = False,
+) -> Spaced | ThreeProducts:
+    """One product, or an evenly spaced batch. `aligned`: all addresses and steps are multiples of 16 bytes."""
+    wide = (aligned and x.row % 4 == 0, aligned and y.row % 4 == 0)
+    if _by_three(char, sizes, count, wide):
+        return ThreeProducts(sizes, x, y, out, count=count, alpha=alpha, beta=beta, wide=wide)
+    return Spaced(char, sizes, x, y, out, count=count, alpha=alpha, beta=beta, aligned=aligned, bias=bias)
+
+
+def listed(
+    char: str,
+    sizes: ProductSizes,
+    x: Matrices,
+    y: Matrices,
+    out: Matrices,
+    *,
+    count: int,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    wide: tuple[bool, bool] = (False, False),
+) -> Listed | ThreeProducts:
+    """A batch whose matrices lie anywhere. `wide`: all addresses of x, and of y, are multiples of 16 bytes."""
+    wide = (wide[0] and x.row % 4 == 0, wide[1] and y.row % 4 == 0)
+    if _by_three(char, sizes, count, wide):
+        return ThreeProducts(sizes, x, y, out, count=count, alpha=alpha, beta=beta, wide=wide, listed=True)
+    return Listed(char, sizes, x, y, out, count=count, alpha=alpha, beta=beta)
+
+
+def _by_three(char: str, sizes: ProductSizes, count: int, wide: tuple[bool, bool]) -> bool:
+    if precision(char) != _THREE_TF32 or min(sizes.n, sizes.m) < _FEWEST:
+        return False
+    return pays(sizes, count, all(wide))
 
 
 class Spaced:
@@ -202,7 +237,7 @@ class Listed:
         real = _REAL[char]
         self._first = (int(y.transposed), int(x.transposed), sizes.m, sizes.n, sizes.k)
         self._alpha, self._beta = (ctypes.addressof(value) for value in self._factors)
-        self._y, self._x, self._out = (real, y.row), (real, x.row), (real, out.row, count, precision(char), -1)
+        self._y, self._x, self._out = (real, y.row), (real, x.row), (real, out.row, count, _compute(char), -1)
 
     def __call__(self, x: int, y: int, out: int) -> None:
         handle = self._handle()
@@ -221,7 +256,7 @@ def _quick(lt: Any) -> Any:
 
 def _description(lt: Any, char: str, x: Matrices, y: Matrices, bias: bool) -> Any:
     description = ctypes.c_void_p()
-    _check(lt.cublasLtMatmulDescCreate(ctypes.byref(description), precision(char), _REAL[char]), "description")
+    _check(lt.cublasLtMatmulDescCreate(ctypes.byref(description), _compute(char), _REAL[char]), "description")
     for attribute, matrices in ((_TRANSPOSE_A, y), (_TRANSPOSE_B, x)):
         _set(lt.cublasLtMatmulDescSetAttribute, description, attribute, ctypes.c_int32(matrices.transposed))
     if bias:

@@ -11,8 +11,10 @@ from typing import Any
 from ...backend import Array
 from ...ops.linear import linear
 from . import blas
-from .blas import Matrices, ProductSizes, Spaced
+from .blas import Spaced, spaced
 from .launch import column_sums, contiguous, fits
+from .prepared import Matrices, ProductSizes
+from .tensor_cores import ThreeProducts
 
 MOST = 1000
 """Products that are kept prepared: texts that are generated make some for each length."""
@@ -22,8 +24,8 @@ class _KeptParts(threading.local):
     """Prepared products of one thread, by the kind of call: each holds the address of the bias it is called with."""
 
     def __init__(self) -> None:
-        self.forward: dict[Any, Spaced | None] = {}
-        self.backward: dict[Any, Spaced] = {}
+        self.forward: dict[Any, Spaced | ThreeProducts | None] = {}
+        self.backward: dict[Any, Spaced | ThreeProducts] = {}
 
 
 _kept = _KeptParts()
@@ -88,16 +90,16 @@ def _product(x: Array, y: Array, out: Array, sizes: ProductSizes, of_x: Matrices
     if product is None:
         if len(_kept.backward) >= MOST:
             _kept.backward.clear()
-        made = Spaced(char, sizes, of_x, of_y, Matrices(sizes.m), aligned=aligned)
+        made = spaced(char, sizes, of_x, of_y, Matrices(sizes.m), aligned=aligned)
         product = _kept.backward[kind] = made
     product(x.data.ptr, y.data.ptr, out.data.ptr)
 
 
-def _prepared(x: Array, weight: Array, bias: Array | None, aligned: bool) -> Spaced:
+def _prepared(x: Array, weight: Array, bias: Array | None, aligned: bool) -> Spaced | ThreeProducts:
     inputs, outputs = weight.shape
     sizes, fused = ProductSizes(x.size // inputs, outputs, inputs), bias is not None and aligned
     matrices = (Matrices(inputs), _matrix(weight), Matrices(outputs))
-    return Spaced(x.dtype.char, sizes, *matrices, aligned=aligned, bias=fused)
+    return spaced(x.dtype.char, sizes, *matrices, aligned=aligned, bias=fused)
 
 
 def _suits(x: Array, weight: Array, bias: Array | None) -> bool:

@@ -230,7 +230,8 @@ REPORTS: dict[str, list[dict[str, Any]]] = {
         {
             **dict.fromkeys(("perceiver-ref", "python", "numpy", "scipy", "safetensors", "matplotlib", "tqdm"), TEXT),
             **dict.fromkeys(("blas", "cores", "gpu"), TEXT),
-            **dict.fromkeys(("cupy?", "tf32?", "OMP_NUM_THREADS?", "OPENBLAS_NUM_THREADS?", "MKL_NUM_THREADS?"), TEXT),
+            **dict.fromkeys(("cupy?", "tf32?", "products?"), TEXT),
+            **dict.fromkeys(("OMP_NUM_THREADS?", "OPENBLAS_NUM_THREADS?", "MKL_NUM_THREADS?"), TEXT),
         }
     ],
 }

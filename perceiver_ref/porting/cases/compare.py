@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ GRADIENT_NOISE = {"float64": 1e-11, "float32": 1e-5, "float16": 0.1, "bfloat16":
 
 In all stored cases such noise is at most 6e-16 of the largest in float64, and 4e-8 in float32. A tenth of this is at
 least 15 units of the largest's rounding."""
+BLOCK = 1 << 15
+"""Elements that are computed with at a time in float64: half a dozen arrays of so many stay in a processor's cache."""
 _OWN = 0.1
 """What is no noise is wrong when it is off by more than this part of its own size."""
 
@@ -88,6 +90,10 @@ def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray |
         return math.inf
     if not candidate.size:
         return 0.0
+    if plain := magnitudes(candidate, reference):
+        with np.errstate(over="ignore"):
+            most = max(float(np.abs(a - b).max()) for a, b in blocks(candidate, reference, plain=True))
+        return most / max(plain[1] if scale is None else _size(scale), 1.0)
     a, b = widened(candidate, reference)
     finite = np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
@@ -95,7 +101,7 @@ def difference(candidate: np.ndarray, reference: np.ndarray, scale: np.ndarray |
     if not finite.any():
         return 0.0
     with np.errstate(over="ignore"):
-        return float(np.abs(a[finite] - b[finite]).max() / _largest(b if scale is None else _wide(scale)))
+        return float(np.abs(a[finite] - b[finite]).max() / max(_size(b if scale is None else scale), 1.0))
 
 
 def coarsest(*dtypes: str) -> str:
@@ -160,6 +166,8 @@ def largest_of(*groups: Mapping[str, np.ndarray]) -> float:
 
 def _size(array: np.ndarray) -> float:
     """The largest finite magnitude."""
+    if (plain := _magnitude(array)) is not None:
+        return plain
     wide = _wide(array)
     return float(np.abs(wide[np.isfinite(wide)]).max(initial=0.0))
 
@@ -187,18 +195,55 @@ def widened(candidate: np.ndarray, reference: np.ndarray) -> tuple[Any, Any]:
     return (np.where(extreme, 0.0, a), np.where(extreme, 0.0, b)) if extreme.any() else (a, b)
 
 
+def magnitudes(candidate: np.ndarray, reference: np.ndarray) -> tuple[float, float] | None:
+    """The largest magnitude of each; None of arrays that need more than `_wide` to be compared.
+
+    That is those that are not all finite, or both have their dtype's largest or lowest number, and rare dtypes.
+    """
+    a, b = _magnitude(candidate), _magnitude(reference)
+    if a is None or b is None or (a >= np.finfo(candidate.dtype).max and b >= np.finfo(reference.dtype).max):
+        return None
+    return a, b
+
+
+def _magnitude(array: np.ndarray) -> float | None:
+    """The largest magnitude, where an array is of float32 or float64 and finite; None elsewhere. Nothing is copied."""
+    if array.dtype not in (np.float32, np.float64) or not array.size:
+        return None
+    with np.errstate(invalid="ignore"):
+        low, high = float(array.min()), float(array.max())
+    return max(-low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def blocks(
+    candidate: np.ndarray, reference: np.ndarray, *, plain: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both `widened`, flat, a block at a time, not to be written to; arrays that do not lie in one piece row by row.
+
+    `plain`: arrays of which `magnitudes` are known.
+    """
+    for a, b in _pieces(candidate, reference):
+        for start in range(0, a.size, BLOCK):
+            x, y = a[start : start + BLOCK], b[start : start + BLOCK]
+            yield (x.astype(np.float64, copy=False), y.astype(np.float64, copy=False)) if plain else widened(x, y)
+
+
+def _pieces(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    whole = all(x.flags.c_contiguous for x in (a, b))
+    if whole or a.size <= BLOCK or a.ndim < 2:
+        yield a.reshape(-1), b.reshape(-1)
+    else:
+        rows = max(1, BLOCK // max(a[0].size, 1))
+        for start in range(0, len(a), rows):
+            yield from _pieces(*(np.ascontiguousarray(x[start : start + rows]) for x in (a, b)))
+
+
 def _has_end(array: np.ndarray) -> bool:
     """Whether one of its numbers may be its dtype's largest or lowest, without a mask of them."""
     if array.dtype.kind != "f" or not array.size:
         return False
     most = max(np.fmax.reduce(array, axis=None), -np.fmin.reduce(array, axis=None))
     return bool(most >= np.finfo(array.dtype).max)
-
-
-def _largest(array: Any) -> float:
-    """What errors are divided by: the largest finite value, but at least 1."""
-    finite = array[np.isfinite(array)]
-    return max(float(np.abs(finite).max()), 1.0) if finite.size else 1.0
 
 
 def _is_end(array: np.ndarray) -> Any:
