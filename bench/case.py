@@ -16,8 +16,8 @@ class BenchCase:
     """One thing to measure.
 
     `kind` names the function of `subjects` that makes the model (or "command", "digits", "engine", "import"); `full`
-    and `quick` are its arguments. `implementations` measure it, ours first. `gib`: memory that one of them needs at full
-    size, by (implementation, pass); it is left out on a machine that has not so much.
+    and `quick` are its arguments. `implementations` measure it, ours first. `gib`: memory that one of them needs at
+    full size, by (implementation, pass); it is left out on a machine that has not so much.
     """
 
     name: str
