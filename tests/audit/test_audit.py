@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli.command import invoke
 
 import perceiver_ref as pr
 from perceiver_ref.cli.main import main
@@ -137,8 +138,27 @@ def test_a_head_layout_is_excused_by_one_head_alone() -> None:
     from perceiver_ref.porting.audit.equal import Attended
 
     key = ("head-layout", "(d h) in splitting, everywhere")
-    assert reason(key, {"a.attention": Attended(1, False, False, True)}, 0.0)
-    assert not reason(key, {"a.attention": Attended(2, False, False, True)}, 0.0)
+    assert reason(key, {"a.attention": Attended(1, False, False, True, True, 5)}, 0.0)
+    assert not reason(key, {"a.attention": Attended(2, False, False, True, True, 5)}, 0.0)
+
+
+def test_joining_without_a_transpose_is_excused_by_one_query_alone() -> None:
+    from perceiver_ref.porting.audit.equal import Attended
+
+    key = ("head-layout", "joined by a reshape without a transpose, everywhere")
+    assert reason(key, {"a.attention": Attended(3, False, False, True, True, 1)}, 0.0)
+    assert not reason(key, {"a.attention": Attended(3, False, False, True, True, 5)}, 0.0)
+
+
+def test_normed_queries_are_excused_where_nothing_is_normed() -> None:
+    from perceiver_ref.porting.audit.equal import Attended
+
+    for key in (
+        ("query-residual", "the normed queries are added, everywhere"),
+        ("mlp-residual", "the normed input is added to the MLP's output, everywhere"),
+    ):
+        assert reason(key, {"a.attention": Attended(3, False, False, True, False, 5)}, 0.0)
+        assert not reason(key, {"a.attention": Attended(3, False, False, True, True, 5)}, 0.0)
 
 
 def trial(*marks: float) -> Trial:
@@ -193,6 +213,7 @@ def test_bad_input_is_one_line(
     arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["export", *arguments]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    done = invoke(capsys, "export", *arguments)
+    assert done.code == 2
+    (line,) = done.err.strip().splitlines()
     assert says in line

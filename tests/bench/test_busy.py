@@ -65,5 +65,7 @@ def test_a_run_has_them_around_each_case_and_says_so(monkeypatch: pytest.MonkeyP
     made = session.measure([CASES["gated"]], Measuring(beside=2), lambda text: None)
     assert (seen, len(started)) == ([True], 2)
     assert all(process.returncode is not None for process in started)
+    for process in started:
+        process.communicate()
     assert (made["beside"], made["machine"]["beside"]) == (2, "2 busy processes")
     assert "beside" not in session.measure([], Measuring(), lambda text: None)["machine"]

@@ -34,6 +34,17 @@ def test_outputs_alone_give_it_or_nothing(name: str) -> None:
         assert not candidate.verified or wrong(config, candidate.config, candidate.undecided) == []
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kind_of_model_is_guessed(name: str) -> None:
+    """From shapes alone: among the guesses is one that has the parts of the model."""
+    port, config = made(name)
+    parts = {key: value["type"] for key, value in config.items() if isinstance(value, dict) and key != "conventions"}
+    assert any(
+        guess.config["type"] == config["type"] and all(guess.config[key]["type"] == kind for key, kind in parts.items())
+        for guess in guesses(port)
+    )
+
+
 def test_no_value_within_rounding_is_decided() -> None:
     """A wrong output verifies nothing."""
     port, _ = made("gated vector")

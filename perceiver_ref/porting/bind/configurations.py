@@ -280,7 +280,7 @@ def _decoders(port: _Port, n: int, d: int, gated: bool) -> Iterator[tuple[np.nda
     if len(shape) == 2:
         f = shape[1]
         yield _plain(d * f + f), {"type": "ProjectionDecoder", "latent_channels": d, "outputs": f}, {}
-    asked = {2: [(1, shape[1])], 3: [(shape[1], shape[2]), (shape[2], shape[1])]}.get(len(shape), [])
+    asked = [(1, *shape[1:])] if len(shape) == 2 else [shape[1:], shape[:0:-1]] if len(shape) == 3 else []
     for o, f in asked:
         for e in sorted(width for width in port.vectors if port.table(o, width)):
             for outputs in (f, None) if e == f else (f,):
