@@ -138,16 +138,16 @@ def test_a_head_layout_is_excused_by_one_head_alone() -> None:
     from perceiver_ref.porting.audit.equal import Attended
 
     key = ("head-layout", "(d h) in splitting, everywhere")
-    assert reason(key, {"a.attention": Attended(1, False, False, True, True, 5)}, 0.0)
-    assert not reason(key, {"a.attention": Attended(2, False, False, True, True, 5)}, 0.0)
+    assert reason(key, {"a.attention": Attended(1, False, False, True, True, 5, True)}, 0.0)
+    assert not reason(key, {"a.attention": Attended(2, False, False, True, True, 5, True)}, 0.0)
 
 
 def test_joining_without_a_transpose_is_excused_by_one_query_alone() -> None:
     from perceiver_ref.porting.audit.equal import Attended
 
     key = ("head-layout", "joined by a reshape without a transpose, everywhere")
-    assert reason(key, {"a.attention": Attended(3, False, False, True, True, 1)}, 0.0)
-    assert not reason(key, {"a.attention": Attended(3, False, False, True, True, 5)}, 0.0)
+    assert reason(key, {"a.attention": Attended(3, False, False, True, True, 1, True)}, 0.0)
+    assert not reason(key, {"a.attention": Attended(3, False, False, True, True, 5, True)}, 0.0)
 
 
 def test_normed_queries_are_excused_where_nothing_is_normed() -> None:
@@ -157,8 +157,8 @@ def test_normed_queries_are_excused_where_nothing_is_normed() -> None:
         ("query-residual", "the normed queries are added, everywhere"),
         ("mlp-residual", "the normed input is added to the MLP's output, everywhere"),
     ):
-        assert reason(key, {"a.attention": Attended(3, False, False, True, False, 5)}, 0.0)
-        assert not reason(key, {"a.attention": Attended(3, False, False, True, True, 5)}, 0.0)
+        assert reason(key, {"a.attention": Attended(3, False, False, True, False, 5, True)}, 0.0)
+        assert not reason(key, {"a.attention": Attended(3, False, False, True, True, 5, True)}, 0.0)
 
 
 def trial(*marks: float) -> Trial:

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from export.exported import subject_of
 from porting.cases import case_of
 from porting.test_diagnose import PLANTED, planted, swapped_halves, weights
 
+from perceiver_ref.peers import Given, peer
 from perceiver_ref.porting.cases import Case, read_case
+from perceiver_ref.porting.cases.execution import run
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
+from perceiver_ref.porting.export.adversarial import rows
+from perceiver_ref.porting.export.make import ExportOptions, make
 
 HALF = Path(__file__).parent / "half"
 TRIPLE = ("q", "k", "v")
@@ -133,3 +138,20 @@ def test_two_wrong_gradients_are_both_named() -> None:
     grads["norm.bias"] = 0 * grads["norm.bias"]
     found = diagnose(replace(case, grad_params=grads, trace={}))
     assert (found.verdict, sorted(found.causes)) == ("deviation", ["gradient-sign", "gradient-stopped"])
+
+
+def test_a_scale_by_the_width_of_the_values_is_named() -> None:
+    """Where heads of values are wider than those of queries: as if queries were larger by the root of that."""
+    subject = subject_of("perceiver-io/language")
+    case = make(subject, rows(subject)[0], ExportOptions(trace=False))
+    widths = {p: a.shape[1] for p, a in case.params.items() if p.endswith("attention/value/weight")}
+    params = dict(case.params)
+    for path, array in params.items():
+        place, _, rest = path.rpartition("/query/")
+        if rest in ("weight", "bias") and place.endswith("attention"):
+            params[path] = array * np.sqrt(array.shape[-1] / widths[f"{place}/value/weight"])
+    assert all((params[p] != a).any() for p, a in case.params.items() if p.endswith("attention/query/weight"))
+    rebuilt = peer("perceiver-ref").rebuild(case.meta["class"], Given(case.meta["config"]))
+    found = diagnose(replace(case, outputs=run(rebuilt, params, case.inputs, {}).outputs))
+    assert (found.verdict, list(found.causes)) == ("deviation", ["attention-scale"])
+    assert "values of one head" in found.explanation[0].variant

@@ -34,6 +34,8 @@ class Attended(NamedTuple):
     normed: bool
     """Whether a norm is applied in its layer"""
     queries: int
+    even: bool
+    """Whether its heads of values are as wide as those of queries"""
 
 
 Facts = Mapping[str, Attended]
@@ -59,7 +61,8 @@ def attended(subject: Subject) -> dict[str, Attended]:
         empty = mask is not None and not bool(np.asarray(mask).any(-1).all())
         heads = q.shape[-3] if len(q.shape) > 2 else 1
         queries = max(q.shape[-2], found[place].queries if place in found else 0)
-        found[place] = Attended(heads, mask is not None, empty, False, False, queries)
+        even = event.op.name != "attention" or event.arguments[2].shape[-1] == q.shape[-1]
+        found[place] = Attended(heads, mask is not None, empty, False, False, queries, even)
 
     mlps: set[str] = set()
     norms: set[str] = set()
@@ -113,6 +116,12 @@ EQUAL: tuple[Equal, ...] = (
         lambda them: all(a.queries == 1 for a in them),
     ),
     Equal("attention-scale", r"scale 1 / sqrt\(width of all heads\)", "there is one head, as wide as all", _one_head),
+    Equal(
+        "attention-scale",
+        r"scale 1 / sqrt\(width of the values of one head",
+        "a head of values is as wide as one of queries",
+        lambda them: all(a.even for a in them),
+    ),
     Equal("attention-scale", r"scale 1 / sqrt\(width of the ", "the head is as wide as that", _one_head),
     Equal("fully-masked-row", r".*", "no query is without a key there", lambda them: not any(a.empty for a in them)),
     Equal("fully-masked-row", r"-1e\+30 added", _AVERAGE, exactly=True),

@@ -53,17 +53,28 @@ def attention_scale(found: Survey) -> Iterator[Candidate]:
     yield from attention_scale_by_width(found)
 
 
-_WIDTHS = {"queries' input": "q_inputs", "keys' input": "kv_inputs", "output": "outputs", "values": "v_channels"}
+_WIDTHS: dict[str, Callable[[Attention], int]] = {
+    "queries' input": lambda layer: layer.q_inputs,
+    "keys' input": lambda layer: layer.kv_inputs,
+    "output": lambda layer: layer.outputs,
+    "values": lambda layer: layer.v_channels,
+    "values of one head": lambda layer: layer.v_channels // layer.heads,
+}
 
 
 def attention_scale_by_width(found: Survey) -> Iterator[Candidate]:
     """1 / sqrt of another width of the layer."""
-    for name, field in _WIDTHS.items():
+    uneven = any(layer.v_channels != layer.qk_channels for layer in found.of_class(Attention))
+    for name, width in _WIDTHS.items():
+        if name == "values of one head" and not uneven:
+            continue  # it is that of queries
         for label, match, rare in groups(_places(found)) if _places(found) else []:
 
-            def scaled(original: Any, layer: Any, *a: Any, field: str = field, match: Match = match, **o: Any) -> Any:
+            def scaled(
+                original: Any, layer: Any, *a: Any, width: Callable[[Any], int] = width, match: Match = match, **o: Any
+            ) -> Any:
                 if match(f"{where()}.attention"):
-                    layer = layer.with_fields(scale=getattr(layer, field) ** -0.5)
+                    layer = layer.with_fields(scale=width(layer) ** -0.5)
                 return original(layer, *a, **o)
 
             variant = f"scale 1 / sqrt(width of the {name}), {label}"
