@@ -87,10 +87,14 @@ def listed(items: Iterable[object], most: int = 8, between: str = ", ") -> str:
 
 
 def one_of(what: str, name: str, known: object) -> InputError:
-    """The error for an unknown name: it lists the known ones, the closest first."""
+    """The error for an unknown name: it lists the known ones, the closest first where they are many."""
     import difflib
 
-    names = sorted(map(str, known))  # type: ignore[call-overload]
-    close = difflib.get_close_matches(str(name)[:LINE], names, n=1)
+    names, name = sorted(map(str, known)), str(name)  # type: ignore[call-overload]
+    close = difflib.get_close_matches(name[:LINE], names, n=1)
+    if sum(map(len, names)) > LINE:  # a line has the first of them
+        names.sort(
+            key=lambda known: (not known.startswith(name), -difflib.SequenceMatcher(None, name[:LINE], known).ratio())
+        )
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return InputError(f"unknown {what} {shortened(name)}{hint} Known: {', '.join(names)}")

@@ -75,7 +75,8 @@ def check(options: argparse.Namespace) -> int:
         _print(result, f"{name:<{width}}", every=options.measures)
     passed = sum(result.status == "pass" for result in results)
     print(f"\n{passed} passed, {len(results) - passed} failed")
-    _explain_columns(held)
+    if any(result.status != "error" for result in results):
+        _explain_columns(held)
     write_result(options.json, _json(results, held))
     statuses = {result.status for result in results}
     return MISMATCH if "fail" in statuses else BAD_INPUT if "error" in statuses else OK

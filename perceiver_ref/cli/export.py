@@ -81,8 +81,10 @@ def export(given: argparse.Namespace) -> int:
         raise InputError("give a PRESET or CONFIG with --out DIR, or --pack DIR alone")
     if given.budget is not None and not given.audit:
         raise InputError("--budget goes with --audit")
-    if given.seed < 0 or (given.batch is not None and given.batch < 1):
-        raise InputError(f"--seed must be at least 0 and --batch at least 1, got {given.seed} and {given.batch}")
+    if given.seed < 0:
+        raise InputError(f"--seed must be at least 0, got {given.seed}")
+    if given.batch is not None and given.batch < 1:
+        raise InputError(f"--batch must be at least 1, got {given.batch}")
     if given.samples is not None and (not given.probe or given.samples < 1):
         raise InputError("--samples goes with --probe, and is at least 1")
     given.full = (

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..autograd.backend import BACKENDS, BackendError
 from ..autograd.modes import MODES, kernels
@@ -36,7 +36,10 @@ exit code: 0 all well, 1 a mismatch was found, 2 bad input; colours on terminals
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with usage errors as one line like every other error."""
+    """argparse, with usage errors as one line like every other error, and options by their whole names."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         start, end = f"{self.prog}: error: ", f"; see {self.prog} --help"
@@ -56,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with patient_streams() as stdout, stopping():
         name = ""
         try:
-            options = _parser(arguments).parse_args(arguments)
+            options, unknown = _parser(arguments).parse_known_args(arguments)
+            if unknown:
+                options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             name = options.name
             code = _run(options)
         except KeyboardInterrupt as error:
@@ -139,7 +144,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         )
         if row.name == named:
             implementation = import_module(f".{row.name}", __package__)
-            made.set_defaults(name=row.name, command=getattr(implementation, row.name), kernels="fast", progress=False)
+            made.set_defaults(
+                parser=made, name=row.name, command=getattr(implementation, row.name), kernels="fast", progress=False
+            )
             implementation.options(made)
             if row.name in _LONG:
                 made.add_argument("--progress", action="store_true", help="show progress on stderr, terminal or not")

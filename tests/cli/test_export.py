@@ -160,7 +160,7 @@ def test_nothing_is_left_when_a_case_fails(capsys, tmp_path: Path, monkeypatch) 
         ((LANGUAGE, "--out", "{}/x", "--inputs", "{}/none.npz"), "does not exist"),
         ((LANGUAGE, "--out", "{}/x/y"), "does not exist; create it first"),
         ((LANGUAGE, "--out", "{}/config.json"), "is a file"),
-        ((LANGUAGE, "--out", "{}/x", "--batch", "0"), "--batch at least 1"),
+        ((LANGUAGE, "--out", "{}/x", "--batch", "0"), "--batch must be at least 1"),
         ((LANGUAGE, "--out", "{}/x", "--peer", "hf"), "is a preset"),
         (("{}/config.json", "--out", "{}/x"), "such as --peer hf"),
         (("{}/config.json", "--out", "{}/x", "--peer", "hf", "--full"), "--full goes with a preset"),

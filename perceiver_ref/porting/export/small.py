@@ -86,7 +86,7 @@ def parse_small(text: str | None) -> Small:
         if name not in {f.name for f in fields(Small)}:
             raise one_of("size", name, [f.name for f in fields(Small)])
         if not (value.isascii() and value.isdigit()):
-            raise InputError(f"--sizes: {part!r}: write {name}=<number>")
+            raise InputError(f"--sizes: {part!r}: write {name}=<whole number above 0>")
         chosen[name] = int(value)
     return Small(**chosen)
 
