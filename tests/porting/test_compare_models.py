@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+from export.exported import subject_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from porting.cases import case_of
 
+from perceiver_ref.porting.cases import write_case
 from perceiver_ref.porting.cases.execution import rebuild, run
-from perceiver_ref.porting.compare.dumps import Comparison, as_dump, compare_dumps
+from perceiver_ref.porting.compare.dumps import Comparison, as_dump, compare_dumps, read_dump
+from perceiver_ref.porting.export.adversarial import rows
+from perceiver_ref.porting.export.make import ExportOptions, make
 
 CASES = (
     "hf/sequence_classification",
@@ -130,3 +135,24 @@ def test_values_side_by_side_are_told_apart(swapped: bool) -> None:
     ]
     wrong = against(CASES[0], {"kv": both + 1, **layers("layer0", "layer1")})
     assert "kv" in wrong.unmatched_candidate
+
+
+def test_own_names_are_aligned_behind_a_mistake_with_a_case_of_our_names(tmp_path: Path) -> None:
+    """A port of an exported model, traced in the order of its course: the first wrong point is its own."""
+    subject = subject_of("perceiver-io/language")
+    case = make(subject, rows(subject)[0], ExportOptions())
+    write_case(tmp_path / "reference.npz", case)
+    rebuilt, arrays = rebuild(case)
+    wrong = "encoder/cross_attention/attention/output/weight"
+    arrays[wrong] = arrays[wrong] * 1.5 + 0.1
+    made = run(rebuilt, arrays, case.inputs, {}, points=lambda point: True)
+    mine = {f"trace/own.p{i}": array for i, array in enumerate(made.trace.values())}
+    found = compare_dumps(
+        read_dump(tmp_path / "reference.npz"),
+        as_dump({**mine, **{f"output/{n}": a for n, a in made.outputs.items()}}, "candidate"),
+    )
+    names = dict(zip((f"own.p{i}" for i in range(len(mine))), made.trace))
+    first = next(pair for pair in found.pairs if not pair.passed)
+    assert (first.name, names[first.other]) == ("encoder.cross_attention.attention",) * 2
+    matched = {pair.other: pair.name for pair in found.pairs}
+    assert sum(matched.get(own) == name for own, name in names.items()) > 0.9 * len(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from ...host.files import AnyPath
 from ...host.progress import steps
 from ...peers import peer
 from ...peers.base import Given, Rebuilt
+from ...peers.reference import NAME as REFERENCE
 from ...weights.formats.opcodes import shown
 from ..cases import TOLERANCES
 from ..cases.case import is_tolerance
@@ -56,11 +58,25 @@ class Dump:
     notes: list[str] = field(default_factory=list)
 
     def translate(self, name: str) -> list[str]:
-        """Our names for one of the peer's points; none where there is no counterpart."""
+        """Our names for one of the peer's points; none where there is no counterpart.
+
+        Of the reference itself every name could be one: those are that begin as one that is there.
+        """
+        if self.meta.get("peer") == REFERENCE and _part(name) not in self._parts:
+            return []
         try:
             return self.peer.point(name) if self.peer else [name]
         except InputError:
             return []
+
+    @cached_property
+    def _parts(self) -> frozenset[str]:
+        """How names begin: with the parts of the model."""
+        return frozenset(_part(entry.name) for entry in self.entries)
+
+
+def _part(name: str) -> str:
+    return name.replace("/", ".").partition(".")[0]
 
 
 @dataclass(frozen=True)
