@@ -67,7 +67,8 @@ def _joined(rows: np.ndarray, marks: np.ndarray) -> Iterator[list[int]]:
             if not len(others):
                 continue
             size = np.abs(marks[row]).max(initial=0.0)
-            near = np.abs(marks[others] - marks[row]).max(axis=1) <= max(PLAINLY, 1e-12 * size)
+            with np.errstate(invalid="ignore"):  # infinity less infinity: those come alone
+                near = np.abs(marks[others] - marks[row]).max(axis=1) <= max(PLAINLY, 1e-12 * size)
             new += [int(other) for other in others[near]]
             left = [int(other) for other in others[~near]]
         yield found
