@@ -84,7 +84,7 @@ def _print(found: Binding) -> None:
     if found.left_over:
         print(f"left over in the port: {listed(map(printable, found.left_over), 8)}")
     counts = Counter(row.status for row in found.rows)
-    told = ", ".join(f"{counts[s]} {s}" for s in ("certain", "ambiguous", "unknown") if counts[s])
+    told = ", ".join(f"{counts[s]} {s}" for s in ("certain", "ambiguous", "by order", "unknown") if counts[s])
     if found.verified:
         print(opened(f"match: {told}; run with these parameters, the reference gives what the port recorded"))
     else:

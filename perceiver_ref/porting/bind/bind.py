@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,11 +23,11 @@ from .clock import clock
 from .doubts import Doubt, Doubts
 from .maps import Map, Point
 from .propose import Proposal, propose
-from .quick import Quick
+from .quick import Quick, Whole
 from .records import Records
 from .solve import Solver, absent_value
 from .sources import Part, Pool
-from .stacks import apart
+from .stacks import Apart, apart
 from .tape import Tape, record
 from .target import RUNS, Arguments, Target, To, read_to, targets
 from .translate import own_names, rebuild, translate
@@ -43,7 +46,7 @@ _WAYS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter of ours in the table: what it is read from, "certain", "ambiguous" or "unknown", and why."""
+    """A parameter of ours in the table: what it is read from, "certain", "ambiguous", "by order" or "unknown", and why."""
 
     path: str
     source: str
@@ -195,26 +198,84 @@ def _bound(case: Case, way: _Way, seconds: float, progress: Callable[[int, int],
     recorded = {f"output/{n}": a for n, a in case.outputs.items()} | {f"trace/{n}": a for n, a in case.trace.items()}
     records = Records(recorded, tolerance, pool.heads)
     until = clock() + (_QUICK if case.trace else _ALONE) * seconds
+    whole: tuple[Whole, Apart] | None = None
     ways = apart(pool.arrays, target.shapes)
     ways = [*ways[:_APART], *(each for each in ways[_APART:] if not each.origin)]
     for left, each in zip(range(len(ways), 0, -1), ways):
         own = Pool(each.arrays, pool.heads) if each.origin else pool
         graded = each.gradients(case.grad_params)
         share = (until - clock()) * (1 if left == 1 else _BETTER)
-        found = Quick(way.tape.again(), target.shapes, own, records, graded, share, progress, way.sample).find()
+        quick = Quick(way.tape.again(), target.shapes, own, records, graded, share, progress, way.sample)
+        found = quick.find()
         if found is None:
+            if quick.nearest is not None and quick.nearest.better(whole and whole[0]):
+                whole = (quick.nearest, each)
             continue
         solver = Solver(way.tape.again(), target.shapes, pool, records, deadline, progress)
         for path, (source, seen) in found.items():
             solver.bind({path: each.source(source, pool.arrays)}, seen)
         if (made := _finished(case, target, arguments, solver, records, solver.tape)).verified:
             return made
+        values = records.given(_results(solver.tape))
+        kept = Whole({path: source for path, (source, _) in found.items()}, len(values), 0, 0.0)
+        if kept.better(whole and whole[0]):
+            whole = (kept, each)
     solver = Solver(way.tape.again(), target.shapes, pool, records, deadline, progress)
     solver.run()
-    made = _finished(case, target, arguments, solver, records, solver.tape)
+    if whole is not None and whole[0].values >= len(records.given(_results(solver.tape))):
+        late = clock() >= deadline
+        solver = Solver(way.tape.again(), target.shapes, pool, records, deadline, progress)
+        solver.bind({p: whole[1].source(s, pool.arrays) for p, s in whole[0].sources.items()}, "")
+        solver.bound.seen.update(_shown(solver.tape, records))
+        made = _finished(case, target, arguments, solver, records, solver.tape, by_order=True)
+    else:
+        made = _finished(case, target, arguments, solver, records, solver.tape)
+        late = clock() >= deadline
     if not made.verified:
-        made.message += _missed(case, clock() >= deadline)
+        if whole is None and (missing := _missing(target.shapes, pool)):
+            made.message = f"{missing}; {made.message}"
+        made.message += _missed(case, late)
     return made
+
+
+def _results(tape: Tape) -> Iterator[Any]:
+    """The result of each op, of a tape of which all parameters are known."""
+    return (tape.value(place, {}) for place in range(len(tape.entries)))
+
+
+def _shown(tape: Tape, records: Records) -> dict[str, str]:
+    """The parameters on which some result hangs that the port recorded, too, and the first such value."""
+    made: dict[str, str] = {}
+    for entry, value in zip(tape.entries, _results(tape)):
+        if names := records.given([value]):
+            for path in entry.needs:
+                made.setdefault(path, min(names, key=list(records.arrays).index))
+    return made
+
+
+def _missing(shapes: Mapping[str, tuple[int, ...]], pool: Pool) -> str:
+    """A parameter that the port keeps nowhere in this size, and the array of its that comes nearest; "" for none.
+
+    Of maps of an attention, which are fused in many ways, and of what may be left out nothing is said.
+    """
+    gated = ("gate", "hidden") if any("/gate/" in path for path in shapes) else ()
+    kinds = Counter(re.sub(r"\d+", "#", path) for path in shapes)
+    sizes = {math.prod(array.shape) for array in pool.arrays.values()}
+    wanted = {math.prod(shape) * n for shape in shapes.values() for n in (1, 2, 3)}
+    for path, shape in shapes.items():
+        size, count = math.prod(shape), kinds[re.sub(r"\d+", "#", path)]  # layers may be kept as one array
+        own = path.rpartition("/")[0].rpartition("/")[2]
+        fused = own in ("query", "key", "value", "output") and "attention" in path or own in gated
+        if fused or absent_value(path) is not None or {size, size * count} & sizes:
+            continue
+        near = [
+            (math.prod(array.shape) in wanted, -len(set(array.shape) & set(shape)), name, list(array.shape))
+            for name, array in pool.arrays.items()
+            if array.ndim == len(shape) and set(array.shape) & set(shape)
+        ]
+        said = f"no array of the port has the shape {list(shape)} of {path}"
+        return said + (f"; {min(near)[2]} is {min(near)[3]}" if near else "")
+    return ""
 
 
 def _missed(case: Case, late: bool) -> str:
@@ -236,23 +297,33 @@ def _tolerance(case: Case) -> float:
 
 
 def _finished(
-    case: Case, target: Target, arguments: Arguments, solver: Solver, records: Records, tape: Tape
+    case: Case,
+    target: Target,
+    arguments: Arguments,
+    solver: Solver,
+    records: Records,
+    tape: Tape,
+    *,
+    by_order: bool = False,
 ) -> Binding:
+    """What the solver has bound, run and compared; `by_order` is a whole guess that gave not all that was recorded."""
     to = replace(target.to, call=arguments.call)
     outputs, points = _outputs(case, records, tape), _points(case, records, tape)
     plain = Map(to, dict(solver.bound.sources), _loose_inputs(arguments, case), outputs, points, False)
     made, doubts = plain, dict[str, Doubt]()
-    result, message = _verified(case, plain, records, solver)
-    if outputs and (not message or all(solver.bound.seen.values())):
+    result, message = _verified(case, plain, records, solver, by_order)
+    if not by_order and outputs and (not message or all(solver.bound.seen.values())):
         gradients = _gradients(case, plain)
         felt = _felt(target, arguments, solver, case, points)
         doubts = Doubts(solver, records, case.grad_params, gradients, felt).settle()
         made = replace(plain, parameters=dict(solver.bound.sources), ambiguous=tuple(doubts))
-        result, message = _verified(case, made, records, solver)
+        result, message = _verified(case, made, records, solver, by_order)
     if not message and (lost := _lost(case, outputs, tape)):
         message = f"the port's output {lost} is none of the reference's, which has one of that size"
     verified = not message
     rows = [_row(path, solver, doubts.get(path), verified) for path in target.shapes]
+    if by_order and not verified:
+        rows = [replace(row, status="by order") for row in rows]
     traced = {p.part.name for p in points.values()}
     unmatched = [name for name in case.trace if name not in traced]
     return Binding(replace(made, verified=verified), rows, verified, _left_over(solver), unmatched, message, [], result)
@@ -409,30 +480,33 @@ def _some(values: Iterable[Any], rng: np.random.Generator) -> Any:
     return total
 
 
-def _verified(case: Case, made: Map, records: Records, solver: Solver) -> tuple[Result | None, str]:
+def _verified(
+    case: Case, made: Map, records: Records, solver: Solver, by_order: bool
+) -> tuple[Result | None, str]:
     """The check of the translated case, and where it first fails, "" where it does not."""
     if not made.outputs:
-        return None, _first_failure(case, records, solver, None)
+        return None, _first_failure(case, records, solver, None, by_order)
     result = check_case(translate(case, made), case.name)
     if result.status == "pass":
         return result, ""
-    return result, _first_failure(case, records, solver, result)
+    return result, _first_failure(case, records, solver, result, by_order)
 
 
-def _first_failure(case: Case, records: Records, solver: Solver, result: Result | None) -> str:
+def _first_failure(case: Case, records: Records, solver: Solver, result: Result | None, by_order: bool) -> str:
     """In one line: what is bound, and the first of the port's values that the reference does not give."""
     seen = solver.bound.seen
     guessed = [path for path in solver.paths if not seen.get(path, "")]
-    values: set[str] = set()
-    for entry in range(len(solver.tape.entries)):
-        value = solver.tape.value(entry, {})
-        value = value[0] if isinstance(value, tuple) else value
-        if value.dtype.kind == "f" and records.has(value.size):
-            values |= {found.name for found in records.all(value)}
+    values = records.given(_results(solver.tape))
     lost = [name for name in records.arrays if name not in values]
     lost.sort(key=lambda name: name.startswith("output/"))
-    parts = [f"{len(seen) - len(guessed)} of {len(solver.paths)} parameters are bound by values"]
-    if guessed:
+    if by_order:
+        parts = [
+            f"all {len(seen)} parameters are guessed by shapes, names and order; recorded "
+            f"values show {len(seen) - len(guessed)} of them"
+        ]
+    else:
+        parts = [f"{len(seen) - len(guessed)} of {len(solver.paths)} parameters are bound by values"]
+    if guessed and not by_order:
         parts.append(f"from {guessed[0]} on nothing fits")
     if lost:
         parts.append(f"the first of the port's values that the reference does not give is {lost[0]}")

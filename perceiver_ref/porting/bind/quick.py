@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,6 +41,29 @@ _CLIMB = 1.5
 """Seconds to climb for, of one guess of the order."""
 _SHUFFLED = 4000
 """Alternatives of one parameter, arrays in any order."""
+_ALIKE = 8
+"""Conventions that are compared for what no recorded value decides, in a guess that does not give the outputs."""
+_NEARER = 2.0
+"""So many times nearer to the outputs is a guess to be taken in place of one that is likelier by its order."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole guess that does not give the outputs: one array for each parameter, by order, names and shapes."""
+
+    sources: Choice
+    values: int
+    """Of the port's values, how many the reference gives with it."""
+    left: int
+    """Arrays that it leaves over."""
+    off: float
+    """How far outputs are off, as a share of their size."""
+
+    def better(self, other: Whole | None) -> bool:
+        """Whether it is to be taken in place of a guess that came before."""
+        if other is None or (self.values, -self.left) != (other.values, -other.left):
+            return other is None or (self.values, -self.left) > (other.values, -other.left)
+        return self.off * _NEARER < other.off
 
 
 class Quick:
@@ -82,13 +106,15 @@ class Quick:
         self.tried = 0
         self.climbing: float | None = None
         """Seconds to climb for."""
+        self.nearest: Whole | None = None
+        """Where nothing is found, the best of the guesses by order."""
 
     def find(self) -> dict[str, tuple[Source, str]] | None:
         """For each parameter a source and the recorded value that shows it; None where nothing is found in time."""
         for strict in (True, False) if self.narrowing else (False,):
             for units in self._laid(strict, _LAID if strict else 1.0):
                 self.climbing = _CLIMB
-                if (found := self._search(units)) is not None:
+                if (found := self._search(units, by_order=True)) is not None:
                     return found
                 if clock() > self.deadline:
                     return None
@@ -186,8 +212,8 @@ class Quick:
         named = {path for row in sums for path in getattr(row, "terms", {})}
         return {path for path in keys if path in self.shapes and path not in named}
 
-    def _search(self, units: list[Unit]) -> dict[str, tuple[Source, str]] | None:
-        """Fix units from one recorded value to the next; the last is the output."""
+    def _search(self, units: list[Unit], by_order: bool = False) -> dict[str, tuple[Source, str]] | None:
+        """Fix units from one recorded value to the next; the last is the output. What is `by_order` is kept if best."""
         units = sorted(units, key=lambda unit: min(self.first.get(path, len(self.first)) for path in unit.paths))
         loose = [u for u in units if len(u.choices) > 1 and set(u.paths) <= self.unfelt]
         units = [u for u in units if u not in loose]
@@ -200,6 +226,8 @@ class Quick:
         while open_:
             step = self._step(open_, fixed, guess, seen)
             if step is None:
+                if by_order:
+                    self._keep(open_, {**guess, **fixed, **self._loose(loose, fixed)})
                 return None
             for unit, choice in step:
                 fixed.update(choice)
@@ -208,9 +236,24 @@ class Quick:
         fixed |= self._loose(loose, fixed)
         found = self._agrees({**guess, **fixed})
         if found is None:
+            if by_order:
+                self._keep([], {**guess, **fixed})
             return None
         self.progress(len(self.shapes), len(self.shapes))
         return {path: (source, seen.get(path) or found) for path, source in {**guess, **fixed}.items()}
+
+    def _keep(self, open_: list[Unit], chosen: Choice) -> None:
+        """A guess that does not give the outputs, with the convention for the units that are open that does best."""
+        rows: Iterator[list[Choice]] = iter([[]])
+        if open_:
+            rows = itertools.islice(_combinations(open_, {}, self._until(_SOME)), _ALIKE)
+        for choices in rows:
+            merged = {**chosen, **{path: s for choice in choices for path, s in choice.items()}}
+            values = (self.replay.value(place, merged) for place in range(len(self.tape.entries)))
+            used = {name for source in merged.values() for name in source.names}
+            made = Whole(merged, len(self.records.given(values)), len(self.pool.arrays.keys() - used), self._off(merged))
+            if made.better(self.nearest):
+                self.nearest = made
 
     def _loose(self, loose: list[Unit], fixed: Choice) -> Choice:
         """Parameters that change nothing, of what is left, with no gradient where that is known."""

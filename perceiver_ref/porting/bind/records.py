@@ -7,7 +7,7 @@ layout changes, say fast what cannot be the same; layouts decide.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,15 @@ class Records:
             if (found := _layout(record, value, limit, self.heads)) is not None:
                 seen.add(piece.name)
                 yield Found(piece.name, *found)
+
+    def given(self, values: Iterable[object]) -> set[str]:
+        """The records that are among values, results of ops."""
+        names: set[str] = set()
+        for made in values:
+            value = np.asarray(made[0] if isinstance(made, tuple) else made)
+            if value.dtype.kind == "f" and self.has(value.size):
+                names |= {found.name for found in self.all(value)}
+        return names
 
     def shifts(self, value: np.ndarray, width: int) -> list[np.ndarray]:
         """What may be added to the last axis, of `width` channels, to make `value` a record: (width,) each."""

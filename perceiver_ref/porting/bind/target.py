@@ -169,7 +169,8 @@ def targets(to: To, case: Case) -> Iterator[tuple[Target, Arguments]]:
     Raises `InputError` with the reason of the first where none can be run.
     """
     failed: Exception | None = None
-    tried, found = 0, False
+    refused: set[str] = set()
+    tried, ran, found = 0, False, False
     for names in _assignments(to, case):
         call = dict(to.call) or _call(case, names)
         for views in itertools.product(*(_views(names[arg], arg, case, to) for arg in names)):
@@ -181,12 +182,21 @@ def targets(to: To, case: Case) -> Iterator[tuple[Target, Arguments]]:
             inputs = _wide(arguments.read(case.inputs))
             try:
                 target = Target(to, inputs, call)
+            except RUNS as error:
+                failed = failed or error
+                refused.add(str(error))
+                continue
+            ran = True
+            try:
                 target.run(target.drawn(), inputs, call)
             except RUNS as error:
                 failed = failed or error
                 continue
             found = True
             yield target, arguments
+    # a configuration of ours stands by itself; those of others may take widths from the inputs
+    if failed is not None and not ran and len(refused) == 1 and to.peer == NAME:
+        raise InputError(f"the configuration of {to.said} cannot be used: {failed}")
     if failed is not None and not found:
         raise InputError(f"the port's inputs cannot be given to {to.said}: {failed}")
 
