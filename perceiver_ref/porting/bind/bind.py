@@ -46,7 +46,10 @@ _WAYS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter of ours in the table: what it is read from, "certain", "ambiguous", "by order" or "unknown", and why."""
+    """A parameter of ours in the table, what it is read from, and why.
+
+    `status` is "certain", "ambiguous", "by order" or "unknown"; the last two are of what is not verified.
+    """
 
     path: str
     source: str
@@ -265,7 +268,7 @@ def _missing(shapes: Mapping[str, tuple[int, ...]], pool: Pool) -> str:
     for path, shape in shapes.items():
         size, count = math.prod(shape), kinds[re.sub(r"\d+", "#", path)]  # layers may be kept as one array
         own = path.rpartition("/")[0].rpartition("/")[2]
-        fused = own in ("query", "key", "value", "output") and "attention" in path or own in gated
+        fused = own in gated or (own in ("query", "key", "value", "output") and "attention" in path)
         if fused or absent_value(path) is not None or {size, size * count} & sizes:
             continue
         near = [
@@ -480,9 +483,7 @@ def _some(values: Iterable[Any], rng: np.random.Generator) -> Any:
     return total
 
 
-def _verified(
-    case: Case, made: Map, records: Records, solver: Solver, by_order: bool
-) -> tuple[Result | None, str]:
+def _verified(case: Case, made: Map, records: Records, solver: Solver, by_order: bool) -> tuple[Result | None, str]:
     """The check of the translated case, and where it first fails, "" where it does not."""
     if not made.outputs:
         return None, _first_failure(case, records, solver, None, by_order)

@@ -41,8 +41,10 @@ _CLIMB = 1.5
 """Seconds to climb for, of one guess of the order."""
 _SHUFFLED = 4000
 """Alternatives of one parameter, arrays in any order."""
-_ALIKE = 8
-"""Conventions that are compared for what no recorded value decides, in a guess that does not give the outputs."""
+_ALIKE, _EACH = 80, 0.5
+"""Conventions of one kind that are compared in a guess that does not give the outputs, and the seconds for a guess."""
+_REFUSED, _AFTER = 8, 0.05
+"""Guesses by order that identities refused, for when nothing else is found, and the share of the time for them."""
 _NEARER = 2.0
 """So many times nearer to the outputs is a guess to be taken in place of one that is likelier by its order."""
 
@@ -82,7 +84,7 @@ class Quick:
     ) -> None:
         """`sample` gives parameters of the reference and their gradients, which show what identities hold."""
         self.tape, self.shapes, self.pool, self.records = tape, dict(shapes), pool, records
-        self.deadline, self.progress = clock() + seconds, progress
+        self.seconds, self.deadline, self.progress = seconds, clock() + seconds, progress
         self.replay = Replay(tape)
         sums, products = identities(tape)
         if gradients and sample is not None:
@@ -108,9 +110,21 @@ class Quick:
         """Seconds to climb for."""
         self.nearest: Whole | None = None
         """Where nothing is found, the best of the guesses by order."""
+        self.refused: list[list[Unit]] = []
+        """The likeliest of the guesses by order that identities refused."""
 
     def find(self) -> dict[str, tuple[Source, str]] | None:
         """For each parameter a source and the recorded value that shows it; None where nothing is found in time."""
+        found = self._found()
+        if found is None and self.nearest is None:
+            # a mistake of the port's, or a field such as heads, may have made identities refuse every guess
+            self.deadline, self.climbing = clock() + _AFTER * self.seconds, 0.0
+            for units in self.refused:
+                if (found := self._search(units, by_order=True)) is not None or clock() > self.deadline:
+                    return found
+        return found
+
+    def _found(self) -> dict[str, tuple[Source, str]] | None:
         for strict in (True, False) if self.narrowing else (False,):
             for units in self._laid(strict, _LAID if strict else 1.0):
                 self.climbing = _CLIMB
@@ -129,6 +143,8 @@ class Quick:
             narrowed = self.narrowing.narrow(units, True) if self.narrowing and strict and units else units
             if narrowed is not None:
                 yield narrowed
+            elif units and len(self.refused) < _REFUSED:
+                self.refused.append(units)
             if clock() > until:
                 return
 
@@ -243,17 +259,30 @@ class Quick:
         return {path: (source, seen.get(path) or found) for path, source in {**guess, **fixed}.items()}
 
     def _keep(self, open_: list[Unit], chosen: Choice) -> None:
-        """A guess that does not give the outputs, with the convention for the units that are open that does best."""
-        rows: Iterator[list[Choice]] = iter([[]])
-        if open_:
-            rows = itertools.islice(_combinations(open_, {}, self._until(_SOME)), _ALIKE)
-        for choices in rows:
-            merged = {**chosen, **{path: s for choice in choices for path, s in choice.items()}}
-            values = (self.replay.value(place, merged) for place in range(len(self.tape.entries)))
-            used = {name for source in merged.values() for name in source.names}
-            made = Whole(merged, len(self.records.given(values)), len(self.pool.arrays.keys() - used), self._off(merged))
-            if made.better(self.nearest):
-                self.nearest = made
+        """A guess that does not give the outputs, with the conventions for the units that are open that do best.
+
+        They are changed for one kind of units after the other, the first ones being the likeliest.
+        """
+        until = min(clock() + _EACH, max(self.deadline, clock() + _EACH / 4))
+        chosen = {**chosen, **{path: s for unit in open_ for path, s in unit.choices[0].items()}}
+        best = self._whole(chosen)
+        kinds: dict[object, list[Unit]] = {}
+        for unit in open_:
+            kinds.setdefault((unit.kind, len(unit.choices)) if unit.kind else unit.paths, []).append(unit)
+        for units in kinds.values():
+            for number in range(1, min(len(units[0].choices), _ALIKE)):
+                if clock() > until:
+                    break
+                changed = {path: s for unit in units for path, s in unit.choices[number].items()}
+                made = self._whole({**best.sources, **changed})
+                best = made if made.better(best) else best
+        if best.better(self.nearest):
+            self.nearest = best
+
+    def _whole(self, chosen: Choice) -> Whole:
+        values = (self.replay.value(place, chosen) for place in range(len(self.tape.entries)))
+        left = self.pool.arrays.keys() - {name for source in chosen.values() for name in source.names}
+        return Whole(chosen, len(self.records.given(values)), len(left), self._off(chosen))
 
     def _loose(self, loose: list[Unit], fixed: Choice) -> Choice:
         """Parameters that change nothing, of what is left, with no gradient where that is known."""
