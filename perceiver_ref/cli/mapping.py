@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import runpy
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,14 @@ def mapping(command: argparse.ArgumentParser) -> None:
 
 
 def reader(map_path: str | None) -> Callable[[AnyPath], Case]:
-    """What reads a case file: as it is, or by a map."""
+    """What reads a case file: as it is, or by a map; a note on stderr says that a map is not verified."""
     if map_path is None:
         return read_case
-    from ..porting.bind.files import read_mapped
+    from ..porting.bind.files import UNVERIFIED, read_mapped
+    from ..porting.bind.maps import read_map
 
+    if not read_map(map_path).verified:
+        print(f"note: {UNVERIFIED}", file=sys.stderr)
     return partial(read_mapped, map_path=map_path)
 
 

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from perceiver_ref.cli import main
 from perceiver_ref.errors import InputError
-from perceiver_ref.peers import PEERS
+from perceiver_ref.peers import PEERS, Given, peer
 from perceiver_ref.peers.reference import to_config
 from perceiver_ref.porting.bind.bind import Binding, bind
 from perceiver_ref.porting.bind.identities import Identity, identities, meet, sound
@@ -25,8 +26,9 @@ from perceiver_ref.porting.bind.target import of_case, targets, to_of
 from perceiver_ref.porting.bind.translate import back, translate
 from perceiver_ref.porting.bind.views import View, layouts
 from perceiver_ref.porting.cases import PACKAGED, Case, read_case, write_case
-from perceiver_ref.porting.cases.execution import rebuild, run
+from perceiver_ref.porting.cases.execution import named_points, rebuild, run
 from perceiver_ref.porting.check import check_case
+from perceiver_ref.porting.diagnosis.diagnose import diagnose
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 CASES = ("hf/model_bare", "open-flamingo/gated_immediate", "idefics2/resampler_mqa_sdpa")
@@ -326,7 +328,128 @@ def test_to() -> None:
     port.inputs = {"x": port.inputs["inputs"][..., :-1]}
     with pytest.raises(InputError, match="cannot be given"):
         bind(port, of_case(case), seconds=1)
+    port.inputs = dict(case.inputs)
+    with pytest.raises(InputError, match=r"configuration of hf's .* cannot be used: .*hidden_activation"):
+        bind(port, replace(of_case(case), config=reconfigured(case, hidden_activation="relu")), seconds=1)
     assert copy.deepcopy(to_config(rebuild(case)[0].model))
+
+
+def narrowly_scaled(case: Case) -> Case:
+    """What a port records whose self-attention divides by the root of all channels, not of one head's: all but that is
+    the case's, as if queries were smaller by the root of the number of heads."""
+    rebuilt, arrays = rebuild(case)
+    factor = case.meta["config"]["config"]["num_self_attention_heads"] ** -0.5
+    scaled = {n for n in arrays if "self_attends" in n and ".self.query." in n}
+    assert len(scaled) == 4  # weights and biases of two layers
+    points = {theirs: found[0] for theirs, found in named_points(rebuilt, case.trace).items()}
+    params = {n: a * factor if n in scaled else a for n, a in arrays.items()}
+    made = run(rebuilt, params, case.inputs, {}, cotangents=case.cotangents, points=frozenset(points.values()))
+    gradients = {n: a * factor if n in scaled else a for n, a in made.grad_params.items()}
+    traced = {theirs: made.trace[ours] for theirs, ours in points.items()}
+    return replace(case, outputs=made.outputs, trace=traced, grad_params=gradients, grad_inputs=dict(made.grad_inputs))
+
+
+def reconfigured(case: Case, **changed: Any) -> dict[str, Any]:
+    return {**case.meta["config"], "config": case.meta["config"]["config"] | changed}
+
+
+MISTAKES: dict[str, dict[str, Any]] = {"activation": {"hidden_act": "relu"}, "attention-scale": {}}
+
+
+@pytest.mark.parametrize("kept", ["all", "no gradients"])
+@pytest.mark.parametrize("cause", MISTAKES)
+def test_a_port_with_a_mistake_is_guessed_whole_for_diagnose(cause: str, kept: str, tmp_path: Any) -> None:
+    """The map is not verified, and every array is where it is in the port without the mistake."""
+    case = packaged("hf/model_bare")
+    port, names = renamed(narrowly_scaled(case) if cause == "attention-scale" else case, seed=6)
+    if kept != "all":
+        for group in (port.cotangents, port.grad_params, port.grad_inputs):
+            group.clear()
+    made = bind(port, replace(of_case(case), config=reconfigured(case, **MISTAKES[cause])), seconds=4)
+    assert not made.verified
+    assert not made.map.verified
+    assert {row.status for row in made.rows} == {"by order"}
+    assert made.ambiguous == []
+    for b in rebuild(case)[0].bindings:
+        assert made.map.parameters[b.path].names == (names[b.name],)
+    assert re.search(r"guessed by shapes.* does not give is (trace/t\d|output).*is off by", made.message)
+    write_map(tmp_path / "map.json", made.map)
+    again = read_map(tmp_path / "map.json")
+    assert not again.verified
+    assert diagnose(translate(port, again)).causes == [cause]
+
+
+def test_an_unverified_map_is_written_only_when_asked_for(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    case = packaged("hf/model_bare")
+    port, _ = renamed(case, seed=7)
+    path, to, out = tmp_path / "port.npz", tmp_path / "to.json", tmp_path / "map.json"
+    write_case(path, port)
+    wrong = reconfigured(case, hidden_act="relu")
+    to.write_text(json.dumps({"peer": "hf", "class": case.meta["class"], "config": wrong}))
+    command = ["bind", str(path), "--to", str(to), "--out", str(out), "--seconds", "2"]
+    assert main(command) == 1
+    assert not out.exists()
+    assert main([*command, "--unverified"]) == 1
+    assert json.loads(out.read_text())["verified"] is False
+    said = capsys.readouterr().out
+    assert "certain" not in said
+    assert "mismatch: 51 by order; not verified" in said
+    assert main(["check", str(path), "--map", str(out)]) == 1
+    assert "the map is not verified" in capsys.readouterr().err
+
+
+PERCEIVER_IO: dict[str, Any] = {
+    "type": "PerceiverIO",
+    "encoder": {
+        "type": "Encoder",
+        "inputs": 6,
+        "latents": 5,
+        "channels": 12,
+        "layers": 1,
+        "cross_heads": 3,
+        "self_heads": 2,
+        "attend_in": "q",
+        "conventions": {"type": "Conventions", "activation": "relu", "masked_rows": "zero", "grid": "compute"},
+    },
+    "decoder": {"type": "ProjectionDecoder", "latent_channels": 12, "outputs": 4},
+}
+
+
+def own_port() -> Case:
+    """A port of that configuration, with its outputs alone."""
+    made = peer("perceiver-ref").rebuild("PerceiverIO", Given({k: v for k, v in PERCEIVER_IO.items() if k != "type"}))
+    rng = np.random.default_rng(0)
+    params = {b.name: rng.standard_normal(b.shape) / 3 for b in made.bindings}
+    inputs = {"inputs": rng.standard_normal((2, 7, 6))}
+    outputs = run(made, params, inputs, {}).outputs
+    meta = {**packaged("hf/model_bare").meta, "peer": "unknown", "class": "mine.Port", "config": {}, "call": {}}
+    renames = {name: f"net.w{i}" for i, name in enumerate(params)} | {"encoder/latents": "memory"}
+    return Case(meta, {renames[n]: a for n, a in params.items()}, {}, {"series": inputs["inputs"]}, dict(outputs))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("layer", 1, "unknown field of Encoder.*did you mean 'layers'"),
+        ("latents", "5", "latents of Encoder must be int"),
+        ("inputs", -6, "must be a whole number"),
+        ("cross_heads", 5, r"channels \(12\) must be divisible by the number of heads \(5\)"),
+        ("conventions", {**PERCEIVER_IO["encoder"]["conventions"], "activation": "gelu"}, "activation must be one of"),
+    ],
+)
+def test_a_configuration_at_fault_is_said_to_be(field: str, value: Any, said: str) -> None:
+    encoder = {**PERCEIVER_IO["encoder"], field: value}
+    with pytest.raises(InputError, match=f"^the configuration of PerceiverIO cannot be used: .*{said}"):
+        bind(own_port(), to_of({**PERCEIVER_IO, "encoder": encoder}, "x"), seconds=1)
+
+
+def test_a_table_that_no_array_of_the_port_can_be_is_named() -> None:
+    port = own_port()
+    assert bind(port, to_of(PERCEIVER_IO, "x"), seconds=10).verified
+    made = bind(port, to_of({**PERCEIVER_IO, "encoder": {**PERCEIVER_IO["encoder"], "latents": 8}}, "x"), seconds=1)
+    assert not made.verified
+    said = "no array of the port has the shape [8, 12] of encoder/latents; memory is [5, 12]; "
+    assert made.message.startswith(said)
 
 
 def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

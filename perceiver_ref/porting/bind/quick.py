@@ -263,7 +263,7 @@ class Quick:
 
         They are changed for one kind of units after the other, the first ones being the likeliest.
         """
-        until = min(clock() + _EACH, max(self.deadline, clock() + _EACH / 4))
+        until = clock() + _EACH
         chosen = {**chosen, **{path: s for unit in open_ for path, s in unit.choices[0].items()}}
         best = self._whole(chosen)
         kinds: dict[object, list[Unit]] = {}

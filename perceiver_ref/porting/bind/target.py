@@ -194,8 +194,8 @@ def targets(to: To, case: Case) -> Iterator[tuple[Target, Arguments]]:
                 continue
             found = True
             yield target, arguments
-    # a configuration of ours stands by itself; those of others may take widths from the inputs
-    if failed is not None and not ran and len(refused) == 1 and to.peer == NAME:
+    # a configuration of ours stands by itself; another's may take widths from inputs, which differ from way to way
+    if failed is not None and not ran and len(refused) == 1 and (to.peer == NAME or tried > 1):
         raise InputError(f"the configuration of {to.said} cannot be used: {failed}")
     if failed is not None and not found:
         raise InputError(f"the port's inputs cannot be given to {to.said}: {failed}")
