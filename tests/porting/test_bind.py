@@ -20,7 +20,7 @@ from perceiver_ref.peers import PEERS, Given, peer
 from perceiver_ref.peers.reference import to_config
 from perceiver_ref.porting.bind.bind import Binding, bind
 from perceiver_ref.porting.bind.identities import Identity, identities, meet, sound
-from perceiver_ref.porting.bind.maps import as_json, from_json, read_map, write_map
+from perceiver_ref.porting.bind.maps import as_json, from_json, read_map, read_source, write_map
 from perceiver_ref.porting.bind.tape import record
 from perceiver_ref.porting.bind.target import of_case, targets, to_of
 from perceiver_ref.porting.bind.translate import back, translate
@@ -450,6 +450,32 @@ def test_a_table_that_no_array_of_the_port_can_be_is_named() -> None:
     assert not made.verified
     said = "no array of the port has the shape [8, 12] of encoder/latents; memory is [5, 12]; "
     assert made.message.startswith(said)
+
+
+def test_layers_that_no_value_shows_are_read_as_those_that_one_has_shown() -> None:
+    """A port of two layers, queries, keys and values one array of (h 3 d), whose outputs have the wrong sign."""
+    config = {**PERCEIVER_IO, "encoder": {**PERCEIVER_IO["encoder"], "layers": 2}}
+    made = peer("perceiver-ref").rebuild("PerceiverIO", Given({k: v for k, v in config.items() if k != "type"}))
+    rng = np.random.default_rng(3)
+    params = {b.name: rng.standard_normal(b.shape) / 3 for b in made.bindings}
+    inputs = {"inputs": rng.standard_normal((2, 7, 6))}
+    ran = run(made, params, inputs, {}, points=lambda name: True)
+    arrays: dict[str, np.ndarray] = {}
+    for path, array in params.items():  # the fused arrays where the first of their parts is
+        layer, own, last = path.rsplit("/", 2) if "/block/" in path else ("", "", "")
+        if own == "query":
+            parts = [params[f"{layer}/{n}/{last}"].T.reshape(2, 6, -1) for n in ("query", "key", "value")]
+            arrays[f"{layer}/{last}"] = np.stack(parts, axis=1).reshape(36, -1).squeeze()  # (heads, 3, channels of one)
+        elif own not in ("key", "value"):
+            arrays[path] = array
+    meta = {**packaged("hf/model_bare").meta, "peer": "unknown", "class": "mine.Port", "config": {}, "call": {}}
+    port = Case(meta, arrays, {}, inputs, {n: -a for n, a in ran.outputs.items()})
+    shown = ("encoder.cross_attention", "encoder.blocks.0.0")
+    port.trace = {n: a for n, a in ran.trace.items() if n.startswith(shown)}
+    found = bind(port, to_of(config, "x"), seconds=3)
+    assert {row.status for row in found.rows} == {"by order"}
+    for path, source in found.map.parameters.items():
+        np.testing.assert_array_equal(read_source(source, port.params, path), params[path], err_msg=path)
 
 
 def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

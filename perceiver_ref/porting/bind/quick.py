@@ -236,6 +236,7 @@ class Quick:
         guess: Choice = {path: s for u in (*units, *loose) for path, s in u.choices[0].items()}
         fixed: Choice = {}
         seen: dict[str, str] = {}
+        decided: dict[object, int] = {}
         for unit in [u for u in units if len(u.choices) == 1]:
             fixed.update(unit.choices[0])
         open_ = [unit for unit in units if len(unit.choices) > 1]
@@ -243,9 +244,10 @@ class Quick:
             step = self._step(open_, fixed, guess, seen)
             if step is None:
                 if by_order:
-                    self._keep(open_, {**guess, **fixed, **self._loose(loose, fixed)})
+                    self._keep(open_, {**guess, **fixed, **self._loose(loose, fixed)}, decided)
                 return None
             for unit, choice in step:
+                decided[_kind(unit)] = next(i for i, own in enumerate(unit.choices) if own is choice)
                 fixed.update(choice)
                 open_ = [other for other in open_ if other is not unit]
             guess |= fixed
@@ -253,22 +255,24 @@ class Quick:
         found = self._agrees({**guess, **fixed})
         if found is None:
             if by_order:
-                self._keep([], {**guess, **fixed})
+                self._keep([], {**guess, **fixed}, decided)
             return None
         self.progress(len(self.shapes), len(self.shapes))
         return {path: (source, seen.get(path) or found) for path, source in {**guess, **fixed}.items()}
 
-    def _keep(self, open_: list[Unit], chosen: Choice) -> None:
+    def _keep(self, open_: list[Unit], chosen: Choice, decided: Mapping[object, int]) -> None:
         """A guess that does not give the outputs, with the conventions for the units that are open that do best.
 
-        They are changed for one kind of units after the other, the first ones being the likeliest.
+        Kinds of which recorded values have `decided` some units stay so; others are changed one after the other, the
+        first conventions being the likeliest.
         """
         until = clock() + _EACH
-        chosen = {**chosen, **{path: s for unit in open_ for path, s in unit.choices[0].items()}}
-        best = self._whole(chosen)
+        first = [unit.choices[decided.get(_kind(unit), 0)] for unit in open_]
+        best = self._whole({**chosen, **{path: s for choice in first for path, s in choice.items()}})
         kinds: dict[object, list[Unit]] = {}
         for unit in open_:
-            kinds.setdefault((unit.kind, len(unit.choices)) if unit.kind else unit.paths, []).append(unit)
+            if _kind(unit) not in decided:
+                kinds.setdefault(_kind(unit), []).append(unit)
         for units in kinds.values():
             for number in range(1, min(len(units[0].choices), _ALIKE)):
                 if clock() > until:
@@ -400,6 +404,11 @@ class Quick:
             names |= found
             first = first or next(iter(sorted(found)), None)
         return first if len(names) >= min(len(self.wanted), count) else None
+
+
+def _kind(unit: Unit) -> object:
+    """Equal for units that one convention decides, whose alternatives are as many."""
+    return (unit.kind, len(unit.choices)) if unit.kind else unit.paths
 
 
 def _fused(source: Source) -> bool:
