@@ -73,7 +73,12 @@ REPORTS: dict[str, list[dict[str, Any]]] = {
             "verified": TRUTH,
             "message": TEXT,
             "parameters": [
-                {"path": TEXT, "source": TEXT, "status": one("certain", "ambiguous", "unknown"), "why": TEXT}
+                {
+                    "path": TEXT,
+                    "source": TEXT,
+                    "status": one("certain", "ambiguous", "by order", "unknown"),
+                    "why": TEXT,
+                }
             ],
             "left_over": [TEXT],
             "unmatched": [TEXT],
