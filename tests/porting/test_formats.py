@@ -55,6 +55,15 @@ def compared(folder: Path, kind: str, reference: dict[str, Any], candidate: dict
     return compare_files(dump_writers.npz(folder / "reference", reference), path)
 
 
+@pytest.mark.parametrize("kept", [0, 5, 200])
+def test_a_cut_safetensors_file_is_said_to_be_one(kept: int, tmp_path: Path) -> None:
+    whole = WRITERS["safetensors"](tmp_path, {"x": np.arange(700.0)})
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(Path(whole).read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"cut\.safetensors is not a readable safetensors file"):
+        read_dump(cut)
+
+
 def test_every_row_has_a_writer_and_the_groups_are_those_of_a_case() -> None:
     assert set(WRITERS) == set(FORMATS)
     assert set(GROUPS) == {group for group, _ in groups(Case({}))}

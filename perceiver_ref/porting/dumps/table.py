@@ -135,7 +135,7 @@ def kind_of(path: AnyPath) -> str:
 def read_held(path: AnyPath) -> Held:
     """What a file or folder of any known format holds; `InputError`, one line that names it, for anything else."""
     path = Path(path)
-    kind = kind_of(path)
+    kind = kind_of(path) or ("safetensors" if path.suffix == ".safetensors" and path.is_file() else "")
     if not kind and path.is_dir():
         raise InputError(
             f"{path} is a directory without arrays; expected .npy files, {INDEX} of raw arrays, ONNX tensors, or what "
