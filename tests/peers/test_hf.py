@@ -174,7 +174,7 @@ PIXELS_POSITIONS = PIXELS["fourier_position_encoding_kwargs"]
         (
             "PerceiverImagePreprocessor",
             {"kwargs": {"prep_kind": "conv"}},
-            "Known: concat_or_add_pos",
+            "Known: prep_type, ",
         ),
         ("PerceiverImagePreprocessor", {"kwargs": {**PIXELS, "prep_type": "conv3d"}}, "conv, conv1x1, patches, pixels"),
         ("PerceiverImagePreprocessor", {"kwargs": {}}, "needs fourier_position_encoding_kwargs"),
