@@ -146,13 +146,19 @@ def packaged() -> Iterator[Case]:
 
 def reports(cases: Iterable[Case], jobs: int = 1) -> list[dict[str, Any]]:
     """What an audit says of each model that these cases are of; `jobs` models at a time."""
+    models = list(by_model(cases).values())
+    if jobs == 1:
+        return [of_model(some) for some in steps(models, "model")]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(of_model, models))
+
+
+def by_model(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    """Cases by the model that they are of."""
     models: dict[str, list[Case]] = {}
     for case in cases:
         models.setdefault(model_of(case), []).append(case)
-    if jobs == 1:
-        return [of_model(some) for some in steps(list(models.values()), "model")]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(of_model, models.values()))
+    return models
 
 
 def of_model(cases: Sequence[Case]) -> dict[str, Any]:

@@ -176,10 +176,9 @@ def test_a_worker_that_is_out_of_time_is_ended() -> None:
         Worker(Spec("gated", "ours", quick=True), 1, time.monotonic())
 
 
-@pytest.mark.usefixtures("scripted")
-def test_rounds_end_with_the_time_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock of which every answer takes a second: seven before the first round, three a round, which is thought to
-    take 3.2 s and pauses."""
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of a clock of which every answer takes a second."""
     now = [0.0]
     ask = Scripted.ask
 
@@ -189,6 +188,13 @@ def test_rounds_end_with_the_time_of_a_case(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Scripted, "ask", slow)
     monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.usefixtures("scripted")
+def test_rounds_end_with_the_time_of_a_case(now: list[float]) -> None:
+    """By a clock of which every answer takes a second: seven before the first round, three a round, which is thought to
+    take 3.2 s and pauses."""
     for limit, rounds in ((1.0, 1), (14.0, 2), (100.0, 3)):
         now[0] = 0.0
         Scripted.turns = []
@@ -197,18 +203,9 @@ def test_rounds_end_with_the_time_of_a_case(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("scripted")
-def test_a_pass_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_leaves_time_for_the_next(now: list[float]) -> None:
     """By the same clock. After seven answers and with rounds of 3.2 s, the second pass is left 30.6 s: of 26 s there is
     but the first round here, of 46 s there are two; of 100 s it is left half, which is more."""
-    now = [0.0]
-    ask = Scripted.ask
-
-    def slow(self: Scripted, do: str, name: str, **more: Any) -> dict[str, Any]:
-        now[0] += 1
-        return ask(self, do, name, **more)
-
-    monkeypatch.setattr(Scripted, "ask", slow)
-    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
     for limit, rounds in ((26.0, 1), (46.0, 2), (100.0, 3)):
         now[0] = 0.0
         done: list[dict[str, Any]] = []

@@ -10,9 +10,7 @@ from export.exported import subject_of
 import perceiver_ref as pr
 from perceiver_ref.porting.audit import Audit, audited
 from perceiver_ref.porting.audit.equal import same_reason
-from perceiver_ref.porting.audit.matrix import model_of
 from perceiver_ref.porting.audit.table import said
-from perceiver_ref.porting.cases import Case
 from perceiver_ref.porting.export.adversarial import rows
 from perceiver_ref.porting.export.make import ExportOptions, make
 from perceiver_ref.porting.export.pack import pack
@@ -38,17 +36,9 @@ def test_the_page_is_what_an_audit_makes() -> None:
     assert kill_matrix.page(made) == PAGE.read_text(encoding="utf-8"), "write it again: python docs/make coverage"
 
 
-def packed() -> dict[str, list[Case]]:
-    """The cases of the pack, by model."""
-    models: dict[str, list[Case]] = {}
-    for case in pack(ExportOptions(trace=False)):
-        models.setdefault(model_of(case), []).append(case)
-    return models
-
-
-@pytest.mark.parametrize("name", packed())
-def test_the_pack_tells_all_apart(name: str) -> None:
-    assert_all_told(audited(packed()[name], SECONDS))
+def test_the_pack_tells_all_apart() -> None:
+    for cases in kill_matrix.by_model(pack(ExportOptions(trace=False))).values():
+        assert_all_told(audited(cases, SECONDS))
 
 
 @pytest.mark.parametrize("name", [*pr.presets(), *pr.variants()])

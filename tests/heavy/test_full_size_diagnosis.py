@@ -145,42 +145,37 @@ def test_a_middle_sized_model(plant: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert (found["verdict"], found["causes"]) == ("deviation", [plant])
 
 
+def measured(made: Any, plant: str, folder: Path, patch: pytest.MonkeyPatch, *, traced: bool) -> dict[str, Any]:
+    """What is said of a model of full size with a deviation: its cause, in the time of so many runs and in 2 GiB above
+    the weights and the case."""
+    model, inputs = made("full")
+    case = recorded((model, inputs), plant, folder, patch, traced=traced)
+    model.save_pretrained(folder / "weights")
+    write_npz(folder / "inputs.npz", inputs)
+    run = ["run", "--peer", "hf", "--weights", folder / "weights", "--inputs", folder / "inputs.npz"]
+    code, one, _ = timed([*run, "--output", folder / "out.npz"])
+    assert code == 0
+    found, seconds, memory = diagnosed(case)
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    above = (memory - case.stat().st_size - weights) / GIB
+    what = f"{made.__name__}, {plant}{'' if traced else ' without traces'}"
+    print(f"\n{what}: {found['causes']}, {seconds / one:.1f} runs of {one:.1f} s, {above:+.1f} GiB")
+    assert (found["verdict"], found["causes"]) == ("deviation", [plant])
+    assert above <= 2
+    reading = case.stat().st_size / 200e6 if traced else 0.0  # of the traced values
+    assert seconds <= (RUNS if traced else RUNS_WITHOUT) * one + reading
+    return found
+
+
 @pytest.mark.parametrize("made", [language, images])
 @pytest.mark.parametrize("plant", PLANTED)
 def test_with_traces(made: Any, plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if made is images and plant == "head-layout":
         pytest.skip("its cross-attentions have one head")
-    model, inputs = made("full")
-    case = recorded((model, inputs), plant, tmp_path, monkeypatch, traced=True)
-    model.save_pretrained(tmp_path / "weights")
-    write_npz(tmp_path / "inputs.npz", inputs)
-    run = ["run", "--peer", "hf", "--weights", tmp_path / "weights", "--inputs", tmp_path / "inputs.npz"]
-    code, one, _ = timed([*run, "--output", tmp_path / "out.npz"])
-    assert code == 0
-    found, seconds, memory = diagnosed(case)
-    weights = sum(p.numel() for p in model.parameters()) * 4
-    above = (memory - case.stat().st_size - weights) / GIB
-    print(f"\n{made.__name__}, {plant}: {found['causes']}, {seconds / one:.1f} runs of {one:.1f} s, {above:+.1f} GiB")
-    assert (found["verdict"], found["causes"]) == ("deviation", [plant])
-    assert found["first_divergence"]
-    assert above <= 2
-    assert seconds <= RUNS * one + case.stat().st_size / 200e6  # and what it takes to read the traced values
+    assert measured(made, plant, tmp_path, monkeypatch, traced=True)["first_divergence"]
 
 
 @pytest.mark.parametrize("plant", ["activation", "attention-scale", "head-layout"])
 def test_without_traces(plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is everywhere in the model is told by what it does to the last layers."""
-    model, inputs = language("full")
-    case = recorded((model, inputs), plant, tmp_path, monkeypatch, traced=False)
-    model.save_pretrained(tmp_path / "weights")
-    write_npz(tmp_path / "inputs.npz", inputs)
-    run = ["run", "--peer", "hf", "--weights", tmp_path / "weights", "--inputs", tmp_path / "inputs.npz"]
-    code, one, _ = timed([*run, "--output", tmp_path / "out.npz"])
-    assert code == 0
-    found, seconds, memory = diagnosed(case)
-    weights = sum(p.numel() for p in model.parameters()) * 4
-    above = (memory - case.stat().st_size - weights) / GIB
-    print(f"\n{plant} without traces: {found['causes']}, {seconds / one:.1f} runs of {one:.1f} s, {above:+.1f} GiB")
-    assert (found["verdict"], found["causes"]) == ("deviation", [plant])
-    assert above <= 2
-    assert seconds <= RUNS_WITHOUT * one
+    measured(language, plant, tmp_path, monkeypatch, traced=False)
