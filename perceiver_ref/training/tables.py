@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +98,29 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
     header = [name.strip() for name in lines[0]]
     if len(set(header)) < len(header) or not all(header):
         raise InputError(f"{path}: the first line must name every column, each otherwise, got {shortened(header)}")
+    if _values(header):
+        raise InputError(f"{path}: the first line must name the columns, and holds values: {shortened(header)}")
     for i, row in enumerate(lines[1:]):
         if len(row) != len(header):
             raise InputError(f"{path}: row {i + 1} has {len(row)} fields, the line of names {len(header)}")
     return header, lines[1:]
+
+
+def _values(header: list[str]) -> bool:
+    """Whether a first line is of values, not of names: numbers, one other at most, and no count of the columns."""
+    numbers = [name for name in header if _is_number(name)]
+    if len(numbers) < max(1, len(header) - 1):
+        return False
+    counted = all(name.isdecimal() for name in numbers) and all(int(b) - int(a) == 1 for a, b in pairwise(numbers))
+    return not counted or (len(numbers) < 3 and numbers[0] not in ("0", "1"))  # pandas counts columns without names
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _label(header: list[str], label: str | None, path: Path) -> str:

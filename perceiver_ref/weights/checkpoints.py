@@ -8,6 +8,7 @@
 | Haiku pickle | one `.pickle`, `.pkl` or `.pystate` file: `{module: {name: array}}`, or params and state of such |
 | npz | one `.npz` file, arrays by parameter name, with or without a leading `param/` |
 | our own | the `.npz` that `perceiver-ref convert` writes; see `formats.own` |
+| a case | one `.npz` of the vector format; see `formats.cases` |
 
 Nothing in a file ever runs; see `formats`.
 """
@@ -30,6 +31,7 @@ from ..host.files import AnyPath, read_json
 from ..models.module import floating_dtype
 from ..peers import PEERS, Given, Peer, Rebuilt, peer
 from ..peers.base import told
+from .formats.cases import parameters, said_by
 from .formats.dtypes import finite
 from .formats.fit import Fitted, fit
 from .formats.foreign import foreign_of
@@ -136,8 +138,8 @@ def load(
 
     For the latter, `load("hf", path)`: `peer_name` is the implementation ("hf", "deepmind"), `path` its weights, a file
     or a directory. `cls` is its class (default: what the configuration names) and `config` the configuration, or a JSON
-    file of it (default: `config.json` of the directory). Our own file knows all three. Parameters keep the file's dtype
-    (bfloat16: float32, exactly) unless `dtype` is given.
+    file of it (default: `config.json` of the directory). Our own file knows all three, and so does a case of the vector
+    format. Parameters keep the file's dtype (bfloat16: float32, exactly) unless `dtype` is given.
 
     `key` says where in a file with more than weights they are, such as "ema" or "checkpoint.model" ("." means the
     outermost level; default: the first of `formats.state_dict.KEYS` that is there, or what alone there is). `prefix` is
@@ -217,9 +219,14 @@ def read_checkpoint(
     dtype = None if dtype is None else floating_dtype(dtype)
     if peer_name is not None:
         peer(peer_name)  # an unknown one is said before a large file is read
-    sizes = _shapes(inputs)
     found = read_arrays(path, dtype, choice.key, choice.prefix or "")
-    arrays, notes = _named(found.arrays, path), found.notes
+    arrays, notes = parameters(found.arrays, path), found.notes
+    case = said_by(found.arrays, path)
+    if case is not None and peer_name in (None, case.peer) and config is None and cls in (None, case.cls):
+        peer_name, cls, config = case.peer, case.cls, case.config
+        inputs, call = inputs or case.inputs, call or case.call
+        arrays = {**arrays, **{alias: arrays[name] for alias, name in case.tied.items() if name in arrays}}
+    sizes = _shapes(inputs)
     meta = own_meta(arrays, path)
     where = path if config is None or isinstance(config, Mapping) else config
     if config is not None and not isinstance(config, Mapping):
@@ -310,16 +317,8 @@ def _beside(path: AnyPath) -> Path:
 
 def read_weights(path: AnyPath, dtype: Any = None, key: str | None = None) -> Arrays:
     """Every array of a weights file or directory, by the name that it has there; floating point in `dtype` if given."""
-    arrays = _named(read_arrays(path, dtype, key).arrays, path)
+    arrays = parameters(read_arrays(path, dtype, key).arrays, path)
     for name, array in arrays.items():
         if (foreign := foreign_of(array)) and foreign.tensor:
             raise InputError(f"{path}: {shown(name)!r} cannot be read: it holds {foreign.why}")
     return {name: array for name, array in arrays.items() if not foreign_of(array)}
-
-
-def _named(arrays: Arrays, where: object) -> Arrays:
-    """Of a case of the vector format, parameters and buffers; our own checkpoint and other files as they are."""
-    groups = ("param/", "state/")
-    if not any(name.startswith("param/") for name in arrays) or own_meta(dict(arrays), where) is not None:
-        return arrays
-    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(groups)}

@@ -107,9 +107,10 @@ def test_run_takes_our_checkpoint_alone(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_class_that_takes_sizes_from_its_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = pr.vectors.read_case(Path(__file__).parents[1] / "vectors" / "deepmind" / "attention_qk_v.npz")
+    write_npz(tmp_path / "weights.npz", case.params)
     pr.vectors.write_case(tmp_path / "case.npz", case)
     (tmp_path / "config.json").write_text(json.dumps(case.meta["config"]))
-    arguments = convert(Files(tmp_path), "case.npz", "own.npz", "--peer", "deepmind", "--class", case.meta["class"])
+    arguments = convert(Files(tmp_path), "weights.npz", "own.npz", "--peer", "deepmind", "--class", case.meta["class"])
     invoke(capsys, *arguments).assert_refused("the argument inputs_q is missing")
     assert invoke(capsys, *arguments, "--inputs", tmp_path / "case.npz").code == 0
     assert invoke(capsys, *convert(Files(tmp_path), "own.npz", "back.npz", "--to-peer")).code == 0
