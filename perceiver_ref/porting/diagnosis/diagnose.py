@@ -166,10 +166,12 @@ def _decide(made: Diagnosis, found: GradientDiagnosis, subject: Subject) -> None
     made.explanation, made.others = found.explanation, found.others
     limits = {name: {d: of[name] for d, of in found.roundings.items()} for name in found.errors}
     for n, error in found.errors.items():
-        ours, theirs = found.ours[n], found.theirs[n]
-        told = measures(theirs, ours, tolerance=tolerances(subject.case)["gradient"], error=error)
+        told: Mapping[str, float] = {}
+        if n in found.ours:  # of a large case a few are kept
+            limit = tolerances(subject.case)["gradient"]
+            told = measures(found.theirs[n], found.ours[n], tolerance=limit, error=error)
         made.points.append(PointError(n, error, limits[n], _units(error, limits[n]), told))
-    name = max(found.affected, key=lambda n: found.errors[n])
+    name = max((n for n in found.affected if n in found.ours), key=lambda n: found.errors[n])
     made.excerpt = {
         "point": np.array(name),
         "reference": found.ours[name],
@@ -188,7 +190,7 @@ def _units(error: float, limits: Mapping[str, float]) -> dict[str, float]:
 def _outputs(subject: Subject, path: str, heads: Heads) -> tuple[Diagnosis, list[tuple[Candidate, ...]]]:
     """What is found of outputs and traces, and the deviations that explain them, the best first."""
     case, ours = subject.case, subject.ours
-    large = isinstance(subject, LargeSubject) and bool(subject.points)
+    large = isinstance(subject, LargeSubject) and (bool(subject.points) or subject.all_agree)
     errors, roundings = subject.errors(ours), (LargeRoundings if large else Roundings)(subject, ours)
     error = max(e for name, e in errors.items() if name.startswith("output/"))
     limit = tolerances(case)["output"]

@@ -37,7 +37,9 @@ def _same(gradient: Any) -> Any:
 @dataclass
 class Ran:
     """One op as it ran: its node, and what it was given. `place` are the scopes around it, `point` the traced value
-    that it makes or goes into, `role` its name in its layer."""
+    that it makes or goes into, `role` its name in its layer. `wanted`: the arguments whose gradients are asked for,
+    where not all are.
+    """
 
     node: Node
     arguments: tuple[Any, ...]
@@ -45,6 +47,7 @@ class Ran:
     place: str
     point: str = ""
     role: str = ""
+    wanted: tuple[bool, ...] | None = None
 
     @property
     def op(self) -> Op:
@@ -70,7 +73,8 @@ class Ran:
     def pull(self, gradient: Any, residuals: Sequence[Any] | None = None) -> Sequence[Any]:
         """The gradients that the op's definition gives, before they are summed over broadcast axes."""
         given = self.residuals if residuals is None else residuals
-        return self.op.definition.pull(gradient, given, self.options, self.node.needs)
+        needs = self.node.needs if self.wanted is None else self.wanted
+        return self.op.definition.pull(gradient, given, self.options, needs)
 
     def fit(self, position: int, gradient: Any) -> Any:
         """A gradient summed over the axes along which the argument was broadcast; None stands for zeros."""

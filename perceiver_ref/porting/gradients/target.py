@@ -31,6 +31,13 @@ class Target:
     """
 
     def __init__(self, subject: Subject, graph: Graph, back: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._begin(subject, graph, back)
+        walked = graph.walk()
+        self.base = {path: walked[path] for path in graph.leaves}
+        self.named = self.by_name(self.base)
+
+    def _begin(self, subject: Subject, graph: Graph, back: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """What is to be compared, by which names."""
         self.subject, self.graph, self.back = subject, graph, back
         self.expected = gradients_of(subject.case)
         self.bindings: dict[str, list[Binding]] = {}
@@ -39,9 +46,6 @@ class Target:
             if f"grad_param/{b.name}" in self.expected:
                 self.bindings.setdefault(f"grad_param/{b.name}", []).append(b)
                 self.names.setdefault(b.path, []).append(f"grad_param/{b.name}")
-        walked = graph.walk()
-        self.base = {path: walked[path] for path in graph.leaves}
-        self.named = self.by_name(self.base)
 
     def by_name(self, leaves: Mapping[str, Any], only: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """Gradients by leaf -> by the peer's names, as `expected` has them (only these)."""

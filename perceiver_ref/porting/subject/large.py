@@ -172,6 +172,11 @@ class LargeSubject(Subject):
         limit = AGREES[self.case.meta["dtype"]]
         return close.relative <= limit and close.error <= _LARGEST * limit
 
+    @property
+    def all_agree(self) -> bool:
+        """Whether every compared array does."""
+        return all(self.agrees(close) for close in self.closeness.values())
+
     def _unknown(self, names: Sequence[str]) -> list[str]:
         told = super()._unknown([name for name in names if name not in self.maps])
         some = [name for name in names if name in self.maps]
