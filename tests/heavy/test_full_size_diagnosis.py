@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from heavy.peer import randomise, torch, transformers
+from mutants.backward import wrong
 
 import perceiver_ref as pr
 from perceiver_ref.porting.cases import read_case, write_case
@@ -101,6 +102,55 @@ PLANTED: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
 }
 
 
+def softmax_without_sum(model: Any, patch: pytest.MonkeyPatch) -> None:
+    class Parts:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch.nn, name)
+
+        @staticmethod
+        def Softmax(dim: int) -> Any:  # noqa: N802
+            return wrong.softmax_without_sum
+
+    patch.setattr(modeling, "nn", Parts())
+
+
+def constant_mean(model: Any, patch: pytest.MonkeyPatch) -> None:
+    def forward(self: Any, x: Any) -> Any:
+        return wrong.layer_norm(x, x.shape[-1], self.weight, self.bias, self.eps, mean=False)
+
+    patch.setattr(torch.nn.LayerNorm, "forward", forward)
+
+
+def gelu_slope(model: Any, patch: pytest.MonkeyPatch) -> None:
+    for part in model.modules():
+        if isinstance(part, modeling.PerceiverMLP):
+            part.intermediate_act_fn = lambda x: wrong.instead(wrong.gelu_erf(x), wrong.quick_gelu(x))
+
+
+def middle(model: Any) -> Any:
+    layers = model.perceiver.encoder.self_attends
+    return layers[len(layers) // 2]
+
+
+def keys_detached(model: Any, patch: pytest.MonkeyPatch) -> None:
+    key = middle(model).attention.self.key
+    patch.setattr(key, "forward", lambda x: type(key).forward(key, x).detach())
+
+
+def branch_halved(model: Any, patch: pytest.MonkeyPatch) -> None:
+    mlp = middle(model).mlp
+    patch.setattr(mlp, "forward", lambda x: wrong.times(type(mlp).forward(mlp, x), 0.5))
+
+
+BACKWARD: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
+    "softmax-backward": softmax_without_sum,
+    "norm-backward": constant_mean,
+    "activation-backward": gelu_slope,
+    "gradient-stopped": keys_detached,
+    "gradient-factor": branch_halved,
+}
+
+
 def timed(arguments: list[object]) -> tuple[int, float, float]:
     """A command in a process of its own: (exit code, seconds, peak bytes)."""
     started = time.perf_counter()
@@ -117,18 +167,28 @@ def timed(arguments: list[object]) -> tuple[int, float, float]:
 def recorded(
     made: tuple[Any, dict[str, Any]], plant: str, folder: Path, patch: pytest.MonkeyPatch, *, traced: bool
 ) -> Path:
-    """A case of the right weights and of what the model with the deviation makes of the inputs."""
+    """A case of the right weights and of what the model with the deviation makes of the inputs, forward or backward."""
     model, inputs = made
     randomise(model, seed=0)
     state = {name: value.clone().numpy() for name, value in model.state_dict().items()}
-    PLANTED[plant](model, patch)
-    with pr.record(model, folder / "case.npz", points=None if traced else set()), torch.no_grad():
-        model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    given = {name: torch.from_numpy(array) for name, array in inputs.items() if not name.startswith("cotangent/")}
+    {**PLANTED, **BACKWARD}[plant](model, patch)
+    with (
+        pr.record(model, folder / "case.npz", points=None if traced else set()),
+        torch.set_grad_enabled(plant in BACKWARD),
+    ):
+        logits = model(**given).logits
+        if plant in BACKWARD:
+            (logits * torch.from_numpy(cotangent(logits.shape))).sum().backward()
     patch.undo()
     case = read_case(folder / "case.npz")
     case.params.update({name: state[name] for name in case.params if name in state})
     write_case(folder / "case.npz", case)
     return folder / "case.npz"
+
+
+def cotangent(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(5).standard_normal(tuple(shape)).astype(np.float32)
 
 
 def diagnosed(case: Path, *options: object) -> tuple[dict[str, Any], float, float]:
@@ -151,8 +211,11 @@ def measured(made: Any, plant: str, folder: Path, patch: pytest.MonkeyPatch, *, 
     model, inputs = made("full")
     case = recorded((model, inputs), plant, folder, patch, traced=traced)
     model.save_pretrained(folder / "weights")
-    write_npz(folder / "inputs.npz", inputs)
     run = ["run", "--peer", "hf", "--weights", folder / "weights", "--inputs", folder / "inputs.npz"]
+    if plant in BACKWARD:
+        inputs["cotangent/logits"] = cotangent(read_case(case).outputs["logits"].shape)
+        run.append("--grad")
+    write_npz(folder / "inputs.npz", inputs)
     code, one, _ = timed([*run, "--output", folder / "out.npz"])
     assert code == 0
     found, seconds, memory = diagnosed(case)
@@ -163,7 +226,7 @@ def measured(made: Any, plant: str, folder: Path, patch: pytest.MonkeyPatch, *, 
     assert (found["verdict"], found["causes"]) == ("deviation", [plant])
     assert above <= 2
     reading = case.stat().st_size / 200e6 if traced else 0.0  # of the traced values
-    assert seconds <= (RUNS if traced else RUNS_WITHOUT) * one + reading
+    assert seconds <= (RUNS if traced or plant in BACKWARD else RUNS_WITHOUT) * one + reading
     return found
 
 
@@ -179,3 +242,10 @@ def test_with_traces(made: Any, plant: str, tmp_path: Path, monkeypatch: pytest.
 def test_without_traces(plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is everywhere in the model is told by what it does to the last layers."""
     measured(language, plant, tmp_path, monkeypatch, traced=False)
+
+
+@pytest.mark.parametrize("made", [language, images])
+@pytest.mark.parametrize("plant", BACKWARD)
+def test_gradients(made: Any, plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong backward pass is told in the time of so many right ones, forward and backward."""
+    assert measured(made, plant, tmp_path, monkeypatch, traced=False)["gradients"]["affected"]

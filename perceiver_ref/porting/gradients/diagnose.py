@@ -21,15 +21,19 @@ from ..cases.compare import gradient_tolerance, largest_of
 from ..deviations import Candidate, deviating
 from ..rounding.grid import is_nearest
 from ..subject import CANNOT_BE_RUN, NOTHING, Cause, Subject
+from ..subject.large import LargeSubject
 from ..tolerances import tolerances
 from .graph import Graph, record
-from .large import LargeSearch, LargeTarget
+from .large import LargeSearch
+from .large_target import LargeTarget
 from .rounding import FACTOR, GradientRoundings
 from .search import GradientSearch, explanation
 from .target import Target, gradients_of, largest
 from .two import two_wrongs
 
 _DTYPES = ("float32", "tf32", "float16", "bfloat16")
+HEAVY = 1 << 30
+"""Bytes of all arrays of a run, of which a graph does not keep all where there are more"""
 _LESS = 0.1
 """Two wrong rules are named in place of one that explains enough where they leave this part of what it leaves."""
 
@@ -96,6 +100,8 @@ def diagnose_gradients(
     Without `search` a difference is not traced, but called unexplained.
     """
     under = [candidate.cause for candidate in chosen]
+    if isinstance(subject, LargeSubject):
+        subject.forget()
     back: _Back = dict
     if any(candidate.change.params is not None and not candidate.change.straight for candidate in chosen):
         found = _through(subject, chosen)
@@ -145,7 +151,7 @@ def diagnose_gradients(
 
 
 def _large(target: LargeTarget, under: list[str], dtype: str | None, *, search: bool) -> GradientDiagnosis:
-    """As of others, of a case whose gradients are compared with what `check` allows: no run tells what rounding does."""
+    """As of others, with what `check` allows for rounding, which no run is made for."""
     given = target.subject.case.meta["dtype"]
     made = GradientDiagnosis("match", errors=target.errors(), under=under, affected=target.affected)
     made.error, made.roundings = largest(made.errors.values()), {given: target.limits}
@@ -205,7 +211,8 @@ def _graph(subject: Subject, chosen: Sequence[Candidate], near: Callable[[Any], 
     cotangents = {name: np.asarray(c, subject.dtype) for name, c in subject.case.cotangents.items()}
     # what a deviation calls goes past the handlers inside of its own
     with kernels("plain"), deviating(chosen, subject.rebuilt.model, near(subject.params)) as (model, params):
-        return record(partial(subject.run, model=model), params, near(subject.inputs), cotangents)
+        light = isinstance(subject, LargeSubject) and subject.course.size > HEAVY
+        return record(partial(subject.run, model=model), params, near(subject.inputs), cotangents, light=light)
 
 
 _Back = Callable[[dict[str, Any]], dict[str, Any]]

@@ -23,6 +23,7 @@ from ...autograd.observing import Event, observe
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ...models.tracing import trace, where
+from .light import Later, by_rows, is_heavy, lightened
 
 Gradients = list[Any]
 """One array for each output of a node."""
@@ -68,17 +69,25 @@ class Ran:
     @property
     def residuals(self) -> tuple[Any, ...]:
         """What the op's own rule kept."""
-        return self.node.arrays()
+        return tuple([r.make() if type(r) is Later else r for r in self.node.arrays()])
+
+    def shape(self, position: int) -> tuple[int, ...] | None:
+        """That of an argument, which need not be at hand; None for what is no array."""
+        return getattr(tuple.__getitem__(self.arguments, position), "shape", None)
 
     def pull(self, gradient: Any, residuals: Sequence[Any] | None = None) -> Sequence[Any]:
         """The gradients that the op's definition gives, before they are summed over broadcast axes."""
-        given = self.residuals if residuals is None else residuals
         needs = self.node.needs if self.wanted is None else self.wanted
+        unbiased = tuple.__len__(self.arguments) < 4 or tuple.__getitem__(self.arguments, 3) is None
+        if residuals is None and unbiased and is_heavy(self.node.residuals or ()):
+            kept = self.node.residuals or ()
+            return by_rows(self.op.definition.pull, gradient, kept, self.options, needs)  # type: ignore[no-any-return]
+        given = self.residuals if residuals is None else residuals
         return self.op.definition.pull(gradient, given, self.options, needs)
 
     def fit(self, position: int, gradient: Any) -> Any:
         """A gradient summed over the axes along which the argument was broadcast; None stands for zeros."""
-        shape = self.arguments[position].shape
+        shape = self.shape(position) or ()
         if gradient is None:
             return np.zeros(shape)
         gradient = np.asarray(gradient)
@@ -191,8 +200,12 @@ def record(
     params: Tree,
     inputs: Mapping[str, Any],
     cotangents: Mapping[str, Any],
+    *,
+    light: bool = False,
 ) -> Graph:
     """The graph of `run(params, inputs)`, whose floating-point arrays are the leaves, by path and by "input/<name>".
+
+    `light`: it keeps no more than the engine's rules need.
 
     Raises `InputError` for a cotangent of another shape than its output, or of none.
     """
@@ -210,10 +223,15 @@ def record(
         for name, array in inputs.items()
     }
     events: list[tuple[Event, str]] = []
+    kept = lightened if light else lambda event: event
     with (
         kernels("plain"),  # whose rules keep what their equations say
-        trace(lambda name: not name.endswith(("weights", "softmax")), tensors=True) as traced,
-        observe(lambda event: events.append((event, where())) if event.node is not None else None),
+        trace(
+            lambda name: not name.endswith(("weights", "softmax")),
+            tensors=True,
+            kept=lambda name, value: value.node if type(value) is Tensor else None,
+        ) as traced,
+        observe(lambda event: events.append((kept(event), where())) if event.node is not None else None),
         np.errstate(all="ignore"),
     ):
         outputs = run(variables, given)
@@ -234,9 +252,9 @@ def _graph(
 ) -> Graph:
     """Of all that ran, what leads to the outputs."""
     points: dict[Node, str] = {}
-    for name, value in traced.items():
-        if type(value) is Tensor:
-            points.setdefault(value.node, name)
+    for name, node in traced.items():
+        if node is not None:
+            points.setdefault(node, name)
     needed, nodes = set(starts), dict[Node, Ran | str](leaves)
     for event, place in reversed(events):
         node = event.node

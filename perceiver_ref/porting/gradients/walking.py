@@ -1,7 +1,7 @@
 """Walks back through a large graph, of which little is kept: the sums that have arrived, and only where all meet.
 
-A walk may begin anew where it had passed a `cut`, a step at which no other sum is on its way but of what all layers are given; it may go only
-to some of the leaves, and end early. What does not lead to these leaves is not computed.
+A walk may begin anew where it had passed a `cut`, a step at which no other sum is on its way but of what all layers
+are given. It may go only to some of the leaves, and end early; what does not lead there is not computed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Graph, Gradients, Pull, Ran
+from .graph import Gradients, Graph, Pull, Ran
 
 LONG = 40
 """What has waited for so many steps is no branch of a layer, but what all layers are given."""

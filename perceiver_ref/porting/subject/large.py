@@ -177,6 +177,12 @@ class LargeSubject(Subject):
         """Whether every compared array does."""
         return all(self.agrees(close) for close in self.closeness.values())
 
+    def forget(self) -> None:
+        """Free what is kept for further runs, once the outputs are told."""
+        self.memo.kept.clear()
+        self.memo.room = 0
+        self.course.newest.clear()
+
     def _unknown(self, names: Sequence[str]) -> list[str]:
         told = super()._unknown([name for name in names if name not in self.maps])
         some = [name for name in names if name in self.maps]

@@ -146,9 +146,9 @@ def _known(graph: Graph, places: Sequence[Place]) -> Iterator[tuple[float, str]]
         if not isinstance(step, Ran):
             continue
         if step.op.name == "attention":
-            sizes.setdefault(step.arguments[0].shape[-1], "channels of a head")
-            sizes.setdefault(step.arguments[1].shape[-2], "keys")
-        shape = step.outputs[0].shape
+            sizes.setdefault((step.shape(0) or (0,))[-1], "channels of a head")
+            sizes.setdefault((step.shape(1) or (0, 0))[-2], "keys")
+        shape = step.node.outputs[0].shape
         for size, what in zip(shape, ("the batch", *("size of an axis" for _ in shape))):
             sizes.setdefault(size, what)
         sizes.setdefault(math.prod(shape[:-1]), "rows")

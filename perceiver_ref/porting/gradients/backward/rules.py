@@ -166,7 +166,7 @@ def _raw(position: int, make: Callable[[Any, tuple[int, ...]], Any]) -> Rule:
 
     def run(step: Ran, gradient: Any) -> dict[int, Any]:
         raw = np.asarray(step.pull(gradient)[position])
-        axes = _summed(raw.shape, step.arguments[position].shape)
+        axes = _summed(raw.shape, step.shape(position) or ())
         return {position: make(raw, axes)} if axes else {}
 
     return run
@@ -184,7 +184,7 @@ def _broadcast(position: int) -> Callable[[Ran], bool]:
     def when(step: Ran) -> bool:
         if position >= len(step.arguments) or (step.op.name == "linear" and position == 1):
             return False
-        shape, out = getattr(step.arguments[position], "shape", None), step.outputs[0].shape
+        shape, out = step.shape(position), step.node.outputs[0].shape
         return shape is not None and len(shape) <= len(out) and bool(_summed(out, shape))
 
     return when
