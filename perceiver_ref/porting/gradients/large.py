@@ -198,18 +198,18 @@ class LargeSearch(GradientSearch):
     def _change(self, wrong: Wrong, here: Here) -> dict[str, Any] | None:
         """What a rule there changes of the gradients that are looked at."""
         steps_here = {i for i, _ in here.places}
-        made = self._walked({i: c for i, c in wrong.changes.items() if i in steps_here}, here)
+        made = self._as_far({i: c for i, c in wrong.changes.items() if i in steps_here}, here)
         key = (here.begin, here.end, here.bits)
         if key not in self._right:
             if len(self._right) > 2:
                 self._right.clear()
-            self._right[key] = self._walked({}, here) or {}
+            self._right[key] = self._as_far({}, here) or {}
         right = self._right[key]
         if made is None or any(path in right and path not in made for path in here.paths):
             return None
         return {path: made[path] - right[path] for path in here.paths if path in right}
 
-    def _walked(self, changes: Mapping[int, Any], here: Here) -> dict[str, Any] | None:
+    def _as_far(self, changes: Mapping[int, Any], here: Here) -> dict[str, Any] | None:
         made: dict[str, Any] = {}
 
         def arrived(path: str, gradient: Any) -> bool:

@@ -88,7 +88,8 @@ class LargeTarget(Target):
         self.limit = limit
         self.noise = GRADIENT_NOISE[dtype] * scale
         """What a gradient may be that is zero but for rounding, as those of keys' biases are"""
-        self.wrong, self.right, self.affected, self.errors_of = [], 0, [], {}
+        self.wrong, self.right, self.affected = [], 0, []
+        self.errors_of: dict[str, float] = {}
         self.limits: dict[str, float] = {}
         self.walks.walk(self._compared, noted=True)
         for name in self.expected:
