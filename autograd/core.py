@@ -52,6 +52,17 @@ class Edge(NamedTuple):
     output: int
 
 
+class Sum(NamedTuple):
+    """What has arrived so far of a gradient; `own`: nothing else holds the array, which may be added to."""
+
+    array: Array
+    own: bool
+
+
+class Added(tuple[Any, ...]):
+    """Gradients that hold what had arrived before, of their arguments' shapes, in memory that nothing else holds."""
+
+
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class Node:
     """One op that ran, or a leaf (`op` is None). `serial` grows with time: parents are always older.
@@ -171,6 +182,9 @@ class Rule:
 
     Either is told which arrays need a gradient, as a tuple of bools, if it has a parameter `needs`. `held(*arrays)`:
     how many elements a kernel holds at a time where the definition holds more than its output.
+
+    A `backward` with a parameter `onto` may add to what has arrived before: it is given a `Sum` or None for each array,
+    and returns `Added` where it has.
     """
 
     def __init__(
@@ -181,6 +195,11 @@ class Rule:
     ) -> None:
         self.forward, self.held = forward, held
         self.backward: Any = backward
+
+    @cached_property
+    def adds(self) -> bool:
+        """Whether `backward` adds to gradients that have arrived before."""
+        return "onto" in self.names[1]
 
     @cached_property
     def names(self) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -290,10 +309,14 @@ class Op(Step):
         named = zip(residuals, rule.names[1][1:])
         return tuple([again.get(n, r) if r is not None else r for r, n in named])
 
-    def pull(self, node: Node, gradient: Any, residuals: Sequence[Any]) -> Sequence[Any]:
+    def pull(
+        self, node: Node, gradient: Any, residuals: Sequence[Any], onto: tuple[Sum | None, ...] = ()
+    ) -> Sequence[Any]:
         """The gradients of the arguments of a node of this op, before they are summed over broadcast axes."""
         assert node.rule is not None
         options = {**self.defaults, **node.options} if self.defaults else {}
+        if onto:
+            options["onto"] = onto
         return node.rule.pull(gradient, residuals, options, node.needs)
 
 

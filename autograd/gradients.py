@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
 from functools import wraps
 from typing import Any
 
@@ -21,9 +22,12 @@ import numpy as np
 from . import checks, half, sums, tree
 from .backend import Array, as_array, is_array, refusal, xp
 from .checks import FIRST_ORDER
-from .core import Edge, Node, Slot, Tape, Tensor, array_of, leaf
+from .core import Added, Edge, Node, Slot, Sum, Tape, Tensor, array_of, leaf
 from .independence import warn_if_computed
 from .tree import Tree
+
+_Pending = dict[Node, list[Sum | None]]
+"""What has arrived of the gradients of nodes that are still to be walked: for each output of a node."""
 
 around: Callable[[], AbstractContextManager[None]] = nullcontext
 """A context around each walk, and around the function of `value_and_grad`; kernels put theirs here."""
@@ -126,39 +130,50 @@ def backward(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequen
 
 
 def _walked(outputs: Sequence[Tensor], cotangents: Sequence[Array], wrt: Sequence[Tensor]) -> list[Array]:
-    pending: dict[Node, list[Any]] = {}  # per output of a node: None, or [sum so far, whether it may be added to]
+    pending: _Pending = {}
     queue: list[tuple[int, Node]] = []
     found: dict[Node, Array] = {}
 
-    def send(node: Node, output: int, gradient: Array) -> None:
+    def send(node: Node, output: int, gradient: Array, given: _Given) -> None:
         sums = pending.get(node)
         if sums is None:
             sums = pending[node] = [None] * len(node.outputs)
             heapq.heappush(queue, (-node.serial, node))
-        if sums[output] is None:
-            sums[output] = [gradient, False]  # borrowed: the rule may have returned one array twice
-        elif sums[output][1]:
-            sums[output][0] += gradient
+        before = sums[output]
+        if before is None or given is _Given.ADDED:
+            sums[output] = Sum(gradient, given is not _Given.BORROWED)
+        elif before.own:
+            added = before.array
+            added += gradient
+            sums[output] = Sum(added, True)
         else:
-            sums[output] = [as_array(sums[output][0] + gradient), True]
+            sums[output] = Sum(as_array(before.array + gradient), True)
 
     cotangents = [checks.cotangent(c, tensor.data) for tensor, c in zip(outputs, cotangents, strict=True)]
     for tensor, cotangent in zip(outputs, cotangents):
-        send(tensor.node, tensor.output, cotangent)
+        send(tensor.node, tensor.output, cotangent, _Given.BORROWED)
     leaf_nodes = {tensor.node for tensor in wrt}
     while queue:
         _, node = heapq.heappop(queue)
-        arrived = [None if entry is None else entry[0] for entry in pending.pop(node)]
+        arrived = [None if entry is None else entry.array for entry in pending.pop(node)]
         if node.op is None:
             if node in leaf_nodes:
                 found[node] = arrived[0]
             continue
-        for edge, gradient in _pulled(node, arrived):
-            send(edge.node, edge.output, gradient)
+        for edge, gradient, given in _pulled(node, arrived, pending):
+            send(edge.node, edge.output, gradient, given)
     return _separate([found.get(tensor.node) for tensor in wrt], wrt, cotangents)
 
 
-def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
+class _Given(Enum):
+    """Whose memory a gradient is in that a rule has returned."""
+
+    BORROWED = 0  # anyone's: the rule may have returned one array twice
+    OWNED = 1
+    ADDED = 2  # owned, and what had arrived before is in it
+
+
+def _pulled(node: Node, gradients: list[Any], pending: _Pending) -> list[tuple[Edge, Array, _Given]]:
     """Run one node's backward rule on the gradients of its outputs, and use the node up."""
     assert node.op is not None
     if node.edges is None or node.residuals is None:
@@ -170,19 +185,33 @@ def _pulled(node: Node, gradients: list[Any]) -> list[tuple[Edge, Array]]:
     else:
         like = next(g for g in gradients if g is not None)
         upstream = tuple([_zeros(like, slot) if g is None else g for g, slot in zip(gradients, node.outputs)])
+    onto = _onto(node.edges, pending, len(node.needs)) if node.rule.adds else ()
     try:
-        made = node.op.pull(node, upstream, node.arrays())
+        made = node.op.pull(node, upstream, node.arrays(), onto)
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"backward of {node.op.name}: {error}") from error
-    sent = []
+    sent, owned = [], _Given.OWNED if type(made) is Added else _Given.BORROWED
     for edge in node.edges:
         if edge.position >= len(made):
             raise ValueError(f"backward of {node.op.name} gave argument {edge.position + 1} no gradient, not even None")
         gradient = made[edge.position]
-        if gradient is not None:
-            sent.append((edge, fit(gradient, edge.node.outputs[edge.output], node.op.name, edge.position)))
+        if gradient is None:
+            continue
+        given = _Given.ADDED if owned is _Given.OWNED and onto and onto[edge.position] else owned
+        sent.append((edge, fit(gradient, edge.node.outputs[edge.output], node.op.name, edge.position), given))
     node.used()
     return sent
+
+
+def _onto(edges: Sequence[Edge], pending: _Pending, count: int) -> tuple[Sum | None, ...]:
+    """What has arrived before for each argument; for one that is there twice, at its first place alone."""
+    found: list[Sum | None] = [None] * count
+    seen = set()
+    for edge in edges:
+        if edge.node in pending and (edge.node, edge.output) not in seen:
+            found[edge.position] = pending[edge.node][edge.output]
+        seen.add((edge.node, edge.output))
+    return tuple(found)
 
 
 def fit(gradient: Array, slot: Slot, where: str, position: int) -> Array:

@@ -73,7 +73,8 @@ def widened(rule: R) -> R:
         return rule.backward(upstream, *map(wide, residuals), **{key: wide(value) for key, value in options.items()})
 
     made = type(rule)(forward, backward if rule.backward else None)
-    made.__dict__["names"] = rule.names
+    forwards, backwards = rule.names
+    made.__dict__["names"] = forwards, tuple([n for n in backwards if n != "onto"])  # sums are of float16
     return made
 
 

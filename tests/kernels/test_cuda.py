@@ -81,6 +81,35 @@ def test_linear_maps(
     agree(xp, ops.linear, arrays[: 2 + biased], {}, tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("op", ["linear", "layer_norm", "rms_norm"])
+@pytest.mark.parametrize("layout", ["plain", "strided", "odd address"])
+def test_gradients_that_are_added_to(op: str, layout: str, dtype: Any, tolerance: float, xp: ModuleType) -> None:
+    """Of arrays used before in a sum, whose gradient is lent, and used three times, whose gradient then is its own."""
+    shapes = [(3, 100, 40), *{"linear": [(40, 40), (40,)], "layer_norm": [(40,)] * 2, "rms_norm": [(40,)]}[op]]
+    arrays, lent = drawn(xp, dtype, *shapes), drawn(xp, dtype, *shapes)
+    if layout == "strided":
+        lent = [xp.asfortranarray(x) for x in lent]
+    elif layout == "odd address":
+        lent = [xp.concatenate([x.reshape(-1)[:1], x.reshape(-1)])[1:].reshape(x.shape) for x in lent]
+
+    def run(x: Any, *parameters: Any) -> Any:
+        for _ in range(3):
+            x = ops.add(x, registry[op](x, *parameters))
+        return (x, *(ops.add(p, p) for p in parameters))
+
+    def gradients(mode: str) -> list[Any]:
+        with kernels(mode):
+            _, pull = vjp(run, *arrays)
+            return [to_host(g) for g in pull(tuple(lent))]
+
+    before = [to_host(x) for x in lent]
+    for got, want in zip(gradients("fast"), gradients("plain"), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * abs(want).max())
+    for x, kept in zip(lent, before):
+        np.testing.assert_array_equal(to_host(x), kept)
+
+
 @pytest.fixture(params=["whole", "groups of two heads", "two queries at a time"])
 def division(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How attention on 5 queries and 7 keys in float64, 280 bytes of scores a head, is divided."""

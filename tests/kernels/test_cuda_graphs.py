@@ -41,6 +41,39 @@ def test_replays_read_their_arguments_anew(xp: Any) -> None:
     same(run(params, strided), MODEL.apply(params, strided))
 
 
+def test_arguments_are_read_where_they_lie(xp: Any) -> None:
+    """What was written there since the last call is seen; those given elsewhere later are copied, each of them."""
+    runs: list[int] = []
+
+    def function(x: Any, y: Any) -> Any:
+        runs.append(0)
+        return {"sum": x + y, "turned": (x * y).T, "same": x}
+
+    def check(x: Any, y: Any) -> None:
+        made = run(x, y)
+        for name, want in (("sum", x + y), ("turned", (x * y).T), ("same", x)):
+            np.testing.assert_array_equal(to_host(made[name]), to_host(want), err_msg=name)
+        assert made["same"].data.ptr != x.data.ptr
+
+    run = recorded(function)
+    x, y = xp.asarray(np.arange(12.0).reshape(3, 4)), xp.ones((3, 4))
+    check(x, y)
+    x += 5
+    y *= 3
+    check(x, y)
+    assert len(runs) == 2  # to compile, and to record
+    for other in (x + 1, x + 2, x + 3):
+        check(other, y)
+    assert len(runs) == 4
+    y -= 2
+    check(x, y)
+    for other in (y + 1, y + 2):
+        check(x + 1, other)
+    assert len(runs) == 6
+    check(xp.asfortranarray(x), y[:, ::-1])
+    assert len(runs) == 6
+
+
 def test_results_are_not_overwritten(xp: Any) -> None:
     run = recorded(lambda x: ops.exp(x))
     first = run(xp.zeros(5))

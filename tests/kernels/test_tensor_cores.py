@@ -117,9 +117,12 @@ def hopper(backend: str, xp: Any) -> None:
 
 
 def multiplied(
-    xp: Any, x: np.ndarray, y: np.ndarray, turned: str = "", odd: bool = False, **options: Any
+    xp: Any, x: np.ndarray, y: np.ndarray, turned: str = "", odd: bool = False, apart: bool = False, **options: Any
 ) -> np.ndarray:
-    """By a kernel; `turned` names those that lie transposed, `odd` puts all arrays one element into a buffer."""
+    """By a kernel; `turned` names those that lie transposed, `odd` puts all arrays one element into a buffer.
+
+    What is added to is 3, and lies in the result's place, or `apart`.
+    """
 
     def laid(a: np.ndarray, name: str) -> tuple[Any, Matrices]:
         a = np.ascontiguousarray(a.T if name in turned else a)
@@ -132,7 +135,10 @@ def multiplied(
     out = xp.full(n * m + odd, 3, np.float32)[odd:]
     wide = (not odd and of_a.row % 4 == 0, not odd and of_b.row % 4 == 0)
     product = ThreeProducts(ProductSizes(n, m, k), of_a, of_b, Matrices(m), wide=wide, **options)
-    product(a.data.ptr, b.data.ptr, out.data.ptr)
+    before = out.copy()
+    if apart:
+        out[...] = np.nan
+    product(a.data.ptr, b.data.ptr, out.data.ptr, onto=before.data.ptr if apart else 0)
     return to_host(out).reshape(n, m)
 
 
@@ -157,8 +163,10 @@ def test_every_tile(xp: ModuleType, hopper: None, turned: str, shares: int) -> N
     for tile in TILES:
         got = multiplied(xp, x, y, turned, split=Split(tile, shares, -(-516 // (32 * shares)) * 32))
         assert (np.abs(got - exact) <= 2 * bound(x, y)).all(), tile
-        got = multiplied(xp, x, y, turned, alpha=-0.5, beta=2.0)
-        np.testing.assert_allclose(got, 6 - exact / 2, rtol=0, atol=1e-4)
+        split = Split(tile, shares, -(-516 // (32 * shares)) * 32)
+        for apart in (False, True):
+            got = multiplied(xp, x, y, turned, apart=apart, alpha=-0.5, beta=2.0, split=split)
+            np.testing.assert_allclose(got, 6 - exact / 2, rtol=0, atol=1e-4)
 
 
 def test_kernels_compute_what_their_definition_does(xp: ModuleType, hopper: None) -> None:

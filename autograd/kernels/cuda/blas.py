@@ -184,7 +184,8 @@ class Spaced:
         self._algorithm, self.workspace = ctypes.addressof(self._result), int(self._result.workspace)
         self._description, self._a, self._b, self._c = description.value, a.value, b.value, c.value
 
-    def __call__(self, x: int, y: int, out: int, bias: int = 0) -> None:
+    def __call__(self, x: int, y: int, out: int, bias: int = 0, onto: int = 0) -> None:
+        """`onto`: where the matrix lies that beta is for, laid out as `out`, which it is unless given."""
         if bias:
             self._bias.value = bias
             self._set_attribute(self._description, _BIAS_POINTER, self._bias_there, 8)
@@ -198,7 +199,7 @@ class Spaced:
             x,
             self._b,
             self._beta,
-            out,
+            onto or out,
             self._c,
             out,
             self._c,

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from ...backend import Array
+from ...core import Sum
 
 TYPES = {"f": "float", "d": "double"}
 """The element types that kernels exist for, by NumPy's character; arrays of others go to the definitions."""
@@ -126,8 +127,10 @@ extern "C" __global__ void column_parts(const T* x, T* parts, Int rows, Int colu
     if (ty == 0 && column < columns)
         parts[(Int)blockIdx.y * columns + column] = (T)((lanes[0][tx] + lanes[1][tx]) + (lanes[2][tx] + lanes[3][tx]));
 }
-// Second stage, in double: columns before `half` go to `first`, the others to `second`.
-extern "C" __global__ void column_totals(const T* parts, T* first, T* second, Int count, Int columns, Int half) {
+// Second stage, in double: columns before `half` go to `first`, the others to `second`, on top of what may be before.
+extern "C" __global__ void column_totals(
+    const T* parts, const T* before_first, const T* before_second, T* first, T* second, Int count, Int columns, Int half
+) {
     __shared__ double lanes[8][32];
     int tx = threadIdx.x & 31, ty = threadIdx.x >> 5;
     Int column = (Int)blockIdx.x * 32 + tx;
@@ -140,8 +143,9 @@ extern "C" __global__ void column_totals(const T* parts, T* first, T* second, In
     __syncthreads();
     if (ty == 0 && column < columns) {
         for (int i = 1; i < 8; ++i) total += lanes[i][tx];
-        T* out = column < half ? first + column : second + (column - half);
-        *out = (T)total;
+        const T* before = column < half ? before_first : before_second;
+        Int at = column < half ? column : column - half;
+        (column < half ? first : second)[at] = (T)(before ? before[at] + total : total);
     }
 }
 """
@@ -149,10 +153,10 @@ extern "C" __global__ void column_totals(const T* parts, T* first, T* second, In
 _BLOCKS = 1056  # 8 for each multiprocessor of an H100
 
 
-def column_sums(x: Array) -> Array:
+def column_sums(x: Array, onto: Sum | None = None) -> Array:
     """The sum over all axes but the last, (..., E) -> (E,): in float64, rounded once for a block of rows.
 
-    Reads x once.
+    Reads x once. With `onto` (E,) added, as a backward rule adds.
     """
     import cupy
 
@@ -161,15 +165,23 @@ def column_sums(x: Array) -> Array:
     across = -(-columns // 64)
     share = max(-(-rows * across // _BLOCKS), 16)
     count = -(-rows // share)
-    parts, total = cupy.empty((count, columns), x.dtype), cupy.empty(columns, x.dtype)
+    parts = cupy.empty((count, columns), x.dtype)
     function(_COLUMNS, "column_parts", char)((across, count), (256,), (x, parts, rows, columns, share))
-    column_totals(parts, total, None)
-    return total
+    return column_totals(parts, onto)[0]
 
 
-def column_totals(parts: Array, first: Array, second: Array | None) -> None:
-    """The sum of the rows of `parts`, in float64, into `first` and what is longer than it into `second`."""
+def column_totals(parts: Array, *onto: Sum | None) -> list[Array]:
+    """The sums of the rows of `parts`, in float64: one array for each of `onto`, 1 or 2, which is added to it."""
+    import cupy
+
     count, columns = parts.shape
-    half = columns if second is None else first.size
-    arguments: Sequence[Any] = (parts, first, first if second is None else second, count, columns, half)
+    half = columns // len(onto)
+    before = [None if there is None else contiguous(there.array) for there in onto]
+    sums = [
+        there.array if there is not None and there.own and array is there.array else cupy.empty(half, parts.dtype)
+        for there, array in zip(onto, before)
+    ]
+    given = [0 if array is None else array for array in before]
+    arguments: Sequence[Any] = (parts, given[0], given[-1], sums[0], sums[-1], count, columns, half)
     function(_COLUMNS, "column_totals", parts.dtype.char)((-(-columns // 32),), (256,), arguments)
+    return sums

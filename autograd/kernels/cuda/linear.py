@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from ...backend import Array
+from ...core import Added, Sum
 from ...ops.linear import linear
 from . import blas
 from .blas import Spaced, spaced
@@ -59,40 +60,63 @@ def forward(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[
     return y, (x if needs[1] else None, weight if needs[0] else None)
 
 
-def backward(g: Array, x: Array | None, weight: Array | None, needs: tuple[bool, ...]) -> Any:
-    """As the backward rule of `ops.linear.linear`, with the gradient of the bias summed."""
+def backward(
+    g: Array,
+    x: Array | None,
+    weight: Array | None,
+    needs: tuple[bool, ...],
+    onto: tuple[Sum | None, ...] = (None, None, None),
+) -> Any:
+    """As the backward rule of `ops.linear.linear`, with the gradient of the bias summed.
+
+    Products add to what has arrived before: of shared weights, or of an array that several maps are of.
+    """
     if not (g.ndim > 1 and fits(g, x, weight) and (weight is None or _laid_out(weight)) and blas.available()):
         return linear.definition.backward(g, x, weight, needs=needs)
-    import cupy
-
     g, outputs = contiguous(g), g.shape[-1]
     rows = g.size // outputs
     dx = dw = None
     if needs[0]:
         assert weight is not None
         inputs = weight.shape[0]
-        dx = cupy.empty((*g.shape[:-1], inputs), g.dtype)
         of_weight = _matrix(weight)
         flipped = of_weight._replace(transposed=not of_weight.transposed)
-        _product(g, weight, dx, ProductSizes(rows, inputs, outputs), Matrices(outputs), flipped)
+        sizes = ProductSizes(rows, inputs, outputs)
+        dx = _product(g, weight, (*g.shape[:-1], inputs), sizes, Matrices(outputs), flipped, onto[0])
     if needs[1]:
         assert x is not None
         x, inputs = contiguous(x), x.shape[-1]
-        dw = cupy.empty((inputs, outputs), g.dtype)
-        _product(x, g, dw, ProductSizes(inputs, outputs, rows), Matrices(inputs, transposed=True), Matrices(outputs))
-    return dx, dw, column_sums(g) if len(needs) > 2 and needs[2] else None
+        of_x, of_g = Matrices(inputs, transposed=True), Matrices(outputs)
+        dw = _product(x, g, (inputs, outputs), ProductSizes(inputs, outputs, rows), of_x, of_g, onto[1])
+    db = column_sums(g, onto[2]) if len(needs) > 2 and needs[2] else None
+    return Added((dx, dw, db))
 
 
-def _product(x: Array, y: Array, out: Array, sizes: ProductSizes, of_x: Matrices, of_y: Matrices) -> None:
-    aligned, char = (x.data.ptr | y.data.ptr | out.data.ptr) % 16 == 0, out.dtype.char
-    kind = (sizes, of_x, of_y, aligned, char, blas.precision(char), out.device.id)
+def _product(
+    x: Array,
+    y: Array,
+    shape: tuple[int, ...],
+    sizes: ProductSizes,
+    of_x: Matrices,
+    of_y: Matrices,
+    onto: Sum | None,
+) -> Array:
+    """x y, of this shape, added to what is there."""
+    import cupy
+
+    beta = 0.0 if onto is None else 1.0
+    there = cupy.empty(shape, y.dtype) if onto is None else contiguous(onto.array)
+    out = cupy.empty(shape, y.dtype) if onto is not None and there is onto.array and not onto.own else there
+    aligned, char = (x.data.ptr | y.data.ptr | out.data.ptr | there.data.ptr) % 16 == 0, out.dtype.char
+    kind = (sizes, of_x, of_y, beta, aligned, char, blas.precision(char), out.device.id)
     product = _kept.backward.get(kind)
     if product is None:
         if len(_kept.backward) >= MOST:
             _kept.backward.clear()
-        made = spaced(char, sizes, of_x, of_y, Matrices(sizes.m), aligned=aligned)
+        made = spaced(char, sizes, of_x, of_y, Matrices(sizes.m), beta=beta, aligned=aligned)
         product = _kept.backward[kind] = made
-    product(x.data.ptr, y.data.ptr, out.data.ptr)
+    product(x.data.ptr, y.data.ptr, out.data.ptr, onto=there.data.ptr)
+    return out
 
 
 def _prepared(x: Array, weight: Array, bias: Array | None, aligned: bool) -> Spaced | ThreeProducts:

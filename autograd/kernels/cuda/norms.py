@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from ...backend import Array
+from ...core import Added, Sum
 from ...ops.normalise import layer_norm, rms_norm
 from .launch import LONGEST, WORTH, column_totals, contiguous, fits, function, threads_of_row
 
@@ -49,7 +50,8 @@ ROW_KERNEL affine(const T* unit, const T* scale, const T* offset, T* y, Int widt
         y[start + j] = fma(unit[start + j], scale[j], offset ? offset[j] : (T)0);
 }
 ROW_KERNEL backward(
-    const T* g, const T* unit, const T* inverse, const T* scale, T* dx, T* parts, Int rows, Int width, Int centred
+    const T* g, const T* unit, const T* inverse, const T* scale, const T* before, T* dx, T* parts,
+    Int rows, Int width, Int centred
 ) {
     T weight[ITEMS], of_scale[ITEMS], of_offset[ITEMS];
     #pragma unroll
@@ -60,12 +62,13 @@ ROW_KERNEL backward(
     }
     for (Int row = blockIdx.x; row < rows; row += gridDim.x) {
         Int start = row * width;
-        T gs[ITEMS], us[ITEMS], a = 0, b = 0;
+        T gs[ITEMS], us[ITEMS], there[ITEMS], a = 0, b = 0;
         #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             int j = threadIdx.x + i * blockDim.x;
             gs[i] = j < width ? g[start + j] : (T)0;
             us[i] = j < width ? unit[start + j] : (T)0;
+            there[i] = before && j < width ? before[start + j] : (T)0;
         }
         #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
@@ -83,7 +86,7 @@ ROW_KERNEL backward(
             #pragma unroll
             for (int i = 0; i < ITEMS; ++i) {
                 int j = threadIdx.x + i * blockDim.x;
-                if (j < width) dx[start + j] = r * (gs[i] - a - us[i] * b);
+                if (j < width) dx[start + j] = r * (gs[i] - a - us[i] * b) + there[i];
             }
         }
     }
@@ -113,13 +116,23 @@ def layer_norm_forward(
     return _forward(x, scale, offset, eps, any(needs[:2]))
 
 
-def layer_norm_backward(g: Array, unit: Array, inverse_std: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
-    """As the backward rule of `ops.normalise.layer_norm`, with the gradients of scale and offset summed."""
+def layer_norm_backward(
+    g: Array,
+    unit: Array,
+    inverse_std: Array,
+    scale: Array,
+    needs: tuple[bool, ...],
+    onto: tuple[Sum | None, ...] = (None, None, None),
+) -> Any:
+    """As the backward rule of `ops.normalise.layer_norm`, with the gradients of scale and offset summed.
+
+    All are added to what has arrived before: x's has that of the residual beside the norm.
+    """
     if unit is None:  # only the offset's was needed
         return None, None, g
     if not _suits(g, unit, scale, parameters=1):
         return layer_norm.definition.backward(g, unit, inverse_std, scale, needs=needs)
-    return _backward(g, unit, inverse_std, scale, needs[0], any(needs[1:]), centred=True)
+    return _backward(g, unit, inverse_std, scale, needs[0], any(needs[1:]), onto)
 
 
 def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[bool, ...] = (True, True)) -> Any:
@@ -129,11 +142,18 @@ def rms_norm_forward(x: Array, scale: Array, *, eps: float = 1e-6, needs: tuple[
     return _forward(x, scale, None, eps, any(needs))
 
 
-def rms_norm_backward(g: Array, unit: Array, inverse: Array, scale: Array, needs: tuple[bool, ...]) -> Any:
-    """As the backward rule of `ops.normalise.rms_norm`, with the gradient of scale summed."""
+def rms_norm_backward(
+    g: Array,
+    unit: Array,
+    inverse: Array,
+    scale: Array,
+    needs: tuple[bool, ...],
+    onto: tuple[Sum | None, ...] = (None, None),
+) -> Any:
+    """As the backward rule of `ops.normalise.rms_norm`; what has arrived before is added, as in layer norm."""
     if not _suits(g, unit, scale, parameters=1):
         return rms_norm.definition.backward(g, unit, inverse, scale, needs=needs)
-    return _backward(g, unit, inverse, scale, needs[0], needs[1], centred=False)[:2]
+    return _backward(g, unit, inverse, scale, needs[0], needs[1], onto)
 
 
 def _suits(x: Array, *others: Array, parameters: int) -> bool:
@@ -171,25 +191,32 @@ def _affine(scale: Array, offset: Array | None, unit: Array) -> Array:
 
 
 def _backward(
-    g: Array, unit: Array, inverse: Array, scale: Array, needs_x: bool, needs_sums: bool, *, centred: bool
+    g: Array,
+    unit: Array,
+    inverse: Array,
+    scale: Array,
+    needs_x: bool,
+    needs_sums: bool,
+    onto: tuple[Sum | None, ...],
 ) -> Any:
+    """The gradients of x, scale and, where `onto` has a third, offset."""
     import cupy
+
+    centred, there = len(onto) > 2, onto[0] if needs_x else None
 
     g, width, threads = contiguous(g), g.shape[-1], threads_of_row(g.shape[-1])
     rows = g.size // width
     blocks = min(-(-rows // 4), _THREADS // threads)
-    dx = cupy.empty(g.shape, g.dtype) if needs_x else None
+    before = None if there is None else contiguous(there.array)
+    dx = before if there is not None and (there.own or before is not there.array) else None
+    dx = cupy.empty(g.shape, g.dtype) if needs_x and dx is None else dx
     parts = cupy.empty((blocks, (1 + centred) * width), g.dtype) if needs_sums else None
-    arguments = (g, contiguous(unit), contiguous(inverse), contiguous(scale), dx, parts)
+    arguments = (g, contiguous(unit), contiguous(inverse), contiguous(scale), before, dx, parts)
     function(_SOURCE, "backward", g.dtype.char)(
         (blocks,), (threads,), (*_pointers(arguments), rows, width, int(centred))
     )
-    if parts is None:
-        return dx, None, None
-    dscale = cupy.empty(width, g.dtype)
-    doffset = cupy.empty(width, g.dtype) if centred else None
-    column_totals(parts, dscale, doffset)
-    return dx, dscale, doffset
+    sums = [None] * (len(onto) - 1) if parts is None else column_totals(parts, *onto[1:])
+    return Added((dx, *sums))
 
 
 def _pointers(arrays: tuple[Array | None, ...]) -> tuple[Any, ...]:

@@ -225,10 +225,11 @@ class ThreeProducts:
         self.workspace = 4 * made.shares * n * m * count if made.shares > 1 else 0
         self._adding = (min(-(-n * m * count // 256), 4096),)
 
-    def __call__(self, x: int, y: int, out: int, bias: int = 0) -> None:
+    def __call__(self, x: int, y: int, out: int, bias: int = 0, onto: int = 0) -> None:
+        """As `blas.Spaced`."""
         space = self._alloc(self.workspace) if self.workspace else None
         parts = space.ptr if space is not None else 0
-        told = (x, y, out, *self._steps, bias, *self._sharing, parts)
+        told = (x, y, out, *self._steps, onto or out, bias, *self._sharing, parts)
         self._product(self._grid, (384,), told, shared_mem=self._memory)
         if parts:
             self._together(self._adding, (256,), told)

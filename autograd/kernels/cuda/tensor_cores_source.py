@@ -24,6 +24,7 @@ __device__ __noinline__ float plainly(const float* x, const float* y, Int i, Int
 struct Call {  // out (n, m) = alpha x (n, k) y (k, m) + bias + beta out, for a batch; `share` products a block
     Int x, y, out, x_step, y_step, out_step, listed, n, m, k, ldx, ldy, ldo;
     double alpha, beta;
+    Int onto;  // what beta is for: laid out as out, and listed with it
     const float* bias;
     Int count, shares, share;
     float* parts;
@@ -32,10 +33,10 @@ struct Call {  // out (n, m) = alpha x (n, k) y (k, m) + bias + beta out, for a 
     }
 };
 #define CALL Int x_, Int y_, Int out_, Int x_step, Int y_step, Int out_step, Int listed, Int n_, Int m_, Int k_, \\
-    Int ldx_, Int ldy_, Int ldo_, double alpha, double beta, const float* bias, Int count, Int shares, Int share, \\
-    float* parts
-#define THE_CALL {x_, y_, out_, x_step, y_step, out_step, listed, n_, m_, k_, ldx_, ldy_, ldo_, alpha, beta, bias, \\
-    count, shares, share, parts}
+    Int ldx_, Int ldy_, Int ldo_, double alpha, double beta, Int onto, const float* bias, Int count, Int shares, \\
+    Int share, float* parts
+#define THE_CALL {x_, y_, out_, x_step, y_step, out_step, listed, n_, m_, k_, ldx_, ldy_, ldo_, alpha, beta, onto, \\
+    bias, count, shares, share, parts}
 
 struct Block {  // which tile of which matrices, and which of their products
     const float *x, *y;
@@ -71,8 +72,9 @@ __device__ __forceinline__ void store(const Call& c, const Block& b, int row, in
         v.x *= (float)c.alpha;
         v.y *= (float)c.alpha;
         if (c.beta != 0) {
-            v.x += (float)c.beta * place[0];
-            if (both) v.y += (float)c.beta * place[1];
+            const float* before = c.at(c.onto, c.out_step, b.which) + i * ld + j;
+            v.x += (float)c.beta * before[0];
+            if (both) v.y += (float)c.beta * before[1];
         }
         if (c.bias) {
             v.x += c.bias[j];
@@ -99,7 +101,7 @@ extern "C" __global__ void together(CALL) {
             sum = plainly(c.at(c.x, c.x_step, which), c.at(c.y, c.y_step, which), row, column, c.k, c.ldx, c.ldy);
         float* place = c.at(c.out, c.out_step, which) + row * c.ldo + column;
         sum *= (float)c.alpha;
-        if (c.beta != 0) sum += (float)c.beta * *place;
+        if (c.beta != 0) sum += (float)c.beta * c.at(c.onto, c.out_step, which)[row * c.ldo + column];
         *place = c.bias ? sum + c.bias[column] : sum;
     }
 }
