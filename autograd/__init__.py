@@ -11,6 +11,7 @@ optim/            optimizers, learning rates, clipping
 kernels/          faster rules for single operations; all works without them
 methods           NumPy's ways of writing for a Tensor: x.mean(), x.T, x[ids]
 checks, half, sums, tree, backend    what the core leaves to others: arguments, float16, summing, trees, array libraries
+branches          calls that a backend may run at once
 modes, observing, checkpointing, testing    contexts and functions on top of it
 """
 

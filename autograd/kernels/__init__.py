@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-from .. import gradients, sums
+from .. import branches, gradients, sums
 from ..core import Rule, registry
 from ..modes import mode
 from ..optim import optimizers
@@ -18,6 +18,7 @@ from . import attention as tiled
 from . import cuda
 from .cpu import attention, gelu, heads, index, linear, loss, matmul, normalise, optimizer
 from .cpu.threads import single, threads
+from .cuda import branches as cuda_branches
 from .cuda import optimizer as cuda_optimizer
 from .cuda.graphs import recorded
 from .cuda.launch import column_sums
@@ -57,3 +58,4 @@ for (_op, _backend), _rules in table.items():
 sums.of_rows["cupy"] = column_sums
 optimizers.fused |= {"numpy": fused(optimizer), "cupy": fused(cuda_optimizer)}
 gradients.around = around
+branches.run = cuda_branches.run

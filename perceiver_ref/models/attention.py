@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..autograd import ops
 from ..autograd.backend import Array
+from ..autograd.branches import side_by_side
 from ..autograd.tree import Tree
 from ..errors import InputError
 from .conventions import DEEPMIND, Conventions
@@ -104,8 +105,10 @@ class Attention(Module):
         values (..., M, C): what values are made of in place of z, as where positions are added for keys alone.
         """
         with scope("attention"):
-            k = point("key", self.key.apply(p["key"], z))
-            v = point("value", self.value.apply(p["value"], z if values is None else values))
+            k, v = side_by_side(
+                lambda: point("key", self.key.apply(p["key"], z)),
+                lambda: point("value", self.value.apply(p["value"], z if values is None else values)),
+            )
             asked_point("key_value", lambda: ops.concatenate([k, v], axis=-1))
             k, v = (split_heads(x, self.shared) for x in (k, v))
             asked_point("key.heads", lambda: k)
@@ -137,12 +140,13 @@ class Attention(Module):
         Traced as `weights`, what multiplies the values, and where a mask zeroes rows without any key as `softmax` too,
         in which such rows are uniform.
         """
-        with scope("attention"):
-            q = split_heads(point("query", self.query.apply(p["query"], x)), self.heads)  # (..., H, N, d)
-            split = q
-            asked_point("query.heads", lambda: split)
-            q = self._rotated(_normed(p, "query_norm", self.query_norm, q), positions)
-        k, v = z if isinstance(z, KeysValues) else self.keys_values(p, z, positions=key_positions, values=values)
+
+        def keys_values() -> KeysValues:
+            if isinstance(z, KeysValues):
+                return z
+            return self.keys_values(p, z, positions=key_positions, values=values)
+
+        q, (k, v) = side_by_side(lambda: self._queries(p, x, positions), keys_values)
         with scope("attention"):
             if mask is not None:
                 mask = mask[..., None, :, :]  # one mask for all heads
@@ -150,6 +154,13 @@ class Attention(Module):
             asked_point("mixed.heads", lambda: of_heads)
             mixed = point("mixed", join_heads(of_heads))  # (..., N, v_channels)
             return point("", self.output.apply(p["output"], mixed))
+
+    def _queries(self, p: Tree, x: Any, positions: Any) -> Any:
+        """The queries of x, (..., H, N, d)."""
+        with scope("attention"):
+            q = split_heads(point("query", self.query.apply(p["query"], x)), self.heads)
+            asked_point("query.heads", lambda: q)
+            return self._rotated(_normed(p, "query_norm", self.query_norm, q), positions)
 
     def _mixed(self, q: Any, k: Any, v: Any, mask: Array | None, bias: Any) -> Any:
         """softmax(q k^T / sqrt(d)) v for every head, (..., H, N, e)."""

@@ -81,6 +81,24 @@ def test_linear_maps(
     agree(xp, ops.linear, arrays[: 2 + biased], {}, tolerance)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("layout", ["plain", "strided", "odd address", "broadcast", "number"])
+def test_sums_of_arrays(layout: str, dtype: Any, xp: ModuleType) -> None:
+    """To the last bit, as there is but one rounding; 3 elements are left of fours."""
+    (x,) = drawn(xp, dtype, (17, 501))
+    others = {
+        "plain": x[::-1].copy(),
+        "strided": xp.asfortranarray(x[::-1]),
+        "odd address": xp.concatenate([x.reshape(-1)[:1], x.reshape(-1)])[1:].reshape(x.shape),
+        "broadcast": x[:, :1].copy(),
+        "number": 0.5,
+    }
+    y = others[layout]
+    np.testing.assert_array_equal(to_host(ops.add(x, y)), to_host(x) + to_host(y))
+    if layout != "number":
+        agree(xp, ops.add, [x, y], {}, 1e-12 if dtype == np.float64 else 5e-5)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 @pytest.mark.parametrize("op", ["linear", "layer_norm", "rms_norm"])
 @pytest.mark.parametrize("layout", ["plain", "strided", "odd address"])
@@ -146,7 +164,7 @@ def test_leading_axes_broadcast(lead: tuple[tuple[int, ...], ...], division: Non
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
-@pytest.mark.parametrize("keys", [1, 300, 4096, 5000])
+@pytest.mark.parametrize("keys", [1, 64, 200, 300, 1024, 1028, 4096, 4097, 5000])  # a kernel each, and where they end
 @pytest.mark.parametrize("masked", [True, False])
 def test_heads_side_by_side(keys: int, masked: bool, dtype: Any, tolerance: float, xp: ModuleType) -> None:
     """As models split them, without a copy; results come so that joining heads copies nothing, either."""

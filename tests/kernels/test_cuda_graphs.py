@@ -9,6 +9,7 @@ import pytest
 
 from perceiver_ref.autograd import ops, recorded, tree, value_and_grad
 from perceiver_ref.autograd.backend import to_host
+from perceiver_ref.autograd.branches import side_by_side
 from perceiver_ref.models.encoder import Encoder
 
 
@@ -91,6 +92,54 @@ def test_steps_with_gradients(xp: Any) -> None:
         x, labels = xp.asarray(rng.standard_normal((2, 40, 6))), xp.asarray(rng.integers(0, 16, (2, 4)))
         params = MODEL.init(seed=seed, dtype=np.float64, backend="cupy")
         same(run(params, x, labels), value_and_grad(loss)(params, x, labels))
+
+
+def test_branches_give_what_one_stream_does(xp: Any) -> None:
+    """Of a model whose launches overlap: at one recording's replays with other parameters, forward and back."""
+    model = Encoder(inputs=96, latents=128, channels=256, layers=3, self_heads=4)
+
+    def loss(p: Any, x: Any) -> Any:
+        out = model.apply(p, x)
+        return ops.sum(ops.multiply(out, out))
+
+    run = recorded(value_and_grad(loss))
+    x = xp.asarray(np.random.default_rng(0).standard_normal((1, 1000, 96)), np.float32)
+    for seed in (0, 1, 1, 2):
+        params = model.init(seed=seed, backend="cupy")
+        same(run(params, x), value_and_grad(loss)(params, x))
+
+
+def test_calls_that_need_nothing_of_each_other_are_branches(xp: Any) -> None:
+    """Each in a stream of its own, the same ones when memory is taken and when it is recorded, also within branches."""
+    streams: list[int] = []
+
+    def made(x: Any) -> Any:
+        streams.append(xp.cuda.get_current_stream().ptr)
+        return ops.exp(x)
+
+    def function(x: Any) -> Any:
+        one, (two, three) = side_by_side(
+            lambda: made(x), lambda: side_by_side(lambda: made(ops.add(x, x)), lambda: made(x))
+        )
+        (four, five) = side_by_side(lambda: made(two), lambda: made(three))
+        return [one, two, three, four, five]
+
+    run = recorded(function)
+    for n in range(3):
+        x = xp.asarray(np.linspace(-1, n, 20000))
+        got = [to_host(y) for y in run(x)]
+        assert len(streams) == (10 if n == 0 else 20)  # made anew for arguments elsewhere, which are then copied
+        np.testing.assert_array_equal(got, [to_host(y) for y in one_after_the_other(x)])
+    for first, second in ((0, 5), (10, 15)):
+        assert streams[first : first + 5] == streams[second : second + 5]
+        one, two, three, four, five = streams[first : first + 5]
+        assert len({one, two, three}) == 3
+        assert (four, five) == (one, two)
+
+
+def one_after_the_other(x: Any) -> list[Any]:
+    two, three = ops.exp(x + x), ops.exp(x)
+    return [ops.exp(x), two, three, ops.exp(two), ops.exp(three)]
 
 
 def test_embeddings(xp: Any) -> None:

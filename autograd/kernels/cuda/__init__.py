@@ -48,9 +48,10 @@ longer than 4096) go to the definition; float16 comes as float32, in which it is
 from __future__ import annotations
 
 from ...core import Rule
-from . import activation, attention, index, linear, loss, norms, softmax
+from . import activation, attention, elementwise, index, linear, loss, norms, softmax
 
 rules: dict[str, Rule] = {
+    "add": Rule(elementwise.add_forward, elementwise.add_backward),
     "linear": Rule(linear.forward, linear.backward),
     "attention": Rule(attention.forward, attention.backward),
     "layer_norm": Rule(norms.layer_norm_forward, norms.layer_norm_backward),

@@ -12,144 +12,17 @@ weights and gradients. Rows longer than the registers of a block hold are read t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ...backend import Array
+from ...branches import one_after_the_other, side_by_side
 from ...ops.attention import MaskedRows, check_shapes, keep_used, slopes
 from ..attention import backward as tiled_backward
 from ..attention import without_empty_rows
-from .attention_plan import Plan, memory, planned
-from .launch import function, threads_of_row
-
-_SOURCE = """
-// Row blockIdx.x of a group of scores: matrix i of the batch, query n of all.
-struct Row {
-    Int i, n;
-    const bool* mask;
-    const T* bias;
-    Int mask_step, bias_step;
-    __device__ Row(const bool* const* masks, Int mask_row, Int mask_step, const T* const* biases, Int bias_row,
-                   Int bias_step, Int rows, Int first, Int start) : mask_step(mask_step), bias_step(bias_step) {
-        i = first + blockIdx.x / rows;
-        n = start + blockIdx.x % rows;
-        mask = masks ? masks[i] + n * mask_row : 0;
-        bias = biases ? biases[i] + n * bias_row : 0;
-    }
-    __device__ __forceinline__ bool open(Int j) const { return !mask || mask[j * mask_step]; }
-    __device__ __forceinline__ T score(T s, Int j) const {
-        if (bias) s += bias[j * bias_step];
-        return open(j) ? s : -INFINITE;
-    }
-    // whether an average of all replaces this row: it may attend to nothing
-    __device__ bool closed(Int keys) const {
-        bool any = false;
-        for (Int j = threadIdx.x; j < keys && !any; j += blockDim.x) any = open(j);
-        return !__syncthreads_or(any);
-    }
-};
-#define MASKS const bool* const* masks, Int mask_row, Int mask_step
-#define BIASES const T* const* biases, Int bias_row, Int bias_step
-
-ROW_KERNEL weights(
-    T* scores, T* log_sum, MASKS, BIASES, Int rows, Int keys, Int first, Int start, Int queries, Int uniform
-) {
-    Row row(masks, mask_row, mask_step, biases, bias_row, bias_step, rows, first, start);
-    T* s = scores + (Int)blockIdx.x * keys;
-    T top = -INFINITE, total = 0;
-    bool replaced = uniform && masks && row.closed(keys);
-    if (keys <= (Int)ITEMS * blockDim.x) {
-        T values[ITEMS];
-        #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            int j = threadIdx.x + i * blockDim.x;
-            values[i] = j < keys ? (replaced ? (T)0 : row.score(s[j], j)) : -INFINITE;
-            top = max(top, values[i]);
-        }
-        top = block_max(top);
-        T safe = top == -INFINITE ? (T)0 : top;
-        #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            values[i] = exp(values[i] - safe);
-            total += values[i];
-        }
-        total = block_sum(total);
-        T inverse = total == 0 ? (T)1 : (T)1 / total;
-        #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            int j = threadIdx.x + i * blockDim.x;
-            if (j < keys) s[j] = values[i] * inverse;
-        }
-    } else {
-        // each thread keeps a running maximum and sum (Milakov and Gimelshein 2018, arXiv 1805.02867)
-        #pragma unroll 4
-        for (Int j = threadIdx.x; j < keys; j += blockDim.x) {
-            T x = replaced ? (T)0 : row.score(s[j], j);
-            if (x > top) {
-                total = total * exp(top - x) + (T)1;
-                top = x;
-            } else if (x != -INFINITE) {
-                total += exp(x - top);
-            }
-        }
-        T mine = top;
-        top = block_max(top);
-        T safe = top == -INFINITE ? (T)0 : top;
-        total = block_sum(mine == -INFINITE ? total : total * exp(mine - safe));
-        T inverse = total == 0 ? (T)1 : (T)1 / total;
-        #pragma unroll 4
-        for (Int j = threadIdx.x; j < keys; j += blockDim.x)
-            s[j] = exp((replaced ? (T)0 : row.score(s[j], j)) - safe) * inverse;
-    }
-    if (threadIdx.x == 0)
-        log_sum[row.i * queries + row.n] = total == 0 ? INFINITE : (top == -INFINITE ? (T)0 : top) + log(total);
-}
-
-// scores -> weights p, and gradients of the weights -> gradients of the scores, p (gradient - sum of p gradient)
-ROW_KERNEL weights_back(
-    T* scores, T* gradients, const T* log_sum, MASKS, BIASES,
-    Int rows, Int keys, Int first, Int start, Int queries, Int uniform
-) {
-    Row row(masks, mask_row, mask_step, biases, bias_row, bias_step, rows, first, start);
-    T* s = scores + (Int)blockIdx.x * keys;
-    T* g = gradients + (Int)blockIdx.x * keys;
-    T logs = log_sum[row.i * queries + row.n], inner = 0;
-    bool replaced = uniform && masks && row.closed(keys);
-    if (keys <= (Int)ITEMS * blockDim.x) {
-        T p[ITEMS], of_p[ITEMS];
-        #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            int j = threadIdx.x + i * blockDim.x;
-            p[i] = of_p[i] = 0;
-            if (j < keys) {
-                p[i] = exp((replaced ? (T)0 : row.score(s[j], j)) - logs);
-                of_p[i] = g[j];
-            }
-            inner += p[i] * of_p[i];
-        }
-        inner = block_sum(inner);
-        #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            int j = threadIdx.x + i * blockDim.x;
-            if (j < keys) {
-                s[j] = p[i];
-                g[j] = row.open(j) || (replaced && uniform == 2) ? p[i] * (of_p[i] - inner) : (T)0;
-            }
-        }
-    } else {
-        #pragma unroll 4
-        for (Int j = threadIdx.x; j < keys; j += blockDim.x) {
-            T p = exp((replaced ? (T)0 : row.score(s[j], j)) - logs);
-            s[j] = p;
-            inner += p * g[j];
-        }
-        inner = block_sum(inner);
-        #pragma unroll 4
-        for (Int j = threadIdx.x; j < keys; j += blockDim.x)
-            g[j] = row.open(j) || (replaced && uniform == 2) ? s[j] * (g[j] - inner) : (T)0;
-    }
-}
-"""
-
+from .attention_plan import Call, Plan, memory, planned
+from .attention_source import Kernel
+from .launch import LONGEST
 
 _UNIFORM = {"zero": 0, "uniform": 1, "added": 2}
 """What the kernels are told of rows without any key."""
@@ -180,7 +53,7 @@ def forward(
     arrays = [x.copy(order="C") if copied else x for x, copied in zip(arrays, plan.copied)]
     out, log_sum = _empty(plan.lead, n, e, q.dtype), cupy.empty((*plan.lead, n, 1), q.dtype)
     scores = cupy.empty(plan.workspace, q.dtype)
-    launch, threads = function(_SOURCE, "weights", q.dtype.char), (threads_of_row(m),)
+    rows = Kernel("weights", q.dtype.char, m, plain=mask is None and bias is None)
     extra = [x.data.ptr for x in (mask, bias) if x is not None]
     addresses = (*(x.data.ptr for x in (*arrays, out)), *extra, scores.data.ptr)
     uniform = _UNIFORM[masked_rows]
@@ -190,7 +63,7 @@ def forward(
         for before, after, first, count, height in groups:
             for call in before:
                 call.run(origins)
-            launch((count * height,), threads, (scores, log_sum, *told, height, m, first, start, n, uniform))
+            rows(count * height, (scores, log_sum), told, (height, m, first, start, n, uniform))
             for call in after:
                 call.run(origins)
         del table
@@ -230,7 +103,9 @@ def backward(
     dbias = cupy.empty((*plan.lead, n, m), q.dtype) if len(needs) > 3 and needs[3] else None
     scores, gradients = cupy.empty(plan.workspace, q.dtype), cupy.empty(plan.workspace, q.dtype)
     log_sum = _whole(log_sum, (*plan.lead, n, 1))
-    launch, threads = function(_SOURCE, "weights_back", q.dtype.char), (threads_of_row(m),)
+    # of p times the weights' gradients: the same sums, shorter ones
+    inners: Any = 0 if m <= LONGEST else cupy.ascontiguousarray((g * out).sum(axis=-1))
+    rows = Kernel("weights_back", q.dtype.char, m, plain=mask is None and bias is None)
     extra = [x.data.ptr for x in (mask, bias) if x is not None]
     addresses = (*(x.data.ptr for x in (*arrays, dq, dk, dv)), *extra, scores.data.ptr, gradients.data.ptr)
     uniform = _UNIFORM[masked_rows]
@@ -238,17 +113,21 @@ def backward(
         origins, table = plan.batch.origins([a + move for a, move in zip(addresses, moves)] if start else addresses)
         told = _told(plan, origins)
         for before, after, first, count, height in groups:
-            for call in before:
-                call.run(origins)
-            arguments = (scores, gradients, log_sum, *told, height, m, first, start, n, uniform)
-            launch((count * height,), threads, arguments)
-            for call in after:
-                call.run(origins)
+            _together(plan, before, origins)
+            arrays_given = (scores, gradients, log_sum, inners)
+            rows(count * height, arrays_given, told, (height, m, first, start, n, uniform))
+            _together(plan, after, origins)
             if dbias is not None:
                 part = dbias.reshape(-1, n, m)[first : first + count, start : start + height]
                 part[...] = gradients.reshape(-1)[: count * height * m].reshape(count, height, m)
         del table
     return dq, dk, dv, dbias
+
+
+def _together(plan: Plan, calls: list[Call], origins: Any) -> None:
+    """Products that need nothing of each other. Those by addresses share cuBLAS's own workspace."""
+    runs = [partial(call.run, origins) for call in calls]
+    one_after_the_other(runs) if plan.batch.listed else side_by_side(*runs)
 
 
 def _told(plan: Plan, origins: Any) -> tuple[int, ...]:

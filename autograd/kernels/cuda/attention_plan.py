@@ -28,7 +28,7 @@ MOST = 1000
 """Plans that are kept: texts that are generated make one for each length."""
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """One product: operands x, y and out with their offsets."""
 
     product: Product
@@ -44,8 +44,8 @@ class _Call(NamedTuple):
 class _Group(NamedTuple):
     """Heads, or queries of one, that are computed together."""
 
-    before: list[_Call]
-    after: list[_Call]
+    before: list[Call]
+    after: list[Call]
     first: int
     heads: int
     height: int
@@ -174,10 +174,10 @@ def _backward_calls(
     return before, after
 
 
-def _placed(batch: MatrixBatch, call: Unplaced, first: int) -> _Call:
+def _placed(batch: MatrixBatch, call: Unplaced, first: int) -> Call:
     product, *operands = call
     x, y, out = ((i, batch.offset(i, first)) for i in operands)
-    return _Call(product, x, y, out)
+    return Call(product, x, y, out)
 
 
 def _suits(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None) -> bool:

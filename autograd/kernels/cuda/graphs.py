@@ -20,6 +20,7 @@ from ...core import Tensor
 from ...modes import mode
 from ...tree import Tree
 from . import blas
+from .branches import branching
 from .launch import function as kernel
 
 _CHUNK = 16384
@@ -101,12 +102,12 @@ class _Recording:
         self._pool = cupy.cuda.MemoryPool()
         stream = cupy.cuda.Stream(non_blocking=True)
         cupy.cuda.get_current_stream().synchronize()
-        with cupy.cuda.using_allocator(self._pool.malloc), stream:
+        with cupy.cuda.using_allocator(self._pool.malloc), stream, branching():
             inputs = tree.map(
                 lambda x: x.copy(order="C") if _there(x) and next(places) in copied else x, list(arguments)
             )
             function(*inputs)  # compiles, plans and takes memory, none of which a recording may
-            stream.synchronize()
+            stream.synchronize()  # and with it all branches, which have joined
             with _no_uploads():
                 stream.begin_capture()
                 try:

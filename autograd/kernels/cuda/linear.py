@@ -6,9 +6,12 @@ Traffic: that of the products; the bias costs none forward, and one read of g ba
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ...backend import Array
+from ...branches import side_by_side
 from ...core import Added, Sum
 from ...ops.linear import linear
 from . import blas
@@ -75,21 +78,24 @@ def backward(
         return linear.definition.backward(g, x, weight, needs=needs)
     g, outputs = contiguous(g), g.shape[-1]
     rows = g.size // outputs
-    dx = dw = None
+    calls: dict[int, Callable[[], Array]] = {}
     if needs[0]:
         assert weight is not None
         inputs = weight.shape[0]
         of_weight = _matrix(weight)
         flipped = of_weight._replace(transposed=not of_weight.transposed)
         sizes = ProductSizes(rows, inputs, outputs)
-        dx = _product(g, weight, (*g.shape[:-1], inputs), sizes, Matrices(outputs), flipped, onto[0])
+        calls[0] = partial(_product, g, weight, (*g.shape[:-1], inputs), sizes, Matrices(outputs), flipped, onto[0])
     if needs[1]:
         assert x is not None
         x, inputs = contiguous(x), x.shape[-1]
-        of_x, of_g = Matrices(inputs, transposed=True), Matrices(outputs)
-        dw = _product(x, g, (inputs, outputs), ProductSizes(inputs, outputs, rows), of_x, of_g, onto[1])
-    db = column_sums(g, onto[2]) if len(needs) > 2 and needs[2] else None
-    return Added((dx, dw, db))
+        matrices = Matrices(inputs, transposed=True), Matrices(outputs)
+        sizes = ProductSizes(inputs, outputs, rows)
+        calls[1] = partial(_product, x, g, (inputs, outputs), sizes, *matrices, onto[1])
+    if len(needs) > 2 and needs[2]:
+        calls[2] = partial(column_sums, g, onto[2])
+    made = dict(zip(calls, side_by_side(*calls.values())))
+    return Added([made.get(i) for i in range(3)])
 
 
 def _product(
