@@ -43,6 +43,17 @@ def test_rows_that_are_not_contiguous(op: str, xp: ModuleType) -> None:
     agree(xp, registry[op], [x.swapaxes(0, 2)[:, ::2], *(p[::2] for p in parameters)], {}, 1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("rows", [3, 5000])
+def test_norms_of_fours_that_lie_anywhere(rows: int, op: str, dtype: Any, tolerance: float, xp: ModuleType) -> None:
+    """The kernels that read four elements at a time are for rows at multiples of 16 bytes alone."""
+    shapes = [(rows, 136), *[(136,)] * (2 if op == "layer_norm" else 1)]
+    arrays = [x[1:].reshape(s) for s in shapes for x in drawn(xp, dtype, (int(np.prod(s)) + 1,))]
+    agree(xp, registry[op], arrays, {}, tolerance)
+    agree(xp, registry[op], [x.copy() for x in arrays], {}, tolerance)
+
+
 @pytest.mark.parametrize("case", ["nan", "all -inf", "inf"])
 def test_rows_that_are_not_finite(case: str, xp: ModuleType) -> None:
     x = np.random.default_rng(0).standard_normal((3, 70))

@@ -13,96 +13,7 @@ from ...backend import Array
 from ...core import Added, Sum
 from ...ops.normalise import layer_norm, rms_norm
 from .launch import LONGEST, WORTH, column_totals, contiguous, fits, function, threads_of_row
-
-_SOURCE = """
-ROW_KERNEL forward(
-    const T* x, const T* scale, const T* offset, T* y, T* unit, T* inverse, Int width, double eps, Int centred
-) {
-    Int row = blockIdx.x, start = row * width;
-    T values[ITEMS], total = 0, squares = 0;
-    #pragma unroll
-    for (int i = 0; i < ITEMS; ++i) {
-        int j = threadIdx.x + i * blockDim.x;
-        values[i] = j < width ? x[start + j] : (T)0;
-        total += values[i];
-    }
-    T mean = centred ? block_sum(total) / (T)width : (T)0;
-    #pragma unroll
-    for (int i = 0; i < ITEMS; ++i) {
-        values[i] -= mean;
-        if (threadIdx.x + i * blockDim.x < width) squares += values[i] * values[i];
-    }
-    T r = (T)1 / sqrt(block_sum(squares) / (T)width + (T)eps);
-    #pragma unroll
-    for (int i = 0; i < ITEMS; ++i) {
-        int j = threadIdx.x + i * blockDim.x;
-        if (j < width) {
-            T u = values[i] * r;
-            if (unit) unit[start + j] = u;
-            y[start + j] = fma(u, scale[j], offset ? offset[j] : (T)0);  // rounded once, whether `unit` is kept or not
-        }
-    }
-    if (inverse && threadIdx.x == 0) inverse[row] = r;
-}
-ROW_KERNEL affine(const T* unit, const T* scale, const T* offset, T* y, Int width) {
-    Int start = (Int)blockIdx.x * width;
-    for (int j = threadIdx.x; j < width; j += blockDim.x)
-        y[start + j] = fma(unit[start + j], scale[j], offset ? offset[j] : (T)0);
-}
-ROW_KERNEL backward(
-    const T* g, const T* unit, const T* inverse, const T* scale, const T* before, T* dx, T* parts,
-    Int rows, Int width, Int centred
-) {
-    T weight[ITEMS], of_scale[ITEMS], of_offset[ITEMS];
-    #pragma unroll
-    for (int i = 0; i < ITEMS; ++i) {
-        int j = threadIdx.x + i * blockDim.x;
-        weight[i] = j < width ? scale[j] : (T)0;
-        of_scale[i] = of_offset[i] = 0;
-    }
-    for (Int row = blockIdx.x; row < rows; row += gridDim.x) {
-        Int start = row * width;
-        T gs[ITEMS], us[ITEMS], there[ITEMS], a = 0, b = 0;
-        #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            int j = threadIdx.x + i * blockDim.x;
-            gs[i] = j < width ? g[start + j] : (T)0;
-            us[i] = j < width ? unit[start + j] : (T)0;
-            there[i] = before && j < width ? before[start + j] : (T)0;
-        }
-        #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            of_scale[i] += gs[i] * us[i];
-            of_offset[i] += gs[i];
-            gs[i] *= weight[i];
-            a += gs[i];
-            b += gs[i] * us[i];
-        }
-        if (dx) {
-            block_sums(a, b);
-            a = centred ? a / (T)width : (T)0;
-            b /= (T)width;
-            T r = inverse[row];
-            #pragma unroll
-            for (int i = 0; i < ITEMS; ++i) {
-                int j = threadIdx.x + i * blockDim.x;
-                if (j < width) dx[start + j] = r * (gs[i] - a - us[i] * b) + there[i];
-            }
-        }
-    }
-    if (parts) {
-        T* mine = parts + (Int)blockIdx.x * (centred ? 2 : 1) * width;
-        #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            int j = threadIdx.x + i * blockDim.x;
-            if (j < width) {
-                mine[j] = of_scale[i];
-                if (centred) mine[width + j] = of_offset[i];
-            }
-        }
-    }
-}
-"""
+from .norms_source import SOURCE
 
 _THREADS = 132 * 1024  # of a launch that walks over rows: half of what an H100 holds
 
@@ -173,7 +84,7 @@ def _forward(x: Array, scale: Array, offset: Array | None, eps: float, kept: boo
     if kept:
         unit, inverse = cupy.empty(x.shape, x.dtype), cupy.empty((*x.shape[:-1], 1), x.dtype)
     arguments = (x, contiguous(scale), offset if offset is None else contiguous(offset), y, unit, inverse)
-    function(_SOURCE, "forward", x.dtype.char)(
+    _kernel("forward", width, arguments)(
         (rows,), (threads_of_row(width),), (*_pointers(arguments), width, float(eps), int(offset is not None))
     )
     again = partial(_affine, *arguments[1:3], unit) if unit is not None and unit.nbytes >= WORTH else None
@@ -185,8 +96,9 @@ def _affine(scale: Array, offset: Array | None, unit: Array) -> Array:
     import cupy
 
     y, width = cupy.empty(unit.shape, unit.dtype), unit.shape[-1]
-    pointers = _pointers((unit, scale, offset, y))
-    function(_SOURCE, "affine", unit.dtype.char)((unit.size // width,), (threads_of_row(width),), (*pointers, width))
+    arguments = (unit, scale, offset, y)
+    launch = _kernel("affine", width, arguments)
+    launch((unit.size // width,), (threads_of_row(width),), (*_pointers(arguments), width))
     return y
 
 
@@ -212,11 +124,18 @@ def _backward(
     dx = cupy.empty(g.shape, g.dtype) if needs_x and dx is None else dx
     parts = cupy.empty((blocks, (1 + centred) * width), g.dtype) if needs_sums else None
     arguments = (g, contiguous(unit), contiguous(inverse), contiguous(scale), before, dx, parts)
-    function(_SOURCE, "backward", g.dtype.char)(
-        (blocks,), (threads,), (*_pointers(arguments), rows, width, int(centred))
-    )
+    _kernel("backward", width, arguments)((blocks,), (threads,), (*_pointers(arguments), rows, width, int(centred)))
     sums = [None] * (len(onto) - 1) if parts is None else column_totals(parts, *onto[1:])
     return Added((dx, *sums))
+
+
+def _kernel(name: str, width: int, arrays: tuple[Array | None, ...]) -> Any:
+    """The kernel of this name that is for such rows: by fours, where all of them lie so."""
+    addresses = 4 * width  # a multiple of 16 where width is one of 4
+    for array in arrays:
+        if array is not None:
+            addresses |= array.data.ptr
+    return function(SOURCE, name if addresses % 16 else f"{name}_4", arrays[0].dtype.char)  # type: ignore[union-attr]
 
 
 def _pointers(arrays: tuple[Array | None, ...]) -> tuple[Any, ...]:
