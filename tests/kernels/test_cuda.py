@@ -12,6 +12,7 @@ from engine.test_kernels import KINDS, agree, masks
 
 from perceiver_ref.autograd import kernels, ops, optim, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
+from perceiver_ref.autograd.kernels.cuda.narrow import NarrowBack
 from perceiver_ref.models.encoder import Encoder
 
 # sums of up to a few thousand terms in another order, relative to the largest element
@@ -184,6 +185,26 @@ def test_heads_side_by_side(keys: int, masked: bool, dtype: Any, tolerance: floa
     agree(xp, ops.attention, arrays, {"mask": mask}, tolerance)
     out, pull = vjp(lambda *a: ops.attention(*a, mask=mask), *arrays)
     assert all(x.swapaxes(1, 2).flags.c_contiguous for x in (out, *pull(out)))
+
+
+@pytest.mark.parametrize(("d", "e"), [(32, 32), (4, 64), (36, 8)])
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("divided", [False, True])
+def test_narrow_heads(
+    divided: bool, lead: tuple[int, ...], d: int, e: int, monkeypatch: pytest.MonkeyPatch, xp: ModuleType
+) -> None:
+    """Of float32, whose scores are not cuBLAS's: heads apart and side by side, in parts of 128 queries or whole."""
+    n, m = 300, 204
+    if divided:
+        plan = sys.modules["perceiver_ref.autograd.kernels.cuda.attention_plan"]
+        monkeypatch.setattr(plan, "WORKSPACE", 128 * m * 4)
+    calls, call = [], NarrowBack.__call__
+    monkeypatch.setattr(NarrowBack, "__call__", lambda self, *given: (calls.append(0), call(self, *given)))
+    sizes = [(n, d), (m, d), (m, e)]
+    apart = drawn(xp, np.float32, *((*lead, *size) for size in sizes))
+    for arrays in (apart, [xp.moveaxis(xp.ascontiguousarray(xp.moveaxis(x, 0, -2)), -2, 0) for x in apart]):
+        agree(xp, ops.attention, arrays, {"scale": 0.5}, 5e-5)  # as TOLERANCES
+    assert calls
 
 
 @pytest.mark.parametrize("logit", [1e4, -1e4])

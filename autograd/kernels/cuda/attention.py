@@ -1,13 +1,14 @@
 """Attention by cuBLAS and one kernel a direction between its products, in a workspace of bounded size.
 
 The scores of a group of heads, or of some queries of one, are written to the workspace by one product, turned into
-weights there by the kernel, one block a row, and multiplied with the values; the next group overwrites them. Memory is
+weights there by the kernel, a row at a time, and multiplied with the values; the next group overwrites them. Memory is
 linear in queries + keys: a fixed size, or 128 rows of scores where that is more. Arrays are read and written where they
 lie: (B, H, N, d) as a view of (B, N, H, d) costs no copy, and results come in that layout. What follows from shapes and
 strides alone is kept from call to call.
 
-Traffic beyond the products': forward reads and writes the scores once; backward reads scores and gradients and writes
-weights and gradients. Rows longer than the registers of a block hold are read twice.
+Traffic beyond the products': forward reads and writes the scores once, and reads rows twice that are longer than the
+registers of a block hold; backward reads scores and gradients and writes weights and gradients. Heads of at most 64
+channels have their scores from `narrow`, on the way back with weights and gradients at once, and nothing beyond that.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def backward(
     scores, gradients = cupy.empty(plan.workspace, q.dtype), cupy.empty(plan.workspace, q.dtype)
     log_sum = _whole(log_sum, (*plan.lead, n, 1))
     # of p times the weights' gradients: the same sums, shorter ones
-    inners: Any = 0 if m <= LONGEST else cupy.ascontiguousarray((g * out).sum(axis=-1))
+    inners: Any = 0 if m <= LONGEST and plan.back is None else cupy.ascontiguousarray((g * out).sum(axis=-1))
     rows = Kernel("weights_back", q.dtype.char, m, plain=mask is None and bias is None)
     extra = [x.data.ptr for x in (mask, bias) if x is not None]
     addresses = (*(x.data.ptr for x in (*arrays, dq, dk, dv)), *extra, scores.data.ptr, gradients.data.ptr)
@@ -113,9 +114,13 @@ def backward(
         origins, table = plan.batch.origins([a + move for a, move in zip(addresses, moves)] if start else addresses)
         told = _told(plan, origins)
         for before, after, first, count, height in groups:
-            _together(plan, before, origins)
-            arrays_given = (scores, gradients, log_sum, inners)
-            rows(count * height, arrays_given, told, (height, m, first, start, n, uniform))
+            made = (scores, gradients, log_sum, inners)
+            if plan.back is None:
+                _together(plan, before, origins)
+                rows(count * height, made, told, (height, m, first, start, n, uniform))
+            else:
+                places = [origins[i] + plan.batch.offset(i, first) for i in (0, 1, 3, 2)]
+                plan.back(tuple(places), made, count, height, m, (first, start, n))
             _together(plan, after, origins)
             if dbias is not None:
                 part = dbias.reshape(-1, n, m)[first : first + count, start : start + height]

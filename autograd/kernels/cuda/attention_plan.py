@@ -16,6 +16,7 @@ from ...ops.attention import check_shapes, scale_factor
 from . import blas
 from .batches import MatrixBatch, Operand, Workspace
 from .launch import fits
+from .narrow import NarrowBack
 from .prepared import Product, ProductSizes
 
 WORKSPACE = 128 << 20
@@ -63,6 +64,8 @@ class Plan(NamedTuple):
     """First query, bytes by which the arrays given and those made move there, and groups."""
     extras: tuple[tuple[int, int, int], ...]
     """For mask and bias: their operand, or -1, and elements from query to query and from key to key."""
+    back: NarrowBack | None
+    """In place of the products before the kernel, and of the kernel, on the way back: of narrow heads."""
 
 
 class _Kept(threading.local):
@@ -120,6 +123,7 @@ def _plan(
     batch = MatrixBatch(lead, operands, spaces, listed=listed, aligned=aligned)
     products: dict[Any, Any] = {}
     tiles = []
+    back = _narrow_back(batch, char, (n, m, d, e), factor) if backwards and mask is None and bias is None else None
     for start in range(0, n, rows):
         height = min(rows, n - start)
         by = [start * operands[i].row * size if i in by_query else 0 for i in range(moving)]
@@ -130,11 +134,12 @@ def _plan(
             if key not in products:
                 make = _backward_calls if backwards else _forward_calls
                 products[key] = make(batch, char, (height, m, d, e), len(operands), factor, *key[1:])
+                products[key] = ([], products[key][1]) if back else products[key]
             before, after = ([_placed(batch, call, first) for call in calls] for calls in products[key])
             groups.append(_Group(before, after, first, count, height))
         tiles.append((start, (*by, *[0] * (len(operands) + len(spaces) - moving)), groups))
     copied = tuple(_copied(x) for x in arrays)
-    return Plan(copied, lead, batch, (chunk, rows, m), tiles, tuple(extras))
+    return Plan(copied, lead, batch, (chunk, rows, m), tiles, tuple(extras), back)
 
 
 Unplaced = tuple[Product, int, int, int]
@@ -172,6 +177,16 @@ def _backward_calls(
         (make(char, ProductSizes(m, d, n), ds, 0, 5, turned="x", count=count, alpha=factor, beta=beta), ds, 0, 5),
     ]
     return before, after
+
+
+def _narrow_back(batch: MatrixBatch, char: str, sizes: tuple[int, int, int, int], factor: float) -> NarrowBack | None:
+    """The kernel of narrow heads and values; None where they are not."""
+    n, m, d, e = sizes
+    pairs = ((0, 1, d), (3, 2, e))
+    if not all(batch.narrow(char, ProductSizes(n, m, width), x, y, batch.count) for x, y, width in pairs):
+        return None
+    sides = tuple(batch.matrices(i) for i in (0, 1, 3, 2))
+    return NarrowBack(sides, (d, e), factor, listed=batch.listed)
 
 
 def _placed(batch: MatrixBatch, call: Unplaced, first: int) -> Call:

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import blas
 from .blas import listed, spaced
 from .launch import function
+from .narrow import Narrow, suits
 from .prepared import Matrices, Product, ProductSizes
 
 _SLOTS = 12
@@ -97,6 +99,18 @@ class MatrixBatch:
             return 8 * (self.count * operand + first)
         return first * self._steps[operand] if operand < self._arrays else 0
 
+    def matrices(self, operand: int, transposed: bool = False) -> Matrices:
+        """How an operand's matrices lie."""
+        space = operand - self._arrays
+        step = self._spaces[space].size if space >= 0 else self._steps[operand]
+        return Matrices(self._rows[operand], step, transposed)
+
+    def narrow(self, char: str, sizes: ProductSizes, x: int, y: int, count: int) -> bool:
+        """Whether `narrow` makes the product of operand x and the transposed y."""
+        if not (self._aligned and self._sixteens[x] and self._sixteens[y] and blas.single(char)):
+            return False
+        return suits(sizes, self.matrices(x), self.matrices(y, transposed=True), count)
+
     def product(
         self,
         char: str,
@@ -111,11 +125,9 @@ class MatrixBatch:
         beta: float = 0.0,
     ) -> Product:
         """The product of operands x and y into `out` for `count` matrices; `turned` names the transposed of them."""
-        matrices = []
-        for name, operand in (("x", x), ("y", y), ("out", out)):
-            space = operand - self._arrays
-            step = self._spaces[space].size if space >= 0 else self._steps[operand]
-            matrices.append(Matrices(self._rows[operand], step, name in turned))
+        matrices = [self.matrices(o, name in turned) for name, o in (("x", x), ("y", y), ("out", out))]
+        if turned == "y" and not beta and self.narrow(char, sizes, x, y, count):
+            return Narrow(sizes, *matrices, count=count, alpha=alpha, listed=self.listed)
         if self.listed:
             wide = (self._aligned and self._sixteens[x], self._aligned and self._sixteens[y])
             return listed(char, sizes, *matrices, count=count, alpha=alpha, beta=beta, wide=wide)

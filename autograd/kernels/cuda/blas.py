@@ -96,6 +96,11 @@ def precision(char: str) -> int:
     return _COMPUTE_TF32 if _compute_type_of()("f") == _TF32 else _COMPUTE_32F
 
 
+def single(char: str) -> bool:
+    """Whether products are of float32, computed in it."""
+    return precision(char) == _COMPUTE_32F
+
+
 def _compute(char: str) -> int:
     """The same by cuBLAS's names; what is left to it while products are of three is of float32."""
     return _COMPUTE_32F if (kind := precision(char)) == _THREE_TF32 else kind
