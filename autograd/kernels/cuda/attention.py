@@ -13,8 +13,11 @@ channels have their scores from `narrow`, on the way back with weights and gradi
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ...backend import Array
 from ...branches import one_after_the_other, side_by_side
@@ -23,7 +26,21 @@ from ..attention import backward as tiled_backward
 from ..attention import without_empty_rows
 from .attention_plan import Call, Plan, memory, planned
 from .attention_source import Kernel
-from .launch import LONGEST
+from .launch import LONGEST, contiguous, function
+
+_ROWS = 8  # of a block, one for each warp
+
+_SOURCE = """
+extern "C" __global__ void inners(const T* g, const T* out, T* sums, Int rows, Int width, Int queries, Int heads) {
+    Int row = (Int)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    if (row >= rows) return;
+    T sum = 0;
+    for (Int j = threadIdx.x & 31; j < width; j += 32) sum += g[row * width + j] * out[row * width + j];
+    sum = warp_sum(sum);
+    Int head = row % heads, query = row / heads % queries, batch = row / heads / queries;
+    if ((threadIdx.x & 31) == 0) sums[(batch * heads + head) * queries + query] = sum;
+}
+"""
 
 _UNIFORM = {"zero": 0, "uniform": 1, "added": 2}
 """What the kernels are told of rows without any key."""
@@ -104,8 +121,7 @@ def backward(
     dbias = cupy.empty((*plan.lead, n, m), q.dtype) if len(needs) > 3 and needs[3] else None
     scores, gradients = cupy.empty(plan.workspace, q.dtype), cupy.empty(plan.workspace, q.dtype)
     log_sum = _whole(log_sum, (*plan.lead, n, 1))
-    # of p times the weights' gradients: the same sums, shorter ones
-    inners: Any = 0 if m <= LONGEST and plan.back is None else cupy.ascontiguousarray((g * out).sum(axis=-1))
+    inners: Any = 0 if m <= LONGEST and plan.back is None else _inners(g, out, plan.lead)
     rows = Kernel("weights_back", q.dtype.char, m, plain=mask is None and bias is None)
     extra = [x.data.ptr for x in (mask, bias) if x is not None]
     addresses = (*(x.data.ptr for x in (*arrays, dq, dk, dv)), *extra, scores.data.ptr, gradients.data.ptr)
@@ -133,6 +149,18 @@ def _together(plan: Plan, calls: list[Call], origins: Any) -> None:
     """Products that need nothing of each other. Those by addresses share cuBLAS's own workspace."""
     runs = [partial(call.run, origins) for call in calls]
     one_after_the_other(runs) if plan.batch.listed else side_by_side(*runs)
+
+
+def _inners(g: Array, out: Array, lead: tuple[int, ...]) -> Array:
+    """The sums over channels of g times the output, (*lead, N): those over keys of weights times their gradients."""
+    import cupy
+
+    (n, e), axes = out.shape[-2:], memory(lead, *out.shape[-2:])[1]
+    inners, heads = cupy.empty((*lead, n), out.dtype), math.prod(lead[1:])
+    lying = [contiguous(x.transpose(np.argsort(axes).tolist())) for x in (g, out)]  # (B, N, heads, e)
+    launch = function(_SOURCE, "inners", out.dtype.char)
+    launch((-(-inners.size // _ROWS),), (32 * _ROWS,), (*lying, inners, inners.size, e, n, heads))
+    return inners
 
 
 def _told(plan: Plan, origins: Any) -> tuple[int, ...]:
