@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from perceiver_ref.autograd import Op, Tensor, ops, registry, value_and_grad, vjp
 from perceiver_ref.autograd.backend import to_host
+from perceiver_ref.autograd.branches import side_by_side
 from perceiver_ref.autograd.core import Edge, Node, Slot, Tape, leaf
 from perceiver_ref.autograd.gradients import backward, unbroadcast
 
@@ -258,3 +259,16 @@ def test_unbroadcast_refuses_shapes_that_do_not_broadcast(shape: tuple[int, ...]
 def test_nodes_are_ordered_by_age() -> None:
     tape = Tape()
     assert Node(tape, ()).serial < Node(tape, ()).serial
+
+
+def test_calls_side_by_side_run_in_order() -> None:
+    """On a CPU, and on a GPU outside a recording: one after the other, what each records included."""
+    order: list[int] = []
+
+    def call(i: int) -> int:
+        order.append(i)
+        return 10 * i
+
+    assert side_by_side(*(lambda i=i: call(i) for i in range(3))) == [0, 10, 20]
+    assert order == [0, 1, 2]
+    assert side_by_side() == []
