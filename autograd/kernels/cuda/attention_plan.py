@@ -38,6 +38,7 @@ class Call(NamedTuple):
     out: tuple[int, int]
 
     def run(self, origins: Any) -> None:
+        """Compute it, of operands whose offsets count from these."""
         (x, at_x), (y, at_y), (out, at_out) = self.x, self.y, self.out
         self.product(origins[x] + at_x, origins[y] + at_y, origins[out] + at_out)
 
