@@ -3,7 +3,8 @@
 A thread is woken, and says that it has ended, in some 30 microseconds: on an idle machine small work is done sooner by
 the calling thread alone, how small hangs on the machine, and so does whether two threads are faster at all (two
 hyperthreads of one core hardly are). So either way is tried for every kind of work, a few times at first and seldom
-ever after, and the one whose best time is less is taken. On a busy machine times say nothing: there each thread gets a
+ever after, and the one whose best time is less is taken. Long work left to one thread costs most: once some has
+shown that threads have cores of their own, all of it is done together. On a busy machine times say nothing: there each thread gets a
 share of a core, and two of them get more than one; what a late one has not begun the calling thread does itself. That
 the machine is busy is seen from the share of a core that the calling thread gets while it computes.
 
@@ -23,6 +24,10 @@ OFTEN, SPACED, SELDOM = 2, 16, 128
 
 LONG = 2e-3
 """Seconds from which work is long: threads are worth it there unless they are hyperthreads, and a trial is dear."""
+
+CLEAR = 1.3
+"""Where long work takes one thread so many times as long as two, threads have cores of their own: from then on all long
+work is done together. A single trial that was disturbed would otherwise leave a kind of it to one thread for long."""
 
 WINDOW = 0.02
 """Seconds of computing over which the share of a core is taken: several slices of a scheduler."""
@@ -49,6 +54,7 @@ class Choice:
 
     def __init__(self) -> None:
         self.busy = False
+        self._apart = False  # threads have been seen to have cores of their own
         self._kinds: dict[Hashable, _Kind] = {}
         self._wall = self._cpu = 0.0
 
@@ -59,6 +65,8 @@ class Choice:
         known = self._kinds.get(kind)
         if known is None:
             known = self._kinds[kind] = _Kind()
+        if self._apart and not known.short:
+            return True
         known.calls += 1
         better = known.best[True] <= known.best[False]
         every = (OFTEN if known.short else SPACED) if known.tried[not better] < TRIALS else SELDOM
@@ -72,6 +80,8 @@ class Choice:
             known.short = seconds < LONG
             known.tried[together] += 1
             known.best[together] = min(known.best[together], seconds / size)
+            if not known.short and math.inf > known.best[False] > CLEAR * known.best[True]:
+                self._apart = True
         self._wall += own[0]
         self._cpu += own[1]
         if self._wall < WINDOW:
