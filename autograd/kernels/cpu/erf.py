@@ -26,7 +26,10 @@ class Approximation(NamedTuple):
 
 
 def normal(x: Array, out: Array, spare: tuple[Array, Array]) -> None:
-    """phi of x into `out`; both of `spare` are overwritten. All of one shape, float32 or float64, contiguous."""
+    """phi of x into `out`, exp(-x^2 / 2) into the first of `spare`, both of which are overwritten.
+
+    All of one shape, float32 or float64, contiguous.
+    """
     (coefficients, k, integer, sign), (t, p) = FITS[x.dtype], spare
     np.absolute(x, out=t)
     t += k
@@ -42,8 +45,8 @@ def normal(x: Array, out: Array, spare: tuple[Array, Array]) -> None:
     np.exp(t, out=t)
     p *= t
     np.subtract(0.5, p, out=out)
-    np.bitwise_and(x.view(integer), sign, out=t.view(integer))  # several times as fast as numpy.copysign
-    np.bitwise_or(out.view(integer), t.view(integer), out=out.view(integer))
+    np.bitwise_and(x.view(integer), sign, out=p.view(integer))  # several times as fast as numpy.copysign
+    np.bitwise_or(out.view(integer), p.view(integer), out=out.view(integer))
     out += 0.5
 
 
