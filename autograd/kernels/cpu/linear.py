@@ -2,7 +2,8 @@
 
 Each product is cut along its longer side, into as many parts as there are threads; on the way back there are two
 products of one size, which divide the threads between them. Each part is one product of BLAS's on one thread, so that
-the sums hang on shapes and the number of threads alone, not on what else the machine does.
+the sums hang on shapes and the number of threads alone, not on what else the machine does. The gradient of a bias is
+summed by the thread that has ended its part first.
 
 Memory traffic: that of the products, for which each thread reads the smaller argument whole; the bias costs none.
 """
@@ -16,6 +17,7 @@ import numpy as np
 
 from ...backend import Array
 from ...ops.linear import _rows, linear
+from ...sums import total
 from . import rows, threads
 
 LEAST = 1 << 22
@@ -30,7 +32,8 @@ GRAIN = 16
 EARLY = 1 << 19
 """Multiplications that the calling thread does while the others are being woken: its part is as much longer."""
 
-Piece = tuple[Array, Array, Array, Array | None]
+Piece = tuple[Array, Array | None, Array, Array | None]
+"""x, y, the result, a bias; without y the sum of x over all rows, as the engine has it."""
 
 
 def forward(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[bool, ...] = ()) -> Any:
@@ -58,6 +61,7 @@ def backward(g: Array, x: Array | None, weight: Array | None, needs: tuple[bool,
     number = threads.count() if size >= LEAST else 1
     parts = number // 2 if both and number % 2 == 0 else number
     dx = dw = None
+    db: Array = g
     pieces: list[Piece] = []
     if weight is not None:
         dx, pieces = _cut(_rows(g), weight.T, parts)
@@ -65,8 +69,11 @@ def backward(g: Array, x: Array | None, weight: Array | None, needs: tuple[bool,
     if x is not None:
         dw, more = _cut(_rows(x).T, _rows(g), parts)
         pieces = pieces + more
+    if len(needs) > 2 and needs[2]:
+        db = np.empty(g.shape[-1], g.dtype)
+        pieces = [*pieces, (g, None, db, None)]
     threads.spread(_product, pieces, size)
-    return dx, dw, g  # the engine sums the bias gradient over the rows
+    return dx, dw, db
 
 
 def _cut(x: Array, y: Array, parts: int, bias: Array | None = None) -> tuple[Array, list[Piece]]:
@@ -93,6 +100,9 @@ def _spans(length: int, parts: int, early: int) -> list[slice]:
 
 def _product(piece: Piece) -> None:
     x, y, out, bias = piece
+    if y is None:
+        out[...] = total(x, tuple(range(x.ndim - 1)))
+        return
     np.matmul(x, y, out)
     if bias is not None:
         out += bias
