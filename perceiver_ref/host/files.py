@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -120,7 +119,7 @@ def write_whole(path: AnyPath, write: Callable[[BinaryIO], None]) -> None:
 
 def write_json(path: AnyPath, value: Any) -> None:
     """Write JSON text, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text.indented(value) + "\n")
 
 
 def write_text(path: AnyPath, text: str) -> None:

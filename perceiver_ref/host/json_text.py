@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -66,3 +67,34 @@ def _check_depth(value: Any) -> None:
         if not level:
             return
     raise ValueError("nested too deeply")
+
+
+def indented(value: Any) -> str:
+    """What `json.dumps(value, indent=1, allow_nan=False)` gives, sooner: where that indents, it is not in C."""
+    try:
+        return _indented(value, "\n")
+    except TypeError:  # keys that are no text, say
+        return json.dumps(value, indent=1, allow_nan=False)
+
+
+def _indented(value: Any, line: str) -> str:
+    """`line` begins one at the value's depth. `TypeError` for what is rare in a report."""
+    kind = type(value)
+    if kind is str:
+        return _quoted(value)
+    if (kind is float and math.isfinite(value)) or kind is int:
+        return repr(value)
+    if kind is bool or value is None:
+        return _WORDS[value]
+    deeper = line + " "
+    if kind is dict:
+        members = [f"{_quoted(name)}: {_indented(part, deeper)}" for name, part in value.items()]
+        return "{" + deeper + ("," + deeper).join(members) + line + "}" if members else "{}"
+    if kind is list or kind is tuple:
+        parts = [_indented(part, deeper) for part in value]
+        return "[" + deeper + ("," + deeper).join(parts) + line + "]" if parts else "[]"
+    raise TypeError(kind)
+
+
+_WORDS = {True: "true", False: "false", None: "null"}
+_quoted = json.encoder.encode_basestring_ascii

@@ -3,10 +3,10 @@
 A thread is woken, and says that it has ended, in some 30 microseconds: on an idle machine small work is done sooner by
 the calling thread alone, how small hangs on the machine, and so does whether two threads are faster at all (two
 hyperthreads of one core hardly are). So either way is tried for every kind of work, a few times at first and seldom
-ever after, and the one whose best time is less is taken. Long work left to one thread costs most: once some has
-shown that threads have cores of their own, all of it is done together. On a busy machine times say nothing: there each thread gets a
-share of a core, and two of them get more than one; what a late one has not begun the calling thread does itself. That
-the machine is busy is seen from the share of a core that the calling thread gets while it computes.
+ever after, and the one whose best time is less is taken. Long work left to one thread costs most: once some has shown
+that threads have cores of their own, all of it is done together. On a busy machine times say nothing: there each thread
+gets a share of a core, and two of them get more than one; what a late one has not begun the calling thread does itself.
+That the machine is busy is seen from the share of a core that the calling thread gets while it computes.
 
 Results do not hang on the choice: the same shares are computed, each by the same calls, whoever does.
 """

@@ -134,8 +134,11 @@ def kind_of(path: AnyPath) -> str:
 
 def read_held(path: AnyPath) -> Held:
     """What a file or folder of any known format holds; `InputError`, one line that names it, for anything else."""
-    path = Path(path)
-    kind = kind_of(path) or ("safetensors" if path.suffix == ".safetensors" and path.is_file() else "")
+    return _held(Path(path), kind_of(path))
+
+
+def _held(path: Path, kind: str) -> Held:
+    kind = kind or ("safetensors" if path.suffix == ".safetensors" and path.is_file() else "")
     if not kind and path.is_dir():
         raise InputError(
             f"{path} is a directory without arrays; expected .npy files, {INDEX} of raw arrays, ONNX tensors, or what "
@@ -160,7 +163,7 @@ def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
             f"{path} is {FORMATS[kind].what}, which holds no whole case; name the case that it answers first: "
             f"diagnose CASE {path.name}, check CASE --outputs {path.name}"
         )
-    return {name: array for name, array in read_held(path).arrays.items() if isinstance(array, np.ndarray)}
+    return {name: array for name, array in _held(path, kind).arrays.items() if isinstance(array, np.ndarray)}
 
 
 def case_files(folder: Path) -> list[Path]:

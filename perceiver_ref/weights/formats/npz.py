@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
+from io import BytesIO
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -18,7 +20,10 @@ from .opcodes import first_line, shown
 
 _KINDS = {"b", "i", "u", "f", "U"}
 _NAME = 1000  # characters
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADERS = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
+"""By version of the format: the bytes of a header's length, and NumPy's reader of both."""
+_LONGEST = 1 << 16
+"""Bytes of a header, of which NumPy takes fewer."""
 
 
 def read_npz(path: AnyPath, dtype: Any = None, widened: set[str] | None = None) -> dict[str, np.ndarray]:
@@ -67,7 +72,10 @@ def read_npy(path: object, name: str, file: IO[bytes], size: int, widened: set[s
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"{name!r} is written in version {version} of the format")
-    shape, fortran, dtype = _HEADERS[version](file)
+    wide, _ = _HEADERS[version]
+    length = file.read(wide)
+    text = length + file.read(min(int.from_bytes(length, "little"), _LONGEST))
+    shape, fortran, dtype = _header(version, text)
     if dtype.hasobject:
         raise InputError(f"{path}: {shown(name)!r} is an object array; store plain numbers instead")
     bfloat16 = dtype == np.dtype("V2") and dtype.names is None  # what NumPy makes of the bfloat16 of ml_dtypes
@@ -86,6 +94,13 @@ def read_npy(path: object, name: str, file: IO[bytes], size: int, widened: set[s
         read_into(file, array)
     file.read(1)  # the end, where the checksum is compared
     return decoded(array.astype(dtype.newbyteorder("="), copy=False), BFLOAT16 if bfloat16 else dtype.name)
+
+
+@lru_cache(maxsize=1024)
+def _header(version: tuple[int, int], text: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype: as many of a file's arrays have them."""
+    _, read = _HEADERS[version]
+    return read(BytesIO(text))
 
 
 def write_npz(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:
