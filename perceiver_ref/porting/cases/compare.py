@@ -208,7 +208,7 @@ def magnitudes(candidate: np.ndarray, reference: np.ndarray) -> tuple[float, flo
 
 def _magnitude(array: np.ndarray) -> float | None:
     """The largest magnitude, where an array is of float32 or float64 and finite; None elsewhere. Nothing is copied."""
-    if array.dtype not in (np.float32, np.float64) or not array.size:
+    if array.dtype.char not in "fd" or not array.dtype.isnative or not array.size:
         return None
     with np.errstate(invalid="ignore"):
         low, high = float(array.min()), float(array.max())
