@@ -62,6 +62,8 @@ class Measure:
     of: Callable[[Pair], float]
     logits: bool = False
     """Whether it is a measure of logits alone (`is_logits`)"""
+    spread: bool = False
+    """Whether it has no value against a reference whose elements are all the same, such as a loss"""
 
     @property
     def option(self) -> str:
@@ -170,6 +172,7 @@ MEASURES: dict[str, Measure] = {
             "higher",
             "Pearson's: the same of what differs from the mean; undefined where one is constant, but for equal arrays",
             lambda p: _angle(*p.centred, p.dd, p.unlike, math.nan),
+            spread=True,
         ),
         Measure(
             "rtol",
@@ -248,9 +251,13 @@ def missed(
     """The thresholds that an array with these measures does not reach; None where it is held to its tolerance.
 
     That is without any thresholds, and where most measures mean nothing: the reference is 0 throughout, or `noise`, a
-    gradient that is zero but for rounding.
+    gradient that is zero but for rounding; and where no threshold has a value against a reference that is constant.
     """
-    if not limits or noise or not reference.any():
+    if noise or not reference.any():
+        return None
+    if any(limit.measure.spread for limit in limits) and (reference == reference.flat[0]).all():
+        limits = [limit for limit in limits if not limit.measure.spread]
+    if not limits:
         return None
     return tuple(limit.said for limit in limits if not limit.holds(found))
 

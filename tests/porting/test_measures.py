@@ -17,7 +17,7 @@ from support import normal
 from perceiver_ref.errors import InputError
 from perceiver_ref.porting.cases import compare
 from perceiver_ref.porting.cases.compare import difference
-from perceiver_ref.porting.measures import MEASURES, Threshold, is_logits, measures, thresholds
+from perceiver_ref.porting.measures import MEASURES, Threshold, is_logits, measures, missed, thresholds
 
 CLOSE = 1e-9
 """Two orders of the same float64 sums of some hundred terms differ by 1e-14; a wrong definition by far more."""
@@ -208,3 +208,15 @@ def test_unknown_measures_are_refused() -> None:
 )
 def test_how_a_value_is_written(name: str, value: float, text: str) -> None:
     assert MEASURES[name].text(value) == text
+
+
+@pytest.mark.parametrize("reference", [np.array(0.7), np.full((2, 3), 0.7)], ids=["a loss", "constant"])
+def test_a_constant_has_no_correlation_and_is_held_to_its_tolerance(reference: np.ndarray) -> None:
+    found = measures(reference * (1 + 1e-15), reference, tolerance=1e-10, error=1e-15)
+    assert math.isnan(found["correlation"])
+    assert missed(thresholds({"correlation": 0.9}), found, reference) is None
+    assert missed(thresholds({"correlation": 0.9, "max_abs": 1e-3}), found, reference) == ()
+    assert missed(thresholds({"correlation": 0.9, "max_abs": 1e-30}), found, reference) == ("--max-abs 1e-30",)
+    other = np.array([0.7, 0.8, 0.7])
+    opposite = measures(-other, other, tolerance=1e-10, error=1.0)
+    assert missed(thresholds({"correlation": 0.9}), opposite, other) == ("--min-correlation 0.9",)
