@@ -22,6 +22,9 @@ Axis = int | tuple[int, ...] | None
 BLOCK = 16
 """Elements that are added one after the other in float32: 1e-7 of their sum is lost where all are alike."""
 
+PAIRS = 1 << 12
+"""Elements from which NumPy's sum in pairs is near enough; of fewer, how it adds up the last ones hangs on the machine."""
+
 _ONES = np.ones(BLOCK, np.float32)
 
 of_rows: dict[str, Callable[[Array], Array]] = {}
@@ -123,6 +126,8 @@ def _on_device(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 def _middle(x: Array) -> Array:
     """The sums over the middle axis of x (A, R, C), which lies in row-major order: (A, C)."""
     outer, rows, columns = x.shape
+    if columns == 1 and rows < PAIRS:
+        return x.sum(1, np.float64)
     if columns == 1 or rows <= BLOCK or x.dtype == np.float64:
         return x.sum(1)  # NumPy sums a column in pairs
     whole = rows // BLOCK * BLOCK
