@@ -246,7 +246,7 @@ def deviating(candidates: Sequence[Candidate], model: M, params: Tree) -> Iterat
         for candidate in sorted(candidates, key=lambda c: c.cause != "dtype"):
             if candidate.change.ops is not None:
                 stack.enter_context(handle(_by_name(candidate.change.ops(path), candidate.here)))
-        yield with_methods(model, methods), params
+        yield with_methods(model, methods) if methods else model, params
 
 
 def with_methods(model: M, methods: Mapping[Method, Sequence[Replacement]]) -> M:

@@ -14,6 +14,8 @@ from itertools import count
 from typing import Any
 from weakref import ref
 
+import numpy as np
+
 from ...autograd.backend import is_array, to_host
 from ...autograd.core import Op, array_of
 from ...autograd.handlers import handle
@@ -23,6 +25,7 @@ BYTES = 4 << 30
 
 
 _SHARE = 16
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 Run = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -83,14 +86,21 @@ class Memo:
 
     def _frozen(self, value: Any) -> Hashable:
         """Something that can be a key; functions and the like by their identity."""
+        kind = type(value)
+        if kind is np.ndarray:
+            return ("array", self._known_number(value) or self.number(value))
+        if kind in _PLAIN:
+            return (kind, value)
+        if kind is tuple or kind is list:
+            return tuple([self._frozen(part) for part in value])
+        if kind is dict:
+            return tuple([(name, self._frozen(value[name])) for name in sorted(value)])
         value = array_of(value)
         if is_array(value):
             return ("array", self.number(value))
         if isinstance(value, (tuple, list)):
-            return tuple(self._frozen(part) for part in value)
-        if isinstance(value, dict):
-            return tuple(sorted((name, self._frozen(part)) for name, part in value.items()))
-        return repr(value) if isinstance(value, slice) else (type(value).__name__, value)
+            return tuple([self._frozen(part) for part in value])
+        return repr(value) if isinstance(value, slice) else (kind.__name__, value)
 
     def record(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any], run: Run = _plain) -> Any:
         """What `run` makes of an op, kept if there is room."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -200,6 +201,8 @@ class Subject:
             for name, limit in gate.items()
             if name.startswith("trace/")
         }
+        if not limits:
+            return nullcontext()
 
         def point(original: Any, name: str, value: Any) -> Any:
             value = original(name, value)
