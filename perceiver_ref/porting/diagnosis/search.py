@@ -24,6 +24,7 @@ from .nearby import causes_near
 from .parts import SMALL, NarrowPart, Parts
 from .screen import Screen
 from .several import Several
+from .stretches import Stretches
 
 PARTLY = 0.6
 """As `EXPLAINED`, for a part in less precision whose roundings are not repeated exactly, as float32's hardly can be,
@@ -38,6 +39,8 @@ MOSTLY = 0.5
 """A deviation that leaves rounding of the case's dtype explains at least half of what there was."""
 ALIKE = 1.1
 """Explanations that leave rounding are as good as each other where they leave so nearly the same."""
+_ENOUGH = 8
+"""Of explanations from point to point so many are compared."""
 _WHOLE = {"bfloat16": ("bfloat16",), "float16": ("float16",), "float32": ("float32", "tf32")}
 
 
@@ -133,6 +136,8 @@ class Search:
             part = self.parts.best(rare=rare) if small else None
             if part is not None and part.repeated:
                 return self._deviation(part)
+        if (best := self._by_stretches()) is not None:
+            return self._deviation()
         if (best := self._single_in_all()) is not None:
             return self._with_second(best)
         if part is not None and self._is_likely(part):
@@ -311,6 +316,20 @@ class Search:
                     return best
             made = self.subject.deviating((candidate,))
             screen.told(made, float("inf") if made is None else self.fit.remaining(made))
+        return min(self.scores, key=lambda score: score.remaining, default=None)
+
+    def _by_stretches(self) -> _Score | None:
+        """Several, where points are traced, each judged where it is; what leaves nothing of the outputs, too, or a part
+        in less precision whose rounding is repeated at every point."""
+        if self.fit.noise or self.subject.is_large or self.first_divergence() is None:
+            return None
+        for chosen in in_time(Stretches(self.fit, self.found, self.parts)):
+            made = self.subject.deviating(chosen)
+            remaining = float("inf") if made is None else self.fit.remaining(made)
+            if remaining <= (PARTLY if chosen[-1].cause == "dtype" else NOTHING):
+                self.scores.append(_Score(remaining, chosen))
+            if len(self.scores) == _ENOUGH or (self.scores and chosen[-1].cause == "dtype"):
+                break
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
     def _single_in_all(self) -> _Score | None:

@@ -20,6 +20,7 @@ from ..deviations import Candidate
 from ..subject import NOTHING, Arrays
 from .fit import Fit
 from .parts import SMALL, Parts
+from .ranking import ranked_pairs, some
 
 Chosen = tuple[Candidate, ...]
 K = TypeVar("K")
@@ -33,8 +34,6 @@ _PAIRS, _THIRDS = 10, 60
 _EVERY = 10_000
 """So many pairs are run as far as the first point that differs"""
 _MOSTLY = 0.3  # of the difference is left at most by a deviation beside which the other is a small one
-_ELEMENTS = 4096
-"""Ranking looks at no more of an array's elements"""
 
 
 class Effect(NamedTuple):
@@ -84,7 +83,7 @@ class Several:
         change = self.fit.flat(made) - self.fit.flat(ours)
         if not np.isfinite(change).all() or float(np.abs(change).max(initial=0.0)) <= 1e-12:
             return None
-        at_first = _some(made[first] - ours[first]) if self._traced and first is not None else None
+        at_first = some(made[first] - ours[first]) if self._traced and first is not None else None
         return Effect(candidate, change, self._left_at_first(made), self.fit.remaining(made), at_first)
 
     def __iter__(self) -> Iterator[Chosen]:
@@ -165,10 +164,10 @@ class Several:
         if first is None or gate is None:
             return
         like = self._alike_at_first()
-        target = _some(self.fit.subject.expected[first] - self.fit.ours[first])
+        target = some(self.fit.subject.expected[first] - self.fit.ours[first])
         changes = [np.asarray(effects[0].at_first) for effects in like]
         passed: list[Chosen] = []
-        for pair in in_time(_ranked_pairs([effects[0] for effects in like], changes, target, _EVERY)):
+        for pair in in_time(ranked_pairs([effects[0].candidate for effects in like], changes, target, _EVERY)):
             if self.fit.subject.deviating(pair, gate) is not None:
                 one, two = (next(of for of in like if of[0].candidate is candidate) for candidate in pair)
                 both = [(a.candidate, b.candidate) for a in one for b in two]
@@ -219,8 +218,10 @@ class Several:
 
     def _adding_up(self) -> Iterator[Chosen]:
         """Those whose effects on the outputs add up to the difference, as far as they do."""
-        target = _some(self.fit.flat(self.fit.subject.expected) - self.fit.flat(self.fit.ours))
-        yield from _ranked_pairs(self.effects, [_some(e.change) for e in self.effects], target)
+        target = some(self.fit.flat(self.fit.subject.expected) - self.fit.flat(self.fit.ours))
+        yield from ranked_pairs(
+            [e.candidate for e in self.effects], [some(e.change) for e in self.effects], target, _RANKED
+        )
 
     def _three(self) -> Iterator[Chosen]:
         """A third beside the best pair of each two causes."""
@@ -230,34 +231,9 @@ class Several:
             yield from self._beside(pair, _THIRDS)
 
 
-def _some(array: np.ndarray) -> np.ndarray:
-    """All elements in a row, or evenly so many of them as are looked at."""
-    flat = np.asarray(array, np.float64).reshape(-1)
-    return flat[:: -(-flat.size // _ELEMENTS) or 1]
-
-
 def _best_of_each(found: Iterable[tuple[K, V]]) -> list[V]:
     """The first of each key."""
     first: dict[K, V] = {}
     for key, value in found:
         first.setdefault(key, value)
     return list(first.values())
-
-
-def _ranked_pairs(
-    effects: Sequence[Effect], changes: Sequence[np.ndarray], target: np.ndarray, most: int = _RANKED
-) -> Iterator[Chosen]:
-    """Two of different causes whose changes, added, are nearest to the target, the nearest first."""
-    if not effects:
-        return
-    matrix = np.stack(changes)
-    products, against = matrix @ matrix.T, matrix @ target
-    alone = np.diag(products) - 2 * against
-    left = alone[:, None] + alone[None, :] + 2 * products
-    kinds = np.array([effect.candidate.cause for effect in effects])
-    left[kinds[:, None] == kinds[None, :]] = np.inf
-    left[np.tril_indices(len(effects))] = np.inf
-    for flat in np.argsort(left, axis=None)[:most]:
-        i, j = divmod(int(flat), len(effects))
-        if np.isfinite(left[i, j]):
-            yield (effects[i].candidate, effects[j].candidate)

@@ -60,6 +60,8 @@ class Subject:
         named = named_points(self.rebuilt, case.trace)
         self.kept = {ours for names in named.values() for ours in names}
         self.memo = Memo()
+        self._from_given = False
+        """Whether a run from the case's own values has been kept"""
         traced, outputs = self._first_run(named)
         self.survey.stored, self.survey.model = self.arrays, self.rebuilt.model
         self.survey.bound = {binding.path: (binding.name, binding.view) for binding in self.rebuilt.bindings}
@@ -158,6 +160,47 @@ class Subject:
         deviated = deviating(chosen, self.rebuilt.model, self.params)
         with self.memo.replaying(), deviated as (model, params), self._gated(gate, stop=stop):
             return self.compute(params, model=model)
+
+    def from_given(self, chosen: Sequence[Candidate], limit: tuple[str, float] | None = None) -> Arrays | None:
+        """As `deviating`, but from each traced point the run goes on with the case's own value there, so that an array
+        has only the error of what lies between it and the points before. `limit`: a compared array, and the error that
+        it may have at most."""
+        gate = limit if limit is not None and limit[0].startswith("trace/") else None
+        own = self.points[gate[0].removeprefix("trace/")] if gate else ""
+        seen: dict[str, int] = {}
+
+        def point(original: Any, name: str, value: Any) -> Any:
+            value, place = original(name, value), where()
+            full = f"{place}.{name}" if place and name else place or name
+            times = seen[full] = seen.get(full, -1) + 1
+            given = self._given.get(f"{full}@{times}" if times else full)
+            if gate and full == own and not times:
+                error = self._error(gate[0], spread(to_host(array_of(value)), self.expected[gate[0]]))
+                if not error <= gate[1]:
+                    raise _GivenUpError
+            return value if given is None or given.shape != value.shape else given
+
+        deviated = deviating(chosen, self.rebuilt.model, self.params)
+        kept = self.memo.replaying() if self._from_given else self.memo.recording()
+        self._from_given = True
+        try:
+            with kept, deviated as (model, params), exchanged_steps({"point": point}):
+                return self.compute(params, model=model)
+        except (_GivenUpError, *CANNOT_BE_RUN):
+            return None
+
+    @cached_property
+    def _given(self) -> Arrays:
+        """The case's values, by our names of the points, where they are not the reference's own."""
+        errors = self.errors(self.ours)
+        found = {
+            ours: self.case.trace[name].astype(self.dtype)
+            for name, ours in self.points.items()
+            if errors[f"trace/{name}"] > 1e-12
+        }
+        for array in found.values():
+            self.memo.distinct(array)
+        return found
 
     def inputs_of(self, name: str) -> Arrays:
         """What the ops between a compared array ("trace/..." or "output/...") and the traced point before it are given
