@@ -137,15 +137,17 @@ class Stretches:
         return int((state.errors > self.limits).sum())
 
     def _clear(self, state: State) -> list[State]:
-        """With one more that sets stretches right which none of the others changes, most of them first."""
+        """With one more that sets stretches right which none of the others changes: first those that set most of them
+        right and change the fewest others."""
         open_ = (state.errors > self.limits) & ~self._changed(state.chosen)
-        rows: dict[tuple[str, bytes], tuple[int, Candidate]] = {}
+        rows: dict[tuple[str, bytes, tuple[int, ...]], tuple[int, int, Candidate]] = {}
         for one in self._others(state.chosen):
             right = open_ & (one.errors <= self.limits)
             if right.any():
-                rows.setdefault((one.candidate.cause, right.tobytes()), (-int(right.sum()), one.candidate))
-        best = sorted(rows.values(), key=lambda row: row[0])[:_KEPT]
-        return self._extended(state, ((candidate,) for _, candidate in best))
+                row = (-int(right.sum()), len(one.changes), one.candidate)
+                rows.setdefault((one.candidate.cause, right.tobytes(), tuple(one.changes)), row)
+        best = sorted(rows.values(), key=lambda row: row[:2])[: 2 * _KEPT]
+        return self._extended(state, ((candidate,) for _, _, candidate in best))
 
     def _mixed(self, state: State) -> list[State]:
         """With one more that sets a stretch right which one of the others changes as well."""
