@@ -115,12 +115,16 @@ class Stretches:
     def _solved(self, most: int = MOST) -> Iterator[Chosen]:
         """What sets every stretch right: first by deviations that do so to some stretches alone, then by others."""
         known: list[State] = []
+        seen: set[frozenset[Candidate]] = set()
 
         def grown(states: Iterable[State]) -> Iterator[Chosen]:
             waiting = list(states)
             while waiting:
                 waiting.sort(key=self._wrong)
                 state = waiting.pop(0)
+                if frozenset(state.chosen) in seen:
+                    continue
+                seen.add(frozenset(state.chosen))
                 if not self._wrong(state):
                     yield state.chosen
                 else:
