@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,16 @@ from ..deviations import Candidate
 
 _ELEMENTS = 4096
 """Ranking looks at no more of an array's elements"""
+
+
+class Effect(NamedTuple):
+    """What a deviation alone does to the outputs and to the first point that differs, and what it leaves of both."""
+
+    candidate: Candidate
+    change: np.ndarray
+    first: float
+    remaining: float
+    at_first: np.ndarray | None = None
 
 
 def some(array: np.ndarray, most: int = _ELEMENTS) -> np.ndarray:

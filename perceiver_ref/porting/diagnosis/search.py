@@ -41,6 +41,8 @@ ALIKE = 1.1
 """Explanations that leave rounding are as good as each other where they leave so nearly the same."""
 _ENOUGH = 8
 """Of explanations from point to point so many are compared."""
+_ROUNDED, _FOLLOWED = 0.02, 3
+"""Beside a pair that leaves no more, a part in less precision is looked for, beside so many pairs"""
 _WHOLE = {"bfloat16": ("bfloat16",), "float16": ("float16",), "float32": ("float32", "tf32")}
 
 
@@ -86,6 +88,8 @@ class Search:
         self.several = Several(self.fit, self.found, self.parts)
         self.scores: list[_Score] = []
         self.others: list[list[Cause]] = []
+        self.followed: list[tuple[Candidate, ...]] = []
+        """Pairs beside which parts in less precision were run"""
         self.dtype: str | None = None
         self.untraced: set[tuple[Candidate, ...]] = set()
         """Deviations with which outputs come right, and points do not"""
@@ -147,7 +151,7 @@ class Search:
         if self._is_within:  # closer than the stated precision, in whatever way
             return "match", []
         for chosen in in_time(steps(self.several, "trying several deviations")):
-            if self._try(chosen) and self.scores[-1].remaining <= NOTHING:
+            if (self._try(chosen) and self.scores[-1].remaining <= NOTHING) or self._leaves_a_part(chosen):
                 break
         if self.scores:
             return self._with_second(min(self.scores, key=lambda score: score.remaining))
@@ -404,6 +408,20 @@ class Search:
         likely = len(best.chosen) == 1
         if part is not None and likely and part.remaining <= PARTLY * min(score.remaining for score in self.scores):
             self.scores = [_Score(part.remaining, part.chosen)]
+
+    def _leaves_a_part(self, chosen: tuple[Candidate, ...]) -> bool:
+        """Whether what a pair leaves is the rounding of a part in less precision, repeated: looked at beside few."""
+        left = self.several.left.get(chosen, np.inf)
+        if self.fit.noise or not NOTHING < left <= _ROUNDED or len(self.followed) == _FOLLOWED:
+            return False
+        if self.subject.is_large or any(candidate.cause == "dtype" for candidate in chosen):
+            return False
+        self.followed.append(chosen)
+        part = self.parts.best(chosen, rare=False)
+        if part is None or not part.repeated:
+            return False
+        self.scores = [_Score(part.remaining, part.chosen)]
+        return True
 
     def _is_likely(self, part: NarrowPart) -> bool:
         """Whether a part that does not repeat the roundings fits better than everything in less precision."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,30 +20,17 @@ from ..deviations import Candidate
 from ..subject import NOTHING, Arrays
 from .fit import Fit
 from .parts import SMALL, Parts
-from .ranking import ranked_pairs, some
+from .ranking import Effect, ranked_pairs, some
+from .rounds import Rounds
 
 Chosen = tuple[Candidate, ...]
 K = TypeVar("K")
 V = TypeVar("V")
 
 _RANKED, _LEADERS, _FITTING = 250, 6, 12
-_BESIDE = 120
-"""So many deviations are tried beside the best of a cause, those that should leave least"""
-_PAIRS, _THIRDS = 10, 60
-"""Of the best pairs so many, and so many deviations beside each"""
 _EVERY = 10_000
 """So many pairs are run as far as the first point that differs"""
 _MOSTLY = 0.3  # of the difference is left at most by a deviation beside which the other is a small one
-
-
-class Effect(NamedTuple):
-    """What a deviation alone does to the outputs and to the first point that differs, and what it leaves of both."""
-
-    candidate: Candidate
-    change: np.ndarray
-    first: float
-    remaining: float
-    at_first: np.ndarray | None = None
 
 
 @dataclass
@@ -96,11 +83,7 @@ class Several:
         yield from self._at_the_first()
         yield from self._adding_up()
         yield from self._after_a_part()
-        for leader in _best_of_each((e.candidate.cause, e) for e in leaders):
-            yield from self._beside((leader.candidate,), _BESIDE)
-        yield from self._three()
-        for leader in leaders[:_LEADERS]:
-            yield from self._with_others((leader.candidate,))
+        yield from Rounds(self.fit, self.effects, self.left)
 
     @property
     def _traced(self) -> bool:
@@ -111,17 +94,6 @@ class Several:
         for other in self.effects:
             if other.candidate.cause not in causes:
                 yield (*chosen, other.candidate)
-
-    def _beside(self, chosen: Chosen, most: int) -> Iterator[Chosen]:
-        """Of others so many as should leave least, if each did to the outputs what it does alone."""
-        made = self.fit.subject.deviating(chosen)
-        if made is None:
-            return
-        apart = self.fit.flat(self.fit.subject.expected) - self.fit.flat(made)
-        causes = {candidate.cause for candidate in chosen}
-        others = [e for e in self.effects if e.candidate.cause not in causes]
-        others.sort(key=lambda e: float(np.square(apart - e.change).sum()))
-        yield from ((*chosen, e.candidate) for e in others[:most])
 
     def _left_at_first(self, made: Arrays) -> float:
         """What is left of the error at the first point that differs, 0 to 1 and more."""
@@ -222,13 +194,6 @@ class Several:
         yield from ranked_pairs(
             [e.candidate for e in self.effects], [some(e.change) for e in self.effects], target, _RANKED
         )
-
-    def _three(self) -> Iterator[Chosen]:
-        """A third beside the best pair of each two causes."""
-        ranked = sorted((left, number, pair) for number, (pair, left) in enumerate(self.left.items()))
-        best = _best_of_each((frozenset(c.cause for c in pair), pair) for _, _, pair in ranked)
-        for pair in best[:_PAIRS]:
-            yield from self._beside(pair, _THIRDS)
 
 
 def _best_of_each(found: Iterable[tuple[K, V]]) -> list[V]:

@@ -213,7 +213,9 @@ class Stretches:
             if made is None:
                 continue
             errors = self._errors(made)
-            if (where is None or errors[where] <= self.limits[where]) and not (errors[right] > self.limits[right]).any():
+            if (where is None or errors[where] <= self.limits[where]) and not (
+                errors[right] > self.limits[right]
+            ).any():
                 found.append(State(chosen, errors))
         before = self._wrong(state)
         return [made for made in sorted(found, key=self._wrong)[:_KEPT] if self._wrong(made) < before]
