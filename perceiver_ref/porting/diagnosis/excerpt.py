@@ -31,6 +31,17 @@ from ..gradients.target import Target
 from ..subject import CANNOT_BE_RUN, Subject
 
 
+_LISTED = 8
+"""So many operations are named, the last of them"""
+
+
+def _listed(names: Sequence[str]) -> str:
+    """How many operations, and which; of many the last, which are nearest to what differs."""
+    more = len(names) - _LISTED
+    before = f"{more} and then " if more > 0 else ""
+    return f"{len(names)} operation{'s' * (len(names) > 1)}: {before}{', '.join(names[-_LISTED:])}"
+
+
 @dataclass(frozen=True)
 class _Ran:
     """An operation as it ran: plain arrays in and out."""
@@ -173,7 +184,7 @@ class _Writing:
             "call": call,
             "dtype": given["dtype"],
             "tolerance": given.get("tolerance", {}),
-            "notes": f"{len(rows)} operation{'s' * (len(rows) > 1)}: {', '.join(row.op.name for row in rows[:20])}",
+            "notes": _listed([row.op.name for row in rows]),
             "excerpt": {"case": self.subject.case.name, "class": given["class"], "peer": given["peer"], "point": place},
         }
         cast = {

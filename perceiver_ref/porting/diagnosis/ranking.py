@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,11 @@ from ..deviations import Candidate
 
 _ELEMENTS = 4096
 """Ranking looks at no more of an array's elements"""
+_FIRST = 32
+"""The product of places that the first round goes to"""
+_LOCAL, _RARE = 2, 6
+"""So many times as far down are deviations in but a part of the model, and rare ones"""
+Chosen = tuple[Candidate, ...]
 
 
 class Effect(NamedTuple):
@@ -46,3 +52,40 @@ def ranked_pairs(
         i, j = divmod(int(flat), len(candidates))
         if np.isfinite(left[i, j]):
             yield (candidates[i], candidates[j])
+
+
+def placed(order: Sequence[Candidate]) -> list[tuple[int, Candidate]]:
+    """In this order, those of each sort counted for themselves, with their place."""
+    counts: dict[int, int] = {}
+    found = []
+    for candidate in order:
+        factor = _RARE if candidate.rare else _LOCAL if ", in " in candidate.variant else 1
+        counts[factor] = counts.get(factor, 0) + 1
+        found.append((factor * counts[factor], candidate))
+    return sorted(found, key=lambda row: row[0])
+
+
+def in_rounds(
+    groups: Sequence[Callable[[], Sequence[tuple[int, Chosen]]]],
+    beside: Callable[[Chosen], Sequence[tuple[int, Candidate]]],
+    most: int,
+) -> Iterator[Chosen]:
+    """Of each group in turn the leaders with one more each, to a product of both places that doubles with every round.
+
+    `most` is where rounds end.
+
+    One may come again: what leaders there are, and which place they have, may change from round to round.
+    """
+    known: dict[Chosen, Sequence[tuple[int, Candidate]]] = {}
+    reach = _FIRST
+    while reach <= most:
+        for place, chosen in chain.from_iterable(group() for group in groups):
+            if place > reach:
+                continue
+            if chosen not in known:
+                known[chosen] = beside(chosen)
+            for other, candidate in known[chosen]:
+                if place * other > reach:
+                    break
+                yield (*chosen, candidate)
+        reach *= 2

@@ -14,13 +14,10 @@ import numpy as np
 
 from ..deviations import Candidate
 from .fit import Fit
-from .ranking import Effect, some
+from .ranking import Chosen, Effect, in_rounds, placed, some
 
-Chosen = tuple[Candidate, ...]
-_FIRST = 32
-"""The product of places that the first round goes to"""
-_LOCAL, _RARE = 2, 6
-"""So many times as far down are deviations in but a part of the model, and rare ones"""
+_MOST = 1 << 20
+"""Further down no round goes: time is over long before"""
 _SAME = 1e-9
 """Two of the same causes that leave what differs by no more are one."""
 
@@ -31,18 +28,14 @@ class Rounds:
     def __init__(self, fit: Fit, effects: Sequence[Effect], left: Mapping[Chosen, float]) -> None:
         self.fit, self.effects, self.left = fit, effects, left
         self.given: set[frozenset[Candidate]] = {frozenset(chosen) for chosen in left}
-        self._known: dict[Chosen, list[tuple[int, Candidate]]] = {}
 
     def __iter__(self) -> Iterator[Chosen]:
         if not self.effects:
             return
-        reach = _FIRST
-        while reach <= _RARE**2 * len(self.effects) ** 2:
-            for places in (self._leaders, self._pairs()):
-                for place, chosen in places:
-                    if place <= reach:
-                        yield from self._beside(chosen, reach // place)
-            reach *= 2
+        for chosen in in_rounds([lambda: self._leaders, self._pairs], self._beside, _MOST):
+            if frozenset(chosen) not in self.given:
+                self.given.add(frozenset(chosen))
+                yield chosen
 
     @cached_property
     def _target(self) -> np.ndarray:
@@ -58,19 +51,10 @@ class Rounds:
         off = np.abs(self._target) > _SAME
         right = np.abs(self._target - self._changes)[:, off] <= _SAME
         share = right.mean(axis=1) if off.any() else np.zeros(len(self.effects))
-        order = np.argsort([e.remaining * (1 - part) for e, part in zip(self.effects, share)], kind="stable")
-        return [(place, (candidate,)) for place, candidate in self._placed(order)]
-
-    def _placed(self, order: np.ndarray) -> list[tuple[int, Candidate]]:
-        """In this order, those of each sort counted for themselves."""
-        counts: dict[int, int] = {}
-        placed = []
-        for number in order:
-            candidate = self.effects[number].candidate
-            factor = _RARE if candidate.rare else _LOCAL if ", in " in candidate.variant else 1
-            counts[factor] = counts.get(factor, 0) + 1
-            placed.append((factor * counts[factor], candidate))
-        return sorted(placed, key=lambda row: row[0])
+        left = np.array([effect.remaining for effect in self.effects]) * (1 - share)
+        by = {effect.candidate: float(each) for effect, each in zip(self.effects, left)}
+        order = placed(sorted(by, key=lambda candidate: by[candidate]))
+        return _weighed([(place, (candidate,)) for place, candidate in order], [by[c] for _, c in order])
 
     def _pairs(self) -> list[tuple[int, Chosen]]:
         """Pairs that were run, with their place: that of their two causes times that among pairs of these."""
@@ -79,31 +63,27 @@ class Rounds:
             same = of.setdefault(frozenset(c.cause for c in pair), [])
             if np.isfinite(left) and (not same or left - same[-1][0] > _SAME):
                 same.append((left, pair))
-        placed = [
-            (place * number, pair)
+        rows = [
+            (place * number, left, pair)
             for place, same in enumerate(of.values(), 1)
-            for number, (_, pair) in enumerate(same, 1)
+            for number, (left, pair) in enumerate(same, 1)
         ]
-        return sorted(placed, key=lambda row: row[0])
+        return _weighed([(place, pair) for place, _, pair in rows], [left for _, left, _ in rows])
 
-    def _beside(self, chosen: Chosen, most: int) -> Iterator[Chosen]:
-        """With one more, to this place among those that should leave the least if each did what it does alone."""
-        if chosen not in self._known:
-            self._known[chosen] = self._ordered(chosen)
-        for place, candidate in self._known[chosen]:
-            if place > most:
-                return
-            both = frozenset((*chosen, candidate))
-            if both not in self.given:
-                self.given.add(both)
-                yield (*chosen, candidate)
-
-    def _ordered(self, chosen: Chosen) -> list[tuple[int, Candidate]]:
+    def _beside(self, chosen: Chosen) -> list[tuple[int, Candidate]]:
+        """The others with their place: first what should leave the least if each did what it does alone."""
         made = self.fit.subject.deviating(chosen)
         if made is None or not np.isfinite(self.fit.remaining(made)):
             return []
         apart = some(self.fit.flat(self.fit.subject.expected) - self.fit.flat(made))
         left = np.einsum("ij,ij->i", self._changes, self._changes) - 2 * self._changes @ apart
         causes = {candidate.cause for candidate in chosen}
-        others = [number for number, effect in enumerate(self.effects) if effect.candidate.cause not in causes]
-        return self._placed(np.array(sorted(others, key=lambda number: float(left[number])), int))
+        others = (self.effects[number].candidate for number in np.argsort(left, kind="stable"))
+        return placed([candidate for candidate in others if candidate.cause not in causes])
+
+
+def _weighed(rows: Sequence[tuple[int, Chosen]], left: Sequence[float]) -> list[tuple[int, Chosen]]:
+    """Further down what leaves many times as much as the best: by the square of how many."""
+    best = max(min(left, default=1.0), 1e-12)
+    weighed = [(max(place, int(min((each / best) ** 2, 1e9))), chosen) for (place, chosen), each in zip(rows, left)]
+    return sorted(weighed, key=lambda row: row[0])

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
-from ...host.budget import in_time
+from ...host.budget import in_time, is_half_spent
 from ...host.progress import steps
 from ..deviations import Candidate
 from ..subject import Arrays
 from .fit import Fit
 from .parts import EXACT, SMALL, Parts
-from .ranking import ranked_pairs, some
+from .ranking import in_rounds, placed, ranked_pairs, some
 
 Chosen = tuple[Candidate, ...]
 RIGHT = 1e-9
@@ -31,8 +32,8 @@ _KEPT = 6
 """So many ways to go on are followed"""
 _BESIDE = 250
 """So many are run beside others that change the same stretch"""
-_PAIRS, _LEADERS, _BESIDE_LEADER = 200, 8, 40
-"""So many pairs are run of those that change a stretch: such as add up, and beside each leader others"""
+_PAIRS, _REACH = 200, 2048
+"""So many pairs are run of those that change a stretch: such as add up, and to this product of places others"""
 _MOSTLY = 0.3
 """Beside a part in less precision a deviation leaves at most this of a stretch"""
 _ELEMENTS = 512
@@ -99,17 +100,22 @@ class Stretches:
     def _measure(self, candidates: Sequence[Candidate]) -> None:
         """Note what each does alone, where that is of use; of a cause each effect once."""
         wrong = self.base > RIGHT
-        known = {(one.candidate.cause, one.errors.tobytes()) for one in self.alone}
+        known = {(one.candidate.cause, _told(one.changes)) for one in self.alone}
         for candidate in in_time(steps(candidates, "measuring deviation between points")):
             made = self.fit.subject.from_given((candidate,))
             errors = None if made is None else self._errors(made)
             if made is None or errors is None or np.isnan(errors).any() or (errors[~wrong] > RIGHT).any():
                 continue
-            changed = [int(i) for i in np.flatnonzero(wrong) if abs(errors[i] - self.base[i]) > 1e-9 * self.base[i]]
-            key = (candidate.cause, errors.tobytes())
-            if changed and key not in known and all(self.names[i] in made for i in changed):
+            if any(self.names[i] not in made for i in np.flatnonzero(wrong)):
+                continue
+            changes = {
+                int(i): some(made[self.names[i]] - self.ours[self.names[i]], _ELEMENTS)
+                for i in np.flatnonzero(wrong)
+                if np.abs(made[self.names[i]] - self.ours[self.names[i]]).max(initial=0.0) > 1e-12
+            }
+            key = (candidate.cause, _told(changes))
+            if changes and key not in known:
                 known.add(key)
-                changes = {i: some(made[self.names[i]] - self.ours[self.names[i]], _ELEMENTS) for i in changed}
                 self.alone.append(Alone(candidate, errors, changes))
 
     def _solved(self, most: int = MOST) -> Iterator[Chosen]:
@@ -173,16 +179,28 @@ class Stretches:
         where = int(open_[0])
         of = [one for one in self._others(state.chosen) if where in one.changes]
         changes, target = [one.changes[where] for one in of], self._target(state, where)
-        pairs: list[Chosen] = list(ranked_pairs([one.candidate for one in of], changes, target, _PAIRS))
-        leaders: dict[str, Alone] = {}
-        for one in sorted(of, key=lambda one: float(one.errors[where])):
-            leaders.setdefault(one.candidate.cause, one)
-        for first in list(leaders.values())[:_LEADERS]:
-            left = target - first.changes[where]
-            others = [one for one in of if one.candidate.cause != first.candidate.cause]
-            others.sort(key=lambda one: float(np.square(left - one.changes[where]).sum()))
-            pairs += [(first.candidate, one.candidate) for one in others[:_BESIDE_LEADER]]
-        return self._extended(state, dict.fromkeys(pairs), where)
+        pairs = list(ranked_pairs([one.candidate for one in of], changes, target, _PAIRS))
+        return self._extended(state, self._in_rounds(of, np.stack(changes), target, pairs), where) if of else []
+
+    def _in_rounds(
+        self, of: Sequence[Alone], changes: np.ndarray, target: np.ndarray, first: Iterable[Chosen]
+    ) -> Iterator[Chosen]:
+        """These first, and then beside what leaves least of a stretch such as should leave the least with it."""
+        given: set[frozenset[Candidate]] = set()
+        sizes = np.square(changes).sum(axis=1)
+        which = {one.candidate: number for number, one in enumerate(of)}
+
+        def ordered(chosen: Chosen) -> list[tuple[int, Candidate]]:
+            left = target if not chosen else target - changes[which[chosen[0]]]
+            order = np.argsort(sizes - 2 * changes @ left, kind="stable")
+            causes = {candidate.cause for candidate in chosen}
+            return placed([of[i].candidate for i in order if of[i].candidate.cause not in causes])
+
+        leaders = [(place, (candidate,)) for place, candidate in ordered(())]
+        for pair in chain(first, in_rounds([lambda: leaders], ordered, _REACH)):
+            if frozenset(pair) not in given and not is_half_spent():
+                given.add(frozenset(pair))
+                yield pair
 
     def _others(self, chosen: Chosen) -> list[Alone]:
         causes = {c.cause for c in chosen}
@@ -217,6 +235,8 @@ class Stretches:
                 errors[right] > self.limits[right]
             ).any():
                 found.append(State(chosen, errors))
+            if where is not None and len(found) == _KEPT:
+                break
         before = self._wrong(state)
         return [made for made in sorted(found, key=self._wrong)[:_KEPT] if self._wrong(made) < before]
 
@@ -242,3 +262,8 @@ class Stretches:
     def _repeats(self, errors: np.ndarray, left: np.ndarray) -> bool:
         """Whether a part's rounding, repeated, is nearly all that was left of every stretch."""
         return bool((errors <= np.maximum(RIGHT, EXACT * left)).all())
+
+
+def _told(changes: dict[int, np.ndarray]) -> tuple[tuple[int, bytes], ...]:
+    """What tells a deviation from others that do the same."""
+    return tuple((i, (np.round(change, 11) + 0.0).tobytes()) for i, change in changes.items())
