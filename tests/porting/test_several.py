@@ -15,7 +15,10 @@ from porting.test_diagnose import PLANTED, planted, swapped_halves, weights
 from perceiver_ref.peers import Given, peer
 from perceiver_ref.porting.cases import Case, read_case
 from perceiver_ref.porting.cases.execution import run
+from perceiver_ref.porting.deviations import Candidate
+from perceiver_ref.porting.deviations.base import Change
 from perceiver_ref.porting.diagnosis.diagnose import diagnose
+from perceiver_ref.porting.diagnosis.ranking import in_rounds, placed
 from perceiver_ref.porting.export.adversarial import rows
 from perceiver_ref.porting.export.make import ExportOptions, make
 
@@ -56,6 +59,43 @@ def test_two_before_the_same_point_are_both_named() -> None:
     found = diagnose(planted("hf/model_mask_holes", change, traced=True))
     assert (found.verdict, sorted(found.causes)) == ("deviation", ["bias-missing", "weight-transposed"])
     assert found.explanation[0].remaining < 1e-6
+
+
+def test_three_whose_effects_do_not_add_up_are_named() -> None:
+    """By outputs alone: beside weights read in another order the other two do something else than alone."""
+    change = both(
+        weights(swapped_halves),
+        PLANTED["no embedding of media"][2],
+        weights(lambda name, a: a.reshape(a.shape[::-1]).T if name.endswith("to_out.weight") else a),
+    )
+    found = diagnose(planted("lucidrains-flamingo/resampler_4d", change))
+    named = ["key-value-swapped", "time-embedding", "weight-transposed"]
+    assert (found.verdict, sorted(found.causes)) == ("deviation", named)
+    assert found.explanation[0].remaining < 1e-6
+
+
+def test_every_pair_comes_in_rounds_the_likeliest_first() -> None:
+    sizes = {"a": 5, "b": 7, "c": 3}
+    found = [
+        Candidate(cause, f"number {i}{', in the decoder' * (i == 2)}", Change(), rare=i == 4)
+        for cause, size in sizes.items()
+        for i in range(size)
+    ]
+    places = placed(found)
+    assert [place for place, _ in places] == sorted(place for place, _ in places)
+    leaders = [(place, (candidate,)) for place, candidate in places]
+
+    def beside(chosen: tuple[Candidate, ...]) -> list[tuple[int, Candidate]]:
+        return placed([c for c in found if c.cause != chosen[0].cause])
+
+    came = list(in_rounds([lambda: leaders], beside, 1024))
+    pairs = {frozenset((x, y)) for x in found for y in found if x.cause != y.cause}
+    assert {frozenset(pair) for pair in came} == pairs
+    place = {candidate: number for number, candidate in places}
+    first = came[: next(i for i, pair in enumerate(came) if pair in came[:i])]  # a round begins with known ones
+    assert len(first) < len(pairs)
+    assert max(place[x] for x, _ in first) <= 32
+    assert came[0] == (found[0], beside((found[0],))[0][1])
 
 
 # ----------------------------------------------------------------------------------------------------- maps as one

@@ -218,6 +218,12 @@ def _in_proportion(original: Any, index_dims: Any, dtype: Any = np.float64, *_: 
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
+def _in_its_steps(original: Any, index_dims: Any, dtype: Any = np.float64, *_: Any, **__: Any) -> Any:
+    """The longest axis from -1 to 1, the others from -1 in steps as wide."""
+    axes = [(-1 + 2 * np.arange(n) / max(max(index_dims) - 1, 1)).astype(dtype) for n in index_dims]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
 def position_grid(found: Survey) -> Iterator[Candidate]:
     """Grid points elsewhere than evenly from -1 to 1 with both ends; single points by the other rule."""
     if not found.steps & {"linear_positions", "subsampled_positions"}:
@@ -233,6 +239,7 @@ def position_grid(found: Survey) -> Iterator[Candidate]:
     yield Candidate(
         "position-grid", "in proportion to the longest axis", exchanged({"linear_positions": _in_proportion})
     )
+    yield Candidate("position-grid", "in steps of the longest axis", exchanged({"linear_positions": _in_its_steps}))
 
     def by_the_other_rule(original: Any, indices: Any, index_dims: Any, rule: Any, dtype: Any) -> Any:
         return original(indices, index_dims, {"half_open": "grid", "grid": "half_open"}[rule], dtype)

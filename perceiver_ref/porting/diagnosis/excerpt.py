@@ -38,7 +38,7 @@ _LISTED = 8
 def _listed(names: Sequence[str]) -> str:
     """How many operations, and which; of many the last, which are nearest to what differs."""
     more = len(names) - _LISTED
-    before = f"{more} and then " if more > 0 else ""
+    before = f"{more} others and then " if more > 0 else ""
     return f"{len(names)} operation{'s' * (len(names) > 1)}: {before}{', '.join(names[-_LISTED:])}"
 
 
