@@ -30,7 +30,6 @@ from ..gradients.graph import Ran as Recorded
 from ..gradients.target import Target
 from ..subject import CANNOT_BE_RUN, Subject
 
-
 _LISTED = 8
 """So many operations are named, the last of them"""
 

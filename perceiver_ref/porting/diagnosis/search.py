@@ -327,6 +327,7 @@ class Search:
         in less precision whose rounding is repeated at every point."""
         if self.fit.noise or self.subject.is_large or self.first_divergence() is None:
             return None
+        self.several.by_stretches = True
         for chosen in in_time(Stretches(self.fit, self.found, self.parts)):
             made = self.subject.deviating(chosen)
             remaining = float("inf") if made is None else self.fit.remaining(made)

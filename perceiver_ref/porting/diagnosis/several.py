@@ -45,6 +45,8 @@ class Several:
 
     def __post_init__(self) -> None:
         self._known: dict[Candidate, Effect | None] = {}
+        self.by_stretches = False
+        """Whether what traced points tell has been looked at stretch by stretch"""
 
     def note(self, candidate: Candidate, made: Arrays | None) -> None:
         """What a deviation alone gave, where that has been run to its end."""
@@ -77,10 +79,12 @@ class Several:
         """Two deviations of different kinds, or three."""
         leaders = sorted(self.effects, key=lambda effect: effect.remaining)
         fitting = [e.candidate for e in self.effects if self._fits_first(e)][:_FITTING] if self._traced else []
-        yield from self._one_after_the_other([(candidate,) for candidate in fitting])
+        if not self.by_stretches:
+            yield from self._one_after_the_other([(candidate,) for candidate in fitting])
         few = [e.candidate for e in leaders[:3] if e.remaining <= _MOSTLY]
         yield from self._with_a_part([*fitting[:_LEADERS], *few])
-        yield from self._at_the_first()
+        if not self.by_stretches:
+            yield from self._at_the_first()
         yield from self._adding_up()
         yield from self._after_a_part()
         yield from Rounds(self.fit, self.effects, self.left)

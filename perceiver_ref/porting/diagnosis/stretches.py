@@ -32,7 +32,7 @@ _KEPT = 6
 """So many ways to go on are followed"""
 _BESIDE = 250
 """So many are run beside others that change the same stretch"""
-_PAIRS, _REACH = 200, 2048
+_PAIRS, _REACH = 200, 512
 """So many pairs are run of those that change a stretch: such as add up, and to this product of places others"""
 _MOSTLY = 0.3
 """Beside a part in less precision a deviation leaves at most this of a stretch"""
