@@ -94,7 +94,7 @@ def test_every_pair_comes_in_rounds_the_likeliest_first() -> None:
     place = {candidate: number for number, candidate in places}
     first = came[: next(i for i, pair in enumerate(came) if pair in came[:i])]  # a round begins with known ones
     assert len(first) < len(pairs)
-    assert max(place[x] for x, _ in first) <= 32
+    assert max(place[x] for x, _ in first) <= 8
     assert came[0] == (found[0], beside((found[0],))[0][1])
 
 

@@ -14,6 +14,8 @@ _ELEMENTS = 4096
 """Ranking looks at no more of an array's elements"""
 _FIRST = 32
 """The product of places that the first round goes to"""
+_FEW = 4
+"""A round looks at no leader for fewer"""
 _LOCAL, _RARE = 2, 6
 """So many times as far down are deviations in but a part of the model, and rare ones"""
 Chosen = tuple[Candidate, ...]
@@ -76,15 +78,12 @@ def in_rounds(
 
     One may come again: what leaders there are, and which place they have, may change from round to round.
     """
-    known: dict[Chosen, Sequence[tuple[int, Candidate]]] = {}
     reach = _FIRST
     while reach <= most:
         for place, chosen in chain.from_iterable(group() for group in groups):
-            if place > reach:
+            if _FEW * place > reach:
                 continue
-            if chosen not in known:
-                known[chosen] = beside(chosen)
-            for other, candidate in known[chosen]:
+            for other, candidate in beside(chosen):
                 if place * other > reach:
                     break
                 yield (*chosen, candidate)

@@ -9,24 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from ..deviations import Candidate
+from ..subject import Arrays
 from .fit import Fit
 from .ranking import Chosen, Effect, in_rounds, placed, some
 
 _MOST = 1 << 20
 """Further down no round goes: time is over long before"""
+_ELEMENTS = 512
+"""Ranking looks at no more of the outputs' numbers"""
 _SAME = 1e-9
 """Two of the same causes that leave what differs by no more are one."""
 
 
 class Rounds:
-    """`left` is what pairs leave that were run, and is read while it grows."""
+    """`left` is what pairs leave that were run, `made` what they gave: both are read while they grow."""
 
-    def __init__(self, fit: Fit, effects: Sequence[Effect], left: Mapping[Chosen, float]) -> None:
-        self.fit, self.effects, self.left = fit, effects, left
+    def __init__(
+        self,
+        fit: Fit,
+        effects: Sequence[Effect],
+        left: Mapping[Chosen, float],
+        made: Mapping[Chosen, np.ndarray],
+    ) -> None:
+        self.fit, self.effects, self.left, self.made = fit, effects, left, made
+        self._with: dict[Candidate, dict[int, np.ndarray]] = {}
+        self._stacked: dict[Candidate, tuple[np.ndarray, np.ndarray]] = {}
+        self._seen = 0
         self.given: set[frozenset[Candidate]] = {frozenset(chosen) for chosen in left}
 
     def __iter__(self) -> Iterator[Chosen]:
@@ -39,11 +53,11 @@ class Rounds:
 
     @cached_property
     def _target(self) -> np.ndarray:
-        return some(self.fit.flat(self.fit.subject.expected) - self.fit.flat(self.fit.ours))
+        return sampled(self.fit, self.fit.subject.expected) - sampled(self.fit, self.fit.ours)
 
     @cached_property
     def _changes(self) -> np.ndarray:
-        return np.stack([some(effect.change) for effect in self.effects])
+        return np.stack([some(effect.change, _ELEMENTS) for effect in self.effects])
 
     @cached_property
     def _leaders(self) -> list[tuple[int, Chosen]]:
@@ -61,7 +75,7 @@ class Rounds:
         of: dict[frozenset[str], list[tuple[float, Chosen]]] = {}
         for pair, left in sorted(self.left.items(), key=lambda row: row[1]):
             same = of.setdefault(frozenset(c.cause for c in pair), [])
-            if np.isfinite(left) and (not same or left - same[-1][0] > _SAME):
+            if pair in self.made and all(c in self._number for c in pair) and (not same or left - same[-1][0] > _SAME):
                 same.append((left, pair))
         rows = [
             (place * number, left, pair)
@@ -71,15 +85,49 @@ class Rounds:
         return _weighed([(place, pair) for place, _, pair in rows], [left for _, left, _ in rows])
 
     def _beside(self, chosen: Chosen) -> list[tuple[int, Candidate]]:
-        """The others with their place: first what should leave the least if each did what it does alone."""
-        made = self.fit.subject.deviating(chosen)
-        if made is None or not np.isfinite(self.fit.remaining(made)):
-            return []
-        apart = some(self.fit.flat(self.fit.subject.expected) - self.fit.flat(made))
-        left = np.einsum("ij,ij->i", self._changes, self._changes) - 2 * self._changes @ apart
+        """The others with their place: first what should leave the least, if each does what it does alone, or, as far
+        as that is known, beside one of these."""
+        apart = self._target - self._change(chosen)
+        left = _left(apart, self._changes)
+        for candidate in chosen if len(chosen) > 1 else ():
+            numbers, changes = self._changes_beside(candidate)
+            left[numbers] = np.minimum(left[numbers], _left(apart, changes))
         causes = {candidate.cause for candidate in chosen}
         others = (self.effects[number].candidate for number in np.argsort(left, kind="stable"))
         return placed([candidate for candidate in others if candidate.cause not in causes])
+
+    @cached_property
+    def _number(self) -> dict[Candidate, int]:
+        return {effect.candidate: number for number, effect in enumerate(self.effects)}
+
+    def _change(self, chosen: Chosen) -> np.ndarray:
+        """What these do to the outputs."""
+        if len(chosen) > 1:
+            return self.made[chosen] - sampled(self.fit, self.fit.ours)
+        return self._changes[self._number[chosen[0]]]
+
+    def _changes_beside(self, candidate: Candidate) -> tuple[np.ndarray, np.ndarray]:
+        """Of the others that were run with a deviation their numbers, and what they do beside it."""
+        for pair in islice(self.made, self._seen, None):
+            for one, other in (pair, pair[::-1]):
+                if one in self._number and other in self._number:
+                    self._with.setdefault(one, {})[self._number[other]] = self._change(pair) - self._change((one,))
+        self._seen = len(self.made)
+        own = self._with.get(candidate, {})
+        known = self._stacked.get(candidate)
+        if own and (known is None or len(known[0]) != len(own)):
+            self._stacked[candidate] = (np.array(list(own), int), np.stack(list(own.values())))
+        return self._stacked.get(candidate, (np.zeros(0, int), self._changes[:0]))
+
+
+def sampled(fit: Fit, arrays: Arrays) -> np.ndarray:
+    """As many of all outputs' numbers, in a row, as rounds look at."""
+    return some(fit.flat(arrays), _ELEMENTS)
+
+
+def _left(apart: np.ndarray, changes: np.ndarray) -> Any:
+    """What each change leaves of what is apart."""
+    return np.square(apart - changes).sum(axis=-1)
 
 
 def _weighed(rows: Sequence[tuple[int, Chosen]], left: Sequence[float]) -> list[tuple[int, Chosen]]:

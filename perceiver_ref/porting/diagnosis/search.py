@@ -265,7 +265,7 @@ class Search:
             return False
         remaining = known.remaining if known is not None else self.fit.remaining(made or {})
         if len(chosen) == 2:
-            self.several.left[chosen] = remaining
+            self.several.note_pair(chosen, made, remaining)
         explained = (known is not None and known.repeated) or self._explains(remaining, made or {}, chosen)
         if len(chosen) > 2 and remaining > NOTHING and not self.fit.noise:
             explained = False  # so many come near to anything; what is right leaves nothing

@@ -21,7 +21,7 @@ from ..subject import NOTHING, Arrays
 from .fit import Fit
 from .parts import SMALL, Parts
 from .ranking import Effect, ranked_pairs, some
-from .rounds import Rounds
+from .rounds import Rounds, sampled
 
 Chosen = tuple[Candidate, ...]
 K = TypeVar("K")
@@ -45,12 +45,20 @@ class Several:
 
     def __post_init__(self) -> None:
         self._known: dict[Candidate, Effect | None] = {}
+        self.made: dict[Chosen, np.ndarray] = {}
+        """What pairs that were run gave, as `Rounds` takes it"""
         self.by_stretches = False
         """Whether what traced points tell has been looked at stretch by stretch"""
 
     def note(self, candidate: Candidate, made: Arrays | None) -> None:
         """What a deviation alone gave, where that has been run to its end."""
         self._known[candidate] = None if made is None else self._effect(candidate, made)
+
+    def note_pair(self, pair: Chosen, made: Arrays | None, left: float) -> None:
+        """What a pair leaves, and gave where that has been run."""
+        self.left[pair] = left
+        if made is not None and np.isfinite(left):
+            self.made[pair] = sampled(self.fit, made)
 
     @cached_property
     def effects(self) -> list[Effect]:
@@ -87,7 +95,7 @@ class Several:
             yield from self._at_the_first()
         yield from self._adding_up()
         yield from self._after_a_part()
-        yield from Rounds(self.fit, self.effects, self.left)
+        yield from Rounds(self.fit, self.effects, self.left, self.made)
 
     @property
     def _traced(self) -> bool:
