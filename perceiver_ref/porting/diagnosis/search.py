@@ -267,7 +267,8 @@ class Search:
         if len(chosen) == 2:
             self.several.note_pair(chosen, made, remaining)
         explained = (known is not None and known.repeated) or self._explains(remaining, made or {}, chosen)
-        if len(chosen) > 2 and remaining > NOTHING and not self.fit.noise:
+        most = 2 if any(candidate.cause == "dtype" for candidate in chosen) else 1
+        if len(chosen) > most and remaining > NOTHING and not self.fit.noise:
             explained = False  # so many come near to anything; what is right leaves nothing
         if explained:
             self.scores.append(_Score(remaining, chosen))
