@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -52,8 +51,13 @@ class Rounds:
                 yield chosen
 
     @cached_property
+    def _ours(self) -> np.ndarray:
+        return sampled(self.fit, self.fit.ours)
+
+    @cached_property
     def _target(self) -> np.ndarray:
-        return sampled(self.fit, self.fit.subject.expected) - sampled(self.fit, self.fit.ours)
+        target: np.ndarray = sampled(self.fit, self.fit.subject.expected) - self._ours
+        return target
 
     @cached_property
     def _changes(self) -> np.ndarray:
@@ -102,9 +106,9 @@ class Rounds:
 
     def _change(self, chosen: Chosen) -> np.ndarray:
         """What these do to the outputs."""
-        if len(chosen) > 1:
-            return self.made[chosen] - sampled(self.fit, self.fit.ours)
-        return self._changes[self._number[chosen[0]]]
+        alone = len(chosen) == 1
+        change: np.ndarray = self._changes[self._number[chosen[0]]] if alone else self.made[chosen] - self._ours
+        return change
 
     def _changes_beside(self, candidate: Candidate) -> tuple[np.ndarray, np.ndarray]:
         """Of the others that were run with a deviation their numbers, and what they do beside it."""
@@ -125,9 +129,10 @@ def sampled(fit: Fit, arrays: Arrays) -> np.ndarray:
     return some(fit.flat(arrays), _ELEMENTS)
 
 
-def _left(apart: np.ndarray, changes: np.ndarray) -> Any:
+def _left(apart: np.ndarray, changes: np.ndarray) -> np.ndarray:
     """What each change leaves of what is apart."""
-    return np.square(apart - changes).sum(axis=-1)
+    left: np.ndarray = np.square(apart - changes).sum(axis=-1)
+    return left
 
 
 def _weighed(rows: Sequence[tuple[int, Chosen]], left: Sequence[float]) -> list[tuple[int, Chosen]]:
