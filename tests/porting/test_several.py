@@ -61,19 +61,6 @@ def test_two_before_the_same_point_are_both_named() -> None:
     assert found.explanation[0].remaining < 1e-6
 
 
-def test_three_whose_effects_do_not_add_up_are_named() -> None:
-    """By outputs alone: beside weights read in another order the other two do something else than alone."""
-    change = both(
-        weights(swapped_halves),
-        PLANTED["no embedding of media"][2],
-        weights(lambda name, a: a.reshape(a.shape[::-1]).T if name.endswith("to_out.weight") else a),
-    )
-    found = diagnose(planted("lucidrains-flamingo/resampler_4d", change))
-    named = ["key-value-swapped", "time-embedding", "weight-transposed"]
-    assert (found.verdict, sorted(found.causes)) == ("deviation", named)
-    assert found.explanation[0].remaining < 1e-6
-
-
 def test_every_pair_comes_in_rounds_the_likeliest_first() -> None:
     sizes = {"a": 5, "b": 7, "c": 3}
     found = [
@@ -93,7 +80,7 @@ def test_every_pair_comes_in_rounds_the_likeliest_first() -> None:
     assert {frozenset(pair) for pair in came} == pairs
     place = {candidate: number for number, candidate in places}
     first = came[: next(i for i, pair in enumerate(came) if pair in came[:i])]  # a round begins with known ones
-    assert len(first) < len(pairs)
+    assert len(first) < 2 * len(pairs)  # of either order
     assert max(place[x] for x, _ in first) <= 8
     assert came[0] == (found[0], beside((found[0],))[0][1])
 
