@@ -5,6 +5,7 @@ Peers run live, by the hundred and in bfloat16 too, are in the heavy tests.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,11 @@ from porting.cases import case_of
 from perceiver_ref.autograd import ops
 from perceiver_ref.porting.cases import Case
 from perceiver_ref.porting.cases.execution import rebuild, run
-from perceiver_ref.porting.diagnosis.envelope import Roundings
+from perceiver_ref.porting.diagnosis.envelope import MORE, RUNS, Roundings
 from perceiver_ref.porting.rounding.arithmetic import DIGITS, arithmetic, lowered, rounded
 from perceiver_ref.porting.rounding.attention import attention
 from perceiver_ref.porting.rounding.steps import EXACT
-from perceiver_ref.porting.subject import Subject
+from perceiver_ref.porting.subject import Arrays, Subject
 
 STORED = {
     "deepmind/attend_mask_float16": "float16",
@@ -72,6 +73,48 @@ def test_correct_arithmetic_is_within_the_envelope_and_ten_times_as_much_is_not(
         errors = subject.errors(roundings.ours)
         formats = list(DIGITS) if dtype == "float32" else [dtype]  # bfloat16's envelope is but 8 times float16's
         assert [d for d in formats if roundings.holds(d, errors)] == [], point
+
+
+class Drawn(Roundings):
+    """Every run is off by one unit in the last place, and the tenth by three."""
+
+    def runs(self, dtype: str, seeds: Sequence[int] | None = None) -> Iterator[Arrays]:
+        for seed in range(RUNS) if seeds is None else seeds:
+            self.last = seed
+            yield off(self.ours, 3 if seed == 9 else 1)
+
+
+def off(arrays: Arrays, units: int) -> Arrays:
+    """By so many units in the last place of float32, each array of its largest number."""
+    return {name: array + units * 2.0**-24 * max(float(np.abs(array).max()), 1.0) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("units", "runs", "held"), [(3, RUNS, True), (4, 10, True), (11, 30, False), (13, RUNS, False)]
+)
+def test_an_error_just_beyond_the_first_runs_is_judged_by_more(units: int, runs: int, held: bool) -> None:
+    """As far as they go: what is within three times the largest needs no others, what is far beyond gets none."""
+    subject, measuring = measured(narrow("open-flamingo/gated_immediate"))
+    subject.expected = {**off(measuring.ours, 1), "output/out": off(measuring.ours, units)["output/out"]}
+    roundings = Drawn(subject, measuring.ours)
+    assert roundings.holds("float32", subject.errors(measuring.ours)) == held
+    assert roundings.last == runs - 1
+    assert runs <= RUNS + MORE
+
+
+@pytest.mark.parametrize("name", ["open-flamingo/gated_immediate", "lucidrains-flamingo/resampler_4d"])
+def test_more_runs_hardly_widen_the_envelope_of_many_numbers(name: str) -> None:
+    """An error of two and a half times the limit is none of rounding, however often it is run."""
+    subject, roundings = measured(narrow(name))
+    limits, right = dict(roundings.at("float32")), subject.expected
+    many = [name for name, limit in limits.items() if limit and right[name].size >= 60]
+    assert len(many) > 2
+    for point in many:
+        wrong = right[point].astype(np.float64)
+        wrong.flat[wrong.size // 2] += 2.5 * limits[point] * max(float(np.abs(wrong).max()), 1.0)
+        subject.expected = {**right, point: wrong}
+        again = Roundings(subject, roundings.ours)
+        assert not again.holds("float32", subject.errors(roundings.ours)), point
 
 
 def test_rounding_of_a_format_is_not_that_of_a_coarser_one() -> None:
