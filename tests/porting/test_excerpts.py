@@ -21,6 +21,8 @@ from perceiver_ref.porting.export.find import Wanted, find
 from perceiver_ref.porting.export.make import ExportOptions, make
 from perceiver_ref.porting.subject import Subject
 
+BRIEF = "4"
+"""Seconds for a search that finds nothing anyway, and goes on as long as it may"""
 SMALL = ("open-flamingo/gated_immediate", "hf/model_mask_holes", "perceiver-ar/ar_rotary", "krasserm/decoder_residual")
 
 
@@ -110,12 +112,12 @@ def test_the_command_writes_one_that_check_and_diagnose_take(tmp_path: Path, cap
     case = case_of("open-flamingo/gated_immediate")
     case.outputs["out"] = case.outputs["out"] + noise(case.outputs["out"])
     write_case(tmp_path / "port.npz", case)
-    assert main(["diagnose", str(tmp_path / "port.npz")]) == 1
+    assert main(["diagnose", str(tmp_path / "port.npz"), "--budget", BRIEF]) == 1
     excerpt = tmp_path / "port.excerpt.npz"
     assert f"perceiver-ref check {excerpt}" in capsys.readouterr().out
     assert main(["check", str(excerpt), "--json", str(tmp_path / "check.json")]) == 1
     assert json.loads((tmp_path / "check.json").read_text())["cases"][0]["worst"] == "output/out"
-    assert main(["diagnose", str(excerpt)]) == 1
+    assert main(["diagnose", str(excerpt), "--budget", BRIEF]) == 1
     made = read_case(excerpt)
     made.outputs["out"] = made.expected["output/out"]
     write_case(excerpt, made)
@@ -129,7 +131,7 @@ def test_a_float32_case_has_an_excerpt_in_float32() -> None:
         arrays.update({n: a.astype(np.float32) if a.dtype.kind == "f" else a for n, a in arrays.items()})
     case = Case({**case.meta, "dtype": "float32"}, case.params, inputs=case.inputs, outputs=case.outputs)
     case.outputs["out"] = case.outputs["out"] + noise(case.outputs["out"]).astype(np.float32)
-    found = diagnose(case)
+    found = diagnose(case, budget=float(BRIEF))
     assert found.excerpt_case is not None
     arrays = [*found.excerpt_case.params.values(), *found.excerpt_case.inputs.values()]
     assert {a.dtype.name for a in arrays if a.dtype.kind == "f"} == {"float32"}

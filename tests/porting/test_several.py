@@ -179,6 +179,7 @@ def test_a_scale_by_the_width_of_the_values_is_named() -> None:
             params[path] = array * np.sqrt(array.shape[-1] / widths[f"{place}/value/weight"])
     assert all((params[p] != a).any() for p, a in case.params.items() if p.endswith("attention/query/weight"))
     rebuilt = peer("perceiver-ref").rebuild(case.meta["class"], Given(case.meta["config"]))
-    found = diagnose(replace(case, outputs=run(rebuilt, params, case.inputs, {}).outputs))
+    made = run(rebuilt, params, case.inputs, {}).outputs
+    found = diagnose(replace(case, outputs=made, cotangents={}, grad_params={}, grad_inputs={}))
     assert (found.verdict, list(found.causes)) == ("deviation", ["attention-scale"])
     assert "values of one head" in found.explanation[0].variant

@@ -329,11 +329,13 @@ class Search:
         if self.fit.noise or self.subject.is_large or self.first_divergence() is None:
             return None
         self.several.by_stretches = True
-        for chosen in in_time(Stretches(self.fit, self.found, self.parts)):
+        stretches = Stretches(self.fit, self.found, self.parts)
+        for chosen in in_time(stretches):
             made = self.subject.deviating(chosen)
             remaining = float("inf") if made is None else self.fit.remaining(made)
             if remaining <= (PARTLY if chosen[-1].cause == "dtype" else NOTHING):
                 self.scores.append(_Score(remaining, chosen))
+                stretches.confirmed = True
             if len(self.scores) == _ENOUGH or (self.scores and chosen[-1].cause == "dtype"):
                 break
         return min(self.scores, key=lambda score: score.remaining, default=None)

@@ -34,6 +34,8 @@ _BESIDE = 250
 """So many are run beside others that change the same stretch"""
 _PAIRS, _REACH = 200, 512
 """So many pairs are run of those that change a stretch: such as add up, and to this product of places others"""
+_AS_FAR = 2
+"""Where some set every stretch right, others that may be as good come before so many times their place"""
 _MOSTLY = 0.3
 """Beside a part in less precision a deviation leaves at most this of a stretch"""
 _ELEMENTS = 512
@@ -66,6 +68,9 @@ class Stretches:
     candidates: Sequence[Candidate]
     parts: Parts
     alone: list[Alone] = field(default_factory=list)
+    confirmed: bool = False
+    """Set by who iterates, where one of those given leaves nothing of the outputs either: others as good are looked for
+    no further than among what is on the way."""
 
     def __post_init__(self) -> None:
         self.names = list(self.fit.subject.expected)
@@ -141,6 +146,8 @@ class Stretches:
         for expand, more in ((self._mixed, 1), (self._paired, 2)):
             able = [state for state in known if len(state.chosen) + more <= most]
             for state in in_time(sorted(able, key=self._wrong)[:_KEPT]):
+                if self.confirmed:
+                    return
                 yield from grown(expand(state))
 
     def _wrong(self, state: State) -> int:
@@ -225,7 +232,10 @@ class Stretches:
         found: list[State] = []
         right = state.errors <= self.limits
         limit = None if where is None else (self.names[where], float(self.limits[where]))
-        for other in in_time(others):
+        last = np.inf
+        for number, other in enumerate(in_time(others)):
+            if number >= last:
+                break
             chosen = (*state.chosen, *other)
             made = self.fit.subject.from_given(chosen, limit)
             if made is None:
@@ -235,6 +245,8 @@ class Stretches:
                 errors[right] > self.limits[right]
             ).any():
                 found.append(State(chosen, errors))
+                if not self._wrong(found[-1]):
+                    last = min(last, max(_PAIRS, _AS_FAR * number))
             if where is not None and len(found) == _KEPT:
                 break
         before = self._wrong(state)
