@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..autograd.backend import module
 from ..errors import InputError, listed
 from ..porting.cases import write_case
 from ..porting.diagnosis.diagnose import Diagnosis, diagnose_file
@@ -15,7 +16,7 @@ from ..porting.gradients.diagnose import GradientDiagnosis
 from ..porting.report import Picture, Report, ReportParameter, ReportPoint, excerpt, picture, write_report
 from ..porting.subject import Cause
 from . import measured
-from .main import MISMATCH, OK
+from .main import MISMATCH, OK, on_backend
 from .mapping import mapping, reader
 from .places import excerpt_beside
 from .result import aligned, write_result
@@ -48,12 +49,16 @@ def options(command: argparse.ArgumentParser) -> None:
         type=seconds,
         help="how long the search for a cause may take (default: 25, for a large model as long as a few runs of it)",
     )
+    on_backend(command)
     measured.options(command, by_thresholds=False)
 
 
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
-    found = diagnose_file(given.case, given.mine, budget=given.budget, read=reader(given.map))
+    module(given.backend)
+    found = diagnose_file(
+        given.case, given.mine, budget=given.budget, backend=given.backend, read=reader(given.map)
+    )
     _print(found, every=given.measures)
     write_result(given.json, _json(found))
     if given.html:

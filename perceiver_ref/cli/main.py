@@ -114,11 +114,16 @@ def _failed(name: str, error: object, code: int = BAD_INPUT) -> int:
 
 def computing(command: argparse.ArgumentParser, default: str) -> None:
     """The options of commands that compute: `default` says in which precision without --dtype."""
-    command.add_argument("--backend", choices=BACKENDS, default="numpy", help="array library (default: numpy)")
+    on_backend(command)
     command.add_argument("--dtype", choices=_DTYPES, help=f"precision to compute in (default: {default})")
     command.add_argument(
         "--kernels", choices=MODES, default="fast", help="fast kernels or the plain definitions (default: fast)"
     )
+
+
+def on_backend(command: argparse.ArgumentParser) -> None:
+    """The option of what to compute on."""
+    command.add_argument("--backend", choices=BACKENDS, default="numpy", help="array library (default: numpy)")
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

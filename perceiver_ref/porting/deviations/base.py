@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 from ...autograd import tree
-from ...autograd.backend import is_array
+from ...autograd.backend import is_array, xp
 from ...autograd.core import Op, array_of
 from ...autograd.handlers import Step, handle
 from ...autograd.observing import observe
@@ -173,7 +173,7 @@ class Survey:
             name, view = self.bound.get(path, ("", None))
             if view is None or name not in names:
                 return array
-            return view(edit(name, self.stored[name])).astype(array.dtype)
+            return xp(array).asarray(view(edit(name, self.stored[name])).astype(array.dtype))
 
         return Change(params=lambda given: edited(given, part))
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...autograd import ops
+from ...autograd.backend import xp
 from ...autograd.core import Op, array_of
 from ...models.positions import TrainablePositions
 from ...models.tracing import where
@@ -298,7 +299,8 @@ def _stepwise(cast: Cast) -> Replacement:
         sine_only: bool = False,
     ) -> Any:
         x = cast(array_of(positions))
-        bands = np.stack([_linspace(cast, 1.0, size / 2, num_bands) for size in max_resolution])
+        made = np.stack([_linspace(cast, 1.0, size / 2, num_bands) for size in max_resolution])
+        bands = xp(x).asarray(made)
         angles = cast(cast(x[..., None] * bands) * np.pi).reshape(*x.shape[:-1], bands.size)
         parts = [cast(np.sin(angles))] if sine_only else [cast(np.sin(angles)), cast(np.cos(angles))]
         return np.concatenate([x, *parts] if concat_pos else parts, axis=-1)

@@ -100,7 +100,7 @@ def _narrowed_inputs(form: Callable[[np.ndarray], np.ndarray]) -> Callable[[Any]
 
     def run(op: Any, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         x = array_of(arguments[0])
-        narrow = form(np.asarray(x, np.float32)).astype(x.dtype)
+        narrow = form(x.astype(np.float32)).astype(x.dtype)
         return op(narrow, *map(array_of, arguments[1:]), **static)
 
     return lambda path: {"linear": run}

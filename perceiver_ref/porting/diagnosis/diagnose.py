@@ -88,30 +88,32 @@ def diagnose_file(
     mine: AnyPath | None = None,
     *,
     budget: float | None = None,
+    backend: str = "numpy",
     read: Callable[[AnyPath], Case] = read_case,
 ) -> Diagnosis:
     """`diagnose` on a case; with `mine`, on what that file or folder answers in place of the case (`answered`).
 
     `read` makes the case of the file, where it is none of a known peer. Raises `InputError` for a case that cannot be
-    run.
+    run, `BackendError` where `backend` cannot compute here.
     """
     case = read(path)
     if mine is None:
-        return diagnose(case, str(path), budget=budget)
+        return diagnose(case, str(path), budget=budget, backend=backend)
     case, notes = answered(case, mine)
-    found = diagnose(case, str(mine), budget=budget)
+    found = diagnose(case, str(mine), budget=budget, backend=backend)
     found.notes = [*notes, *found.notes]
     return found
 
 
-def diagnose(case: Case, path: str = "", *, budget: float | None = None) -> Diagnosis:
+def diagnose(case: Case, path: str = "", *, budget: float | None = None, backend: str = "numpy") -> Diagnosis:
     """Compare a case's outputs with the reference's and explain the difference (see `Diagnosis`).
 
-    `budget`: seconds that the search for a cause may take; by default 25, and for a large case more.
+    `budget`: seconds that the search for a cause may take; by default 25, and for a large case more. `backend`: what
+    the models run on, "numpy" or "cupy"; what they give is compared on the host, and so is everything in the result.
     """
     heads, large, began = Heads(), is_large(case), time.thread_time()
     with input_errors("the inputs do not fit the model"), heads.watching():
-        subject = LargeSubject(case) if large else Subject(case)
+        subject = (LargeSubject if large else Subject)(case, backend)
     own = budget is None
     if budget is None:
         budget = max(SECONDS, LARGE * (time.thread_time() - began) if large else 0.0)

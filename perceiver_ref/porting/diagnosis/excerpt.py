@@ -99,7 +99,7 @@ def _gradient_itself(subject: Subject, target: Target, affected: Sequence[str]) 
     if key is None:
         return None
     group, _, name = key.partition("/")
-    made = _itself(subject, key, subject.arrays[name] if group == "grad_param" else subject.inputs[name])
+    made = _itself(subject, key, subject.arrays[name] if group == "grad_param" else to_host(subject.inputs[name]))
     made.outputs["out"] = made.inputs["x"]
     made.cotangents["out"] = target.named[key].astype(made.dtype)
     made.grad_inputs["x"] = np.array(target.expected[key])
@@ -322,8 +322,8 @@ def _backward(subject: Subject, target: Target, path: str, key: str, steps: list
     theirs = target.expected[key]
     if not is_input:
         theirs = next(b.view(theirs) for b in target.bindings[key] if b.path == path)
-    made.cotangents = {name: np.array(c.astype(made.dtype)) for name, c in cotangents.items()}
-    made.outputs = {name: np.zeros(np.shape(array)) for name, array in outputs.items()}
+    made.cotangents = {name: np.array(to_host(c).astype(made.dtype)) for name, c in cotangents.items()}
+    made.outputs = {name: np.zeros(array.shape) for name, array in outputs.items()}
     _answered(made)
     made.outputs = {name: made.expected.pop(f"output/{name}") for name in outputs}
     rebuilt, arrays = rebuild(made)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...autograd.backend import to_host
 from ...host.budget import in_time
 from ...host.progress import steps
 from ...models.tracing import where
@@ -244,6 +245,7 @@ class Near:
         theirs = self.theirs
         if self.cut:
             made, theirs = made[..., part.chosen, :], theirs[..., part.chosen, :]
+        made = to_host(made)
         left = float(np.linalg.norm((made - theirs).reshape(-1))) / max(float(np.linalg.norm(theirs)), 1e-300)
         return left if np.isfinite(left) else None
 

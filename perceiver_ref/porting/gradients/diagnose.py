@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
+from ...autograd.backend import to_host
 from ...autograd.modes import kernels
 from ...errors import InputError
 from ..cases import TOLERANCES
@@ -208,7 +209,7 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
 
 def _graph(subject: Subject, chosen: Sequence[Candidate], near: Callable[[Any], Any] = lambda values: values) -> Graph:
     """The reference's graph, with deviations, on parameters and inputs that `near` may round."""
-    cotangents = {name: np.asarray(c, subject.dtype) for name, c in subject.case.cotangents.items()}
+    cotangents = {n: subject.placed(np.asarray(c, subject.dtype)) for n, c in subject.case.cotangents.items()}
     # what a deviation calls goes past the handlers inside of its own
     with kernels("plain"), deviating(chosen, subject.rebuilt.model, near(subject.params)) as (model, params):
         light = isinstance(subject, LargeSubject) and subject.course.size > HEAVY
@@ -239,8 +240,7 @@ def _through(subject: Subject, chosen: Sequence[Candidate]) -> _Back | None:
         return None
     finally:
         survey.stored = stored
-    before, after = tree.flatten(own), tree.flatten(moved)
-    ids = {path: np.asarray(array) for path, array in after.items()}
+    before, ids = ({path: to_host(a) for path, a in tree.flatten(part).items()} for part in (own, moved))
     if any(
         not np.array_equal(a, np.round(a)) or a.min(initial=0) < 0 or a.max(initial=0) >= count for a in ids.values()
     ):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.backend import is_array
+from ...autograd.backend import is_array, xp
 from ...autograd.core import Edge, Node, Op, Tape, Tensor, leaf
 from ...autograd.gradients import unbroadcast
 from ...autograd.modes import kernels
@@ -23,7 +23,7 @@ from ...autograd.observing import Event, observe
 from ...autograd.tree import Tree
 from ...errors import InputError
 from ...models.tracing import trace, where
-from .light import Later, by_rows, is_heavy, lightened
+from .light import Held, Later, by_rows, is_heavy, lightened
 
 Gradients = list[Any]
 """One array for each output of a node."""
@@ -87,10 +87,11 @@ class Ran:
 
     def fit(self, position: int, gradient: Any) -> Any:
         """A gradient summed over the axes along which the argument was broadcast; None stands for zeros."""
-        shape = self.shape(position) or ()
+        shape, given = self.shape(position) or (), tuple.__getitem__(self.arguments, position)
+        library = given.library if isinstance(given, Held) else xp(given)
         if gradient is None:
-            return np.zeros(shape)
-        gradient = np.asarray(gradient)
+            return library.zeros(shape)
+        gradient = library.asarray(gradient)
         fitted = gradient if gradient.shape == shape else unbroadcast(gradient, shape)
         if fitted is None:
             raise ValueError(f"a gradient of shape {gradient.shape} for an argument of shape {shape}")
@@ -107,10 +108,11 @@ class Graph:
 
     `loss` maps the number of a node that makes outputs to (output, cotangent, name) of each. `upstream` has of each
     node the leaves that it depends on, one bit each, itself included; `consumers` the steps that use what it makes;
-    `arriving` and `sent` are the gradients of the unchanged walk.
+    `arriving` and `sent` are the gradients of the unchanged walk, arrays of `library` as the cotangents are.
     """
 
     def __init__(self, nodes: Mapping[Node, Ran | str], starts: Mapping[Node, list[tuple[int, Any, str]]]) -> None:
+        self.library = next((xp(cotangent) for given in starts.values() for _, cotangent, _ in given), np)
         self.nodes = {node.serial: nodes[node] for node in sorted(nodes, key=lambda node: node.serial)}
         self.shapes = {node.serial: [slot.shape for slot in node.outputs] for node in nodes}
         self.loss = {node.serial: given for node, given in starts.items() if node in nodes}
@@ -172,7 +174,7 @@ class Graph:
 
     def _sum(self, i: int, sent: Mapping[tuple[int, int], Any], loss: float | Mapping[str, float]) -> Gradients:
         """What arrives at the outputs of a node."""
-        total = [np.zeros(shape) for shape in self.shapes[i]]
+        total = [self.library.zeros(shape) for shape in self.shapes[i]]
         for output, cotangent, name in self.loss.get(i, ()):
             total[output] = total[output] + cotangent * _of(loss, name)
         for step, edge in self.consumers[i]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 from weakref import ref
 
 import numpy as np
 
-from ...autograd.backend import is_array
+from ...autograd.backend import is_array, xp
 from ...autograd.observing import Event
 from ...autograd.ops.attention import probabilities
 
@@ -30,6 +31,7 @@ class Held:
     """An array that may not be at hand."""
 
     shape: tuple[int, ...]
+    library: ModuleType
     get: Callable[[], Any]
 
 
@@ -66,12 +68,12 @@ def lightened(event: Event) -> Event:
     held = {id(r): partial(_same, r) for r in node.residuals or () if is_array(r)}
     given = [_held(a, held) if i in made else a for i, a in enumerate(event.arguments)]
     again = node.again
-    outputs = [Held(a.shape, again or ref(a)) if is_array(a) else a for a in event.outputs]
+    outputs = [Held(a.shape, xp(a), again or ref(a)) if is_array(a) else a for a in event.outputs]
     return event._replace(arguments=Lazy(given), outputs=Lazy(outputs))
 
 
 def _held(array: Any, held: dict[int, Any]) -> Any:
-    return Held(array.shape, held.get(id(array)) or ref(array)) if is_array(array) else array
+    return Held(array.shape, xp(array), held.get(id(array)) or ref(array)) if is_array(array) else array
 
 
 def _same(array: Any) -> Any:
@@ -108,4 +110,4 @@ def by_rows(
         dq, dk, dv, _ = pull(gradient[part], (q[part], k, v, p), chosen, needs)
         made[0].append(dq)
         made[1], made[2] = made[1] + dk, made[2] + dv
-    return np.concatenate(made[0], -2), made[1], made[2]
+    return xp(q).concatenate(made[0], -2), made[1], made[2]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.backend import is_array
+from ...autograd.backend import is_array, xp
 from ...autograd.core import Op, Tensor, array_of
 from ...autograd.handlers import handle
 from ...autograd.ops.attention import keep_used, scale_factor, slopes
@@ -63,7 +63,7 @@ class GradientRoundings:
                     if value.dtype == np.float32:  # of a large model, which is run in it
                         return lowered(value, dtype, rng)
                     if rng is not None:
-                        value = value * (1 + rng.uniform(-1, 1, np.shape(value)) * 2.0**-kept)
+                        value = value * xp(value).asarray(1 + rng.uniform(-1, 1, value.shape) * 2.0**-kept)
                     return rounded(value, kept)
 
                 def grid(original: Any, *arguments: Any, **options: Any) -> Any:
@@ -132,7 +132,7 @@ def _pulls(near: _Round, products: int | None) -> dict[str, Pull]:
         p_g = near(short(g) @ keep_used(short(v), mask, rows).swapaxes(-1, -2))
         ds = near(p * near(p_g - near((p * p_g).sum(-1, keepdims=True))))
         if mask is not None and rows == "uniform":
-            ds = np.where(mask, ds, 0.0)
+            ds = xp(ds).where(mask, ds, 0.0)
         scaled = short(near(ds * scale_factor(q, options["scale"])))
         return (
             scaled @ keep_used(short(k), mask, slopes(rows)),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...autograd.backend import to_host
 from ...peers.names import Binding
 from ..cases import Case
 from ..cases.compare import difference
@@ -33,7 +34,7 @@ class Target:
     def __init__(self, subject: Subject, graph: Graph, back: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._begin(subject, graph, back)
         walked = graph.walk()
-        self.base = {path: walked[path] for path in graph.leaves}
+        self.base = {path: to_host(walked[path]) for path in graph.leaves}
         self.named = self.by_name(self.base)
 
     def _begin(self, subject: Subject, graph: Graph, back: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -48,8 +49,8 @@ class Target:
                 self.names.setdefault(b.path, []).append(f"grad_param/{b.name}")
 
     def by_name(self, leaves: Mapping[str, Any], only: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-        """Gradients by leaf -> by the peer's names, as `expected` has them (only these)."""
-        leaves = self.back(dict(leaves))
+        """Gradients by leaf, on any backend -> by the peer's names, as `expected` has them (only these), on the host."""
+        leaves = self.back({path: to_host(gradient) for path, gradient in leaves.items()})
         made: dict[str, np.ndarray] = {}
         for name in self.expected if only is None else only:
             if name.startswith("grad_input/"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
+from ...autograd.backend import to_host
 
 from .graph import Gradients, Graph, Pull, Ran
 
@@ -58,7 +58,8 @@ class Walks:
     ) -> dict[str, Any]:
         """From the loss or the cut `begin` to the leaves `within`, as bits, and not beyond step `end`.
 
-        Gives of the leaves that are not finished what has arrived. `noted`: cuts are kept.
+        Gives of the leaves that are not finished what has arrived, on the host, as `arrived` is given it. `noted`: cuts
+        are kept.
         """
         graph, changes = self.graph, changes or {}
         waiting: dict[int, Gradients] = dict(self.cuts[begin]) if begin is not None else self._starts()
@@ -75,7 +76,7 @@ class Walks:
             if noted and all(since.get(source, i) >= i + LONG for source in waiting):
                 self.cuts[i] = {**waiting, i: gradients}
             shapes = graph.shapes[i]
-            whole = [np.zeros(s, _dtype(gradients)) if g is None else g for g, s in zip(gradients, shapes)]
+            whole = [graph.library.zeros(s, _dtype(gradients)) if g is None else g for g, s in zip(gradients, shapes)]
             for source, output, gradient in self._sent(i, step, whole, changes, within):
                 node = graph.nodes[source]
                 if isinstance(node, str):
@@ -89,9 +90,9 @@ class Walks:
             for edge in step.edges:
                 source = edge.node.serial
                 last = source in partly and self._first[source] == i
-                if last and arrived(str(graph.nodes[source]), partly.pop(source)):
+                if last and arrived(str(graph.nodes[source]), to_host(partly.pop(source))):
                     return rest
-        rest.update((str(graph.nodes[source]), gradient) for source, gradient in partly.items())
+        rest.update((str(graph.nodes[source]), to_host(gradient)) for source, gradient in partly.items())
         return rest
 
     def _sent(self, i: int, step: Ran, gradients: Gradients, changes: Mapping[int, Pull], within: int) -> Any:

@@ -97,7 +97,7 @@ def arithmetic(dtype: str, rng: np.random.Generator | None = None, *, steps: boo
 
     def noted(out: Any) -> Any:
         for array in out if isinstance(out, (list, tuple)) else (out,):
-            if type(array) is np.ndarray:
+            if is_array(array):
                 made[id(array)] = array
         return out
 

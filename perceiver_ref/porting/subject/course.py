@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -37,13 +38,13 @@ _MOVING = frozenset(("reshape", "transpose"))
 
 
 class Step(NamedTuple):
-    """An op as it ran. `sources`: the steps that made its arguments, in their order, and -1 for any other; `shapes` and
-    dtypes of its results, `several` if they are a tuple; `passed`: the points traced before it."""
+    """An op as it ran. `sources`: the steps that made its arguments, in their order, and -1 for any other; `shapes`,
+    dtypes and libraries of its results, `several` if they are a tuple; `passed`: the points traced before it."""
 
     op: str
     place: str
     sources: tuple[int, ...]
-    shapes: tuple[tuple[tuple[int, ...], Any], ...]
+    shapes: tuple[tuple[tuple[int, ...], Any, ModuleType], ...]
     several: bool
     passed: int
 
@@ -66,7 +67,7 @@ class Course:
             sources = tuple(self.source(a) for a in _flat(arguments))
             out = op(*arguments, **static)
             made = out if isinstance(out, tuple) else (out,)
-            shapes = tuple((tuple(a.shape), a.dtype) for a in made)
+            shapes = tuple((tuple(a.shape), a.dtype, xp(a)) for a in made)
             for array in made:
                 self._note(array, len(self.steps))
             self.newest[len(self.steps)] = out
@@ -202,7 +203,9 @@ class Part:
     def _dummy(self, step: Step) -> Any:
         if self.number in self.known:
             return self.known[self.number]
-        made = tuple(np.broadcast_to(np.zeros((), self._dtype(dtype)), shape) for shape, dtype in step.shapes)
+        made = tuple(
+            library.broadcast_to(library.zeros((), self._dtype(dtype)), shape) for shape, dtype, library in step.shapes
+        )
         return made if step.several else made[0]
 
     def _dtype(self, dtype: Any) -> Any:

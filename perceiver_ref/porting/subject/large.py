@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.backend import to_host
+from ...autograd.backend import name as name_of
+from ...autograd.backend import to_backend, to_host, xp
 from ...autograd.core import array_of
 from ...models.tracing import trace, where
 from ..cases import Case
@@ -76,20 +77,20 @@ class LargeSubject(Subject):
 
     def _wide(self, array: Any) -> Any:
         if array is None or array.dtype.kind != "f":
-            return array
-        return array.astype(self.dtype, copy=False)[...] if array.ndim else array.astype(self.dtype)
+            return self.placed(array)
+        return self.placed(array.astype(self.dtype, copy=False)[...] if array.ndim else array.astype(self.dtype))
 
     def _first_run(self, named: Mapping[str, Sequence[str]]) -> tuple[Mapping[str, Any], dict[str, Any]]:
         self.course = Course()
         self.closeness: dict[str, Close] = {}
         self.first: str | None = None
-        self.given: dict[str, np.ndarray] = {}
+        self.given: dict[str, Any] = {}
         self._first_ours: Any = None
         self.peers: dict[str, list[str]] = {}
         """The peer's names of our points"""
         self._others: dict[str, list[str]] = {}
         """The same where they are meant only if a point before does not exist"""
-        self._other_looks: list[tuple[str, str, Close, np.ndarray]] = []
+        self._other_looks: list[tuple[str, str, Close, Any, Any]] = []
         self.stands_for: dict[str, str] = {}
         """A map of attention weights that was compared after the run -> our point that comes after it"""
         self.maps: list[str] = []
@@ -133,35 +134,39 @@ class LargeSubject(Subject):
 
     def _look(self, ours: str, value: Any) -> None:
         """Compare a point as it comes."""
-        mine = to_host(array_of(value))
+        mine = array_of(value)
         self.course.point(ours, value)
         for name in self._others.get(ours, ()):
-            theirs = self.case.trace[name]
+            theirs = self._beside(mine, self.case.trace[name])
             shaped = spread(mine, theirs)
             close = closeness(shaped, theirs)
-            self._other_looks.append((name, ours, close, shaped if self._first_ours is None else shaped[:0]))
+            self._other_looks.append((name, ours, close, shaped if self._first_ours is None else shaped[:0], theirs))
         for name in self.peers.get(ours, ()):
-            theirs = self.case.trace[name]
+            theirs = self._beside(mine, self.case.trace[name])
             shaped = spread(mine, theirs)
             close = self.closeness[f"trace/{name}"] = closeness(shaped, theirs)
             self._can_replace(ours, theirs, mine.shape)
             if self.first is None and not self.agrees(close):
-                self.first, self._first_ours = f"trace/{name}", shaped
+                self.first, self._first_ours = f"trace/{name}", to_host(shaped)
 
-    def _can_replace(self, ours: str, theirs: np.ndarray, shape: tuple[int, ...]) -> None:
+    def _beside(self, mine: Any, theirs: np.ndarray) -> Any:
+        """The case's array where ours is, which may be the host whatever is computed on: of grids of positions."""
+        return to_backend(theirs.astype(self.dtype, copy=False) if theirs.dtype.kind == "f" else theirs, name_of(mine))
+
+    def _can_replace(self, ours: str, theirs: Any, shape: tuple[int, ...]) -> None:
         if theirs.shape == shape and ours not in self.given and theirs.dtype.kind == "f":
-            self.given[ours] = theirs.astype(self.dtype, copy=False)[...]
+            self.given[ours] = theirs[...]
 
     def _settle(self, order: Sequence[str]) -> None:
         """Where a name's first point does not exist the next one is meant."""
-        for name, ours, close, mine in self._other_looks:
+        for name, ours, close, mine, theirs in self._other_looks:
             if self.points.get(name) == ours:
                 self.closeness[f"trace/{name}"] = close
                 self.peers.setdefault(ours, []).append(name)
-                self._can_replace(ours, self.case.trace[name], mine.shape)
+                self._can_replace(ours, theirs, mine.shape)
                 apart = self.first is None or order.index(ours) < order.index(self._place(self.first))
                 if apart and not self.agrees(close):
-                    self.first, self._first_ours = f"trace/{name}", mine
+                    self.first, self._first_ours = f"trace/{name}", to_host(mine)
         self._other_looks = []
 
     def _place(self, name: str) -> str:
@@ -206,6 +211,7 @@ class LargeSubject(Subject):
                 continue
             made = self.partly(Part(self.course.steps, self.course.needed([step]), self.dtype), ours)
             theirs = self.case.trace[name]
+            made = None if made is None else to_host(made)
             if made is not None and not self.agrees(close := closeness(spread(made, theirs), theirs)):
                 key = f"trace/{name}"
                 self.points[name], self.stands_for[ours] = ours, after
@@ -269,11 +275,11 @@ class LargeSubject(Subject):
             if ours.rpartition(".")[2] in hidden:
                 return value
             if self.course.points.get(ours, -1) >= begin:
-                mine = to_host(array_of(value))
+                mine = array_of(value)
                 given = self.given.get(ours)
                 names = self.peers[ours][: 1 if given is not None else None]
                 for name in names:
-                    theirs = self.case.trace[name] if given is None else given
+                    theirs = self._beside(mine, self.case.trace[name]) if given is None else given
                     if not self.agrees(closeness(spread(mine, theirs), theirs)):
                         raise FoundError(name)
             return self.given.get(ours, value)
@@ -314,9 +320,9 @@ class LargeSubject(Subject):
 
     def partly(
         self, part: Part, target: str, chosen: Sequence[Candidate] = (), hidden: set[str] | None = None
-    ) -> np.ndarray | None:
+    ) -> Any:
         """What a part of the run, with deviations, makes of `target`, one of our points or "output/<name>", from the
-        case's own values; None where a deviation does not fit.
+        case's own values, where it was computed; None where a deviation does not fit.
 
         With `hidden` points of the same layer stay as the deviation makes them where they are apart from the case's,
         and the last part of their names is added to it.
@@ -325,7 +331,7 @@ class LargeSubject(Subject):
 
         def reached(ours: str, value: Any) -> Any:
             if ours == target:
-                raise FoundError(to_host(array_of(value)))
+                raise FoundError(array_of(value))
             return np.zeros(())
 
         def forced(ours: str, value: Any) -> Any:
@@ -334,7 +340,7 @@ class LargeSubject(Subject):
                 return value
             if hidden is None or layer_of(ours) != layer:
                 return given
-            if self.agrees(closeness(to_host(array_of(value)), given)):
+            if self.agrees(closeness(array_of(value), given)):
                 return given
             hidden.add(ours.rpartition(".")[2])
             return value
@@ -351,11 +357,10 @@ class LargeSubject(Subject):
             ):
                 outputs = self.run(params, self.inputs, model)
         except FoundError as found:
-            return found.value  # type: ignore[no-any-return]
+            return found.value
         except CANNOT_BE_RUN:
             return None
-        made = outputs.get(target.removeprefix("output/"))
-        return None if made is None else to_host(made)
+        return outputs.get(target.removeprefix("output/"))
 
 
 def _both(begun: Callable[[], bool], here: Callable[[], bool] | None) -> bool:
@@ -379,11 +384,12 @@ def _at_points(names: Collection[str], forced: Callable[[str, Any], Any]) -> Any
     return exchanged_steps({"point": point})
 
 
-def closeness(mine: np.ndarray, theirs: np.ndarray) -> Close:
-    """How far an array under test is from ours."""
+def closeness(mine: Any, theirs: Any) -> Close:
+    """How far an array under test is from ours, both on one backend."""
     if mine.shape != theirs.shape or mine.dtype.kind != "f" or theirs.dtype.kind != "f" or not mine.size:
-        error = difference(theirs, mine)
-        return Close(error, error)
+        return _whole_difference(mine, theirs)
+    if not isinstance(mine, np.ndarray):
+        return _on_device(mine, theirs)
     a, b = np.ascontiguousarray(mine).reshape(-1), np.ascontiguousarray(theirs).reshape(-1)
     largest = scale = square = size = 0.0
     for i in range(0, a.size, _BLOCK):  # parts stay in the processor's cache
@@ -392,7 +398,23 @@ def closeness(mine: np.ndarray, theirs: np.ndarray) -> Close:
         size += float(ours.dot(ours))
         largest = max(largest, float(apart.max()), -float(apart.min()))
         scale = max(scale, float(ours.max()), -float(ours.min()))
+    return _close(mine, theirs, largest, scale, square, size)
+
+
+def _on_device(mine: Any, theirs: Any) -> Close:
+    """The same of arrays on a device: all at once, and what comes of it read back in one piece."""
+    library = xp(mine)
+    apart = mine - theirs
+    sums = [abs(apart).max(), abs(mine).max(), (apart * apart).sum(dtype=float), (mine * mine).sum(dtype=float)]
+    return _close(mine, theirs, *map(float, to_host(library.stack([s.astype(float) for s in sums]))))
+
+
+def _close(mine: Any, theirs: Any, largest: float, scale: float, square: float, size: float) -> Close:
     if not np.isfinite(square) or not np.isfinite(size):
-        error = difference(theirs, mine)
-        return Close(error, error)
+        return _whole_difference(mine, theirs)
     return Close(largest / max(scale, 1.0), float(np.sqrt(square / max(size, 1e-300))))
+
+
+def _whole_difference(mine: Any, theirs: Any) -> Close:
+    error = difference(to_host(theirs), to_host(mine))
+    return Close(error, error)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...autograd import backend as backends
 from ...autograd import tree
 from ...autograd.backend import is_array, to_host
 from ...autograd.core import array_of
@@ -45,12 +46,18 @@ class _ReachedError(Exception):
 
 class Subject:
     """`expected` are the case's arrays by "trace/<name>", in the order in which the reference computes them, and then
-    "output/<name>"; `compute` gives the reference's under the same names."""
+    "output/<name>"; `compute` gives the reference's under the same names.
+
+    The model runs on `backend`, where parameters, inputs and all between them are; what is compared is on the host.
+    """
 
     is_large = False
     """Whether a run of the model takes so long that few are made"""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, backend: str = "numpy") -> None:
+        """Raises `BackendError` where the backend cannot compute here, `InputError` for a case that cannot be run."""
+        self.library = backends.module(backend)
+        self.backend = backend
         self.case = case
         self.rebuilt, self.arrays = rebuild(case)
         self.dtype = self._dtype()
@@ -120,7 +127,12 @@ class Subject:
         return tree.map(self._wide, params), tree.map(self._wide, state)
 
     def _wide(self, array: Any) -> Any:
-        return array.astype(self.dtype) if array is not None and array.dtype.kind == "f" else array
+        """An array of the case in the dtype and on the backend that is computed in."""
+        return self.placed(array.astype(self.dtype) if array is not None and array.dtype.kind == "f" else array)
+
+    def placed(self, array: Any) -> Any:
+        """An array on the backend that is computed on; None stays."""
+        return None if array is None else backends.to_backend(array, self.backend)
 
     def compute(self, params: Any = None, inputs: Any = None, model: Any = None) -> Arrays:
         """Traced points and outputs by the peer's names, as `expected` has them, in float64."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....autograd import ops, vjp
+from ....autograd.backend import scatter_add, to_host, xp
 from ...deviations.layers import ACTIVATIONS
 from ..graph import Ran
 from .base import Rule, Slip
@@ -74,9 +75,9 @@ def _derivative(function: Callable[[Any], Any], at: Callable[[Ran], Any] = lambd
     """The derivative of another function, or at another place."""
 
     def run(step: Ran, gradient: Any) -> dict[int, Any]:
-        x = np.asarray(at(step))
+        x = at(step)
         _, pull = vjp(function, x)
-        return {0: pull(np.broadcast_to(gradient, x.shape).copy())[0]}
+        return {0: pull(xp(x).broadcast_to(gradient, x.shape).copy())[0]}
 
     return run
 
@@ -118,7 +119,7 @@ def _tokens(rule: Callable[[Any, Any, Any], Any]) -> Rule:
     def run(step: Ran, gradient: Any) -> dict[int, Any]:
         ids, shape = step.residuals
         rows = gradient.reshape(-1, *shape[1:])
-        return {0: rule(np.zeros(shape), ids.reshape(-1), rows)}
+        return {0: rule(xp(gradient).zeros(shape), ids.reshape(-1), rows)}
 
     return run
 
@@ -130,14 +131,14 @@ def _last(table: Any, ids: Any, rows: Any) -> Any:
 
 
 def _averaged_tokens(table: Any, ids: Any, rows: Any) -> Any:
-    np.add.at(table, ids, rows)
-    counts = np.maximum(np.bincount(ids, minlength=len(table)), 1)
+    scatter_add(table, ids, rows)
+    counts = xp(table).asarray(np.maximum(np.bincount(to_host(ids), minlength=len(table)), 1))
     return table / counts.reshape(-1, *[1] * (table.ndim - 1))
 
 
 def _ignoring(token: int) -> Rule:
     def run(step: Ran, gradient: Any) -> dict[int, Any]:
-        table = np.array(step.pull(gradient)[0])
+        table = step.pull(gradient)[0].copy()
         table[token] = 0.0
         return {0: table}
 
@@ -165,8 +166,8 @@ def _raw(position: int, make: Callable[[Any, tuple[int, ...]], Any]) -> Rule:
     """A gradient that is to be summed over broadcast axes, made of the unsummed one and those axes."""
 
     def run(step: Ran, gradient: Any) -> dict[int, Any]:
-        raw = np.asarray(step.pull(gradient)[position])
-        axes = _summed(raw.shape, step.shape(position) or ())
+        raw = step.pull(gradient)[position]
+        axes = () if raw is None else _summed(raw.shape, step.shape(position) or ())
         return {position: make(raw, axes)} if axes else {}
 
     return run
@@ -202,7 +203,7 @@ _SUMS: dict[str, Callable[[Any, tuple[int, ...]], Any]] = {
 
 
 def _only(raw: Any, axes: tuple[int, ...], index: int) -> Any:
-    chosen = np.zeros(raw.shape)
+    chosen = xp(raw).zeros(raw.shape)
     chosen[tuple(index if a in axes else slice(None) for a in range(raw.ndim))] = 1.0
     return chosen
 
@@ -213,7 +214,7 @@ def _matrix(over: Callable[[Any], float]) -> Rule:
     def run(step: Ran, g: Any) -> dict[int, Any]:
         made = step.pull(g)
         positions = [edge.position for edge in step.edges if edge.position]  # there may be no bias
-        return {p: np.asarray(step.fit(p, made[p])) / over(g) for p in positions if made[p] is not None}
+        return {p: step.fit(p, made[p]) / over(g) for p in positions if made[p] is not None}
 
     return run
 
@@ -246,8 +247,8 @@ RULES: tuple[Slip, ...] = (
         "the weight's gradient is transposed",
         ("linear",),
         (1,),
-        lambda step, g: {1: np.asarray(step.pull(g)[1]).T},
-        _square,
+        lambda step, g: {1: step.pull(g)[1].T},
+        lambda step: _square(step) and len(step.node.needs) > 1 and step.node.needs[1],
     ),
     *(
         Slip("gradient-averaged", f"{what} (argument {p + 1})", _SPREAD, (p,), _raw(p, make), _broadcast(p))
