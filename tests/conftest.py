@@ -15,6 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what run
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+import support
 from hypothesis import HealthCheck, settings
 
 from perceiver_ref.autograd import BackendError
@@ -28,6 +29,10 @@ settings.load_profile("default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", choices=backends.BACKENDS, default="numpy", help="array library to test on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    support.BACKEND = config.getoption("--backend")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -12,6 +12,8 @@ from perceiver_ref.autograd.backend import to_backend, to_host
 from perceiver_ref.autograd.tree import Tree
 from perceiver_ref.models.module import Module, Parameter
 
+BACKEND = "numpy"
+"""What `--backend` names, for helpers; tests take the fixture, which skips where it cannot compute."""
 ROUNDING = 1e-12
 """Bound for two float64 computations of the same small model in another order: some thousand roundings of 1e-16 through
 a handful of layers measure near 1e-14, and any wrong term is near 1."""

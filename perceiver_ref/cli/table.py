@@ -69,6 +69,7 @@ COMMANDS = (
         (
             ("diagnose port.npz", "a case with the outputs of a port"),
             ("diagnose port.npz --html port.html", "with plots of the error"),
+            ("diagnose port.npz --backend cupy", "on a GPU"),
         ),
         "0 for a match or rounding, 1 for a difference, 2 for bad input",
     ),

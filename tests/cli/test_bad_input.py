@@ -225,7 +225,7 @@ def test_an_unknown_peer_gets_the_known_ones(tmp_path: Path, capsys: pytest.Capt
     finished.assert_refused("unknown class of peer hf 'PerceiverForMaskedML'; did you mean 'PerceiverForMaskedLM'?")
 
 
-@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize("command", ["check", "diagnose", "run"])
 def test_cupy_without_a_gpu_says_what_to_do(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         backends.module("cupy")
@@ -233,7 +233,8 @@ def test_cupy_without_a_gpu_says_what_to_do(command: str, tmp_path: Path, capsys
         pass
     else:
         pytest.skip("a GPU answers here")
-    arguments = ["check"] if command == "check" else prepare(tmp_path).arguments
+    case = str(path_of("open-flamingo/gated_immediate"))
+    arguments = prepare(tmp_path).arguments if command == "run" else [command, case]
     invoke(capsys, *arguments, "--backend", "cupy").assert_refused("backend cupy")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from porting.cases import FILES, label
+from porting.diagnosing import diagnose, on_backend, subject_of
 
 from perceiver_ref.cli import main
 from perceiver_ref.peers import peer
@@ -21,9 +22,9 @@ from perceiver_ref.peers.base import Given
 from perceiver_ref.porting import run
 from perceiver_ref.porting.cases import Case, read_case, write_case
 from perceiver_ref.porting.deviations import CAUSES
-from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.porting.rounding.arithmetic import DIGITS, rounded
-from perceiver_ref.porting.subject import Subject
+
+pytestmark = on_backend
 
 PATHS = {label(path): path for path in FILES}
 NAMES = """
@@ -207,11 +208,11 @@ def test_what_nothing_explains_is_unexplained_and_shown(tmp_path: Path, capsys: 
 def test_what_an_operation_is_given_is_what_was_traced_before_it() -> None:
     """With traces what comes in is the point before, and without any the model's inputs."""
     case = outputs_of(taller(case_of("hf/model_mask_holes")), traced=True)
-    given = list(Subject(case).inputs_of("trace/encoder.self_attends.2").values())
+    given = list(subject_of(case).inputs_of("trace/encoder.self_attends.2").values())
     assert len(given) == 1
     np.testing.assert_array_equal(given[0], case.trace["encoder.self_attends.1"])
     case.trace.clear()
-    given = list(Subject(case).inputs_of("output/last_hidden_state").values())
+    given = list(subject_of(case).inputs_of("output/last_hidden_state").values())
     assert any(np.array_equal(array, case.inputs["inputs"]) for array in given)
 
 

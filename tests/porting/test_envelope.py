@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from porting.cases import case_of
+from porting.diagnosing import on_backend, subject_of
 
 from perceiver_ref.autograd import ops
 from perceiver_ref.porting.cases import Case
@@ -20,6 +21,8 @@ from perceiver_ref.porting.rounding.arithmetic import DIGITS, arithmetic, lowere
 from perceiver_ref.porting.rounding.attention import attention
 from perceiver_ref.porting.rounding.steps import EXACT
 from perceiver_ref.porting.subject import Arrays, Subject
+
+pytestmark = on_backend
 
 STORED = {
     "deepmind/attend_mask_float16": "float16",
@@ -53,7 +56,7 @@ def narrow(name: str) -> Case:
 
 
 def measured(case: Case) -> tuple[Subject, Roundings]:
-    subject = Subject(case)
+    subject = subject_of(case)
     return subject, Roundings(subject, subject.compute())
 
 
@@ -146,7 +149,7 @@ def test_lowered_values_are_those_of_the_format(dtype: str) -> None:
 def test_arithmetic_rounds_every_result(dtype: str, steps: bool) -> None:
     """All that a model traces is in the format; nothing is as in float64."""
     case = case_of("open-flamingo/gated_immediate")
-    subject = Subject(case)
+    subject = subject_of(case)
     with arithmetic(dtype, np.random.default_rng(0), steps=steps):
         made = subject.compute()
     for name, array in made.items():

@@ -14,16 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import support
 from porting.cases import FILES
+from porting.diagnosing import diagnose, on_backend, subject_of
+from support import on
 
 from perceiver_ref.porting.cases import Case, read_case
 from perceiver_ref.porting.deviations import CAUSES, Candidate, Survey, candidates
 from perceiver_ref.porting.deviations.base import layer_of
-from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.porting.gradients.backward import ROWS, Wrong, flows
 from perceiver_ref.porting.gradients.graph import Graph, record
 from perceiver_ref.porting.gradients.target import Target
 from perceiver_ref.porting.subject import Arrays, Subject
+
+pytestmark = on_backend
 
 VERDICTS = ("match", "rounding", "deviation", "unexplained")
 SAMPLE = 499
@@ -86,7 +90,7 @@ def judged(case: Case, *said: object) -> str:
 
 def sweep(name: str, cause: str) -> None:
     case = without_gradients(smallest()[name])
-    subject = Subject(case)
+    subject = subject_of(case)
     for number, candidate in enumerate(planted(subject, cause)):
         arrays = subject.deviating((candidate,))
         assert arrays is not None
@@ -121,7 +125,7 @@ def parts(found: Survey) -> Iterator[Survey]:
 def surveyed(name: str, *, few: bool = False) -> None:
     """The table for parts of a run, which lack what whole models have."""
     seen: set[frozenset[tuple[str, tuple[str, ...]]]] = set()
-    for part in parts(Subject(without_gradients(smallest()[name])).survey):
+    for part in parts(subject_of(without_gradients(smallest()[name])).survey):
         key = frozenset((used.op, tuple(path.rpartition("/")[2] for path in used.paths)) for used in part.events)
         if key not in seen or not few:
             seen.add(key)
@@ -156,15 +160,15 @@ def backward(name: str, *, all_rows: bool) -> None:
     if not case.cotangents or not (case.grad_params or case.grad_inputs):
         return
     case = replace(case, trace={})
-    subject = Subject(case)
+    subject = subject_of(case)
     with np.errstate(all="ignore"):
-        graph = record(subject.run, subject.params, subject.inputs, case.cotangents)
+        graph = record(subject.run, subject.params, subject.inputs, on(support.BACKEND, case.cotangents))
         target = Target(subject, graph, dict)
         for number, (words, wrong) in enumerate(wrong_gradients(graph)):
             if not all_rows and not chosen(name, words):
                 continue
             changes = wrong.changes or {
-                i: lambda step, g: [0.0 * np.asarray(x) for x in step.pull(g)] for i, _ in wrong.places
+                i: lambda step, g: [None if x is None else 0.0 * x for x in step.pull(g)] for i, _ in wrong.places
             }
             try:
                 named = {**target.named, **target.changed(graph.again(changes))}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from porting.cases import case_of
+from porting.diagnosing import on_backend, subject_of
 
 from perceiver_ref.cli import main
 from perceiver_ref.errors import InputError
@@ -19,7 +20,8 @@ from perceiver_ref.porting.diagnosis.excerpt import forward_excerpt
 from perceiver_ref.porting.export.adversarial import ROWS
 from perceiver_ref.porting.export.find import Wanted, find
 from perceiver_ref.porting.export.make import ExportOptions, make
-from perceiver_ref.porting.subject import Subject
+
+pytestmark = on_backend
 
 BRIEF = "4"
 """Seconds for a search that finds nothing anyway, and goes on as long as it may"""
@@ -36,7 +38,7 @@ def failed(case: Case) -> list[str]:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_point_and_output_has_an_excerpt_that_fails_there_alone(name: str, tmp_path: Path) -> None:
-    subject = Subject(case_of(name))
+    subject = subject_of(case_of(name))
     count = 0
     for point, right in list(subject.expected.items()):
         if right.dtype.kind != "f":
@@ -60,7 +62,7 @@ def test_every_point_and_output_has_an_excerpt_that_fails_there_alone(name: str,
 def test_a_single_operation_is_a_case_of_it() -> None:
     """With every point of ours traced, a linear map is an excerpt by its own name, on what the point before has."""
     case = make(find(Wanted("flamingo/gated-xattn-3b")), ROWS[0], ExportOptions(gradients=False))
-    subject = Subject(case)
+    subject = subject_of(case)
     found = {}
     for point, right in subject.expected.items():
         excerpt = forward_excerpt(subject, point)

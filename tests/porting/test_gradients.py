@@ -16,9 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import support
 from porting.cases import case_of
+from porting.diagnosing import diagnose, on_backend, subject_of
+from support import on
 
 from perceiver_ref.autograd import tree, value_and_grad
+from perceiver_ref.autograd.backend import to_host
 from perceiver_ref.autograd.core import Rule as OpRule
 from perceiver_ref.autograd.core import array_of, registry
 from perceiver_ref.autograd.handlers import handle
@@ -28,10 +32,10 @@ from perceiver_ref.models.tracing import trace, where
 from perceiver_ref.porting import run
 from perceiver_ref.porting.cases import Case, write_case
 from perceiver_ref.porting.cases.execution import rebuild, sum_of_products
-from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.porting.gradients.backward import GRADIENT_CAUSES, ROWS, scaled
 from perceiver_ref.porting.gradients.graph import Ran, record
-from perceiver_ref.porting.subject import Subject
+
+pytestmark = on_backend
 
 RESAMPLER, GATED, TEXT = "lucidrains-flamingo/resampler_4d", "open-flamingo/gated_immediate", "hf/masked_lm"
 Rule = Callable[..., Any]
@@ -287,8 +291,8 @@ def test_the_command_says_where_backward_goes_wrong(tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize("name", [RESAMPLER, TEXT])
 def test_a_recorded_graph_gives_the_gradients_of_the_engine(name: str) -> None:
-    subject = Subject(case_of(name))
-    cotangents = subject.case.cotangents
+    subject = subject_of(case_of(name))
+    cotangents = on(support.BACKEND, subject.case.cotangents)
 
     def loss(variables: Any) -> Any:
         with trace(lambda name: False):
@@ -301,7 +305,7 @@ def test_a_recorded_graph_gives_the_gradients_of_the_engine(name: str) -> None:
         _, wanted = value_and_grad(loss)({"params": subject.params, "inputs": floats})
         for path, array in tree.leaves(wanted["params"]):
             # the order of a few sums differs: some units in the last place of float64
-            np.testing.assert_allclose(found[path], array, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(to_host(found[path]), to_host(array), rtol=1e-12, atol=1e-12)
     # a walk from a changed step is a whole walk with that step changed
     rng = np.random.default_rng(0)
     for i in rng.choice([i for i, step in graph.steps if step.edges], 10):
@@ -311,7 +315,7 @@ def test_a_recorded_graph_gives_the_gradients_of_the_engine(name: str) -> None:
         again = {**found, **graph.again(changes)}
         whole = graph.again({**{n: Ran.pull for n, _ in graph.steps}, **changes})
         for path, array in whole.items():
-            np.testing.assert_allclose(again[path], array, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(to_host(again[path]), to_host(array), rtol=1e-12, atol=1e-12)
 
 
 def test_every_row_has_a_cause_of_the_table() -> None:

@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import support
+from porting.diagnosing import diagnose, on_backend, subject_of
 from porting.test_diagnose import PLANTED, case_of, option, outputs_of, planted, taller
 
 from perceiver_ref.cli import main
 from perceiver_ref.host.budget import Budget, in_time, spending
 from perceiver_ref.porting.cases import Case, write_case
 from perceiver_ref.porting.deviations import Candidate
-from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.porting.diagnosis.screen import Screen
 from perceiver_ref.porting.subject import Subject, course, large
+
+pytestmark = on_backend
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +55,7 @@ def test_a_planted_deviation_is_named(plant: str, dtype: str) -> None:
 
 def diagnosed_whole(case: Case) -> Any:
     """The first traced point that is off by more than rounding, by the errors of a float64 run."""
-    subject = Subject(case)
+    subject = subject_of(case)
     errors = subject.errors(subject.ours)
     first = next((n for n, e in errors.items() if e > 1e-9), "")
 
@@ -155,7 +158,7 @@ def test_without_points_the_last_layers_tell_what_is_run_first(monkeypatch: pyte
 def test_the_last_layers_are_run_from_what_is_known_before_them() -> None:
     """Without a deviation they give our outputs again, by far fewer operations."""
     case = replace(taller(case_of("hf/model_mask_holes")), trace={})
-    subject = large.LargeSubject(outputs_of(case, traced=False))
+    subject = large.LargeSubject(outputs_of(case, traced=False), support.BACKEND)
     screen = Screen(subject, [])
     made = subject.ending(screen.part)
     assert made is not None

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from porting.cases import case_of
+from porting.diagnosing import diagnose, on_backend
 
 from perceiver_ref.porting import run
 from perceiver_ref.porting.cases import Case
 from perceiver_ref.porting.cases.execution import rebuild
 from perceiver_ref.porting.deviations.quantized import E4M3, E5M2, FORMS, Float8
-from perceiver_ref.porting.diagnosis.diagnose import diagnose
+
+pytestmark = on_backend
 
 GROUPS = (32, 64, 128)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from export.exported import subject_of
 from porting.cases import case_of
+from porting.diagnosing import diagnose, on_backend
 from porting.test_diagnose import PLANTED, planted, swapped_halves, weights
 
 from perceiver_ref.peers import Given, peer
@@ -17,10 +18,11 @@ from perceiver_ref.porting.cases import Case, read_case
 from perceiver_ref.porting.cases.execution import run
 from perceiver_ref.porting.deviations import Candidate
 from perceiver_ref.porting.deviations.base import Change
-from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.porting.diagnosis.ranking import in_rounds, placed
 from perceiver_ref.porting.export.adversarial import rows
 from perceiver_ref.porting.export.make import ExportOptions, make
+
+pytestmark = on_backend
 
 HALF = Path(__file__).parent / "half"
 TRIPLE = ("q", "k", "v")

@@ -11,12 +11,14 @@ from functools import cache
 import numpy as np
 import pytest
 from porting.cases import FILES, label, path_of
+from porting.diagnosing import diagnose, on_backend
 from porting.traps import TRAPS, Trap
 from restated import MODELS, Given, Outputs
 
 from perceiver_ref.porting.cases import Case, read_case
 from perceiver_ref.porting.deviations import CAUSES
-from perceiver_ref.porting.diagnosis.diagnose import diagnose
+
+pytestmark = on_backend
 
 SLOW = ("edgetam", "perceiver-ar", "nemo", "pulid", "aurora", "diffusers", "shape2vecset/a", "shape2vecset/k")
 SLOW += ("shape2vecset/vecset",)

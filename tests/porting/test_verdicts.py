@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from porting.cases import case_of
+from porting.diagnosing import diagnose, on_backend
 from porting.test_diagnose import option, outputs_of
 from porting.test_gradients import GATED, RESAMPLER, TEXT, computed, detached
 
@@ -22,8 +23,9 @@ from perceiver_ref.porting import check_case
 from perceiver_ref.porting.cases import Case, read_case, write_case
 from perceiver_ref.porting.cases.compare import GRADIENT_NOISE, gradient_tolerance, largest_of
 from perceiver_ref.porting.deviations.quantized import E4M3, E5M2, FORMS
-from perceiver_ref.porting.diagnosis.diagnose import diagnose
 from perceiver_ref.testing import assert_matches
+
+pytestmark = on_backend
 
 RECORDED = Path(__file__).with_name("narrow_resampler.npz")
 

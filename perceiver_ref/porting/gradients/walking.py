@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from ...autograd.backend import to_host
-
 from .graph import Gradients, Graph, Pull, Ran
 
 LONG = 40
