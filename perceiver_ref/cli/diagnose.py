@@ -56,9 +56,7 @@ def options(command: argparse.ArgumentParser) -> None:
 def diagnose(given: argparse.Namespace) -> int:
     """`perceiver-ref diagnose`: 0 for a match or rounding, 1 for a difference."""
     module(given.backend)
-    found = diagnose_file(
-        given.case, given.mine, budget=given.budget, backend=given.backend, read=reader(given.map)
-    )
+    found = diagnose_file(given.case, given.mine, budget=given.budget, backend=given.backend, read=reader(given.map))
     _print(found, every=given.measures)
     write_result(given.json, _json(found))
     if given.html:

@@ -49,7 +49,7 @@ class Target:
                 self.names.setdefault(b.path, []).append(f"grad_param/{b.name}")
 
     def by_name(self, leaves: Mapping[str, Any], only: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-        """Gradients by leaf, on any backend -> by the peer's names, as `expected` has them (only these), on the host."""
+        """Gradients by leaf, on any backend -> by the peer's names (only these), as `expected` is, on the host."""
         leaves = self.back({path: to_host(gradient) for path, gradient in leaves.items()})
         made: dict[str, np.ndarray] = {}
         for name in self.expected if only is None else only:

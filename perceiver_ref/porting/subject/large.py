@@ -318,9 +318,7 @@ class LargeSubject(Subject):
             self._last = (key, super().deviating(chosen, gate))
         return self._last[1]
 
-    def partly(
-        self, part: Part, target: str, chosen: Sequence[Candidate] = (), hidden: set[str] | None = None
-    ) -> Any:
+    def partly(self, part: Part, target: str, chosen: Sequence[Candidate] = (), hidden: set[str] | None = None) -> Any:
         """What a part of the run, with deviations, makes of `target`, one of our points or "output/<name>", from the
         case's own values, where it was computed; None where a deviation does not fit.
 
