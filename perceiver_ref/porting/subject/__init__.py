@@ -1,6 +1,7 @@
 """A case under test: the reference rebuilt for it, run as it is and with deviations.
 
 subject   what it is run on, and what its results are compared with
+close     how close large arrays are
 memo      results kept, so that a run computes only what a deviation changes
 cause     what explains a difference, and when it does
 """

@@ -11,21 +11,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...autograd import tree
 from ...autograd.backend import name as name_of
-from ...autograd.backend import to_backend, to_host, xp
+from ...autograd.backend import to_backend, to_host
 from ...autograd.core import array_of
 from ...models.tracing import trace, where
 from ..cases import Case
-from ..cases.compare import difference
 from ..cases.execution import named_points, spread
 from ..deviations import Candidate, deviating, survey
 from ..deviations.base import layer_of
 from ..exchange import exchanged_steps
+from .close import Close, closeness
 from .course import Course, Part
 from .memo import Memo
 from .subject import CANNOT_BE_RUN, Arrays, Subject, _tamed
@@ -41,16 +41,8 @@ _LAZY = ("weights", "softmax", "flat")
 AGREES = {"float64": 1e-11, "float32": 2e-6, "float16": 4e-3, "bfloat16": 3e-2}
 """By dtype: two runs of the few ops between two traced points differ by less than this part of the values, in the root
 mean square. Sums of a thousand float32 products leave 3e-7, an epsilon of 1e-5 in a norm 5e-6."""
-_BLOCK = 1 << 15
 _LARGEST = 10.0
 """And no element by more than so many times that part of the largest."""
-
-
-class Close(NamedTuple):
-    """How close two arrays are: the error as `difference` has it, and the root mean square, relative."""
-
-    error: float
-    relative: float
 
 
 class FoundError(Exception):
@@ -380,39 +372,3 @@ def _at_points(names: Collection[str], forced: Callable[[str, Any], Any]) -> Any
         return forced(full, value)
 
     return exchanged_steps({"point": point})
-
-
-def closeness(mine: Any, theirs: Any) -> Close:
-    """How far an array under test is from ours, both on one backend."""
-    if mine.shape != theirs.shape or mine.dtype.kind != "f" or theirs.dtype.kind != "f" or not mine.size:
-        return _whole_difference(mine, theirs)
-    if not isinstance(mine, np.ndarray):
-        return _on_device(mine, theirs)
-    a, b = np.ascontiguousarray(mine).reshape(-1), np.ascontiguousarray(theirs).reshape(-1)
-    largest = scale = square = size = 0.0
-    for i in range(0, a.size, _BLOCK):  # parts stay in the processor's cache
-        ours, apart = a[i : i + _BLOCK], a[i : i + _BLOCK] - b[i : i + _BLOCK]
-        square += float(apart.dot(apart))
-        size += float(ours.dot(ours))
-        largest = max(largest, float(apart.max()), -float(apart.min()))
-        scale = max(scale, float(ours.max()), -float(ours.min()))
-    return _close(mine, theirs, largest, scale, square, size)
-
-
-def _on_device(mine: Any, theirs: Any) -> Close:
-    """The same of arrays on a device: all at once, and what comes of it read back in one piece."""
-    library = xp(mine)
-    apart = mine - theirs
-    sums = [abs(apart).max(), abs(mine).max(), (apart * apart).sum(dtype=float), (mine * mine).sum(dtype=float)]
-    return _close(mine, theirs, *map(float, to_host(library.stack([s.astype(float) for s in sums]))))
-
-
-def _close(mine: Any, theirs: Any, largest: float, scale: float, square: float, size: float) -> Close:
-    if not np.isfinite(square) or not np.isfinite(size):
-        return _whole_difference(mine, theirs)
-    return Close(largest / max(scale, 1.0), float(np.sqrt(square / max(size, 1e-300))))
-
-
-def _whole_difference(mine: Any, theirs: Any) -> Close:
-    error = difference(to_host(theirs), to_host(mine))
-    return Close(error, error)
