@@ -153,7 +153,7 @@ class Roundings:
             return True
         outputs = [name for name in typical if name.startswith("output/")]
         doubtful = any(typical[n] < DOUBTFUL or self._relative(n) < TINY * limits[n] for n in outputs)
-        return not doubtful or self._repeats(dtype)
+        return not doubtful or self.repeats(dtype)
 
     def within(self, dtype: str, name: str) -> bool:
         """Whether an error is no larger than arithmetic of `dtype` makes it; storing alone makes some."""
@@ -172,7 +172,7 @@ class Roundings:
         by itself."""
         return difference(self.subject.expected[name], self.ours[name])
 
-    def _repeats(self, dtype: str) -> bool:
+    def repeats(self, dtype: str) -> bool:
         """Whether the outputs' errors have the direction of a run's."""
         error = self._errors(self.subject.expected)
         if error.size < FEW:

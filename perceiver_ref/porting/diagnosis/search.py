@@ -123,7 +123,9 @@ class Search:
                 return self._rounding(dtype)
         if self.fit.noise and self.roundings.holds(self.given, self.errors):
             return self._hidden(self.given) or self._narrow(self.given)
-        if (whole := self._whole()) is not None:
+        whole = self._whole()
+        # of a large case that is not looked into (`hidden`): errors of that size alone may be a deviation's
+        if whole is not None and (not self.subject.is_large or self.roundings.repeats(whole)):
             return self._hidden(whole) or self._narrow(whole)
         if (best := self._near()) is not None:
             return self._with_second(best)
@@ -146,6 +148,8 @@ class Search:
             return self._with_second(best)
         if part is not None and self._is_likely(part):
             return self._deviation(part)
+        if whole is not None:
+            return self._narrow(whole)
         if self.roundings.holds("float32", self.errors):
             return self._rounding("float32")
         if self._is_within:  # closer than the stated precision, in whatever way
@@ -446,5 +450,10 @@ class Search:
         return any(name.startswith("trace/") and self._computed(name) for name in before)
 
     def _computed(self, name: str) -> bool:
-        """Whether rounding could change a point at all: parameters passed on are exact in any case."""
+        """Whether rounding could change a point at all: parameters passed on are exact in any case.
+
+        A large case's own run is in float32, in perhaps the same order of sums: there what differs is computed.
+        """
+        if self.subject.is_large:
+            return self.errors.get(name, 0.0) > 1e-9
         return self.roundings.at("float32").get(name, 0.0) > 1e-9
