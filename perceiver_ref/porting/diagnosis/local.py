@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,8 @@ _TIED = 3.0
 """Deviations that leave no more than so many times what the best leaves are tried in the rest of the model, too."""
 _VARIANTS = 24
 """So many runs of the rest of the model at most, for one point"""
+_BESIDE = 6
+"""So many of what leaves little of a point's difference, and more than rounding, are each tried with a second there"""
 
 
 _LABEL = re.compile(r", (everywhere|in .*|outside .*)$")
@@ -45,6 +47,10 @@ _LABEL = re.compile(r", (everywhere|in .*|outside .*)$")
 _NAMED_OTHERWISE = ("head-layout",)
 """Deviations that give values between two points other names, by parameters in another order: at those points between
 they differ where the port does not"""
+
+
+Found = tuple[tuple[Candidate, ...], str | None]
+"""Deviations, and the first point or output that is apart with them"""
 
 
 class Right(NamedTuple):
@@ -80,16 +86,17 @@ class Local:
             chosen, name = found
         return chosen if chosen and name is None else None
 
-    def _extended(self, chosen: tuple[Candidate, ...], name: str) -> tuple[tuple[Candidate, ...], str | None] | None:
-        """Deviations that set this point right too, and the next that is apart with them."""
-        near = Near(self.subject, name, chosen)
+    def _extended(self, chosen: tuple[Candidate, ...], name: str, *, alone: bool = True) -> Found | None:
+        """Deviations that set this point right too, and the next that is apart with them; two of them where none does
+        `alone`."""
+        near, tried = Near(self.subject, name, chosen), self.tried.get(name, 0)
         best: tuple[int, tuple[Candidate, ...], str | None] | None = None
         names, kept = list(self.subject.expected), self.hidden
         skipped: list[tuple[Candidate, frozenset[str]]] = []
         failed: set[tuple[str, str]] = set()
         """What is still wrong in the layer of the point, wherever else it is made"""
         for candidate, hidden in in_time(chain(self._variants(near.search()), skipped)):
-            self.tried[name] = near.tried
+            self.tried[name] = tried + near.tried
             kind = (candidate.cause, _LABEL.sub("", candidate.variant))
             if candidate in chosen or kind in failed:
                 continue
@@ -112,8 +119,27 @@ class Local:
                 self.outputs = outputs
                 break
         self.hidden = kept
-        self.tried[name] = near.tried
+        self.tried[name] = tried + near.tried
+        if best is None and alone and len(chosen) + 1 < MOST:
+            return self._beside(chosen, near)
         return None if best is None else best[1:]
+
+    def _beside(self, chosen: tuple[Candidate, ...], near: Near) -> Found | None:
+        """Two deviations between two points: one leaves little of the difference there, and another nothing of that."""
+        found, before, names = sorted(near.found, key=lambda r: r.remaining), self.hidden, list(self.subject.expected)
+        best, kept, furthest = None, before, -1
+        for first, hidden in in_time(islice(self._variants(found), _BESIDE)):
+            if first in chosen:
+                continue
+            self.hidden = before | hidden
+            made = self._extended((*chosen, first), near.name, alone=False)
+            place = -1 if made is None else len(names) if made[1] is None else names.index(made[1])
+            if place > furthest:
+                best, kept, furthest = made, self.hidden, place
+            if place == len(names):
+                break
+        self.hidden = kept
+        return best
 
     def _wrong_output(self, outputs: dict[str, np.ndarray]) -> str | None:
         for name, array in outputs.items():
@@ -157,6 +183,8 @@ class Near:
         self.before = subject.numbers.get(subject.stands_for.get(self.target, self.target), len(subject.numbers))
         self.layer = layer_of(self.target)
         self.tried = 0
+        self.found: list[Right] = []
+        """What `search` gave so far"""
         self.theirs = subject.expected[name].astype(np.float64)
         agreed = {course.points[o] for o, n in subject.numbers.items() if n < self.before and o in subject.given}
         self.leading = course.needed([self.end], agreed - {self.end})
@@ -179,6 +207,7 @@ class Near:
                 key = (right.candidate.cause, right.candidate.variant)
                 if key not in given:
                     given.add(key)
+                    self.found.append(right)
                     yield right
 
     def _search(self, inside: set[int], needed: set[int]) -> Iterator[Right]:
