@@ -194,12 +194,14 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
     with np.errstate(all="ignore"):
         best = search.run()
         two = two_wrongs(search) if best is None or (best.remaining > NOTHING and not noise) else []
-        if best is not None and two and two[0].remaining > _LESS * best.remaining:
+        if best is not None and two and two[0][0].remaining > _LESS * best.remaining:
             two = []
         best = None if two else best
-        places = best.places if best else two[0].places if two else search.begins()
+        places = best.places if best else two[0][0].places if two else search.begins()
     made.verdict = "deviation" if best or two else "unexplained"
-    made.explanation = [cause for guess in two for cause in explanation(guess)]
+    pairs = [[cause for guess in pair for cause in explanation(guess)] for pair in two]
+    made.explanation = pairs[0] if pairs else []
+    made.others = [pair for pair in pairs[1:] if pair != pairs[0]]
     if best:
         made.explanation = explanation(best)
         made.others = [explanation(guess) for guess in search.others(best)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,40 @@ from .target import Target
 
 _ROUND = 1e-6
 """A limit is a round number when it has so few digits: two significant ones."""
+
+_Change = Callable[[np.ndarray], np.ndarray]
+
+
+class Finish(NamedTuple):
+    """What is done to finished gradients, by name."""
+
+    cause: str
+    variant: str
+    changes: Mapping[str, _Change]
+
+
+def finished_alike(target: Target) -> Iterator[Finish]:
+    """What may have been done to gradients that are wrong for another reason besides: what they have in common tells.
+
+    Several elements, or arrays' norms, are at the limit; all are numbers of a format; or the norm is a round number.
+    """
+    params = [name for name in target.expected if name.startswith("grad_param/")]
+    theirs = target.expected
+    for what, names in (("", list(theirs)), (" of parameters", params)):
+        limit = max((float(np.abs(theirs[n]).max(initial=0.0)) for n in names), default=0.0)
+        at = sum(int((np.abs(theirs[n]) >= limit * (1 - _ROUND)).sum()) for n in names)
+        if limit and at > 1 and any((np.abs(target.named[n]) > limit).any() for n in names):
+            yield Finish("gradient-clipped", f"values{what} to {limit:.4g}", dict.fromkeys(names, _clipped(limit)))
+        lengths = [norm_of([theirs[n]]) for n in names]
+        limit = max(lengths, default=0.0)
+        if limit and sum(length >= limit * (1 - _ROUND) for length in lengths) > 1:
+            variant = f"each gradient{what} to a norm of {limit:.4g}"
+            yield Finish("gradient-clipped", variant, dict.fromkeys(names, _shortened(limit)))
+        for dtype in ("bfloat16", "float16", "float32"):
+            cast = cast_to(dtype)
+            if all(np.array_equal(cast(theirs[n]), theirs[n]) for n in names):
+                yield Finish("gradient-dtype", f"finished gradients{what} in {dtype}", dict.fromkeys(names, cast))
+                break
 
 
 def finishes(target: Target, norm: float | None = None) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:

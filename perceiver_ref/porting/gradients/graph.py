@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,7 @@ def _same(gradient: Any) -> Any:
 class Ran:
     """One op as it ran: its node, and what it was given. `place` are the scopes around it, `point` the traced value
     that it makes or goes into, `role` its name in its layer. `wanted`: the arguments whose gradients are asked for,
-    where not all are.
+    where not all are. `rule` stands in for its definition's own rule.
     """
 
     node: Node
@@ -49,6 +51,7 @@ class Ran:
     point: str = ""
     role: str = ""
     wanted: tuple[bool, ...] | None = None
+    rule: Callable[[Any], Sequence[Any]] | None = None
 
     @property
     def op(self) -> Op:
@@ -77,6 +80,8 @@ class Ran:
 
     def pull(self, gradient: Any, residuals: Sequence[Any] | None = None) -> Sequence[Any]:
         """The gradients that the op's definition gives, before they are summed over broadcast axes."""
+        if self.rule is not None and residuals is None:
+            return self.rule(gradient)
         needs = self.node.needs if self.wanted is None else self.wanted
         unbiased = tuple.__len__(self.arguments) < 4 or tuple.__getitem__(self.arguments, 3) is None
         if residuals is None and unbiased and is_heavy(self.node.residuals or ()):
@@ -108,7 +113,8 @@ class Graph:
 
     `loss` maps the number of a node that makes outputs to (output, cotangent, name) of each. `upstream` has of each
     node the leaves that it depends on, one bit each, itself included; `consumers` the steps that use what it makes;
-    `arriving` and `sent` are the gradients of the unchanged walk, arrays of `library` as the cotangents are.
+    `ready` is the step on the way back after which nothing more is added to a leaf's gradient; `arriving` and `sent` are
+    the gradients of the unchanged walk, arrays of `library` as the cotangents are.
     """
 
     def __init__(self, nodes: Mapping[Node, Ran | str], starts: Mapping[Node, list[tuple[int, Any, str]]]) -> None:
@@ -124,6 +130,11 @@ class Graph:
                 self.consumers[edge.node.serial].append((i, edge))
                 self.upstream[i] |= self.upstream[edge.node.serial]
         self.leaves = {node: self.upstream[i] for i, node in self.nodes.items() if isinstance(node, str)}
+        self.ready = {
+            node: min((step for step, _ in self.consumers[i]), default=0)
+            for i, node in self.nodes.items()
+            if isinstance(node, str)
+        }
         self.arriving: dict[int, Gradients] = {}
         self.sent: dict[tuple[int, int], Any] = {}
 
@@ -138,10 +149,29 @@ class Graph:
         every = {i: (pulls or {}).get(step.op.name, Ran.pull) for i, step in self.steps}
         return self._back(every, set(self.nodes), self.arriving, self.sent, after=after)
 
-    def again(self, changes: Mapping[int, Pull], loss: float | Mapping[str, float] = 1.0) -> dict[str, Any]:
-        """Gradients of the leaves that these changed steps, or a changed factor on the loss, make different."""
+    def again(
+        self, changes: Mapping[int, Pull], loss: float | Mapping[str, float] = 1.0, until: int = 0
+    ) -> dict[str, Any]:
+        """Gradients of the leaves that these changed steps, or a changed factor on the loss, make different.
+
+        With `until` the walk ends at the step of that number, and gives the leaves that no earlier step uses.
+        """
         starts = {i for i, given in self.loss.items() if any(_of(loss, name) != 1.0 for _, _, name in given)}
-        return self._back(changes, starts, {}, {}, loss)
+        return self._back(changes, starts, {}, {}, loss, until=until)
+
+    def under(self, changes: Mapping[int, Pull]) -> Graph:
+        """The graph whose unchanged walk has these steps changed; what is changed again goes on from there."""
+        arriving: dict[int, Gradients] = {}
+        sent: dict[tuple[int, int], Any] = {}
+        self._back(changes, set(), arriving, sent)
+        made = copy(self)
+        made.nodes = dict(self.nodes)
+        for i, change in changes.items():
+            step = self.nodes[i]
+            assert isinstance(step, Ran)
+            made.nodes[i] = replace(step, rule=partial(change, step))
+        made.arriving, made.sent = {**self.arriving, **arriving}, {**self.sent, **sent}
+        return made
 
     def _back(
         self,
@@ -151,6 +181,7 @@ class Graph:
         sent: dict[tuple[int, int], Any],
         loss: float | Mapping[str, float] = 1.0,
         after: Callable[[Any], Any] = _same,
+        until: int = 0,
     ) -> dict[str, Any]:
         """A walk through the steps that are changed and all that other gradients arrive at, which `touched` begins.
 
@@ -161,6 +192,8 @@ class Graph:
             if i not in changes and i not in touched:
                 continue
             node = self.nodes[i]
+            if (self.ready[node] if isinstance(node, str) else i) < until:
+                continue
             gradients = [after(g) for g in self._sum(i, sent, loss)] if i in touched else self.arriving[i]
             arriving[i] = gradients
             if isinstance(node, str):

@@ -70,12 +70,12 @@ class GradientSearch:
         self, remaining: float, made: Mapping[str, np.ndarray], guess: tuple[str, str, tuple[Place, ...]]
     ) -> bool:
         """Keep a guess that explains the difference; true when it leaves nothing."""
-        if not self._explains(remaining, made):
+        if not self.explains(remaining, made):
             return False
         self.guesses.append(Guess(remaining, *guess))
         return remaining <= NOTHING
 
-    def _explains(self, remaining: float, made: Mapping[str, np.ndarray]) -> bool:
+    def explains(self, remaining: float, made: Mapping[str, np.ndarray]) -> bool:
         """Whether little is left, or no more than rounding."""
         if remaining <= EXPLAINED or not remaining <= 0.5:
             return remaining <= EXPLAINED
@@ -140,7 +140,7 @@ class GradientSearch:
                 break
             before = remaining
             factor += self._newton(wrong, factor, made)
-        if self._explains(remaining, made):
+        if self.explains(remaining, made):
             said = factor_said(self.graph, wrong.places, factor, max(_SAME, 3 * remaining))
             self.factors.append(Guess(remaining, "gradient-factor", f"{said}, {wrong.variant}", wrong.places))
 

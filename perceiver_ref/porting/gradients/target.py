@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ...peers.names import Binding
 from ..cases import Case
 from ..cases.compare import difference
 from ..subject import Subject
-from .graph import Graph
+from .graph import Graph, Pull
 
 _IDLE = 1e-9
 """Gradients below this part of the largest are zero but for rounding, such as those of keys' biases."""
@@ -40,6 +41,8 @@ class Target:
     def _begin(self, subject: Subject, graph: Graph, back: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """What is to be compared, by which names."""
         self.subject, self.graph, self.back = subject, graph, back
+        self.finish: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {}
+        """By name, what is done to gradients when they are finished"""
         self.expected = gradients_of(subject.case)
         self.bindings: dict[str, list[Binding]] = {}
         self.names: dict[str, list[str]] = {f"input/{n}": [f"grad_input/{n}"] for n in subject.case.grad_inputs}
@@ -47,6 +50,22 @@ class Target:
             if f"grad_param/{b.name}" in self.expected:
                 self.bindings.setdefault(f"grad_param/{b.name}", []).append(b)
                 self.names.setdefault(b.path, []).append(f"grad_param/{b.name}")
+
+    def under(
+        self,
+        changes: Mapping[int, Pull],
+        finish: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+    ) -> Target:
+        """The same gradients beside those of a backward pass with these steps changed, or finished so."""
+        made = copy(self)
+        made.finish = self.finish if finish is None else finish
+        if changes:
+            again = self.graph.again(changes)
+            made.base = {**self.base, **{path: to_host(gradient) for path, gradient in again.items()}}
+            made.graph = self.graph.under(changes)
+        made.named = made.by_name(made.base)
+        made.compare(self.limits, self.noise)
+        return made
 
     def by_name(self, leaves: Mapping[str, Any], only: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """Gradients by leaf, on any backend -> by the peer's names (only these), as `expected` is, on the host."""
@@ -61,7 +80,19 @@ class Target:
                     made[name] = np.zeros(self.subject.arrays[b.name].shape)
                 part = b.view(made[name])
                 part[...] += leaves[b.path]
-        return made
+        return {name: self.finish[name](array) if name in self.finish else array for name, array in made.items()}
+
+    def is_within(self, name: str, made: np.ndarray) -> bool:
+        """Whether a gradient is no more wrong than its limit."""
+        return difference(self.expected[name], made, self.named[name]) <= self.limits[name]
+
+    def paths(self, name: str) -> list[str]:
+        """The leaves that a gradient adds up."""
+        if self.back is not dict:
+            return list(self.graph.leaves)
+        if name.startswith("grad_input/"):
+            return [f"input/{name.removeprefix('grad_input/')}"]
+        return [b.path for b in self.bindings.get(name, ())]
 
     def changed(self, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """By the peer's names, the gradients that these leaves' make different."""
@@ -84,6 +115,7 @@ class Target:
         `noise` is what rounding makes of each: a gradient that is no larger is zero, as those of keys' biases are, and
         only what is beyond it counts there.
         """
+        self.limits, self.noise = limits, noise or {}
         views = {(b.path, name): b.view for name, own in self.bindings.items() for b in own}
         largest = max((float(np.abs(a).max(initial=0.0)) for a in self.named.values()), default=0.0)
         self.scales = {

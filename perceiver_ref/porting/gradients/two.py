@@ -1,13 +1,15 @@
-"""Two wrong backward rules at once: one that sets some of the wrong gradients right, and one that sets the rest right.
+"""Two wrong backward rules at once, found one after the other on the way back from the loss.
 
-What lies between the two is wrong by the rule nearer to the loss alone, so that rule is told by it.
+Up to the second the first alone is at work, so that it is told by the first wrong gradients of the way back, which it
+sets right; with it in place, the wrong gradients that are left are those of the second. A candidate is walked no
+further than these first wrong gradients, unless it sets one right. What is done to finished gradients comes after
+both, and is tried beside one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +18,20 @@ from ...host.budget import in_time
 from ...host.progress import steps
 from ..subject import EXPLAINED, NOTHING
 from .backward import Wrong, factor_said, flows, scaled
+from .finishing import Finish, finished_alike
 from .search import GradientSearch, Guess
+from .target import Target
 
 _RIGHT = 1e-8
 """A wrong gradient has come right where so little of it is left."""
-_FIRST = 8
-"""So many of the rules that set some right are tried with every other, first those that set the most right, and of
-these those that reach the most."""
-_STOPPED = "gradient-stopped"
-_FACTORS = {_STOPPED: 0.0, "gradient-sign": -1.0}
+_EXACT = 1e-12
+"""So little of a gradient's size is none: float64 leaves less."""
+_FRONT = 6
+"""So many of the wrong gradients, in the order of the way back, tell the first wrong rule."""
 _SAME = 1e-5
 """Factors are the same number when they differ by less."""
+
+Named = Mapping[str, np.ndarray]
 
 
 class _Part(NamedTuple):
@@ -34,120 +39,174 @@ class _Part(NamedTuple):
 
     wrong: Wrong
     fixed: frozenset[str]
+    reached: int
 
 
-def two_wrongs(search: GradientSearch) -> list[Guess]:
-    """The two rules that leave least, the first on the way back before the other; none where no two explain the
-    difference."""
-    every = list(_candidates(search))
-    best: list[Guess] = []
-    parts = _parts(search, every)
-    for times in (False, True):  # a factor is looked for where no rule of the tables does
-        for part in parts:
-            for other, left in _others(search, part, every, times=times):
-                if left <= EXPLAINED and (not best or left < best[0].remaining):
-                    both = sorted((part.wrong, other), key=lambda wrong: max(wrong.places), reverse=True)
-                    best = [Guess(left, wrong.cause, wrong.variant, wrong.places) for wrong in both]
-                if left <= NOTHING:
-                    return best
-    return best
+def two_wrongs(search: GradientSearch) -> list[list[Guess]]:
+    """The pairs of rules that explain the difference, the likeliest first; each begins with the first on the way back."""
+    return _Pairs(search).run()
 
 
-def _others(search: GradientSearch, part: _Part, every: list[Wrong], *, times: bool) -> Iterator[tuple[Wrong, float]]:
-    """What may be wrong beside a part, and what both leave; with `times` flows of any factor."""
-    first = _made(search, part.wrong) or {}
-    for other in in_time(every):
-        if set(other.changes) & set(part.wrong.changes) or not _reaches_the_rest(search, part, other):
-            continue
-        if times and other.cause != _STOPPED:
-            continue
-        made, found = _made(search, part.wrong, other), other
-        if times and made is not None:
-            factor = _common_factor(search, other, made, first)
-            made, found = (None, other) if factor is None else (_made(search, part.wrong, factor), factor)
-        if made is not None:
-            yield found, search.target.left(made)
+class _Pairs:
+    def __init__(self, search: GradientSearch) -> None:
+        self.search, self.target = search, search.target
+        every = list(_candidates(search))
+        self.every = [(wrong, search.reached(wrong.places)) for wrong in every]
+        self.found: list[list[Guess]] = []
+        self.strict = True
+        """Whether rules that reach right gradients, which they may leave right, are left aside"""
+
+    def run(self) -> list[list[Guess]]:
+        for self.strict in (True, False):
+            for way in finished_alike(self.target):
+                self._finished(way)
+            done: frozenset[str] | None = None
+            for part in in_time(self._parts(self.target)):
+                if done is not None and part.fixed != done:
+                    break
+                if self._seconds(part):  # others that set the same right are alternatives
+                    done = part.fixed
+            if self.found:
+                break
+        best = min((pair[0].remaining for pair in self.found), default=0.0)
+        floor = max(3 * best, NOTHING)
+        told = [pair for pair in self.found if pair[0].remaining <= floor]
+        return sorted(told, key=lambda pair: sum(guess.cause == "gradient-factor" for guess in pair))
+
+    def _finished(self, way: Finish) -> None:
+        """One wrong rule, and what is done to the finished gradients."""
+        target = self.target.under({}, way.changes)
+        for wrong in self._ways(target):
+            made = _made(target, wrong)
+            if made is not None:
+                last = Guess(0.0, way.cause, way.variant, ())
+                self._note({**target.named, **made}, Guess(0.0, wrong.cause, wrong.variant, wrong.places), last)
+
+    def _seconds(self, part: _Part) -> bool:
+        """Whether a rule beside this part leaves nothing."""
+        target = self.target.under(part.wrong.changes)
+        one, nothing = Guess(0.0, part.wrong.cause, part.wrong.variant, part.wrong.places), False
+        for wrong in self._ways(target):
+            made = _made(target, wrong)
+            if made is not None:
+                two = Guess(0.0, wrong.cause, wrong.variant, wrong.places)
+                first, last = sorted((one, two), key=lambda guess: max(guess.places), reverse=True)
+                nothing |= self._note({**target.named, **made}, first, last)
+        return nothing
+
+    def _note(self, made: Named, *guesses: Guess) -> bool:
+        """Keep two rules that explain the difference; true when they leave nothing."""
+        left = self.target.left(made)
+        if not self.search.explains(left, made):
+            return False
+        self.found.append([guess._replace(remaining=left) for guess in guesses])
+        return left <= NOTHING
+
+    def _ways(self, target: Target) -> Iterator[Wrong]:
+        """What sets the first wrong gradient right."""
+        front = _front(target)[:1]
+        for wrong, _ in self._near(target, front):
+            yield wrong
+
+    def _near(self, target: Target, front: Sequence[str]) -> Iterator[tuple[Wrong, int]]:
+        """The candidates, walked as far as the front, that set one of its gradients right."""
+        if not front:
+            return
+        bits = _bits(target, front)
+        until = min(_ready(target, name) for name in front)
+        for wrong, reached in in_time(self.every):
+            if (self.strict and reached & target.right) or not reached & bits:
+                continue
+            made = _made(target, wrong, until)
+            if made is None:
+                continue
+            near = {name: made[name] for name in front if name in made}
+            if wrong.cause:
+                if any(_is_right(target, name, array) for name, array in near.items()):
+                    yield wrong, reached
+                continue
+            for way in _factors(target, wrong, near):
+                yield way, reached
+
+    def _parts(self, target: Target) -> list[_Part]:
+        """The rules that set some right, those that set the most right first, and of these those that reach the most."""
+        found: list[_Part] = []
+        for wrong, reached in self._near(target, _front(target)[:_FRONT]):
+            made = _made(target, wrong) or {}
+            if not self.strict and any(not target.is_within(n, made[n]) for n in made if n not in target.affected):
+                continue
+            fixed = frozenset(n for n in target.affected if n in made and _is_right(target, n, made[n]))
+            if fixed and len(fixed) < len(target.affected):
+                found.append(_Part(wrong, fixed, reached))
+        found.sort(key=lambda part: (-len(part.fixed), -part.reached.bit_count()))
+        return found
 
 
 def _candidates(search: GradientSearch) -> Iterator[Wrong]:
+    """Flows, whose cause is to be found, and the rules of the tables."""
     graph = search.graph
     ends = tuple((i, edge.position) for i, step in graph.steps if i in graph.loss for edge in step.edges)
     for flow in (Wrong("", "of the loss", ends), *flows(graph)):
-        for cause, factor in _FACTORS.items():
-            yield replace(flow, cause=cause, changes=scaled(flow.places, factor))
+        yield replace(flow, changes=scaled(flow.places, 0.0))
     yield from search.candidates()
 
 
-def _parts(search: GradientSearch, every: list[Wrong]) -> list[_Part]:
-    target, found = search.target, list[_Part]()
-    for wrong in in_time(steps(every, "trying one of two wrong rules")):
-        reached = search.reached(wrong.places)
-        if reached & target.right or not any(reached & bits for bits in target.wrong):
+def _factors(target: Target, flow: Wrong, stopped: Named) -> Iterator[Wrong]:
+    """The flow times a factor that sets some of these gradients right, which `stopped` has without it."""
+    factors: list[float] = []
+    for name, without in stopped.items():
+        if _is_right(target, name, without):
+            factors.append(0.0)
             continue
-        made = _made(search, wrong)
-        if made is None:
-            continue
-        for way in (wrong, _common_factor(search, wrong, made) if wrong.cause == _STOPPED else None):
-            given = made if way is wrong else _made(search, way) if way is not None else None
-            fixed = frozenset(n for n in target.affected if given and n in given and _is_right(search, n, given[n]))
-            if way is not None and fixed and len(fixed) < len(target.affected):
-                found.append(_Part(way, fixed))
-    found.sort(key=lambda part: (-len(part.fixed), -search.reached(part.wrong.places).bit_count()))
-    kept: dict[frozenset[str], list[_Part]] = {}
-    for part in found:
-        kept.setdefault(part.fixed, []).append(part)
-    return [part for number in range(2) for of in kept.values() for part in of[number : number + 1]][:_FIRST]
+        own, apart = target.named[name] - without, target.expected[name] - without
+        square = float(np.square(own).sum())
+        factor = float((own * apart).sum()) / square if square else 1.0
+        if np.isfinite(factor) and own.size > 1 and _is_right(target, name, without + factor * own):
+            factors.append(factor)
+    kept: list[float] = []
+    for factor in factors:
+        if all(abs(factor - other) > _SAME for other in (1.0, *kept)):
+            kept.append(factor)
+            yield _times(target, flow, factor)
 
 
-def _times(search: GradientSearch, flow: Wrong, factor: float) -> Wrong:
-    said = factor_said(search.graph, flow.places, factor, _SAME)
+def _times(target: Target, flow: Wrong, factor: float) -> Wrong:
+    for cause, known in (("gradient-stopped", 0.0), ("gradient-sign", -1.0)):
+        if abs(factor - known) <= _SAME:
+            return replace(flow, cause=cause, changes=scaled(flow.places, known))
+    said = factor_said(target.graph, flow.places, factor, _SAME)
     changes = scaled(flow.places, factor)
     return replace(flow, cause="gradient-factor", variant=f"{said}, {flow.variant}", changes=changes)
 
 
-def _common_factor(
-    search: GradientSearch,
-    flow: Wrong,
-    stopped: dict[str, np.ndarray],
-    first: Mapping[str, np.ndarray] = MappingProxyType({}),
-) -> Wrong | None:
-    """The flow times the factor that sets right the most of the wrong gradients; each has one that fits it, or none.
-
-    stopped: gradients without it; first: those with it and with another rule, where there is one.
-    """
-    factors: list[float] = []
-    for name in search.target.affected:
-        if name not in stopped or stopped[name].size < 2:
-            continue
-        whole = first.get(name, search.target.named[name])
-        own, apart = whole - stopped[name], search.target.expected[name] - stopped[name]
-        square = float(np.square(own).sum())
-        factor = float((own * apart).sum()) / square if square else 1.0
-        if np.isfinite(factor) and _is_right(search, name, stopped[name] + factor * own):
-            factors.append(factor)
-    near = [[other for other in factors if abs(other - factor) <= _SAME] for factor in factors]
-    most = max(near, key=len, default=[])
-    if not most or min(abs(most[0] - known) for known in (0.0, 1.0, -1.0)) <= _SAME:
-        return None
-    return _times(search, flow, float(np.median(most)))
+def _ready(target: Target, name: str) -> int:
+    """The step on the way back after which a gradient is finished."""
+    return min((target.graph.ready.get(path, 0) for path in target.paths(name)), default=0)
 
 
-def _is_right(search: GradientSearch, name: str, made: np.ndarray) -> bool:
-    wanted, ours = search.target.expected[name], search.target.named[name]
+def _bits(target: Target, names: Sequence[str]) -> int:
+    bits = 0
+    for name in names:
+        for path in target.paths(name):
+            bits |= target.graph.leaves.get(path, 0)
+    return bits
+
+
+def _front(target: Target) -> list[str]:
+    """The wrong gradients in the order of the way back."""
+    return sorted(target.affected, key=lambda name: -_ready(target, name))
+
+
+def _is_right(target: Target, name: str, made: np.ndarray) -> bool:
+    wanted = target.expected[name]
     apart = float(np.abs(made - wanted).max(initial=0.0))
-    return apart <= max(_RIGHT * float(np.abs(ours - wanted).max(initial=0.0)), search.noise.get(name, 0.0))
+    before = float(np.abs(target.named[name] - wanted).max(initial=0.0))
+    return apart <= max(_RIGHT * before, _EXACT * target.scales[name], target.noise.get(name, 0.0))
 
 
-def _reaches_the_rest(search: GradientSearch, part: _Part, other: Wrong) -> bool:
-    """Whether both together reach all wrong gradients, and no right one."""
-    reached = search.reached((*part.wrong.places, *other.places))
-    return search.target.covers(reached) and not search.reached(other.places) & search.target.right
-
-
-def _made(search: GradientSearch, *wrongs: Wrong) -> dict[str, np.ndarray] | None:
-    changes = {i: change for wrong in wrongs for i, change in wrong.changes.items()}
+def _made(target: Target, wrong: Wrong, until: int = 0) -> dict[str, np.ndarray] | None:
     try:
         with np.errstate(all="ignore"):
-            return search.target.changed(search.graph.again(changes))
+            return target.changed(target.graph.again(wrong.changes, until=until))
     except (ValueError, TypeError, IndexError):  # the rule does not fit the shapes here
         return None
