@@ -207,13 +207,13 @@ class Graph:
 
     def _sum(self, i: int, sent: Mapping[tuple[int, int], Any], loss: float | Mapping[str, float]) -> Gradients:
         """What arrives at the outputs of a node."""
-        total = [self.library.zeros(shape) for shape in self.shapes[i]]
+        total: Gradients = [None for _ in self.shapes[i]]
         for output, cotangent, name in self.loss.get(i, ()):
-            total[output] = total[output] + cotangent * _of(loss, name)
+            total[output] = _plus(total[output], cotangent * _of(loss, name))
         for step, edge in self.consumers[i]:
             key = (step, edge.position)
-            total[edge.output] = total[edge.output] + (sent[key] if key in sent else self.sent[key])
-        return total
+            total[edge.output] = _plus(total[edge.output], sent[key] if key in sent else self.sent[key])
+        return [self.library.zeros(shape) if g is None else g for g, shape in zip(total, self.shapes[i])]
 
     def reached(self, i: int, position: int) -> int:
         """The leaves that the gradient of this argument goes to."""
@@ -224,6 +224,10 @@ class Graph:
         """Those of a step; a leaf has none."""
         node = self.nodes[i]
         return node.edges if isinstance(node, Ran) else ()
+
+
+def _plus(total: Any, part: Any) -> Any:
+    return part if total is None else total + part
 
 
 def _of(loss: float | Mapping[str, float], name: str) -> float:

@@ -17,10 +17,13 @@ import numpy as np
 from ...host.budget import in_time
 from ...host.progress import steps
 from ..subject import EXPLAINED, NOTHING
-from .backward import Wrong, factor_said, flows, scaled
+from .backward import Place, Wrong, factor_said, flows, scaled
+from .backward.base import composed
 from .finishing import Finish, finished_alike
+from .graph import Graph
 from .search import GradientSearch, Guess
 from .target import Target
+from .together import Together, ready_of
 
 _RIGHT = 1e-8
 """A wrong gradient has come right where so little of it is left."""
@@ -35,10 +38,11 @@ Named = Mapping[str, np.ndarray]
 
 
 class _Part(NamedTuple):
-    """A rule, and the names of the wrong gradients that it sets right."""
+    """A rule, the names of the wrong gradients that it sets right, how many it makes wrong, and the leaves it reaches."""
 
     wrong: Wrong
     fixed: frozenset[str]
+    broken: int
     reached: int
 
 
@@ -50,28 +54,52 @@ def two_wrongs(search: GradientSearch) -> list[list[Guess]]:
 class _Pairs:
     def __init__(self, search: GradientSearch) -> None:
         self.search, self.target = search, search.target
-        every = list(_candidates(search))
-        self.every = [(wrong, search.reached(wrong.places)) for wrong in every]
+        self.unmoved = unmoved(self.target)
+        self.every = [(wrong, self._reached(wrong)) for wrong in _candidates(search)]
+        self.every.sort(key=lambda one: (one[1] & self.target.right).bit_count())
         self.found: list[list[Guess]] = []
+        self.together = Together(self.target)
         self.strict = True
         """Whether rules that reach right gradients, which they may leave right, are left aside"""
 
     def run(self) -> list[list[Guess]]:
-        for self.strict in (True, False):
-            for way in finished_alike(self.target):
-                self._finished(way)
-            done: frozenset[str] | None = None
-            for part in in_time(self._parts(self.target)):
-                if done is not None and part.fixed != done:
-                    break
-                if self._seconds(part):  # others that set the same right are alternatives
-                    done = part.fixed
+        front = front_of(self.target)
+        for way in finished_alike(self.target):
+            self._finished(way)
+        # what is wrong with a parameter's own gradient alone leaves what comes after it to the other
+        for self.strict, first in ((True, front[:_FRONT]), (True, front[-_FRONT:]), (False, front[:_FRONT])):
+            self._one_after_the_other(first)
             if self.found:
                 break
+        else:
+            for first, last in in_time(self.together.likeliest()):
+                self._both(first, last)
         best = min((pair[0].remaining for pair in self.found), default=0.0)
         floor = max(3 * best, NOTHING)
         told = [pair for pair in self.found if pair[0].remaining <= floor]
         return sorted(told, key=lambda pair: sum(guess.cause == "gradient-factor" for guess in pair))
+
+    def _one_after_the_other(self, front: Sequence[str]) -> None:
+        done: frozenset[str] | None = None
+        for part in in_time(self._parts(self.target, front)):
+            if done is not None and part.fixed != done:
+                break
+            if self._seconds(part):  # others that set the same right are alternatives
+                done = part.fixed
+
+    def _both(self, *wrongs: Wrong) -> None:
+        """Two rules that no gradient tells alone."""
+        one, other = sorted(wrongs, key=lambda wrong: max(wrong.places), reverse=True)
+        made = _made(self.target, replace(one, changes=composed(one.changes, other.changes)))
+        if made is not None:
+            self._note(made, *(Guess(0.0, wrong.cause, wrong.variant, wrong.places) for wrong in (one, other)))
+
+    def _reached(self, wrong: Wrong) -> int:
+        """The leaves, as bits, whose gradients are others by these places."""
+        reached = 0
+        for i, position in wrong.places:
+            reached |= self.target.graph.reached(i, position) & ~self.unmoved.get((i, position), 0)
+        return reached
 
     def _finished(self, way: Finish) -> None:
         """One wrong rule, and what is done to the finished gradients."""
@@ -104,7 +132,7 @@ class _Pairs:
 
     def _ways(self, target: Target) -> Iterator[Wrong]:
         """What sets the first wrong gradient right."""
-        front = _front(target)[:1]
+        front = front_of(target)[:1]
         for wrong, _ in self._near(target, front):
             yield wrong
 
@@ -113,13 +141,15 @@ class _Pairs:
         if not front:
             return
         bits = _bits(target, front)
-        until = min(_ready(target, name) for name in front)
-        for wrong, reached in in_time(self.every):
+        until = min(ready_of(target, name) for name in front)
+        for wrong, reached in in_time(steps(self.every, "trying one of two wrong rules")):
             if (self.strict and reached & target.right) or not reached & bits:
                 continue
             made = _made(target, wrong, until)
             if made is None:
                 continue
+            if target is self.target and until <= self.together.until:
+                self.together.add(wrong, made)
             near = {name: made[name] for name in front if name in made}
             if wrong.cause:
                 if any(_is_right(target, name, array) for name, array in near.items()):
@@ -128,27 +158,68 @@ class _Pairs:
             for way in _factors(target, wrong, near):
                 yield way, reached
 
-    def _parts(self, target: Target) -> list[_Part]:
+    def _parts(self, target: Target, front: Sequence[str]) -> list[_Part]:
         """The rules that set some right, those that set the most right first, and of these those that reach the most."""
         found: list[_Part] = []
-        for wrong, reached in self._near(target, _front(target)[:_FRONT]):
+        for wrong, reached in self._near(target, front):
             made = _made(target, wrong) or {}
-            if not self.strict and any(not target.is_within(n, made[n]) for n in made if n not in target.affected):
-                continue
             fixed = frozenset(n for n in target.affected if n in made and _is_right(target, n, made[n]))
-            if fixed and len(fixed) < len(target.affected):
-                found.append(_Part(wrong, fixed, reached))
-        found.sort(key=lambda part: (-len(part.fixed), -part.reached.bit_count()))
+            # two may meet in a gradient that is right by chance, as where one doubles what the other halves
+            broken = sum(not target.is_within(n, made[n]) for n in made if n not in target.affected)
+            if broken < len(fixed) < len(target.affected):
+                found.append(_Part(wrong, fixed, broken, reached))
+        found.sort(key=lambda part: (part.broken - len(part.fixed), -part.reached.bit_count()))
         return found
+
+
+def unmoved(target: Target) -> dict[Place, int]:
+    """By place on the way to keys, the leaves that nothing comes to on it, though it leads there.
+
+    What is added to all keys alike, as an offset of their norm, changes no weights.
+    """
+    made: dict[Place, int] = {}
+    graph = target.graph
+    for i, step in graph.steps:
+        edge = next((edge for edge in step.edges if edge.position == 1), None)
+        if step.op.name != "attention" or edge is None:
+            continue
+        moved = graph.again(scaled([(i, 1)], 0.0))
+        still = 0
+        for path, bits in graph.leaves.items():
+            size = float(np.abs(target.base[path]).max(initial=0.0))
+            if path in moved and float(np.abs(moved[path] - target.base[path]).max(initial=0.0)) <= _EXACT * size:
+                still |= bits
+        places: list[Place] = [(i, 1)]
+        n = edge.node.serial
+        while len(graph.consumers[n]) == 1 and graph.edges(n):
+            places += [(n, edge.position) for edge in graph.edges(n)]
+            n = graph.edges(n)[0].node.serial
+        made |= dict.fromkeys(places, still)
+    return made
 
 
 def _candidates(search: GradientSearch) -> Iterator[Wrong]:
     """Flows, whose cause is to be found, and the rules of the tables."""
     graph = search.graph
     ends = tuple((i, edge.position) for i, step in graph.steps if i in graph.loss for edge in step.edges)
+    seen: set[frozenset[Place]] = set()
     for flow in (Wrong("", "of the loss", ends), *flows(graph)):
+        same = frozenset(_first_of_chain(graph, place) for place in flow.places)
+        if same in seen:
+            continue
+        seen.add(same)
         yield replace(flow, changes=scaled(flow.places, 0.0))
     yield from search.candidates()
+
+
+def _first_of_chain(graph: Graph, place: Place) -> Place:
+    """The place where a factor does the same, as far upstream as gradients go through one argument after another."""
+    while True:
+        n = next(edge.node.serial for edge in graph.edges(place[0]) if edge.position == place[1])
+        edges = graph.edges(n)
+        if len(graph.consumers[n]) != 1 or len(edges) != 1 or n in graph.loss:
+            return place
+        place = (n, edges[0].position)
 
 
 def _factors(target: Target, flow: Wrong, stopped: Named) -> Iterator[Wrong]:
@@ -179,11 +250,6 @@ def _times(target: Target, flow: Wrong, factor: float) -> Wrong:
     return replace(flow, cause="gradient-factor", variant=f"{said}, {flow.variant}", changes=changes)
 
 
-def _ready(target: Target, name: str) -> int:
-    """The step on the way back after which a gradient is finished."""
-    return min((target.graph.ready.get(path, 0) for path in target.paths(name)), default=0)
-
-
 def _bits(target: Target, names: Sequence[str]) -> int:
     bits = 0
     for name in names:
@@ -192,9 +258,9 @@ def _bits(target: Target, names: Sequence[str]) -> int:
     return bits
 
 
-def _front(target: Target) -> list[str]:
+def front_of(target: Target) -> list[str]:
     """The wrong gradients in the order of the way back."""
-    return sorted(target.affected, key=lambda name: -_ready(target, name))
+    return sorted(target.affected, key=lambda name: -ready_of(target, name))
 
 
 def _is_right(target: Target, name: str, made: np.ndarray) -> bool:

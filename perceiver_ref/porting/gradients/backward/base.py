@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -103,6 +103,16 @@ def _step(graph: Graph, i: int) -> Ran:
 def _repeated(place: str) -> str:
     """The scopes of a layer without the number of the block."""
     return re.sub(r"(blocks|cross_attention)\.\d+", r"\1.*", layer_of(place))
+
+
+def composed(first: Mapping[int, Pull], then: Mapping[int, Pull]) -> dict[int, Pull]:
+    """The changes of both; of a step that both change, the second goes on from what the first gives."""
+
+    def both(one: Pull, other: Pull, step: Ran, gradient: Any) -> Sequence[Any]:
+        return other(replace(step, rule=partial(one, step)), gradient)
+
+    shared = {i: partial(both, first[i], change) for i, change in then.items() if i in first}
+    return {**first, **then, **shared}
 
 
 def scaled(places: Sequence[Place], factor: float | Callable[[Any], Any]) -> dict[int, Pull]:
