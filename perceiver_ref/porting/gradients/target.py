@@ -94,11 +94,13 @@ class Target:
             return [f"input/{name.removeprefix('grad_input/')}"]
         return [b.path for b in self.bindings.get(name, ())]
 
-    def changed(self, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """By the peer's names, the gradients that these leaves' make different."""
+    def changed(self, leaves: Mapping[str, Any], only: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """By the peer's names, the gradients that these leaves' make different (of these names)."""
         if self.back is not dict:
-            return self.by_name({**self.base, **leaves})
+            return self.by_name({**self.base, **leaves}, only)
         names = dict.fromkeys(name for path in leaves for name in self.names.get(path, ()))
+        if only is not None:
+            names = {name: None for name in only if name in names}
         return self.by_name({**self.base, **leaves}, names)
 
     def errors(self, made: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """Two wrong rules that are at work in every wrong gradient, as where all layers have the same weights.
 
-What each changes alone is taken to add up: of all pairs the sums that come nearest to the difference are tried first.
+The one whose changes point where the difference does is likely to be one of the two, however large they are.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -15,12 +16,13 @@ from .target import Target
 
 _ELEMENTS = 512
 """So many elements stand for all"""
-_PAIRS = 400
-"""So many pairs are tried."""
+_CLOSE = 1e-6
+"""Numbers in float32 are the same when they differ by less."""
+_WIDE = re.compile(r"(everywhere|in self-attention|in cross-attention|and its like|shared parameters)$")
 
 
 class Together:
-    """`add` what each rule gives alone, and `likeliest` are the pairs to be tried."""
+    """`add` what each rule gives alone; `likeliest` are those to be tried with another."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -32,6 +34,7 @@ class Together:
         for name in target.affected:
             size = target.expected[name].size
             self.chosen[name] = rng.choice(size, min(share, size), replace=False)
+        self.seen: set[bytes] = set()
         self.wrongs: list[Wrong] = []
         self.rows: list[np.ndarray] = []
 
@@ -47,8 +50,13 @@ class Together:
     def add(self, wrong: Wrong, made: Mapping[str, np.ndarray]) -> None:
         """Keep what a rule makes; of a flow, which is stopped, that of the other sign, too."""
         row = self._sample(made)
-        if not np.isfinite(row).all() or not row.any():
+        most = float(np.abs(row).max(initial=0.0))
+        if not np.isfinite(most) or not most:
             return
+        known = np.round(row / most, 5).tobytes() + f"{most:.5g}".encode()
+        if known in self.seen:
+            return
+        self.seen.add(known)
         if wrong.cause:
             self.wrongs.append(wrong)
             self.rows.append(row)
@@ -59,22 +67,28 @@ class Together:
         ]
         self.rows += [row, 2 * row]
 
-    def likeliest(self) -> Iterator[tuple[Wrong, Wrong]]:
-        """Pairs, those first whose sum leaves least."""
-        if len(self.rows) < 2:
-            return
-        rows = np.stack(self.rows)
+    def proportional(self) -> Iterator[tuple[float, Wrong]]:
+        """Rules that make all gradients but for one factor."""
+        scale = np.concatenate([self.target.named[n].reshape(-1)[at] / self.target.scales[n] for n, at in self.chosen.items()])
+        wanted = scale + self._sample(self.target.expected)
+        for row, wrong in zip(self.rows, self.wrongs):
+            made = scale + row
+            factor = float(made @ wanted) / max(float(made @ made), 1e-300)
+            if np.abs(wanted - factor * made).max(initial=0.0) <= _CLOSE * np.abs(wanted).max(initial=0.0):
+                yield factor, wrong
+
+    def wide(self) -> list[Wrong]:
+        """Rules that are wrong wherever they are, or in one kind of layer: code that is used again is wrong again."""
+        return [wrong for wrong in self.wrongs if _WIDE.search(wrong.variant)]
+
+    def likeliest(self) -> list[Wrong]:
+        """The wide ones, those first whose changes are the likest to what differs."""
         wanted = self._sample(self.target.expected)
-        own = (rows * (rows - 2 * wanted)).sum(-1)
-        left = own[:, None] + own + 2 * rows @ rows.T
-        left[np.tril_indices(len(rows))] = np.inf
-        count = min(_PAIRS, left.size - 1)
-        flat = left.reshape(-1)
-        best = np.argpartition(flat, count)[:count]
-        for k in best[np.argsort(flat[best])]:
-            i, j = divmod(int(k), len(rows))
-            if np.isfinite(flat[k]):
-                yield self.wrongs[i], self.wrongs[j]
+        alike = {
+            id(wrong): float(row @ wanted) / max(float(np.sqrt(row @ row)), 1e-300)
+            for row, wrong in zip(self.rows, self.wrongs)
+        }
+        return sorted(self.wide(), key=lambda wrong: -alike[id(wrong)])
 
 
 def ready_of(target: Target, name: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -56,30 +57,44 @@ class _Pairs:
         self.search, self.target = search, search.target
         self.unmoved = unmoved(self.target)
         self.every = [(wrong, self._reached(wrong)) for wrong in _candidates(search)]
+        self.loss = self.every[0][0]
         self.every.sort(key=lambda one: (one[1] & self.target.right).bit_count())
         self.found: list[list[Guess]] = []
         self.together = Together(self.target)
         self.strict = True
-        """Whether rules that reach right gradients, which they may leave right, are left aside"""
 
     def run(self) -> list[list[Guess]]:
-        front = front_of(self.target)
         for way in finished_alike(self.target):
             self._finished(way)
-        # what is wrong with a parameter's own gradient alone leaves what comes after it to the other
-        for self.strict, first in ((True, front[:_FRONT]), (True, front[-_FRONT:]), (False, front[:_FRONT])):
-            self._one_after_the_other(first)
+        for stage in self._stages():
+            stage()
             if self.found:
                 break
-        else:
-            for first, last in in_time(self.together.likeliest()):
-                self._both(first, last)
         best = min((pair[0].remaining for pair in self.found), default=0.0)
         floor = max(3 * best, NOTHING)
         told = [pair for pair in self.found if pair[0].remaining <= floor]
         return sorted(told, key=lambda pair: sum(guess.cause == "gradient-factor" for guess in pair))
 
-    def _one_after_the_other(self, front: Sequence[str]) -> None:
+    def _stages(self) -> Iterator[Callable[[], None]]:
+        """What is looked for, in order: what takes the least time first."""
+        front = front_of(self.target)
+        first, last = front[:_FRONT], front[-_FRONT:]
+        numbers = [i for i, _ in self.target.graph.steps]
+        # weights that all layers share have their gradients late: what is first then is nearly the whole way
+        shared = ready_of(self.target, first[-1]) < numbers[len(numbers) // 2] if front else False
+        loose = partial(self._one_after_the_other, first, strict=False)
+        yield partial(self._one_after_the_other, [*first, *last] if shared else first)
+        if not shared:
+            yield loose
+            # what is wrong with a parameter's own gradient alone leaves what comes after it to the other
+            yield partial(self._one_after_the_other, last)
+        yield self._at_once
+        if shared:
+            yield loose
+
+    def _one_after_the_other(self, front: Sequence[str], *, strict: bool = True) -> None:
+        """`strict` leaves aside rules that reach right gradients, which they may leave right."""
+        self.strict = strict
         done: frozenset[str] | None = None
         for part in in_time(self._parts(self.target, front)):
             if done is not None and part.fixed != done:
@@ -87,10 +102,27 @@ class _Pairs:
             if self._seconds(part):  # others that set the same right are alternatives
                 done = part.fixed
 
+    def _at_once(self) -> None:
+        """Two rules that no gradient tells alone: the second is looked for beside each that changes what is wrong."""
+        for factor, wrong in self.together.proportional():
+            self._both(_times(self.target, self.loss, factor), wrong)
+        done: set[int] = set()
+        for one in self.together.likeliest():
+            if self.found:
+                break
+            done.add(id(one))
+            for other in in_time(self.together.wide()):
+                if id(other) not in done:
+                    self._both(one, other)
+
     def _both(self, *wrongs: Wrong) -> None:
-        """Two rules that no gradient tells alone."""
         one, other = sorted(wrongs, key=lambda wrong: max(wrong.places), reverse=True)
-        made = _made(self.target, replace(one, changes=composed(one.changes, other.changes)))
+        both = replace(one, changes=composed(one.changes, other.changes))
+        first = front_of(self.target)[0]
+        near = _made(self.target, both, ready_of(self.target, first), [first])
+        if near is None or first not in near or not _is_right(self.target, first, near[first]):
+            return
+        made = _made(self.target, both)
         if made is not None:
             self._note(made, *(Guess(0.0, wrong.cause, wrong.variant, wrong.places) for wrong in (one, other)))
 
@@ -145,10 +177,11 @@ class _Pairs:
         for wrong, reached in in_time(steps(self.every, "trying one of two wrong rules")):
             if (self.strict and reached & target.right) or not reached & bits:
                 continue
-            made = _made(target, wrong, until)
+            whole = target is self.target and until <= self.together.until
+            made = _made(target, wrong, until, None if whole else front)
             if made is None:
                 continue
-            if target is self.target and until <= self.together.until:
+            if whole:
                 self.together.add(wrong, made)
             near = {name: made[name] for name in front if name in made}
             if wrong.cause:
@@ -270,9 +303,11 @@ def _is_right(target: Target, name: str, made: np.ndarray) -> bool:
     return apart <= max(_RIGHT * before, _EXACT * target.scales[name], target.noise.get(name, 0.0))
 
 
-def _made(target: Target, wrong: Wrong, until: int = 0) -> dict[str, np.ndarray] | None:
+def _made(
+    target: Target, wrong: Wrong, until: int = 0, only: Sequence[str] | None = None
+) -> dict[str, np.ndarray] | None:
     try:
         with np.errstate(all="ignore"):
-            return target.changed(target.graph.again(wrong.changes, until=until))
+            return target.changed(target.graph.again(wrong.changes, until=until), only)
     except (ValueError, TypeError, IndexError):  # the rule does not fit the shapes here
         return None
