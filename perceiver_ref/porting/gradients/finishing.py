@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from .target import Target
 _ROUND = 1e-6
 """A limit is a round number when it has so few digits: two significant ones."""
 
+Named = Mapping[str, np.ndarray]
 _Change = Callable[[np.ndarray], np.ndarray]
 
 
@@ -26,11 +27,13 @@ class Finish(NamedTuple):
     changes: Mapping[str, _Change]
 
 
-def finished_alike(target: Target) -> Iterator[Finish]:
+def finished_alike(target: Target, order: Sequence[str]) -> Iterator[Finish]:
     """What may have been done to gradients that are wrong for another reason besides: what they have in common tells.
 
     Several elements, or arrays' norms, are at the limit; all are numbers of a format; or the norm is a round number.
+    order: the wrong gradients as they come on the way back.
     """
+    yield from _clipped_parameters(target, order)
     params = [name for name in target.expected if name.startswith("grad_param/")]
     theirs = target.expected
     for what, names in (("", list(theirs)), (" of parameters", params)):
@@ -48,6 +51,26 @@ def finished_alike(target: Target) -> Iterator[Finish]:
             if all(np.array_equal(cast(theirs[n]), theirs[n]) for n in names):
                 yield Finish("gradient-dtype", f"finished gradients{what} in {dtype}", dict.fromkeys(names, cast))
                 break
+
+
+def clipped_by_norm(theirs: Named, names: Sequence[str]) -> tuple[str, str] | None:
+    """Cause and variant where these gradients have a norm that is a round number."""
+    length = norm_of([theirs[name] for name in names])
+    of = "all" if len(names) == len(theirs) else "parameters'"
+    return ("gradient-clipped", f"{of} gradients to a norm of {length:.2g}") if _is_round(length) else None
+
+
+def _clipped_parameters(target: Target, order: Sequence[str]) -> Iterator[Finish]:
+    """Those of parameters clipped by their norm, those of inputs not: the first that is right but for a factor tells."""
+    params = [name for name in target.expected if name.startswith("grad_param/")]
+    said = clipped_by_norm(target.expected, params)
+    for name in order if said and len(params) < len(target.expected) else ():
+        wanted, ours = target.expected[name], target.named[name]
+        factor = float((wanted * ours).sum()) / max(float(np.square(ours).sum()), 1e-300)
+        apart = float(np.abs(wanted - factor * ours).max(initial=0.0))
+        if said and name in params and 0 < factor < 1 and ours.size > 1 and apart <= _ROUND * np.abs(wanted).max():
+            yield Finish(*said, dict.fromkeys(params, partial(np.multiply, factor)))
+            return
 
 
 def finishes(target: Target, norm: float | None = None) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:

@@ -20,7 +20,7 @@ from ...host.progress import steps
 from ..subject import EXPLAINED, NOTHING
 from .backward import Place, Wrong, factor_said, flows, scaled
 from .backward.base import composed
-from .finishing import Finish, finished_alike
+from .finishing import Finish, clipped_by_norm, finished_alike
 from .graph import Graph
 from .search import GradientSearch, Guess
 from .target import Target
@@ -64,7 +64,7 @@ class _Pairs:
         self.strict = True
 
     def run(self) -> list[list[Guess]]:
-        for way in finished_alike(self.target):
+        for way in finished_alike(self.target, front_of(self.target)):
             self._finished(way)
         for stage in self._stages():
             stage()
@@ -159,8 +159,15 @@ class _Pairs:
         left = self.target.left(made)
         if not self.search.explains(left, made):
             return False
-        self.found.append([guess._replace(remaining=left) for guess in guesses])
+        self.found.append([self._said(guess)._replace(remaining=left) for guess in guesses])
         return left <= NOTHING
+
+    def _said(self, guess: Guess) -> Guess:
+        """A factor on everything is clipping where the norm of all is a round number."""
+        if guess.cause != "gradient-factor" or guess.places != self.loss.places:
+            return guess
+        clipped = clipped_by_norm(self.target.expected, list(self.target.expected))
+        return guess._replace(cause=clipped[0], variant=clipped[1]) if clipped else guess
 
     def _ways(self, target: Target) -> Iterator[Wrong]:
         """What sets the first wrong gradient right."""
@@ -196,6 +203,8 @@ class _Pairs:
         found: list[_Part] = []
         for wrong, reached in self._near(target, front):
             made = _made(target, wrong) or {}
+            if any(not array.any() and not target.is_within(name, array) for name, array in made.items()):
+                continue  # what is stopped here comes back nowhere
             fixed = frozenset(n for n in target.affected if n in made and _is_right(target, n, made[n]))
             # two may meet in a gradient that is right by chance, as where one doubles what the other halves
             broken = sum(not target.is_within(n, made[n]) for n in made if n not in target.affected)
