@@ -37,11 +37,6 @@ SOFTMAX, NORM, GELU = "softmax-backward", "norm-backward", "activation-backward"
 Finish = Callable[[Case], Case]
 
 
-def clipped(limit: float) -> Finish:
-    """Gradients of parameters, by value."""
-    return lambda case: replace(case, grad_params={n: np.clip(a, -limit, limit) for n, a in case.grad_params.items()})
-
-
 def shortened(length: float, *, inputs: bool) -> Finish:
     """By the norm of those of parameters, or of all; the norm is that of wrong gradients."""
 
