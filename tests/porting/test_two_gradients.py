@@ -71,6 +71,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], Finish | None, set[str]]] = {
     "softmax, norm": (RESAMPLER, ("softmax", "norm"), None, {SOFTMAX, NORM}),
     "keys, gelu": (RESAMPLER, ("keys", "gelu"), None, {"gradient-stopped", GELU}),
     "scale, tokens": (TEXT, ("scale", "tokens"), None, {"attention-scale-backward", "embedding-backward"}),
+    "norm, loss": (RESAMPLER, ("norm",), everything(0.5), {NORM, "gradient-factor"}),
     "softmax, clipped": (RESAMPLER, ("softmax",), shortened(0.5, inputs=False), {SOFTMAX, "gradient-clipped"}),
     "gelu, float16": (RESAMPLER, ("gelu",), rounded, {GELU, "gradient-dtype"}),
     "shared weights: gelu, loss": (SHARED, ("gelu",), everything(0.5), {GELU, "gradient-factor"}),

@@ -41,7 +41,8 @@ def _same(gradient: Any) -> Any:
 class Ran:
     """One op as it ran: its node, and what it was given. `place` are the scopes around it, `point` the traced value
     that it makes or goes into, `role` its name in its layer. `wanted`: the arguments whose gradients are asked for,
-    where not all are. `rule` stands in for its definition's own rule.
+    where not all are. `rule` stands in for its definition's own rule, and `after` is a change of what any rule gives,
+    however it is changed.
     """
 
     node: Node
@@ -52,6 +53,7 @@ class Ran:
     role: str = ""
     wanted: tuple[bool, ...] | None = None
     rule: Callable[[Any], Sequence[Any]] | None = None
+    after: Callable[[Ran, Any], Sequence[Any]] | None = None
 
     @property
     def op(self) -> Op:
@@ -159,8 +161,11 @@ class Graph:
         starts = {i for i, given in self.loss.items() if any(_of(loss, name) != 1.0 for _, _, name in given)}
         return self._back(changes, starts, {}, {}, loss, until=until)
 
-    def under(self, changes: Mapping[int, Pull]) -> Graph:
-        """The graph whose unchanged walk has these steps changed; what is changed again goes on from there."""
+    def under(self, changes: Mapping[int, Pull], *, after: bool = False) -> Graph:
+        """The graph whose unchanged walk has these steps changed; what is changed again goes on from there.
+
+        `after`: these changes are made of what is changed again.
+        """
         arriving: dict[int, Gradients] = {}
         sent: dict[tuple[int, int], Any] = {}
         self._back(changes, set(), arriving, sent)
@@ -169,7 +174,7 @@ class Graph:
         for i, change in changes.items():
             step = self.nodes[i]
             assert isinstance(step, Ran)
-            made.nodes[i] = replace(step, rule=partial(change, step))
+            made.nodes[i] = replace(step, after=change) if after else replace(step, rule=partial(change, step))
         made.arriving, made.sent = {**self.arriving, **arriving}, {**self.sent, **sent}
         return made
 
@@ -199,7 +204,7 @@ class Graph:
             if isinstance(node, str):
                 found[node] = gradients[0]
                 continue
-            made = changes.get(i, Ran.pull)(node, gradients[0] if len(gradients) == 1 else tuple(gradients))
+            made = _sent(node, changes.get(i, Ran.pull), gradients[0] if len(gradients) == 1 else tuple(gradients))
             for edge in node.edges:
                 sent[i, edge.position] = after(node.fit(edge.position, made[edge.position]))
                 touched.add(edge.node.serial)
@@ -224,6 +229,13 @@ class Graph:
         """Those of a step; a leaf has none."""
         node = self.nodes[i]
         return node.edges if isinstance(node, Ran) else ()
+
+
+def _sent(step: Ran, change: Pull, gradient: Any) -> Sequence[Any]:
+    if step.after is None:
+        return change(step, gradient)
+    inner = replace(step, after=None)
+    return step.after(replace(inner, rule=partial(change, inner)), gradient)
 
 
 def _plus(total: Any, part: Any) -> Any:

@@ -55,6 +55,8 @@ class Target:
         self,
         changes: Mapping[int, Pull],
         finish: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+        *,
+        after: bool = False,
     ) -> Target:
         """The same gradients beside those of a backward pass with these steps changed, or finished so."""
         made = copy(self)
@@ -62,7 +64,7 @@ class Target:
         if changes:
             again = self.graph.again(changes)
             made.base = {**self.base, **{path: to_host(gradient) for path, gradient in again.items()}}
-            made.graph = self.graph.under(changes)
+            made.graph = self.graph.under(changes, after=after)
         made.named = made.by_name(made.base)
         made.compare(self.limits, self.noise)
         return made

@@ -35,6 +35,9 @@ _FRONT = 6
 _SAME = 1e-5
 """Factors are the same number when they differ by less."""
 
+_FACTORS = ("gradient-factor", "gradient-stopped", "gradient-sign", "attention-scale-backward")
+"""Of two rules of one step these come after the other, which is made anew."""
+
 Named = Mapping[str, np.ndarray]
 
 
@@ -144,7 +147,7 @@ class _Pairs:
 
     def _seconds(self, part: _Part) -> bool:
         """Whether a rule beside this part leaves nothing."""
-        target = self.target.under(part.wrong.changes)
+        target = self.target.under(part.wrong.changes, after=part.wrong.cause in _FACTORS)
         one, nothing = Guess(0.0, part.wrong.cause, part.wrong.variant, part.wrong.places), False
         for wrong in self._ways(target):
             made = _made(target, wrong)
