@@ -61,7 +61,7 @@ def clipped_by_norm(theirs: Named, names: Sequence[str]) -> tuple[str, str] | No
 
 
 def _clipped_parameters(target: Target, order: Sequence[str]) -> Iterator[Finish]:
-    """Those of parameters clipped by their norm, those of inputs not: the first that is right but for a factor tells."""
+    """Those of parameters clipped by their norm: the first that is right but for a factor tells."""
     params = [name for name in target.expected if name.startswith("grad_param/")]
     said = clipped_by_norm(target.expected, params)
     for name in order if said and len(params) < len(target.expected) else ():

@@ -115,8 +115,8 @@ class Graph:
 
     `loss` maps the number of a node that makes outputs to (output, cotangent, name) of each. `upstream` has of each
     node the leaves that it depends on, one bit each, itself included; `consumers` the steps that use what it makes;
-    `ready` is the step on the way back after which nothing more is added to a leaf's gradient; `arriving` and `sent` are
-    the gradients of the unchanged walk, arrays of `library` as the cotangents are.
+    `ready` is the step on the way back after which nothing more is added to a leaf's gradient;
+    `arriving` and `sent` are the gradients of the unchanged walk, arrays of `library` as the cotangents are.
     """
 
     def __init__(self, nodes: Mapping[Node, Ran | str], starts: Mapping[Node, list[tuple[int, Any, str]]]) -> None:

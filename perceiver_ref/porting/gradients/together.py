@@ -69,7 +69,8 @@ class Together:
 
     def proportional(self) -> Iterator[tuple[float, Wrong]]:
         """Rules that make all gradients but for one factor."""
-        scale = np.concatenate([self.target.named[n].reshape(-1)[at] / self.target.scales[n] for n, at in self.chosen.items()])
+        ours, scales = self.target.named, self.target.scales
+        scale = np.concatenate([ours[n].reshape(-1)[at] / scales[n] for n, at in self.chosen.items()])
         wanted = scale + self._sample(self.target.expected)
         for row, wrong in zip(self.rows, self.wrongs):
             made = scale + row

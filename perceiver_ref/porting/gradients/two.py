@@ -17,7 +17,7 @@ import numpy as np
 
 from ...host.budget import in_time
 from ...host.progress import steps
-from ..subject import EXPLAINED, NOTHING
+from ..subject import NOTHING
 from .backward import Place, Wrong, factor_said, flows, scaled
 from .backward.base import composed
 from .finishing import Finish, clipped_by_norm, finished_alike
@@ -42,7 +42,7 @@ Named = Mapping[str, np.ndarray]
 
 
 class _Part(NamedTuple):
-    """A rule, the names of the wrong gradients that it sets right, how many it makes wrong, and the leaves it reaches."""
+    """A rule, the wrong gradients that it sets right, how many it makes wrong, and the leaves it reaches."""
 
     wrong: Wrong
     fixed: frozenset[str]
@@ -51,7 +51,7 @@ class _Part(NamedTuple):
 
 
 def two_wrongs(search: GradientSearch) -> list[list[Guess]]:
-    """The pairs of rules that explain the difference, the likeliest first; each begins with the first on the way back."""
+    """The pairs of rules that explain the difference, the likeliest first; of each the first on the way back first."""
     return _Pairs(search).run()
 
 
@@ -202,7 +202,7 @@ class _Pairs:
                 yield way, reached
 
     def _parts(self, target: Target, front: Sequence[str]) -> list[_Part]:
-        """The rules that set some right, those that set the most right first, and of these those that reach the most."""
+        """The rules that set some right, first those that set the most right, of these those that reach the most."""
         found: list[_Part] = []
         for wrong, reached in self._near(target, front):
             made = _made(target, wrong) or {}
