@@ -73,6 +73,9 @@ CASES: dict[str, tuple[str, tuple[str, ...], Finish | None, set[str]]] = {
     "scale, tokens": (TEXT, ("scale", "tokens"), None, {"attention-scale-backward", "embedding-backward"}),
     "norm, loss": (RESAMPLER, ("norm",), everything(0.5), {NORM, "gradient-factor"}),
     "softmax, clipped": (RESAMPLER, ("softmax",), shortened(0.5, inputs=False), {SOFTMAX, "gradient-clipped"}),
+    "norm, all clipped": (RESAMPLER, ("norm",), shortened(1.0, inputs=True), {NORM, "gradient-clipped"}),
+    # of the large difference that so small a norm makes, the other rule is a part below a hundred thousandth
+    "norm, all clipped small": (RESAMPLER, ("norm",), shortened(1e-3, inputs=True), {NORM, "gradient-clipped"}),
     "gelu, float16": (RESAMPLER, ("gelu",), rounded, {GELU, "gradient-dtype"}),
     "shared weights: gelu, loss": (SHARED, ("gelu",), everything(0.5), {GELU, "gradient-factor"}),
 }

@@ -132,7 +132,7 @@ class GradientSearch:
 
     def _factor(self, wrong: Wrong, factor: float) -> None:
         """The factor that fits best; where one step is upstream of another, by Newton's method."""
-        before = _HOPELESS
+        before = _HOPELESS * self.target.left({})
         for _ in range(_NEWTON):
             made = self._walked(wrong.places, factor)
             remaining = self.target.left(made)

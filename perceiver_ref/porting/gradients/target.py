@@ -158,8 +158,9 @@ class Target:
         for bits in self.wrong:
             self.right &= ~bits
         self.affected.sort(key=list(self.expected).index)
+        self.units = self._units()
         self.squares = {name: self._square(name, self.named.get(name)) for name in self.expected}
-        self.total = sum(self.squares.values())
+        self.total = sum(min(square, self._whole(name)) for name, square in self.squares.items())
 
     def _tied(self) -> dict[str, int]:
         """The leaves of the peer's arrays that are fewer than our leaves of them: the leaves add up there."""
@@ -171,6 +172,19 @@ class Target:
             bits[name] = bits.get(name, 0) | self.graph.leaves.get(b.path, 0)
         return {n: bits[n] for n, size in sizes.items() if n in self.expected and size > self.expected[n].size}
 
+    def _units(self) -> dict[str, float]:
+        """By name, the size of the case's gradient; where that is zero, which gradients that are stopped are, ours."""
+        sizes = {name: float(np.abs(a).max(initial=0.0)) for name, a in self.expected.items()}
+        idle = _IDLE * max(sizes.values(), default=0.0)
+        return {
+            name: size if size > idle and name not in self.zeros else self.scales[name] for name, size in sizes.items()
+        }
+
+    def _whole(self, name: str) -> float:
+        """Where a factor makes gradients small, what is left is a part of them, not of the large difference."""
+        whole = float(np.square(self.expected[name] / self.units[name]).sum())
+        return whole if whole >= 1.0 else float("inf")
+
     def _square(self, name: str, made: Any) -> float:
         wanted = self.expected[name]
         if made is None or made.shape != wanted.shape:
@@ -178,11 +192,14 @@ class Target:
         apart = np.abs(made - wanted)
         if name in self.zeros:
             apart = np.maximum(apart - self.zeros[name], 0.0)
-        total = float(np.square(apart / self.scales[name]).sum())
+        total = float(np.square(apart / self.units[name]).sum())
         return total if np.isfinite(total) else float("inf")
 
     def left(self, made: Mapping[str, np.ndarray]) -> float:
-        """The part of the difference that is left with these gradients in place of the right ones, by name."""
+        """The part of the difference that is left with these gradients in place of the right ones, by name.
+
+        Of the case's gradients where they are smaller than the difference: a factor on all hides nothing beside it.
+        """
         other = sum(square for name, square in self.squares.items() if name not in made)
         total = other + sum(self._square(name, array) for name, array in made.items())
         return float(np.sqrt(total / self.total)) if self.total and np.isfinite(self.total) else float("inf")
@@ -200,7 +217,7 @@ class Target:
     def relative(self) -> float:
         """The whole difference in units of the gradients' largest values, on average."""
         size = sum(array.size for array in self.expected.values())
-        return float(np.sqrt(self.total / max(size, 1)))
+        return float(np.sqrt(sum(self.squares.values()) / max(size, 1)))
 
     def covers(self, upstream: int) -> bool:
         """Whether every wrong gradient is upstream."""

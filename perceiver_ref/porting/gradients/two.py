@@ -33,7 +33,7 @@ _EXACT = 1e-12
 _FRONT = 6
 """So many of the wrong gradients, in the order of the way back, tell the first wrong rule."""
 _SAME = 1e-5
-"""Factors are the same number when they differ by less."""
+"""Factors are the same number when they differ by less than this part."""
 
 _FACTORS = ("gradient-factor", "gradient-stopped", "gradient-sign", "attention-scale-backward")
 """Of two rules of one step these come after the other, which is made anew."""
@@ -281,14 +281,14 @@ def _factors(target: Target, flow: Wrong, stopped: Named) -> Iterator[Wrong]:
             factors.append(factor)
     kept: list[float] = []
     for factor in factors:
-        if all(abs(factor - other) > _SAME for other in (1.0, *kept)):
+        if all(abs(factor - other) > _SAME * max(abs(factor), abs(other)) for other in (1.0, *kept)):
             kept.append(factor)
             yield _times(target, flow, factor)
 
 
 def _times(target: Target, flow: Wrong, factor: float) -> Wrong:
-    for cause, known in (("gradient-stopped", 0.0), ("gradient-sign", -1.0)):
-        if abs(factor - known) <= _SAME:
+    for cause, known, near in (("gradient-stopped", 0.0, _RIGHT), ("gradient-sign", -1.0, _SAME)):
+        if abs(factor - known) <= near:
             return replace(flow, cause=cause, changes=scaled(flow.places, known))
     said = factor_said(target.graph, flow.places, factor, _SAME)
     changes = scaled(flow.places, factor)
@@ -312,7 +312,8 @@ def _is_right(target: Target, name: str, made: np.ndarray) -> bool:
     wanted = target.expected[name]
     apart = float(np.abs(made - wanted).max(initial=0.0))
     before = float(np.abs(target.named[name] - wanted).max(initial=0.0))
-    return apart <= max(_RIGHT * before, _EXACT * target.scales[name], target.noise.get(name, 0.0))
+    size = min(before, target.units[name])
+    return apart <= max(_RIGHT * size, _EXACT * target.scales[name], target.noise.get(name, 0.0))
 
 
 def _made(
