@@ -96,12 +96,12 @@ def detached(op: str, place: str, position: int) -> Iterator[None]:
 
 def softmax_without_sum(right: Any, g: Any, residuals: Any, static: Any) -> Any:
     """As where y * g is taken for the derivative of softmax."""
-    q, k, v = residuals[:3]
-    scale = 1 / np.sqrt(q.shape[-1])
-    s = q @ k.swapaxes(-1, -2) * scale
-    p = np.exp(s - s.max(-1, keepdims=True))
-    ds = p / p.sum(-1, keepdims=True) * (g @ v.swapaxes(-1, -2)) * scale
-    return ds @ k, ds.swapaxes(-1, -2) @ q, right[2], right[3]
+    q, k, v, p = residuals
+    ds = p * (g @ v.swapaxes(-1, -2))
+    if static["mask"] is not None and static["masked_rows"] != "added":
+        ds = np.where(static["mask"], ds, 0.0)
+    scaled_ds = ds / np.sqrt(q.shape[-1])
+    return scaled_ds @ k, scaled_ds.swapaxes(-1, -2) @ q, right[2], ds
 
 
 def constant_variance(right: Any, g: Any, residuals: Any, static: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from porting.cases import case_of
 from porting.test_gradients import (
+    GATED,
     RESAMPLER,
     TEXT,
     assigned,
@@ -35,6 +36,11 @@ SHARED = "hf/model_mask"
 """Its blocks have the same weights, so that no gradient is wrong by one rule alone."""
 SOFTMAX, NORM, GELU = "softmax-backward", "norm-backward", "activation-backward"
 Finish = Callable[[Case], Case]
+
+
+def clipped(limit: float) -> Finish:
+    """Gradients of parameters, by value."""
+    return lambda case: replace(case, grad_params={n: np.clip(a, -limit, limit) for n, a in case.grad_params.items()})
 
 
 def shortened(length: float, *, inputs: bool) -> Finish:
@@ -72,11 +78,14 @@ CASES: dict[str, tuple[str, tuple[str, ...], Finish | None, set[str]]] = {
     "keys, gelu": (RESAMPLER, ("keys", "gelu"), None, {"gradient-stopped", GELU}),
     "scale, tokens": (TEXT, ("scale", "tokens"), None, {"attention-scale-backward", "embedding-backward"}),
     "norm, loss": (RESAMPLER, ("norm",), everything(0.5), {NORM, "gradient-factor"}),
+    "softmax, tokens": (TEXT, ("softmax", "tokens"), None, {SOFTMAX, "embedding-backward"}),
+    "softmax, clipped values": (GATED, ("softmax",), clipped(0.3), {SOFTMAX, "gradient-clipped"}),
     "softmax, clipped": (RESAMPLER, ("softmax",), shortened(0.5, inputs=False), {SOFTMAX, "gradient-clipped"}),
     "norm, all clipped": (RESAMPLER, ("norm",), shortened(1.0, inputs=True), {NORM, "gradient-clipped"}),
     # of the large difference that so small a norm makes, the other rule is a part below a hundred thousandth
     "norm, all clipped small": (RESAMPLER, ("norm",), shortened(1e-3, inputs=True), {NORM, "gradient-clipped"}),
     "gelu, float16": (RESAMPLER, ("gelu",), rounded, {GELU, "gradient-dtype"}),
+    "shared weights: softmax, norm": (SHARED, ("softmax", "norm"), None, {SOFTMAX, NORM}),
     "shared weights: gelu, loss": (SHARED, ("gelu",), everything(0.5), {GELU, "gradient-factor"}),
 }
 
