@@ -188,6 +188,8 @@ def _are_nearest(target: Target, dtype: str) -> bool:
 
 
 def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float], limits: Mapping[str, float]) -> None:
+    less = target.shrinking()
+    noise, limits = ({name: less * limit for name, limit in given.items()} for given in (noise, limits))
     target.compare({name: noise.get(name, limits[name]) for name in made.errors}, noise)
     made.affected = target.affected
     search = GradientSearch(target, noise)

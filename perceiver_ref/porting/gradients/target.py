@@ -17,6 +17,8 @@ from .graph import Graph, Pull
 
 _IDLE = 1e-9
 """Gradients below this part of the largest are zero but for rounding, such as those of keys' biases."""
+_SMALLEST = 1e-6
+"""A factor on all is taken for no less, so that what is zero but for float64's rounding stays below its limit."""
 
 
 def gradients_of(case: Case) -> dict[str, np.ndarray]:
@@ -87,6 +89,13 @@ class Target:
     def is_within(self, name: str, made: np.ndarray) -> bool:
         """Whether a gradient is no more wrong than its limit."""
         return difference(self.expected[name], made, self.named[name]) <= self.limits[name]
+
+    def shrinking(self) -> float:
+        """The least factor, below 1, that all gradients may have been multiplied by, and their rounding with them."""
+        sizes = {name: float(np.abs(array).max(initial=0.0)) for name, array in self.named.items()}
+        idle = _IDLE * max(sizes.values(), default=0.0)
+        parts = [float(np.abs(self.expected[n]).max(initial=0.0)) / size for n, size in sizes.items() if size > idle]
+        return min(max(_SMALLEST, *parts), 1.0) if parts and np.isfinite(parts).all() else 1.0
 
     def paths(self, name: str) -> list[str]:
         """The leaves that a gradient adds up."""
