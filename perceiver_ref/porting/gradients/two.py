@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...autograd.backend import to_host
 from ...host.budget import in_time
 from ...host.progress import steps
 from ..subject import NOTHING
@@ -228,7 +229,7 @@ def unmoved(target: Target) -> dict[Place, int]:
         edge = next((edge for edge in step.edges if edge.position == 1), None)
         if step.op.name != "attention" or edge is None:
             continue
-        moved = graph.again(scaled([(i, 1)], 0.0))
+        moved = {path: to_host(gradient) for path, gradient in graph.again(scaled([(i, 1)], 0.0)).items()}
         still = 0
         for path, bits in graph.leaves.items():
             size = float(np.abs(target.base[path]).max(initial=0.0))
