@@ -23,7 +23,7 @@ BLOCK = 16
 """Elements that are added one after the other in float32: 1e-7 of their sum is lost where all are alike."""
 
 PAIRS = 1 << 12
-"""Elements from which NumPy's sum in pairs is near enough; of fewer, how it adds up the last ones hangs on the machine."""
+"""Elements from which NumPy's sum in pairs is near enough; with fewer, how it adds up the last hangs on the machine."""
 
 _ONES = np.ones(BLOCK, np.float32)
 

@@ -280,7 +280,7 @@ class LargeSearch(GradientSearch):
                 before = self.large.known[path, name]
                 found, scale = apart(ours, theirs), max(before.theirs, before.largest, 1e-300)
                 seen.add((path, name))
-                noise = max(found.largest, before.theirs) <= self.large.noise
+                noise = max(found.largest, before.theirs) <= self.large.idle
                 left += 0.0 if noise else found.square / scale**2
                 limit = self.large.limits[name]
                 error = found.error * max(found.largest, 1.0) / max(before.largest, 1.0)
@@ -298,7 +298,7 @@ class LargeSearch(GradientSearch):
         total = 0.0
         for key, known in self.large.known.items():
             size = max(known.theirs, known.largest, 1e-300)
-            square = known.square / size**2 if size > self.large.noise else 0.0
+            square = known.square / size**2 if size > self.large.idle else 0.0
             total += square
             left += 0.0 if key in seen else square
         remaining = float(np.sqrt(left / total)) if total and np.isfinite(left) else float("inf")

@@ -86,7 +86,7 @@ class LargeTarget(Target):
             return gradient_tolerance(usual, dtype, np.array([found.largest]), np.array([found.theirs]), scale)
 
         self.limit = limit
-        self.noise = GRADIENT_NOISE[dtype] * scale
+        self.idle = GRADIENT_NOISE[dtype] * scale
         """What a gradient may be that is zero but for rounding, as those of keys' biases are"""
         self.wrong, self.right, self.affected = [], 0, []
         self.errors_of: dict[str, float] = {}
@@ -123,7 +123,7 @@ class LargeTarget(Target):
             self.known[path, name] = found
             limit = self.limits[name] = max(self.limit(found), self.limits.get(name, 0.0))
             self.errors_of[name] = max(found.error, self.errors_of.get(name, 0.0))
-            if max(found.largest, found.theirs) <= self.noise:
+            if max(found.largest, found.theirs) <= self.idle:
                 continue
             bits = self.tied.get(name, 0) | self.graph.leaves.get(path, 0)
             if found.error > limit:
