@@ -243,7 +243,7 @@ def test_an_excerpt_that_nobody_asked_for_changes_no_verdict(capsys, cases: Path
     next(iter(case.outputs.values()))[...] += 1
     write_case("bad.npz", case)
     Path("bad.excerpt.npz").mkdir()
-    done = invoke(capsys, "diagnose", "bad.npz", "--json", "report.json")
+    done = invoke(capsys, "diagnose", "bad.npz", "--json", "report.json", "--budget", "4")  # nothing is to be found
     assert done.code == 1
     assert json.loads(Path("report.json").read_text())["verdict"] == "unexplained"
     assert "say where with --excerpt" in done.err
