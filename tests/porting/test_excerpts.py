@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import support
 from porting.cases import case_of
 from porting.diagnosing import on_backend, subject_of
 
@@ -77,7 +78,9 @@ def test_a_single_operation_is_a_case_of_it() -> None:
         "attention": "linear",
     }
     assert set(made["query"].inputs) <= {"x", "weight", "bias"}
-    assert any(np.array_equal(array, made["query"].inputs["x"]) for array in case.trace.values())
+    given = made["query"].inputs["x"]  # computed again, on whatever backend: other points differ by 2 and more
+    same = [np.abs(a - given).max() <= support.ROUNDING for a in case.trace.values() if a.shape == given.shape]
+    assert same.count(True) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from ...models.tracing import where
 from ..deviations import CAUSES, Candidate, Survey, candidates
 from ..deviations.base import layer_of
 from ..subject import course as courses
+from ..subject.close import closeness
 from ..subject.course import Part, rows_of
-from ..subject.large import AGREES, ROOM, LargeSubject, closeness
+from ..subject.large import AGREES, ROOM, LargeSubject
 from ..subject.memo import Memo
 
 RIGHT = 0.01

@@ -124,8 +124,8 @@ class Search:
         if self.fit.noise and self.roundings.holds(self.given, self.errors):
             return self._hidden(self.given) or self._narrow(self.given)
         whole = self._whole()
-        # of a large case that is not looked into (`hidden`): errors of that size alone may be a deviation's
-        if whole is not None and (not self.subject.is_large or self.roundings.repeats(whole)):
+        # all float32 numbers may be tf32's: errors of that size may be a deviation's, which `_hidden` looks for or not
+        if whole is not None and (whole != "tf32" or not self.subject.is_large or self.roundings.repeats(whole)):
             return self._hidden(whole) or self._narrow(whole)
         if (best := self._near()) is not None:
             return self._with_second(best)
