@@ -82,7 +82,7 @@ class Course:
     @property
     def size(self) -> int:
         """Bytes of all that the steps made."""
-        return sum(int(np.prod(shape)) * np.dtype(d).itemsize for step in self.steps for shape, d in step.shapes)
+        return sum(int(np.prod(shape)) * np.dtype(d).itemsize for step in self.steps for shape, d, _ in step.shapes)
 
     def source(self, value: Any) -> int:
         """The step that made an array; -1 for any other value."""
