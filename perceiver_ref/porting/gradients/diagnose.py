@@ -21,7 +21,7 @@ from ..cases import TOLERANCES
 from ..cases.compare import gradient_tolerance, largest_of
 from ..deviations import Candidate, deviating
 from ..rounding.grid import is_nearest
-from ..subject import CANNOT_BE_RUN, NOTHING, Cause, Subject
+from ..subject import CANNOT_BE_RUN, Cause, Subject
 from ..subject.large import LargeSubject
 from ..tolerances import tolerances
 from .graph import Graph, record
@@ -195,7 +195,7 @@ def _search(made: GradientDiagnosis, target: Target, noise: Mapping[str, float],
     search = GradientSearch(target, noise)
     with np.errstate(all="ignore"):
         best = search.run()
-        two = two_wrongs(search) if best is None or (best.remaining > NOTHING and not noise) else []
+        two = two_wrongs(search) if best is None or best in search.partial else []
         if best is not None and two and two[0][0].remaining > _LESS * best.remaining:
             two = []
         best = None if two else best

@@ -44,6 +44,8 @@ class GradientSearch:
         self.target, self.graph, self.noise = target, target.graph, noise
         self.guesses: list[Guess] = []
         self.factors: list[Guess] = []
+        self.partial: set[Guess] = set()
+        """Those that leave more than rounding"""
 
     def run(self) -> Guess | None:
         """The best guess."""
@@ -72,14 +74,22 @@ class GradientSearch:
         """Keep a guess that explains the difference; true when it leaves nothing."""
         if not self.explains(remaining, made):
             return False
-        self.guesses.append(Guess(remaining, *guess))
+        self.guesses.append(self._kept(Guess(remaining, *guess), made))
         return remaining <= NOTHING
+
+    def _kept(self, guess: Guess, made: Mapping[str, np.ndarray]) -> Guess:
+        if guess.remaining > NOTHING and not self._is_rounding(made):
+            self.partial.add(guess)
+        return guess
+
+    def _is_rounding(self, made: Mapping[str, np.ndarray]) -> bool:
+        return bool(self.noise) and all(e <= self.noise[n] for n, e in self.target.errors(made).items())
 
     def explains(self, remaining: float, made: Mapping[str, np.ndarray]) -> bool:
         """Whether little is left, or no more than rounding."""
         if remaining <= EXPLAINED or not remaining <= 0.5:
             return remaining <= EXPLAINED
-        return bool(self.noise) and all(e <= self.noise[n] for n, e in self.target.errors(made).items())
+        return self._is_rounding(made)
 
     def reached(self, places: Iterable[Place]) -> int:
         """The leaves, as bits, that gradients of these places go to."""
@@ -142,7 +152,8 @@ class GradientSearch:
             factor += self._newton(wrong, factor, made)
         if self.explains(remaining, made):
             said = factor_said(self.graph, wrong.places, factor, max(_SAME, 3 * remaining))
-            self.factors.append(Guess(remaining, "gradient-factor", f"{said}, {wrong.variant}", wrong.places))
+            guess = Guess(remaining, "gradient-factor", f"{said}, {wrong.variant}", wrong.places)
+            self.factors.append(self._kept(guess, made))
 
     def _newton(self, wrong: Wrong, factor: float, made: Mapping[str, np.ndarray]) -> float:
         """The step to the least difference, were the gradients linear in the factor."""
