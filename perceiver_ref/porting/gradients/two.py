@@ -15,22 +15,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...autograd.backend import to_host
 from ...host.budget import in_time
 from ...host.progress import steps
 from ..subject import NOTHING
-from .backward import Place, Wrong, factor_said, flows, scaled
+from .backward import Wrong, factor_said, scaled
 from .backward.base import composed
+from .candidates import EXACT, candidates, unmoved
 from .finishing import Finish, clipped_by_norm, finished_alike
-from .graph import Graph
 from .search import GradientSearch, Guess
 from .target import Target
 from .together import Together, ready_of
 
 _RIGHT = 1e-8
 """A wrong gradient has come right where so little of it is left."""
-_EXACT = 1e-12
-"""So little of a gradient's size is none: float64 leaves less."""
 _FRONT = 6
 """So many of the wrong gradients, in the order of the way back, tell the first wrong rule."""
 _SAME = 1e-5
@@ -60,7 +57,7 @@ class _Pairs:
     def __init__(self, search: GradientSearch) -> None:
         self.search, self.target = search, search.target
         self.unmoved = unmoved(self.target)
-        self.every = [(wrong, self._reached(wrong)) for wrong in _candidates(search)]
+        self.every = [(wrong, self._reached(wrong)) for wrong in candidates(search)]
         self.loss = self.every[0][0]
         self.every.sort(key=lambda one: (one[1] & self.target.right).bit_count())
         self.found: list[list[Guess]] = []
@@ -218,56 +215,6 @@ class _Pairs:
         return found
 
 
-def unmoved(target: Target) -> dict[Place, int]:
-    """By place on the way to keys, the leaves that nothing comes to on it, though it leads there.
-
-    What is added to all keys alike, as an offset of their norm, changes no weights.
-    """
-    made: dict[Place, int] = {}
-    graph = target.graph
-    for i, step in graph.steps:
-        edge = next((edge for edge in step.edges if edge.position == 1), None)
-        if step.op.name != "attention" or edge is None:
-            continue
-        moved = {path: to_host(gradient) for path, gradient in graph.again(scaled([(i, 1)], 0.0)).items()}
-        still = 0
-        for path, bits in graph.leaves.items():
-            size = float(np.abs(target.base[path]).max(initial=0.0))
-            if path in moved and float(np.abs(moved[path] - target.base[path]).max(initial=0.0)) <= _EXACT * size:
-                still |= bits
-        places: list[Place] = [(i, 1)]
-        n = edge.node.serial
-        while len(graph.consumers[n]) == 1 and graph.edges(n):
-            places += [(n, edge.position) for edge in graph.edges(n)]
-            n = graph.edges(n)[0].node.serial
-        made |= dict.fromkeys(places, still)
-    return made
-
-
-def _candidates(search: GradientSearch) -> Iterator[Wrong]:
-    """Flows, whose cause is to be found, and the rules of the tables."""
-    graph = search.graph
-    ends = tuple((i, edge.position) for i, step in graph.steps if i in graph.loss for edge in step.edges)
-    seen: set[frozenset[Place]] = set()
-    for flow in (Wrong("", "of the loss", ends), *flows(graph)):
-        same = frozenset(_first_of_chain(graph, place) for place in flow.places)
-        if same in seen:
-            continue
-        seen.add(same)
-        yield replace(flow, changes=scaled(flow.places, 0.0))
-    yield from search.candidates()
-
-
-def _first_of_chain(graph: Graph, place: Place) -> Place:
-    """The place where a factor does the same, as far upstream as gradients go through one argument after another."""
-    while True:
-        n = next(edge.node.serial for edge in graph.edges(place[0]) if edge.position == place[1])
-        edges = graph.edges(n)
-        if len(graph.consumers[n]) != 1 or len(edges) != 1 or n in graph.loss:
-            return place
-        place = (n, edges[0].position)
-
-
 def _factors(target: Target, flow: Wrong, stopped: Named) -> Iterator[Wrong]:
     """The flow times a factor that sets some of these gradients right, which `stopped` has without it."""
     factors: list[float] = []
@@ -314,7 +261,7 @@ def _is_right(target: Target, name: str, made: np.ndarray) -> bool:
     apart = float(np.abs(made - wanted).max(initial=0.0))
     before = float(np.abs(target.named[name] - wanted).max(initial=0.0))
     size = min(before, target.units[name])
-    return apart <= max(_RIGHT * size, _EXACT * target.scales[name], target.noise.get(name, 0.0))
+    return apart <= max(_RIGHT * size, EXACT * target.scales[name], target.noise.get(name, 0.0))
 
 
 def _made(
