@@ -63,8 +63,11 @@ def test_layers_computed_again_give_the_same_and_keep_less(backend: str, encoder
         value, pull = vjp(loss, *on(backend, [p, inputs, bias]))
         found.append(([value, *pull(xp(value).ones_like(value))], sum(kept)))
     (once, more), (again, less) = found
-    for a, b in zip(tree.leaves(host(once)), tree.leaves(host(again)), strict=True):
-        np.testing.assert_array_equal(a[1], b[1])
+    if backend == "numpy":
+        for a, b in zip(tree.leaves(host(once)), tree.leaves(host(again)), strict=True):
+            np.testing.assert_array_equal(a[1], b[1])
+    else:  # products add to gradients that have come before, which here is in another order
+        assert_close(once, again)
     assert less < more
 
 
