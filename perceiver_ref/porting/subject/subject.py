@@ -206,7 +206,7 @@ class Subject:
         """The case's values, by our names of the points, where they are not the reference's own."""
         errors = self.errors(self.ours)
         found = {
-            ours: self.case.trace[name].astype(self.dtype)
+            ours: self.placed(self.case.trace[name].astype(self.dtype))
             for name, ours in self.points.items()
             if errors[f"trace/{name}"] > 1e-12
         }
