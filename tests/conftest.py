@@ -15,7 +15,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what run
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
-import support
 from hypothesis import HealthCheck, settings
 
 from perceiver_ref.autograd import BackendError
@@ -32,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    support.BACKEND = config.getoption("--backend")
+    os.environ["PERCEIVER_REF_TESTED"] = config.getoption("--backend")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from typing import Any
 
@@ -12,7 +13,7 @@ from perceiver_ref.autograd.backend import to_backend, to_host
 from perceiver_ref.autograd.tree import Tree
 from perceiver_ref.models.module import Module, Parameter
 
-BACKEND = "numpy"
+BACKEND = os.environ.get("PERCEIVER_REF_TESTED", "numpy")
 """What `--backend` names, for helpers; tests take the fixture, which skips where it cannot compute."""
 ROUNDING = 1e-12
 """Bound for two float64 computations of the same small model in another order: some thousand roundings of 1e-16 through

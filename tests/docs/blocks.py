@@ -17,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBER = r"\b\d+\.\d+(?:e[-+]\d+)?"
+ROUNDED = rf"(?m:{NUMBER}|\b\d+e[-+]\d+|(?<= )\d+$)"
+"""Those and whole numbers at the end of a line, of which %.2g makes some: how many times rounding an error is."""
 NEEDS = r"needs (\w+)"
 COMMENT = rf"|not run: .+|exit code (\d+)|{NEEDS}"
 """What the comment before a block may be, on any page."""
@@ -81,11 +83,21 @@ def run_page(chosen: list[Block], folder: Path) -> list[str]:
 
 
 def assert_same(shown: str, printed: str) -> None:
-    """The same text, and numbers within a tenth; below 1e-9 they are rounding, and any will do."""
+    """The same text, and numbers within a tenth; below 1e-9 they are rounding, and any will do.
+
+    Where it is said what rounding makes, which hangs on the machine, within a factor of two.
+    """
     lines = shown.splitlines()
     printed = "\n".join(line.rstrip() for line in printed.splitlines()[: len(lines)])
     shown = "\n".join(lines)
-    assert re.sub(NUMBER, "#", printed) == re.sub(NUMBER, "#", shown), f"shown:\n{shown}\nprinted:\n{printed}"
-    for a, b in zip(re.findall(NUMBER, shown), re.findall(NUMBER, printed)):
+    assert without_numbers(printed) == without_numbers(shown), f"shown:\n{shown}\nprinted:\n{printed}"
+    of_rounding = "rounding" in shown
+    within, number = (0.5, ROUNDED) if of_rounding else (0.1, NUMBER)
+    for a, b in zip(re.findall(number, shown), re.findall(number, printed)):
         small = max(float(a), float(b)) < 1e-9
-        assert small or math.isclose(float(a), float(b), rel_tol=0.1), f"shown: {a}, printed: {b}"
+        assert small or math.isclose(float(a), float(b), rel_tol=within), f"shown: {a}, printed: {b}"
+
+
+def without_numbers(text: str) -> str:
+    """A text with # for each number, and one blank where columns make many."""
+    return re.sub(" +", " ", re.sub(ROUNDED if "rounding" in text else NUMBER, "#", text))

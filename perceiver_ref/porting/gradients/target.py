@@ -15,6 +15,8 @@ from ..cases.compare import difference
 from ..subject import Subject
 from .graph import Graph, Pull
 
+_NOISY = 10.0
+"""A gradient of the case is taken for its own unit from so many times its rounding: the digit that is left is right."""
 _IDLE = 1e-9
 """Gradients below this part of the largest are zero but for rounding, such as those of keys' biases."""
 _SMALLEST = 1e-6
@@ -182,11 +184,14 @@ class Target:
         return {n: bits[n] for n, size in sizes.items() if n in self.expected and size > self.expected[n].size}
 
     def _units(self) -> dict[str, float]:
-        """By name, the size of the case's gradient; where that is zero, which gradients that are stopped are, ours."""
+        """By name, the size of the case's gradient; where that is zero or little more than rounding, which gradients
+        that are stopped are, ours."""
         sizes = {name: float(np.abs(a).max(initial=0.0)) for name, a in self.expected.items()}
         idle = _IDLE * max(sizes.values(), default=0.0)
+        least = {name: max(idle, _NOISY * self.noise.get(name, 0.0)) for name in sizes}
         return {
-            name: size if size > idle and name not in self.zeros else self.scales[name] for name, size in sizes.items()
+            name: size if size > least[name] and name not in self.zeros else self.scales[name]
+            for name, size in sizes.items()
         }
 
     def _whole(self, name: str) -> float:
