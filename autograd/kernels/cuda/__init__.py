@@ -36,9 +36,9 @@ arithmetic is 67 TFLOP/s. Rows are 401,408 of 261 elements unless a size stands 
     1024 x 1024 x 4096, a weight's gradient        49             65
     Perceiver IO on ImageNet, batch 8, forward     79 ms          55 ms, both recorded
 
-Perceiver IO on ImageNet at batch 8 takes 81 ms forward and 257 ms with gradients (27 and 102 ms with CUPY_TF32=1) when
-recorded by `graphs.recorded`, of which products are 70 and 221 ms: cuBLAS is the limit, at 1.45 times what the peak
-would allow. At batch 1 the host is: 42 ms forward, 15 ms recorded. Outputs of norms and GELU are computed again on the
+On an H200, Perceiver IO on ImageNet at batch 8 takes 76 ms forward and 241 ms with gradients when recorded by
+`graphs.recorded` (on the H100, before, 81 and 257, of which products were 70 and 221): cuBLAS is the limit, at 1.45
+times what the peak would allow. At batch 1 the host is: 32 ms forward, 14 ms recorded. Outputs of norms and GELU are computed again on the
 way back: arrays take 7.7 GB for a gradient at batch 8, parameters included.
 
 Nothing here imports CuPy before an array of its own turns up. Arrays that a kernel is not made for (empty, with rows
