@@ -38,8 +38,8 @@ arithmetic is 67 TFLOP/s. Rows are 401,408 of 261 elements unless a size stands 
 
 On an H200, Perceiver IO on ImageNet at batch 8 takes 76 ms forward and 241 ms with gradients when recorded by
 `graphs.recorded` (on the H100, before, 81 and 257, of which products were 70 and 221): cuBLAS is the limit, at 1.45
-times what the peak would allow. At batch 1 the host is: 32 ms forward, 14 ms recorded. Outputs of norms and GELU are computed again on the
-way back: arrays take 7.7 GB for a gradient at batch 8, parameters included.
+times what the peak would allow. At batch 1 the host is: 32 ms forward, 14 ms recorded. Outputs of norms and GELU are
+computed again on the way back: arrays take 7.7 GB for a gradient at batch 8, parameters included.
 
 Nothing here imports CuPy before an array of its own turns up. Arrays that a kernel is not made for (empty, with rows
 longer than 4096) go to the definition; float16 comes as float32, in which it is computed.
