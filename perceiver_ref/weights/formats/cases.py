@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InputError
-from ...host import json_text
-from .opcodes import first_line
-from .own import own_meta
+from .own import meta_of, own_meta
 from .read import Arrays
 
 _PARAMETERS = ("param/", "state/")
@@ -33,14 +31,8 @@ def said_by(arrays: Arrays, where: object) -> Said | None:
 
     Raises `InputError` for a case of one operation, which has no parameters.
     """
-    text = arrays.get("meta")
-    if text is None or text.dtype.kind != "U" or text.shape or own_meta(dict(arrays), where) is not None:
-        return None
-    try:
-        meta = json_text.parse(str(text))
-    except ValueError as error:
-        raise InputError(f"{where}: meta is not JSON ({first_line(error)})") from None
-    if not isinstance(meta, dict):
+    meta = meta_of(arrays, where)
+    if meta is None or own_meta(dict(arrays), where) is not None:
         return None
     peer, cls = meta.get("peer"), meta.get("class")
     config, call, tied = meta.get("config"), meta.get("call", {}), meta.get("tied", {})

@@ -113,8 +113,9 @@ def tuned(rebuilt: Rebuilt, ours: Arrays, kept: Arrays, shapes: Mapping[str, tup
     return {**kept, **made}
 
 
-def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
-    """`meta` of our checkpoint, taken out of its arrays; None for any other file. `InputError` when it is broken."""
+def meta_of(arrays: Arrays, where: object) -> dict[str, Any] | None:
+    """The object that `meta` holds, in our checkpoints and in cases; None where there is none. `InputError` for what is
+    no JSON."""
     text = arrays.get("meta")
     if text is None or text.dtype.kind != "U" or text.shape:
         return None
@@ -122,9 +123,15 @@ def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
         meta = json_text.parse(str(text))
     except ValueError as error:
         raise InputError(f"{where}: meta is not JSON ({first_line(error)})") from None
-    if isinstance(meta, dict) and meta.get("format") == "perceiver-ref training":
+    return meta if isinstance(meta, dict) else None
+
+
+def own_meta(arrays: Arrays, where: object) -> dict[str, Any] | None:
+    """`meta` of our checkpoint, taken out of its arrays; None for any other file. `InputError` when it is broken."""
+    meta = meta_of(arrays, where)
+    if meta is not None and meta.get("format") == "perceiver-ref training":
         raise InputError(f"{where} is a checkpoint of a training run; its model is model.npz, in the same folder")
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    if meta is None or meta.get("format") != FORMAT:
         return None
     if meta.get("version") != VERSION:
         raise InputError(f"{where} is a checkpoint of version {meta.get('version')!r}; this release reads {VERSION}")
