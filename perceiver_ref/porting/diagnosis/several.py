@@ -20,10 +20,9 @@ from ..deviations import Candidate
 from ..subject import NOTHING, Arrays
 from .fit import Fit
 from .parts import SMALL, Parts
-from .ranking import Effect, ranked_pairs, some
+from .ranking import Chosen, Effect, ranked_pairs, some
 from .rounds import Rounds, sampled
 
-Chosen = tuple[Candidate, ...]
 K = TypeVar("K")
 V = TypeVar("V")
 

@@ -21,9 +21,8 @@ from ..deviations import Candidate
 from ..subject import Arrays
 from .fit import Fit
 from .parts import EXACT, SMALL, Parts
-from .ranking import in_rounds, placed, ranked_pairs, some
+from .ranking import Chosen, in_rounds, placed, ranked_pairs, some
 
-Chosen = tuple[Candidate, ...]
 RIGHT = 1e-9
 """A stretch is right whose end has at most this error: float64 leaves less."""
 MOST = 3
@@ -113,11 +112,8 @@ class Stretches:
                 continue
             if any(self.names[i] not in made for i in np.flatnonzero(wrong)):
                 continue
-            changes = {
-                int(i): some(made[self.names[i]] - self.ours[self.names[i]], _ELEMENTS)
-                for i in np.flatnonzero(wrong)
-                if np.abs(made[self.names[i]] - self.ours[self.names[i]]).max(initial=0.0) > 1e-12
-            }
+            differences = {int(i): made[self.names[i]] - self.ours[self.names[i]] for i in np.flatnonzero(wrong)}
+            changes = {i: some(d, _ELEMENTS) for i, d in differences.items() if np.abs(d).max(initial=0.0) > 1e-12}
             key = (candidate.cause, _told(changes))
             if changes and key not in known:
                 known.add(key)
