@@ -25,6 +25,7 @@ from perceiver_ref.porting.audit.equal import EQUAL, reason
 from perceiver_ref.porting.audit.matrix import ModelAudit
 from perceiver_ref.porting.audit.trial import CaseUnderAudit, Clock, Trial
 from perceiver_ref.porting.cases import Case, write_case
+from perceiver_ref.porting.cases.execution import rebuild, run
 from perceiver_ref.porting.deviations import CAUSES
 from perceiver_ref.porting.export.adversarial import rows
 from perceiver_ref.porting.export.make import ExportOptions, make
@@ -100,6 +101,18 @@ def test_the_weakness_is_told_by_the_case_alone_whatever_the_seed() -> None:
         assert trial.touched
         assert not trial.told
         assert trial.tolerances == 0
+
+
+def test_a_table_of_positions_that_was_made_before_touches_nothing() -> None:
+    (case,) = cases("perceiver-io/imagenet-fourier", Small(latents=5, channels=15, heads=3, layers=1), ["plain"])
+
+    def of_the_case_itself(key: tuple[str, str]) -> bool:
+        return key == ("layer-norm-eps", "epsilon 1e-05: everywhere, everywhere")
+
+    first = list(CaseUnderAudit(case).forward(of_the_case_itself, Clock()))
+    run(*rebuild(case), case.inputs, case.meta["call"])  # keeps the table
+    again = list(CaseUnderAudit(case).forward(of_the_case_itself, Clock()))
+    assert [trial.touched for trial in (*first, *again)] == [False, False]
 
 
 def test_deviations_that_there_is_no_time_for_are_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from support import assert_close, normal, on, random_parameters
 
 from perceiver_ref import InputError
+from perceiver_ref.autograd.core import Op
+from perceiver_ref.autograd.handlers import handle
 from perceiver_ref.autograd.testing import check_grads
 from perceiver_ref.models.conventions import DIALECTS
 from perceiver_ref.models.positions import (
@@ -159,3 +162,22 @@ def test_a_grid_that_does_not_fit_is_refused() -> None:
         fourier_features(np.zeros((3, 1)), 2, (4, 4))
     with pytest.raises(InputError, match="the input has 7 positions, but the model was made for at most 6"):
         TrainablePositions(6, 3, first_rows=True).apply({"table": np.zeros((6, 3))}, (7,), like=np.zeros(0))
+
+
+def test_what_is_done_to_ops_does_not_stay_in_tables_of_grids() -> None:
+    """A table is kept for later calls; one that an experiment on ops has changed is not, nor one from before taken."""
+    positions = FourierPositions(3, (13, 29), conventions=DIALECTS["hf"])
+    like, grid = np.zeros(1), (5, 7)
+
+    def none(op: Op, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        out = op(*arguments, **options)
+        return out * 0 if op.name == "sin" else out
+
+    with handle(none):
+        changed = positions.apply({}, grid, like=like)
+    right = positions.apply({}, grid, like=like)
+    with handle(none):
+        again = positions.apply({}, grid, like=like)
+    assert not changed[:, 2:8].any()
+    assert not again[:, 2:8].any()
+    assert_close(right, direct_fourier_features(grid, 3, (13, 29)), 1e-12)
