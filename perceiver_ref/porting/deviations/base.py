@@ -30,6 +30,20 @@ Match = Callable[[str], bool]
 """Whether a place, the dotted scopes that an op runs in or the path of a parameter, is meant."""
 
 
+class Paths:
+    """A function from a parameter to its path; "" for any other value."""
+
+    def __init__(self, params: Tree) -> None:
+        self.known = {id(array_of(array)): name for name, array in tree.leaves(params)}
+
+    def __call__(self, value: Any) -> str:
+        return self.known.get(id(array_of(value)), "")
+
+    def also(self, array: Any, path: str) -> None:
+        """An array that stands for a parameter, and lives as long as this."""
+        self.known[id(array)] = path
+
+
 @dataclass(frozen=True)
 class Change:
     """What a deviation does to one run: each part is left out where it has nothing to do.
@@ -37,13 +51,14 @@ class Change:
     `params` gives the changed parameter tree; `parts` exchange methods of the model's parts, such as `Attention.apply`,
     and functions by name (`exchange.exchanged_steps`); `ops` makes, from a function that tells the path of a parameter,
     a replacement for every op by name. `straight`: the gradients of the changed parameters are those of the parameters,
-    as where weights are only stored otherwise.
+    as where weights are only stored otherwise. `keeps`: what a replacement sees in one call it keeps for another.
     """
 
     params: Callable[[Tree], Tree] | None = None
     parts: Callable[[], Exchange] | None = None
-    ops: Callable[[Callable[[Any], str]], Mapping[str, OpReplacement]] | None = None
+    ops: Callable[[Paths], Mapping[str, OpReplacement]] | None = None
     straight: bool = False
+    keeps: bool = False
 
 
 def exchanged(table: Exchange) -> Change:
@@ -56,16 +71,24 @@ def replaced(table: Mapping[str, OpReplacement]) -> Change:
     return Change(ops=lambda path: table)
 
 
+@dataclass(frozen=True)
+class At:
+    """A replacement of an op in the scopes that match."""
+
+    replacement: OpReplacement
+    match: Match
+
+    def is_here(self) -> bool:
+        """Whether the scope that the reference runs in matches."""
+        return self.match(where())
+
+    def __call__(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        return self.replacement(op, arguments, static) if self.is_here() else op(*arguments, **static)
+
+
 def at(table: Mapping[str, OpReplacement], match: Match) -> Mapping[str, OpReplacement]:
     """The replacements, in the scopes that match."""
-
-    def here(replacement: OpReplacement) -> OpReplacement:
-        def run(op: Op, arguments: Any, static: Any) -> Any:
-            return replacement(op, arguments, static) if match(where()) else op(*arguments, **static)
-
-        return run
-
-    return {name: here(replacement) for name, replacement in table.items()}
+    return {name: At(replacement, match) for name, replacement in table.items()}
 
 
 @dataclass(frozen=True)
@@ -194,7 +217,7 @@ class Survey:
 
 def survey(params: Tree, run: Callable[[], Any], passed: Callable[[], int] = lambda: 0) -> Survey:
     """Run the reference once and note what it used; `passed` tells the number of points traced so far."""
-    made, path = Survey(params), paths_of(params)
+    made, path = Survey(params), Paths(params)
     whole = {id(_whole(array)): name for name, array in tree.leaves(params) if array is not None}
 
     def watch(event: Any) -> None:
@@ -220,12 +243,6 @@ def _whole(array: Any) -> Any:
     return array
 
 
-def paths_of(params: Tree) -> Callable[[Any], str]:
-    """A function from a parameter to its path; "" for any other value."""
-    known = {id(array_of(array)): name for name, array in tree.leaves(params)}
-    return lambda value: known.get(id(array_of(value)), "")
-
-
 @contextmanager
 def deviating(candidates: Sequence[Candidate], model: M, params: Tree) -> Iterator[tuple[M, Tree]]:
     """The reference with these deviations; gives the model and the parameters to run inside."""
@@ -234,7 +251,7 @@ def deviating(candidates: Sequence[Candidate], model: M, params: Tree) -> Iterat
         for candidate in candidates:
             if candidate.change.params is not None:
                 params = candidate.change.params(params)
-        path = paths_of(params)
+        path = Paths(params)
         for candidate in candidates:
             if candidate.change.parts is not None:
                 table = {key: only(made, candidate.here) for key, made in candidate.change.parts().items()}

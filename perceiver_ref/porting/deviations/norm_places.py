@@ -130,7 +130,7 @@ def keys_or_values_unnormed(found: Survey) -> Iterator[Candidate]:
     kinds = layers(found)
     if any(getattr(layer, name, None) is not None for layer in kinds for name in _ROLES["keys and values"]):
         for name, raw_keys in (("values", False), ("keys", True)):
-            change = Change(parts=lambda raw_keys=raw_keys: _unnormed(raw_keys))  # type: ignore[misc]
+            change = Change(parts=lambda raw_keys=raw_keys: _unnormed(raw_keys), keeps=True)  # type: ignore[misc]
             yield Candidate("norm-missing", f"{name} made of inputs that are not normed", change)
 
 

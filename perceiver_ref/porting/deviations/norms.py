@@ -186,13 +186,13 @@ def norm_after(found: Survey) -> Iterator[Candidate]:
         chosen = [module for module in modules if module.rpartition("/")[2] in roles]
         for label, match, rare in groups(chosen) if chosen else []:
             meant = {module for module in chosen if match(module)}
-            after = Change(ops=_post(meant, set()))
+            after = Change(ops=_post(meant, set()), keeps=True)
             yield Candidate("norm-after", f"norms after the sums: {name}, {label}", after, rare)
             yield Candidate("norm-after", f"norms of what is added: {name}, {label}", _of_branches(meant), rare)
             others = {m for m in modules if m.rpartition("/")[2] in ("key_value_norm", "features_norm") and match(m)}
             if others and name != "mlp":
                 variant = f"norms after the sums: {name}, and none of keys and values, {label}"
-                yield Candidate("norm-after", variant, Change(ops=_post(meant, others)), rare)
+                yield Candidate("norm-after", variant, Change(ops=_post(meant, others), keeps=True), rare)
 
 
 def _of_branches(modules: set[str]) -> Change:
@@ -227,7 +227,7 @@ def _of_branches(modules: set[str]) -> Change:
 
         return dict.fromkeys(NORMS, run)
 
-    return Change(parts=layers, ops=table)
+    return Change(parts=layers, ops=table, keeps=True)
 
 
 def _post(modules: set[str], skipped: set[str]) -> Callable[[Any], Mapping[str, OpReplacement]]:

@@ -44,7 +44,7 @@ def latents_weightless(found: Survey) -> Iterator[Candidate]:
     """Weights of latents among the keys set to zero after the softmax, as where values of theirs are zero."""
     if any(layer.latents_in_keys for layer in found.of_class(LatentsAttend)):
         variant = "weights of latents zero after the softmax"
-        yield Candidate("latents-not-in-keys", variant, Change(parts=_weightless))
+        yield Candidate("latents-not-in-keys", variant, Change(parts=_weightless, keeps=True))
 
 
 def _weightless() -> Exchange:

@@ -28,7 +28,7 @@ from ..exchange import exchanged_steps
 from .close import Close, closeness
 from .course import Course, Part
 from .memo import Memo
-from .subject import CANNOT_BE_RUN, Arrays, Subject, _tamed
+from .subject import CANNOT_BE_RUN, Arrays, Subject, tamed
 
 LARGE = 1 << 24
 """Cases with more numbers in parameters, inputs and traced values than this are large."""
@@ -287,7 +287,7 @@ class LargeSubject(Subject):
                 outputs = self.run(params, self.inputs, model)
         except FoundError as found:
             return found.value, {}
-        return None, {f"output/{n}": _tamed(to_host(outputs[n])) for n in self.case.outputs if n in outputs}
+        return None, {f"output/{n}": tamed(to_host(outputs[n])) for n in self.case.outputs if n in outputs}
 
     def ending(self, part: Part, *chosen: Candidate) -> Arrays | None:
         """The outputs, where deviations are made in a part at the end of the run alone; None where they do not fit."""

@@ -21,7 +21,7 @@ from ..cases import Case
 from ..cases.compare import difference
 from ..cases.execution import named_points, rebuild, spread, unknown_points
 from ..deviations import Candidate, deviating, survey
-from ..deviations.base import paths_of
+from ..deviations.base import Paths
 from ..exchange import exchanged_steps
 from ..patterns import patterns
 from ..tolerances import tolerances
@@ -84,7 +84,7 @@ class Subject:
         for name, array in case.outputs.items():
             if name not in outputs:
                 raise InputError(f"the reference gives no output {name!r}; it gives {', '.join(outputs)}")
-            self.expected[f"output/{name}"] = _tamed(array)
+            self.expected[f"output/{name}"] = tamed(array)
         self._compare(traced, outputs)
         for name, wanted in self.expected.items():
             if name in self.ours and self.ours[name].shape != wanted.shape:
@@ -148,7 +148,7 @@ class Subject:
                 made[f"trace/{name}"] = spread(to_host(traced[ours]), self.case.trace[name])
         for name in self.case.outputs:
             if name in outputs:
-                made[f"output/{name}"] = _tamed(to_host(outputs[name]))
+                made[f"output/{name}"] = tamed(to_host(outputs[name]))
         return made
 
     def deviating(self, chosen: Sequence[Candidate], gate: Mapping[str, float] | None = None) -> Arrays | None:
@@ -217,7 +217,7 @@ class Subject:
     def inputs_of(self, name: str) -> Arrays:
         """What the ops between a compared array ("trace/..." or "output/...") and the traced point before it are given
         from outside: by number and op, without parameters."""
-        order, path = list(self.numbers), paths_of(self.params)
+        order, path = list(self.numbers), Paths(self.params)
         ours = self.points.get(name.removeprefix("trace/"))
         before = order.index(ours) if ours in order else len(order)
         made: Arrays = {}
@@ -278,12 +278,12 @@ class Subject:
         return exchanged_steps({"point": point})
 
 
-def _tamed(array: np.ndarray) -> np.ndarray:
+def tamed(array: np.ndarray) -> np.ndarray:
     """A mask to be added holds each dtype's own lowest number: any that is as good as infinite is one."""
     if array.dtype.kind != "f" or not array.size:
         return array
     largest = float(np.abs(array).max())
     if not (largest >= min(_HUGE, float(np.finfo(array.dtype).max)) or largest == _LOWEST):
         return array
-    tamed: np.ndarray = np.clip(array, -_LARGE, _LARGE)
-    return tamed
+    made: np.ndarray = np.clip(array, -_LARGE, _LARGE)
+    return made

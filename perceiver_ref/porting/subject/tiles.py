@@ -1,0 +1,388 @@
+"""Many runs with deviations in one: the batch is repeated, and each copy of it deviates by itself.
+
+A run of a small model is Python's time, not arithmetic's: many copies of its batch cost little more than one. Ops run
+once for all copies; where a deviation changes one, it is computed again for the rows of that copy. Rows are told by
+their axis, whose length a prime number of copies divides as nothing else of the model's. Values without rows, such as
+changed parameters, are kept beside the common ones until they meet rows.
+
+Results are for choosing what to run by itself: sums over more rows may round otherwise, and what cannot be told here
+is said to be unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from ...autograd import tree
+from ...autograd.backend import is_array
+from ...autograd.core import Op, array_of
+from ...autograd.handlers import handle
+from ...autograd.observing import Event, observe
+from ...autograd.tree import Tree
+from ...models.tracing import trace
+from ..deviations import Candidate, deviating
+from ..deviations.base import At, Change, Exchange, Paths
+from ..exchange import Replacement
+from .subject import CANNOT_BE_RUN, Arrays, Subject, tamed
+
+COPIES = (61, 59, 53, 47, 43, 41, 37, 31, 29, 23, 19, 17)
+"""Numbers of copies, of which the first that fits is taken"""
+NUMBERS = 1 << 22
+"""So many numbers all ops of a run make at most"""
+_SAME = 1e-9
+"""Copies that nothing deviates in agree within this part of the values: float64's rounding, in another order."""
+
+
+class Tiles:
+    """`run` gives the outputs with `first` and each of `others` beside; it needs `usable`."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.copies = 0 if subject.backend != "numpy" or subject.is_large else self._number()
+        self.inputs = {} if not self.copies else self._tiled()
+        classes = {cls for module in subject.survey.modules for cls in type(module).__mro__}
+        self.methods = {method for cls in classes for method in vars(cls).values() if callable(method)}
+        """Those of the model's parts"""
+        self.usable = bool(self.copies) and self._agrees()
+
+    def run(self, first: Sequence[Candidate], others: Sequence[Candidate]) -> list[Arrays | None]:
+        """Of each other the outputs, by the names of `expected`; None where they cannot be told."""
+        made: list[Arrays | None] = []
+        step = self.copies - 1
+        for start in range(0, len(others), step):
+            made += self._of_one_tile(first, others[start : start + step])
+        return made
+
+    def _of_one_tile(self, first: Sequence[Candidate], others: Sequence[Candidate]) -> list[Arrays | None]:
+        tile = _Tile(self.copies, others, self.methods)
+        try:
+            outputs = self._outputs((*first, tile.candidate))
+        except CANNOT_BE_RUN:
+            return [None] * len(others)
+        base = {name: self._block(array, len(others)) for name, array in outputs.items()}
+        found: list[Arrays | None] = []
+        for i in range(len(others)):
+            own = {name: self._block(array, i) for name, array in outputs.items()}
+            lost = i not in tile.reached and all(not _apart(array, base[name]) for name, array in own.items())
+            told = i not in tile.failed and not (lost and others[i].change.ops is None)
+            found.append({f"output/{name}": tamed(array) for name, array in own.items()} if told else None)
+        return found
+
+    def _outputs(self, chosen: Sequence[Candidate]) -> Arrays:
+        subject = self.subject
+        with (
+            deviating(chosen, subject.rebuilt.model, subject.params) as (model, params),
+            trace(lambda name: False),
+            np.errstate(all="ignore"),
+        ):
+            outputs = subject.run(params, self.inputs, model)
+        return {name: array_of(outputs[name]) for name in subject.case.outputs}
+
+    def _block(self, array: np.ndarray, i: int) -> np.ndarray:
+        rows = len(array) // self.copies
+        return array[i * rows : (i + 1) * rows]
+
+    def _number(self) -> int:
+        """How many copies: a prime that divides no length, of arrays or asked for. 0: none fits."""
+        known: set[int] = set()
+        size = 0
+
+        def watch(event: Event) -> None:
+            nonlocal size
+            for array in (*event.arguments, *event.outputs):
+                known.update(getattr(array, "shape", ()))
+            known.update(_integers(event.options))
+            known.update(_integers(event.arguments))
+            size += sum(array.size for array in event.outputs if is_array(array))
+
+        subject = self.subject
+        with observe(watch), trace(lambda name: False), np.errstate(all="ignore"):
+            subject.run(subject.params, subject.inputs)
+        for array in (*subject.inputs.values(), *(array for _, array in tree.leaves(subject.params))):
+            known.update(array.shape)
+        fit = (n for n in COPIES if n * size <= NUMBERS and not any(k and k % n == 0 for k in known))
+        return next(fit, 0)
+
+    def _tiled(self) -> dict[str, Any]:
+        """The inputs, of which all with the outputs' number of examples are taken to have a row for each."""
+        lengths = {array.shape[:1] for array in self.subject.case.outputs.values()}
+        return {
+            name: np.concatenate([array] * self.copies) if array.shape[:1] in lengths and array.ndim else array
+            for name, array in self.subject.inputs.items()
+        }
+
+    def _agrees(self) -> bool:
+        """Whether every copy gives what the model gives, and every op of it does for the rows of one copy alone."""
+        ours = {n.removeprefix("output/"): a for n, a in self.subject.ours.items() if n.startswith("output/")}
+        if not ours or any(not array.ndim or not array.size for array in ours.values()):
+            return False
+        tile, right = _Tile(self.copies, (), ()), True
+
+        def checked(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+            nonlocal right
+            out = op(*arguments, **static)
+            if tile.alone is None and right:
+                with tile.only(1):
+                    own = op(*tile.mine(1, arguments), **tile.mine(1, static))
+                right = _alike(own, tile.mine(1, out))
+            return out
+
+        try:
+            with handle(checked):
+                outputs = self._outputs(())
+        except CANNOT_BE_RUN:
+            return False
+        return right and all(
+            len(outputs[name]) == len(array) * self.copies
+            and all(not _apart(self._block(outputs[name], i), array) for i in (0, self.copies - 1))
+            for name, array in ours.items()
+        )
+
+
+class _Tile:
+    """The deviations of one run's copies, in their order; `failed` are those that do not fit."""
+
+    def __init__(self, copies: int, others: Sequence[Candidate], methods: Container[Any]) -> None:
+        self.copies, self.others, self.methods = copies, others, methods
+        self.failed = {i for i, other in enumerate(others) if other.here is not None or other.change.keeps}
+        self.reached: set[int] = set()
+        """Copies of which rows were computed"""
+        self.alone: int | None = None
+        """The copy whose rows alone are computed just now"""
+        self.apart: dict[int, tuple[Any, dict[int, Any]]] = {}
+        """Identity of an array without rows -> the array, and what copies have in its place"""
+        self.nodes: set[int] = set()
+        """Identities of the levels of the parameters' tree, whose leaves are looked at where ops are given them"""
+        self.simple: set[int] = set()
+        """Copies that deviate in one method or function alone: inside it they do not"""
+        self.tables: dict[int, Mapping[str, Callable[..., Any]]] = {}
+        self.of_op: dict[str, list[int]] = {}
+        """Name of an op -> the copies that deviate there"""
+
+    @property
+    def candidate(self) -> Candidate:
+        """All of these as one deviation of the run."""
+        return Candidate("several", "", Change(self.params, self.parts, self.ops))
+
+    def params(self, params: Tree) -> Tree:
+        """The parameters; what copies have in their place is noted."""
+        self.nodes = set(map(id, _levels(params)))
+        leaves = list(tree.leaves(params))
+        known = {id(array) for _, array in leaves}
+        for i, other in enumerate(self.others):
+            if other.change.params is None or i in self.failed:
+                continue
+            try:
+                own = list(tree.leaves(other.change.params(params)))
+            except CANNOT_BE_RUN:
+                own = []
+            moved = any(array is not common and id(array) in known for (_, common), (_, array) in zip(leaves, own))
+            if moved or [name for name, _ in own] != [name for name, _ in leaves]:
+                self.failed.add(i)  # one parameter in the place of another has no path of its own
+                continue
+            for (_, common), (_, array) in zip(leaves, own):
+                if array is not common:
+                    self.apart.setdefault(id(common), (common, {}))[1][i] = array
+        return params
+
+    def ops(self, path: Paths) -> Mapping[str, Any]:
+        """A replacement for every op."""
+        for common, own in self.apart.values():
+            for array in own.values():
+                path.also(array, path(common))
+        for i, other in enumerate(self.others):
+            if other.change.ops is not None and i not in self.failed:
+                self.tables[i] = other.change.ops(path)
+                for name in self.tables[i]:
+                    self.of_op.setdefault(name, []).append(i)
+        return _Whatever(self._op)
+
+    def parts(self) -> Exchange:
+        """For every method or function that a copy exchanges what does so for its rows."""
+        owners: dict[Any, dict[int, Replacement]] = {}
+        for i, other in enumerate(self.others):
+            if other.change.parts is not None and i not in self.failed:
+                own = {k: made for k, made in other.change.parts().items() if isinstance(k, str) or k in self.methods}
+                for key, made in own.items():
+                    owners.setdefault(key, {})[i] = made
+                if len(own) == 1 and other.change.ops is None and other.change.params is None:
+                    self.simple.add(i)
+        return {key: partial(self._part, of) for key, of in owners.items()}
+
+    def _op(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        if self.alone is not None:
+            return self._own(self.alone, op, self.mine(self.alone, arguments), self.mine(self.alone, static))
+        out = op(*arguments, **static)
+        touched = [i for i in self.of_op.get(op.name, ()) if self._deviates(i, op.name)]
+        touched += [i for i in self._carried((arguments, static)) if i not in touched]
+        return self._with(out, touched, lambda i: self._own(i, op, self.mine(i, arguments), self.mine(i, static)))
+
+    def _own(self, i: int, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+        made = self.tables.get(i, {}).get(op.name)
+        return op(*arguments, **static) if made is None else made(op, arguments, static)
+
+    def _deviates(self, i: int, name: str) -> bool:
+        made = self.tables[i][name]
+        return not isinstance(made, At) or made.is_here()
+
+    def _part(self, owners: Mapping[int, Replacement], original: Any, *arguments: Any, **options: Any) -> Any:
+        if self.alone is not None:
+            made = owners.get(self.alone)
+            return original(*arguments, **options) if made is None else made(original, *arguments, **options)
+        out = original(*arguments, **options)
+
+        def own(i: int) -> Any:
+            given, chosen = self.mine(i, arguments), self.mine(i, options)
+
+            def known(*others: Any, **more: Any) -> Any:
+                same = len(others) == len(given) and all(map(is_, others, given)) and more.keys() == chosen.keys()
+                if same and all(more[name] is chosen[name] for name in more):
+                    return self.mine(i, out)
+                return original(*others, **more)
+
+            return owners[i](known if i in self.simple else original, *given, **chosen)
+
+        return self._with(out, list(owners), own)
+
+    def _with(self, out: Any, touched: Sequence[int], own: Callable[[int], Any]) -> Any:
+        """What all have, with that of copies which deviate in its place."""
+        touched = [i for i in touched if i not in self.failed]
+        if not touched:
+            return out
+        out = _copied(out)
+        for i in touched:
+            try:
+                with self.only(i):
+                    made = own(i)
+            except CANNOT_BE_RUN:
+                self.failed.add(i)
+                continue
+            if not self._put(out, i, made):
+                self.failed.add(i)
+        return out
+
+    @contextmanager
+    def only(self, i: int) -> Iterator[None]:
+        """Within this context the rows of one copy are computed."""
+        self.alone = i
+        try:
+            yield
+        finally:
+            self.alone = None
+
+    def _put(self, out: Any, i: int, made: Any) -> bool:
+        """Put what a copy has into its rows, or beside what has none; False where it does not fit."""
+        made = array_of(made)
+        if isinstance(out, (tuple, list)):
+            fits = isinstance(made, (tuple, list)) and len(made) == len(out)
+            return fits and all(self._put(part, i, own) for part, own in zip(out, made))
+        if isinstance(out, dict):
+            fits = isinstance(made, dict) and made.keys() == out.keys()
+            return fits and all(self._put(part, i, made[name]) for name, part in out.items())
+        if not is_array(out):
+            return out is made or (type(out) is type(made) and isinstance(out, (int, float, str)) and out == made)
+        block = self._rows(out, i)
+        if block is None:
+            self.apart.setdefault(id(out), (out, {}))[1][i] = made
+            return is_array(made)
+        if not is_array(made) or out[block].shape != made.shape:
+            return False
+        out[block] = made
+        self.reached.add(i)
+        return True
+
+    def mine(self, i: int, value: Any) -> Any:
+        """Arguments as one copy has them: its rows, what it has in place of the common, and its share of lengths."""
+        kind = type(value)
+        if kind is int:
+            return value // self.copies if value > 0 and value % self.copies == 0 else value
+        if kind is tuple or kind is list:
+            return value if id(value) in self.nodes else kind([self.mine(i, part) for part in value])
+        if kind is dict:
+            return value if id(value) in self.nodes else {name: self.mine(i, part) for name, part in value.items()}
+        data = array_of(value)
+        if not is_array(data):
+            return value
+        known = self.apart.get(id(data))
+        if known is not None and known[0] is data and i in known[1]:
+            return known[1][i]
+        block = self._rows(data, i)
+        return value if block is None else data[block]
+
+    def _rows(self, array: np.ndarray, i: int) -> tuple[slice, ...] | None:
+        """Where a copy's rows are; None for an array without rows."""
+        for axis, length in enumerate(array.shape):
+            if length and length % self.copies == 0:
+                rows = length // self.copies
+                return (*[slice(None)] * axis, slice(i * rows, (i + 1) * rows))
+        return None
+
+    def _carried(self, values: Any) -> set[int]:
+        """The copies that have something else in the place of one of these values."""
+        if isinstance(values, (tuple, list)):
+            return set().union(*map(self._carried, values))
+        if isinstance(values, dict):
+            return set() if id(values) in self.nodes else set().union(*map(self._carried, values.values()))
+        data = array_of(values)
+        known = self.apart.get(id(data))
+        return set(known[1]) if known is not None and known[0] is data else set()
+
+
+class _Whatever(dict[str, Any]):
+    """The same value for every key."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.value
+
+
+def _copied(out: Any) -> Any:
+    """The same with arrays that can be written to."""
+    if isinstance(out, (tuple, list)):
+        parts = [_copied(part) for part in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+    if isinstance(out, dict):
+        return {name: _copied(part) for name, part in out.items()}
+    return np.array(array_of(out)) if is_array(array_of(out)) else out
+
+
+def _levels(params: Tree) -> Iterator[Any]:
+    if isinstance(params, (dict, list, tuple)):
+        yield params
+        for part in params.values() if isinstance(params, dict) else params:
+            yield from _levels(part)
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if type(value) is int:
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _integers(part)
+    elif isinstance(value, dict):
+        yield from _integers(list(value.values()))
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays differ by more than rounding."""
+    if one.shape != other.shape:
+        return True
+    if one.dtype.kind != "f":
+        return not np.array_equal(one, other)
+    size = float(np.abs(other[np.isfinite(other)]).max(initial=0.0))
+    return not np.allclose(one, other, rtol=0.0, atol=_SAME * max(size, 1e-300), equal_nan=True)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return not _apart(array_of(one), array_of(other))
