@@ -77,7 +77,7 @@ def test_every_pair_comes_in_rounds_the_likeliest_first() -> None:
     def beside(chosen: tuple[Candidate, ...]) -> list[tuple[int, Candidate]]:
         return placed([c for c in found if c.cause != chosen[0].cause])
 
-    came = list(in_rounds([lambda: leaders], beside, 1024))
+    came = [(*chosen, c) for chosen, others in in_rounds([lambda: leaders], beside, 1024) for c in others]
     pairs = {frozenset((x, y)) for x in found for y in found if x.cause != y.cause}
     assert {frozenset(pair) for pair in came} == pairs
     place = {candidate: number for number, candidate in places}

@@ -51,7 +51,7 @@ class Change:
     `params` gives the changed parameter tree; `parts` exchange methods of the model's parts, such as `Attention.apply`,
     and functions by name (`exchange.exchanged_steps`); `ops` makes, from a function that tells the path of a parameter,
     a replacement for every op by name. `straight`: the gradients of the changed parameters are those of the parameters,
-    as where weights are only stored otherwise. `keeps`: what a replacement sees in one call it keeps for another.
+    as where weights are only stored otherwise. `keeps`: an op is put off, from one call to a later one.
     """
 
     params: Callable[[Tree], Tree] | None = None
@@ -338,6 +338,7 @@ def groups(places: Iterable[str]) -> list[Group]:
         ("in the decoder", lambda place: _part(place) == "decoder"),
         ("in the encoder's cross-attention", lambda place: _part(place) == "encoder" and is_cross(place)),
         ("outside the encoder and decoder", lambda place: _part(place) not in ("encoder", "decoder")),
+        ("in the encoder and decoder", lambda place: _part(place) in ("encoder", "decoder")),
     ]
     seen: list[tuple[bool, ...]] = [tuple(True for _ in places)]
     for label, match in kinds:

@@ -12,8 +12,8 @@ from ..deviations import Candidate
 
 _ELEMENTS = 4096
 """Ranking looks at no more of an array's elements"""
-_FIRST = 32
-"""The product of places that the first round goes to"""
+_FIRST, _FIRST_AT_ONCE = 32, 8
+"""The product of places that the first round goes to, and so many times as far where many are run at once"""
 _FEW = 4
 """A round looks at no leader for fewer"""
 _LOCAL, _RARE = 2, 6
@@ -71,20 +71,20 @@ def in_rounds(
     groups: Sequence[Callable[[], Sequence[tuple[int, Chosen]]]],
     beside: Callable[[Chosen], Sequence[tuple[int, Candidate]]],
     most: int,
-) -> Iterator[Chosen]:
-    """Of each group in turn the leaders with one more each, to a product of both places that doubles with every round.
-
-    `most` is where rounds end.
+    at_once: int = 1,
+) -> Iterator[tuple[Chosen, list[Candidate]]]:
+    """Of each group in turn the leaders, with those to be run beside each of them: to a product of both places that
+    doubles with every round, to `most`. Where many are run `at_once` for less, so many come, or times so many.
 
     One may come again: what leaders there are, and which place they have, may change from round to round.
     """
-    reach = _FIRST
+    reach, few = _FIRST, _FEW
+    if at_once > 1:
+        reach, few = _FIRST_AT_ONCE * reach, max(_FEW, at_once // _FEW)
     while reach <= most:
         for place, chosen in chain.from_iterable(group() for group in groups):
-            if _FEW * place > reach:
-                continue
-            for other, candidate in beside(chosen):
-                if place * other > reach:
-                    break
-                yield (*chosen, candidate)
+            if few * place <= reach:
+                order = beside(chosen)
+                within = sum(place * other <= reach for other, _ in order)
+                yield chosen, [candidate for _, candidate in order[: -(-within // at_once) * at_once]]
         reach *= 2

@@ -7,14 +7,16 @@ one of them is, the fewer beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
+from ...host.budget import in_time
 from ..deviations import Candidate
 from ..subject import Arrays
+from .at_once import AtOnce
 from .fit import Fit
 from .ranking import Chosen, Effect, in_rounds, placed, some
 
@@ -24,6 +26,12 @@ _ELEMENTS = 512
 """Ranking looks at no more of the outputs' numbers"""
 _SAME = 1e-9
 """Two of the same causes that leave what differs by no more are one."""
+_APART = 8
+"""So many times as far down are those that cannot be run at once with others"""
+_LATER = 3
+"""So many times as far down are three at once"""
+_KEPT = 20_000
+"""Of so many pairs it is known what they gave"""
 
 
 class Rounds:
@@ -33,10 +41,11 @@ class Rounds:
         self,
         fit: Fit,
         effects: Sequence[Effect],
-        left: Mapping[Chosen, float],
-        made: Mapping[Chosen, np.ndarray],
+        left: dict[Chosen, float],
+        made: dict[Chosen, np.ndarray],
+        at_once: AtOnce,
     ) -> None:
-        self.fit, self.effects, self.left, self.made = fit, effects, left, made
+        self.fit, self.effects, self.left, self.made, self.at_once = fit, effects, left, made, at_once
         self._with: dict[Candidate, dict[int, np.ndarray]] = {}
         self._stacked: dict[Candidate, tuple[np.ndarray, np.ndarray]] = {}
         self._seen = 0
@@ -45,10 +54,34 @@ class Rounds:
     def __iter__(self) -> Iterator[Chosen]:
         if not self.effects:
             return
-        for chosen in in_rounds([lambda: self._leaders, self._pairs], self._beside, _MOST):
-            if frozenset(chosen) not in self.given:
-                self.given.add(frozenset(chosen))
-                yield chosen
+        groups = [lambda: self._leaders, self._pairs]
+        for chosen, others in in_time(in_rounds(groups, self._beside, _MOST, self.at_once.number)):
+            yield from self._worth(chosen, [other for other in others if self._is_new((*chosen, other))])
+
+    def _is_new(self, chosen: Chosen) -> bool:
+        """Whether these have not come before, in whatever order; from now on they have."""
+        key = frozenset(chosen)
+        new = key not in self.given
+        self.given.add(key)
+        return new
+
+    def _worth(self, chosen: Chosen, others: Sequence[Candidate]) -> Iterator[Chosen]:
+        """Of these beside the chosen those that are worth a run of their own, the most promising of each turn first."""
+        found: list[tuple[float, Chosen]] = []
+        for number, (other, made) in enumerate(self.at_once.beside(chosen, others), 1):
+            left = 0.0 if made is None else self.fit.remaining(made)
+            if made is not None and len(chosen) == 1:
+                self._note((*chosen, other), made, left)
+            if self.at_once.is_worth(left):
+                found.append((left, (*chosen, other)))
+            if number % self.at_once.number == 0 or number == len(others):
+                yield from (more for _, more in sorted(found, key=lambda row: row[0]))
+                found = []
+
+    def _note(self, pair: Chosen, made: Arrays, left: float) -> None:
+        self.left[pair] = left
+        if np.isfinite(left) and len(self.made) < _KEPT:
+            self.made[pair] = sampled(self.fit, made)
 
     @cached_property
     def _ours(self) -> np.ndarray:
@@ -86,7 +119,7 @@ class Rounds:
             for place, same in enumerate(of.values(), 1)
             for number, (left, pair) in enumerate(same, 1)
         ]
-        return _weighed([(place, pair) for place, _, pair in rows], [left for _, left, _ in rows])
+        return _weighed([(_LATER * place, pair) for place, _, pair in rows], [left for _, left, _ in rows])
 
     def _beside(self, chosen: Chosen) -> list[tuple[int, Candidate]]:
         """The others with their place: first what should leave the least, if each does what it does alone, or, as far
@@ -98,7 +131,11 @@ class Rounds:
             left[numbers] = np.minimum(left[numbers], _left(apart, changes))
         causes = {candidate.cause for candidate in chosen}
         others = (self.effects[number].candidate for number in np.argsort(left, kind="stable"))
-        return placed([candidate for candidate in others if candidate.cause not in causes])
+        order = placed([candidate for candidate in others if candidate.cause not in causes])
+        if self.at_once.number == 1:
+            return order
+        apart = ((p * (_APART if self.at_once.alone(c) is None else 1), c) for p, c in order)
+        return sorted(apart, key=lambda row: row[0])
 
     @cached_property
     def _number(self) -> dict[Candidate, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -95,8 +96,8 @@ class Search:
         """Deviations with which outputs come right, and points do not"""
         self.beside: dict[tuple[Candidate, ...], Mapping[str, float]] = {}
         """Limits of rounding in a model with these deviations"""
-        self.counts: dict[str, int] = {}
-        """By what: how many runs"""
+        self.counts: dict[int, int] = {}
+        """By the number of deviations: how many runs"""
         self.weights: Candidate | None = None
         """The form that weights are stored in, where that is the rounding"""
 
@@ -107,7 +108,9 @@ class Search:
     @property
     def tried(self) -> list[str]:
         """What was tried, in words."""
-        return [f"{n} {what}" for what, n in self.counts.items() if n]
+        words = {1: "deviations alone", 2: "pairs of deviations"}
+        every = Counter(self.counts) + Counter(self.several.at_once.counted)
+        return [f"{n} {words.get(number, 'three deviations at once')}" for number, n in every.items()]
 
     def first_divergence(self) -> str | None:
         """The peer's name of the first traced point that differs."""
@@ -226,6 +229,7 @@ class Search:
             if len(part.chosen) == 1 and (name := name_of(part.chosen[0])) is not None:
                 return self._rounding(name)
             self.scores = [_Score(part.remaining, part.chosen)]
+        self.scores = [self._needed(score) for score in self.scores]
         floor = min(score.remaining for score in self.scores)
         as_good = max(10 * floor if floor <= EXPLAINED / 10 else ALIKE * floor, NOTHING)
         least: dict[tuple[str, ...], float] = {}
@@ -249,6 +253,16 @@ class Search:
         self.others = kept[1:]
         return "deviation", kept[0]
 
+    def _needed(self, score: _Score) -> _Score:
+        """An explanation without what it is as good without, such as the epsilon of a norm that is left out."""
+        for candidate in score.chosen if len(score.chosen) > 1 and not self.subject.is_large else ():
+            fewer = tuple(other for other in score.chosen if other is not candidate)
+            made = self.subject.deviating(fewer)
+            remaining = float("inf") if made is None else self.fit.remaining(made)
+            if remaining <= max(score.remaining, NOTHING):
+                return self._needed(_Score(remaining, fewer))
+        return score
+
     def _explains(self, remaining: float, made: Arrays, chosen: tuple[Candidate, ...], *, traced: bool = True) -> bool:
         """Whether what is left is little, or rounding of the case's dtype; of outputs alone unless `traced`."""
         if remaining <= EXPLAINED:
@@ -259,8 +273,7 @@ class Search:
 
     def _try(self, chosen: tuple[Candidate, ...], gate: Mapping[str, float] | None = None) -> bool:
         """Note deviations that explain the difference."""
-        what = {1: "deviations alone", 2: "pairs of deviations"}.get(len(chosen), "three deviations at once")
-        self.counts[what] = self.counts.get(what, 0) + 1
+        self.counts[len(chosen)] = self.counts.get(len(chosen), 0) + 1
         known = self.parts.known.get(chosen)
         made = None if known is not None else self.subject.deviating(chosen, gate)
         if known is None and len(chosen) == 1 and not gate and not self.subject.is_large:
@@ -305,6 +318,8 @@ class Search:
         tried = in_time(steps(chosen, f"trying {'rare ' if rare else ''}deviation"))
         for cause, of_cause in groupby(tried, lambda c: c.cause):
             for candidate in of_cause:
+                if gate is None and not self.subject.is_large and self.several.note_far(candidate):
+                    continue
                 if self._try((candidate,), gate) and self.scores[-1].remaining <= NOTHING:
                     return self.scores[-1]
             own = [score for score in self.scores if score.chosen[0].cause == cause]
@@ -405,14 +420,16 @@ class Search:
             self.scores = [_Score(part.remaining, part.chosen)]
             return
         least = REPEATED * best.remaining if len(best.chosen) == 1 else NOTHING
-        for candidate in in_time(self.found):
-            if candidate.cause not in causes:
-                made = self.subject.deviating((*best.chosen, candidate))
-                remaining = float("inf") if made is None else self.fit.remaining(made)
-                if remaining <= least:
-                    self.scores.append(_Score(remaining, (*best.chosen, candidate)))
-                if remaining <= NOTHING:
-                    return
+        others = [candidate for candidate in self.found if candidate.cause not in causes]
+        for candidate, known in self.several.at_once.beside(best.chosen, others):
+            if known is not None and self.fit.remaining(known) > 2 * least:  # sums in another order leave a little less
+                continue
+            made = self.subject.deviating((*best.chosen, candidate))
+            remaining = float("inf") if made is None else self.fit.remaining(made)
+            if remaining <= least:
+                self.scores.append(_Score(remaining, (*best.chosen, candidate)))
+            if remaining <= NOTHING:
+                return
         likely = len(best.chosen) == 1
         if part is not None and likely and part.remaining <= PARTLY * min(score.remaining for score in self.scores):
             self.scores = [_Score(part.remaining, part.chosen)]

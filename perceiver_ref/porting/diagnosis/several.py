@@ -18,6 +18,7 @@ from ...host.progress import steps
 from ..cases.compare import difference
 from ..deviations import Candidate
 from ..subject import NOTHING, Arrays
+from .at_once import AtOnce
 from .fit import Fit
 from .parts import SMALL, Parts
 from .ranking import Chosen, Effect, ranked_pairs, some
@@ -46,12 +47,21 @@ class Several:
         self._known: dict[Candidate, Effect | None] = {}
         self.made: dict[Chosen, np.ndarray] = {}
         """What pairs that were run gave, as `Rounds` takes it"""
+        self.at_once = AtOnce(self.fit, self.candidates)
         self.by_stretches = False
         """Whether what traced points tell has been looked at stretch by stretch"""
 
     def note(self, candidate: Candidate, made: Arrays | None) -> None:
         """What a deviation alone gave, where that has been run to its end."""
         self._known[candidate] = None if made is None else self._effect(candidate, made)
+
+    def note_far(self, candidate: Candidate) -> bool:
+        """Note what a deviation alone gives, where many are run at once and it does not come near to explaining."""
+        made = None if self._traced else self.at_once.alone(candidate)
+        if made is None or self.at_once.is_worth(self.fit.remaining(made)):
+            return False
+        self.note(candidate, made)
+        return True
 
     def note_pair(self, pair: Chosen, made: Arrays | None, left: float) -> None:
         """What a pair leaves, and gave where that has been run."""
@@ -64,7 +74,7 @@ class Several:
         """What each deviation alone does, without those that do nothing or the same as another of their kind."""
         by_cause: dict[str, list[Effect]] = {}
         for candidate in in_time(steps(self.candidates, "measuring deviation")):
-            if candidate not in self._known:
+            if candidate not in self._known and not self.note_far(candidate):
                 self.note(candidate, self.fit.subject.deviating((candidate,)))
             effect, of_cause = self._known[candidate], by_cause.setdefault(candidate.cause, [])
             if effect is not None and not any(np.abs(effect.change - e.change).max() <= 1e-12 for e in of_cause):
@@ -94,7 +104,7 @@ class Several:
             yield from self._at_the_first()
         yield from self._adding_up()
         yield from self._after_a_part()
-        yield from Rounds(self.fit, self.effects, self.left, self.made)
+        yield from Rounds(self.fit, self.effects, self.left, self.made, self.at_once)
 
     @property
     def _traced(self) -> bool:

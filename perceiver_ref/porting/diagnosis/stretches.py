@@ -200,7 +200,8 @@ class Stretches:
             return placed([of[i].candidate for i in order if of[i].candidate.cause not in causes])
 
         leaders = [(place, (candidate,)) for place, candidate in ordered(())]
-        for pair in chain(first, in_rounds([lambda: leaders], ordered, _REACH)):
+        found = in_rounds([lambda: leaders], ordered, _REACH)
+        for pair in chain(first, ((*chosen, other) for chosen, others in found for other in others)):
             if frozenset(pair) not in given and not is_half_spent():
                 given.add(frozenset(pair))
                 yield pair

@@ -54,10 +54,14 @@ class Tiles:
     def run(self, first: Sequence[Candidate], others: Sequence[Candidate]) -> list[Arrays | None]:
         """Of each other the outputs, by the names of `expected`; None where they cannot be told."""
         made: list[Arrays | None] = []
-        step = self.copies - 1
-        for start in range(0, len(others), step):
-            made += self._of_one_tile(first, others[start : start + step])
+        for start in range(0, len(others), self.most):
+            made += self._of_one_tile(first, others[start : start + self.most])
         return made
+
+    @property
+    def most(self) -> int:
+        """So many others are run at once, beside a copy in which `first` is alone."""
+        return self.copies - 1
 
     def _of_one_tile(self, first: Sequence[Candidate], others: Sequence[Candidate]) -> list[Arrays | None]:
         tile = _Tile(self.copies, others, self.methods)
@@ -150,13 +154,15 @@ class _Tile:
 
     def __init__(self, copies: int, others: Sequence[Candidate], methods: Container[Any]) -> None:
         self.copies, self.others, self.methods = copies, others, methods
-        self.failed = {i for i, other in enumerate(others) if other.here is not None or other.change.keeps}
+        self.failed = {i for i, other in enumerate(others) if other.here is not None}
         self.reached: set[int] = set()
         """Copies of which rows were computed"""
         self.alone: int | None = None
         """The copy whose rows alone are computed just now"""
         self.apart: dict[int, tuple[Any, dict[int, Any]]] = {}
         """Identity of an array without rows -> the array, and what copies have in its place"""
+        self.seen: dict[tuple[int, int], tuple[Any, Any]] = {}
+        """Identity of an array, and a copy -> the array, and its rows: the same object each time"""
         self.nodes: set[int] = set()
         """Identities of the levels of the parameters' tree, whose leaves are looked at where ops are given them"""
         self.simple: set[int] = set()
@@ -174,7 +180,6 @@ class _Tile:
         """The parameters; what copies have in their place is noted."""
         self.nodes = set(map(id, _levels(params)))
         leaves = list(tree.leaves(params))
-        known = {id(array) for _, array in leaves}
         for i, other in enumerate(self.others):
             if other.change.params is None or i in self.failed:
                 continue
@@ -182,9 +187,8 @@ class _Tile:
                 own = list(tree.leaves(other.change.params(params)))
             except CANNOT_BE_RUN:
                 own = []
-            moved = any(array is not common and id(array) in known for (_, common), (_, array) in zip(leaves, own))
-            if moved or [name for name, _ in own] != [name for name, _ in leaves]:
-                self.failed.add(i)  # one parameter in the place of another has no path of its own
+            if [name for name, _ in own] != [name for name, _ in leaves]:
+                self.failed.add(i)
                 continue
             for (_, common), (_, array) in zip(leaves, own):
                 if array is not common:
@@ -195,7 +199,8 @@ class _Tile:
         """A replacement for every op."""
         for common, own in self.apart.values():
             for array in own.values():
-                path.also(array, path(common))
+                if not path(array):
+                    path.also(array, path(common))
         for i, other in enumerate(self.others):
             if other.change.ops is not None and i not in self.failed:
                 self.tables[i] = other.change.ops(path)
@@ -255,7 +260,7 @@ class _Tile:
         touched = [i for i in touched if i not in self.failed]
         if not touched:
             return out
-        out = _copied(out)
+        out = self._copied(out)
         for i in touched:
             try:
                 with self.only(i):
@@ -276,6 +281,20 @@ class _Tile:
         finally:
             self.alone = None
 
+    def _copied(self, out: Any) -> Any:
+        """The same with arrays that can be written to."""
+        if isinstance(out, (tuple, list)):
+            parts = [self._copied(part) for part in out]
+            return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+        if isinstance(out, dict):
+            return {name: self._copied(part) for name, part in out.items()}
+        if not is_array(array_of(out)):
+            return out
+        made = np.array(array_of(out))
+        if (known := self.apart.get(id(out))) is not None and known[0] is out:
+            self.apart[id(made)] = (made, dict(known[1]))
+        return made
+
     def _put(self, out: Any, i: int, made: Any) -> bool:
         """Put what a copy has into its rows, or beside what has none; False where it does not fit."""
         made = array_of(made)
@@ -294,6 +313,7 @@ class _Tile:
         if not is_array(made) or out[block].shape != made.shape:
             return False
         out[block] = made
+        self.seen[id(out), i] = (out, made)
         self.reached.add(i)
         return True
 
@@ -312,8 +332,14 @@ class _Tile:
         known = self.apart.get(id(data))
         if known is not None and known[0] is data and i in known[1]:
             return known[1][i]
+        if (seen := self.seen.get((id(data), i))) is not None:
+            return seen[1]
         block = self._rows(data, i)
-        return value if block is None else data[block]
+        if block is None:
+            return value
+        own = data[block]
+        self.seen[id(data), i] = (data, own)
+        return own
 
     def _rows(self, array: np.ndarray, i: int) -> tuple[slice, ...] | None:
         """Where a copy's rows are; None for an array without rows."""
@@ -324,14 +350,19 @@ class _Tile:
         return None
 
     def _carried(self, values: Any) -> set[int]:
-        """The copies that have something else in the place of one of these values."""
+        """The copies that have something else in the place of one of these values; of a part of it, they do not fit."""
         if isinstance(values, (tuple, list)):
             return set().union(*map(self._carried, values))
         if isinstance(values, dict):
             return set() if id(values) in self.nodes else set().union(*map(self._carried, values.values()))
         data = array_of(values)
         known = self.apart.get(id(data))
-        return set(known[1]) if known is not None and known[0] is data else set()
+        if known is not None and known[0] is data:
+            return set(known[1])
+        while (data := getattr(data, "base", None)) is not None:
+            if (known := self.apart.get(id(data))) is not None and known[0] is data:
+                self.failed.update(known[1])
+        return set()
 
 
 class _Whatever(dict[str, Any]):
@@ -343,16 +374,6 @@ class _Whatever(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.value
-
-
-def _copied(out: Any) -> Any:
-    """The same with arrays that can be written to."""
-    if isinstance(out, (tuple, list)):
-        parts = [_copied(part) for part in out]
-        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
-    if isinstance(out, dict):
-        return {name: _copied(part) for name, part in out.items()}
-    return np.array(array_of(out)) if is_array(array_of(out)) else out
 
 
 def _levels(params: Tree) -> Iterator[Any]:
