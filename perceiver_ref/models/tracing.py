@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from ..autograd import ops
 from ..autograd.core import array_of
@@ -20,6 +20,7 @@ _LARGEST_MAP = 1 << 22  # elements: attention weights above it are traced only w
 
 
 Only = Callable[[str], bool] | Set[str] | None
+T = TypeVar("T", bound="Trace")
 
 
 class Trace(dict[str, Any]):
@@ -53,6 +54,13 @@ class Trace(dict[str, Any]):
 
 
 _active: Scoped[Trace] = Scoped("_active")
+
+
+@contextmanager
+def tracing(made: T) -> Iterator[T]:
+    """Within this context a trace, of a class of its own, gets every value."""
+    with _active.entered(made):
+        yield made
 
 
 @contextmanager

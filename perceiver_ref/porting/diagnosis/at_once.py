@@ -12,8 +12,10 @@ from ..subject.tiles import Tiles
 from .fit import Fit
 from .ranking import Chosen
 
-_OF_DIFFERENCE, _OF_NOISE = 0.02, 0.5
-"""What is worth a run of its own leaves at most so much of the difference; and where that has rounding in it"""
+_OF_DIFFERENCE, _MOSTLY = 0.02, 0.5
+"""What is worth a run of its own leaves at most so much of the difference; or so much, if that may be rounding"""
+_TIMES = 10.0
+"""So many times the limit of the right model's rounding may be that of one with deviations"""
 
 
 class AtOnce:
@@ -35,38 +37,45 @@ class AtOnce:
         return self.tiles.most if self.tiles.usable else 1
 
     def alone(self, candidate: Candidate) -> Arrays | None:
-        """The outputs with this one; None where it has to be run by itself."""
+        """The traced points and outputs with this one; None where it has to be run by itself."""
         if candidate not in self._alone:
             waiting = [c for c in self.candidates if c not in self._alone and c is not candidate]
             few = [candidate, *waiting[: self.number - 1]]
             self._alone.update(dict.fromkeys(few))
             if self.tiles.usable:
-                self._alone.update(zip(few, self.tiles.run((), few)))
+                self._alone.update(zip(few, self.tiles.run((), few, {} if self.fit.subject.points else None)))
                 self._count((), few)
         return self._alone[candidate]
 
-    def beside(self, chosen: Chosen, others: Sequence[Candidate]) -> Iterator[tuple[Candidate, Arrays | None]]:
-        """Each other, as long as there is time, with the outputs beside the chosen; None where it has to be run."""
-        keeps = any(candidate.change.keeps for candidate in chosen)
-        usable = self.tiles.usable and all(candidate.cause != "dtype" for candidate in chosen)
+    def beside(
+        self, chosen: Chosen, others: Sequence[Candidate], *, given: bool = False
+    ) -> Iterator[tuple[Candidate, Arrays | None]]:
+        """Each other, as long as there is time, with the outputs beside the chosen; None where it has to be run.
+
+        `given`: traced points, too, each from the case's own values before it.
+        """
+        usable = self.tiles.usable and self.fits(chosen) and all(c.cause != "dtype" for c in chosen)
         for start in range(0, len(others), self.number):
             few = others[start : start + self.number]
             if is_over():
                 return
-            together = [other for other in few if usable and not (keeps and _of_ops(other))]
-            made = dict(zip(together, self.tiles.run(chosen, together)))
-            self._count(chosen, together)
-            yield from ((other, made.get(other)) for other in few)
+            points = self.fit.subject.given if given else None
+            made = self.tiles.run(chosen, few, points) if usable else [None] * len(few)
+            if usable and (not given or chosen):
+                self._count(chosen, few)
+            yield from zip(few, made)
 
-    def is_worth(self, left: float) -> bool:
-        """Whether what leaves so much of the difference is worth a run of its own."""
-        return left <= (_OF_NOISE if self.fit.noise else _OF_DIFFERENCE)
+    def is_worth(self, made: Arrays, left: float) -> bool:
+        """Whether what leaves this part of the difference, or little beside rounding, is worth a run of its own."""
+        if left <= _OF_DIFFERENCE or not self.fit.noise or not left <= _MOSTLY:
+            return left <= _OF_DIFFERENCE
+        errors = self.fit.subject.errors({**self.fit.ours, **made})
+        return all(e <= _TIMES * self.fit.noise.get(n, 0.0) for n, e in errors.items() if n.startswith("output/"))
+
+    def fits(self, chosen: Chosen) -> bool:
+        """Whether others can be run at once beside these: not where one puts off an op of an array that it knows."""
+        return self.number == 1 or not any(candidate.change.keeps for candidate in chosen)
 
     def _count(self, chosen: Chosen, together: Sequence[Candidate]) -> None:
         if together:
             self.counted[len(chosen) + 1] = self.counted.get(len(chosen) + 1, 0) + len(together)
-
-
-def _of_ops(candidate: Candidate) -> bool:
-    """Whether it changes an op or what that is given: among many it would miss one that is put off."""
-    return candidate.change.ops is not None or candidate.change.params is not None

@@ -28,6 +28,8 @@ _SAME = 1e-9
 """Two of the same causes that leave what differs by no more are one."""
 _APART = 8
 """So many times as far down are those that cannot be run at once with others"""
+_POSITIONS = ("fourier-frequencies", "fourier-order", "position-axes", "position-grid", "position-use")
+"""Causes that are of encodings of positions"""
 _LATER = 3
 """So many times as far down are three at once"""
 _KEPT = 20_000
@@ -54,9 +56,20 @@ class Rounds:
     def __iter__(self) -> Iterator[Chosen]:
         if not self.effects:
             return
+        if self.at_once.number > 1:
+            yield from self._of_positions()
         groups = [lambda: self._leaders, self._pairs]
         for chosen, others in in_time(in_rounds(groups, self._beside, _MOST, self.at_once.number)):
-            yield from self._worth(chosen, [other for other in others if self._is_new((*chosen, other))])
+            if self.at_once.fits(chosen):  # else it comes beside each of the others
+                yield from self._worth(chosen, [other for other in others if self._is_new((*chosen, other))])
+
+    def _of_positions(self) -> Iterator[Chosen]:
+        """Every two of what makes encodings of positions: what one does there tells nothing of what both do. On a
+        grid of few points frequencies may even do nothing by themselves."""
+        of = [candidate for candidate in self.at_once.candidates if candidate.cause in _POSITIONS]
+        for place, one in enumerate(of):
+            others = [other for other in of[place + 1 :] if other.cause != one.cause and self._is_new((one, other))]
+            yield from self._worth((one,), others)
 
     def _is_new(self, chosen: Chosen) -> bool:
         """Whether these have not come before, in whatever order; from now on they have."""
@@ -70,9 +83,9 @@ class Rounds:
         found: list[tuple[float, Chosen]] = []
         for number, (other, made) in enumerate(self.at_once.beside(chosen, others), 1):
             left = 0.0 if made is None else self.fit.remaining(made)
-            if made is not None and len(chosen) == 1:
+            if made is not None and len(chosen) == 1 and other in self._number and chosen[0] in self._number:
                 self._note((*chosen, other), made, left)
-            if self.at_once.is_worth(left):
+            if made is None or self.at_once.is_worth(made, left):
                 found.append((left, (*chosen, other)))
             if number % self.at_once.number == 0 or number == len(others):
                 yield from (more for _, more in sorted(found, key=lambda row: row[0]))

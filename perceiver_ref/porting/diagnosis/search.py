@@ -348,7 +348,7 @@ class Search:
         if self.fit.noise or self.subject.is_large or self.first_divergence() is None:
             return None
         self.several.by_stretches = True
-        stretches = Stretches(self.fit, self.found, self.parts)
+        stretches = Stretches(self.fit, self.found, self.parts, self.several.at_once)
         for chosen in in_time(stretches):
             made = self.subject.deviating(chosen)
             remaining = float("inf") if made is None else self.fit.remaining(made)

@@ -57,8 +57,8 @@ class Several:
 
     def note_far(self, candidate: Candidate) -> bool:
         """Note what a deviation alone gives, where many are run at once and it does not come near to explaining."""
-        made = None if self._traced else self.at_once.alone(candidate)
-        if made is None or self.at_once.is_worth(self.fit.remaining(made)):
+        made = self.at_once.alone(candidate)
+        if made is None or self.at_once.is_worth(made, self.fit.remaining(made)):
             return False
         self.note(candidate, made)
         return True

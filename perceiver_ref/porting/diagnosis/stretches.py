@@ -7,7 +7,7 @@ explanation only where it sets wrong stretches right, and no right one wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -19,6 +19,7 @@ from ...host.budget import in_time, is_half_spent
 from ...host.progress import steps
 from ..deviations import Candidate
 from ..subject import Arrays
+from .at_once import AtOnce
 from .fit import Fit
 from .parts import EXACT, SMALL, Parts
 from .ranking import Chosen, in_rounds, placed, ranked_pairs, some
@@ -33,6 +34,8 @@ _BESIDE = 250
 """So many are run beside others that change the same stretch"""
 _PAIRS, _REACH = 200, 512
 """So many pairs are run of those that change a stretch: such as add up, and to this product of places others"""
+_AS_FAR_AT_ONCE = 8
+"""So many times as far where many are run at once"""
 _AS_FAR = 2
 """Where some set every stretch right, others that may be as good come before so many times their place"""
 _MOSTLY = 0.3
@@ -41,6 +44,10 @@ _ELEMENTS = 512
 """Ranking looks at no more of an array"""
 _PART_BESIDE = 6
 """Beside so many choices of deviations a part in less precision is looked for"""
+
+
+Beside = tuple[Chosen, list[Candidate]]
+"""Deviations, and those that are run beside them"""
 
 
 class Alone(NamedTuple):
@@ -66,6 +73,7 @@ class Stretches:
     fit: Fit
     candidates: Sequence[Candidate]
     parts: Parts
+    at_once: AtOnce
     alone: list[Alone] = field(default_factory=list)
     confirmed: bool = False
     """Set by who iterates, where one of those given leaves nothing of the outputs either: others as good are looked for
@@ -105,8 +113,9 @@ class Stretches:
         """Note what each does alone, where that is of use; of a cause each effect once."""
         wrong = self.base > RIGHT
         known = {(one.candidate.cause, _told(one.changes)) for one in self.alone}
-        for candidate in in_time(steps(candidates, "measuring deviation between points")):
-            made = self.fit.subject.from_given((candidate,))
+        found = self.at_once.beside((), candidates, given=True)
+        for candidate, many in in_time(steps(found, "measuring deviation between points", len(candidates))):
+            made = self.fit.subject.from_given((candidate,)) if many is None else many
             errors = None if made is None else self._errors(made)
             if made is None or errors is None or np.isnan(errors).any() or (errors[~wrong] > RIGHT).any():
                 continue
@@ -160,7 +169,7 @@ class Stretches:
                 row = (-int(right.sum()), len(one.changes), one.candidate)
                 rows.setdefault((one.candidate.cause, right.tobytes(), tuple(one.changes)), row)
         best = sorted(rows.values(), key=lambda row: row[:2])[: 2 * _KEPT]
-        return self._extended(state, ((candidate,) for _, _, candidate in best))
+        return self._extended(state, [((), [candidate for _, _, candidate in best])])
 
     def _mixed(self, state: State) -> list[State]:
         """With one more that sets a stretch right which one of the others changes as well."""
@@ -171,7 +180,7 @@ class Stretches:
         of = [one for one in self._others(state.chosen) if where in one.changes]
         target = self._target(state, where)
         of.sort(key=lambda one: float(np.square(target - one.changes[where]).sum()))
-        return self._extended(state, ((one.candidate,) for one in of[:_BESIDE]), where)
+        return self._extended(state, [((), [one.candidate for one in of[:_BESIDE]])], where)
 
     def _paired(self, state: State) -> list[State]:
         """With two more that set a stretch right together: such whose changes add up, and each of those that leave
@@ -182,12 +191,14 @@ class Stretches:
         where = int(open_[0])
         of = [one for one in self._others(state.chosen) if where in one.changes]
         changes, target = [one.changes[where] for one in of], self._target(state, where)
-        pairs = list(ranked_pairs([one.candidate for one in of], changes, target, _PAIRS))
+        pairs: dict[Candidate, list[Candidate]] = {}
+        for one, other in ranked_pairs([one.candidate for one in of], changes, target, _PAIRS):
+            pairs.setdefault(one, []).append(other)
         return self._extended(state, self._in_rounds(of, np.stack(changes), target, pairs), where) if of else []
 
     def _in_rounds(
-        self, of: Sequence[Alone], changes: np.ndarray, target: np.ndarray, first: Iterable[Chosen]
-    ) -> Iterator[Chosen]:
+        self, of: Sequence[Alone], changes: np.ndarray, target: np.ndarray, first: Mapping[Candidate, list[Candidate]]
+    ) -> Iterator[Beside]:
         """These first, and then beside what leaves least of a stretch such as should leave the least with it."""
         given: set[frozenset[Candidate]] = set()
         sizes = np.square(changes).sum(axis=1)
@@ -200,11 +211,14 @@ class Stretches:
             return placed([of[i].candidate for i in order if of[i].candidate.cause not in causes])
 
         leaders = [(place, (candidate,)) for place, candidate in ordered(())]
-        found = in_rounds([lambda: leaders], ordered, _REACH)
-        for pair in chain(first, ((*chosen, other) for chosen, others in found for other in others)):
-            if frozenset(pair) not in given and not is_half_spent():
-                given.add(frozenset(pair))
-                yield pair
+        reach = _REACH * (_AS_FAR_AT_ONCE if self.at_once.number > 1 else 1)
+        found = in_rounds([lambda: leaders], ordered, reach, self.at_once.number)
+        for chosen, others in chain((((one,), others) for one, others in first.items()), found):
+            new = [other for other in others if frozenset((*chosen, other)) not in given]
+            given.update(frozenset((*chosen, other)) for other in new)
+            if is_half_spent():
+                return
+            yield chosen, new
 
     def _others(self, chosen: Chosen) -> list[Alone]:
         causes = {c.cause for c in chosen}
@@ -224,17 +238,21 @@ class Stretches:
         made = self.fit.subject.from_given(state.chosen) or self.ours
         return some(self.fit.subject.expected[name] - made[name], _ELEMENTS)
 
-    def _extended(self, state: State, others: Iterable[Chosen], where: int | None = None) -> list[State]:
+    def _extended(self, state: State, others: Iterable[Beside], where: int | None = None) -> list[State]:
         """Those beside which fewer stretches are wrong, and none that was right; `where`: with this one right."""
         found: list[State] = []
         right = state.errors <= self.limits
         limit = None if where is None else (self.names[where], float(self.limits[where]))
         last = np.inf
-        for number, other in enumerate(in_time(others)):
+        made_beside = (
+            ((*state.chosen, *more, other), made)
+            for more, each in others
+            for other, made in self.at_once.beside((*state.chosen, *more), each, given=True)
+        )
+        for number, (chosen, many) in enumerate(in_time(made_beside)):
             if number >= last:
                 break
-            chosen = (*state.chosen, *other)
-            made = self.fit.subject.from_given(chosen, limit)
+            made = self.fit.subject.from_given(chosen, limit) if many is None else many
             if made is None:
                 continue
             errors = self._errors(made)

@@ -229,7 +229,7 @@ class LargeSubject(Subject):
     def _compare(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         self.numbers = {ours: number for number, ours in enumerate(traced)}
         self._settle(list(traced))
-        self.ours = self._named({}, outputs)
+        self.ours = self.named({}, outputs)
         for name, array in self.ours.items():
             self.closeness[name] = closeness(array, self.expected[name])
             if self.first is None and not self.agrees(self.closeness[name]) and self.points:
@@ -299,7 +299,7 @@ class LargeSubject(Subject):
                 trace(frozenset()),
                 np.errstate(all="ignore"),
             ):
-                return self._named({}, self.run(params, self.inputs, model))
+                return self.named({}, self.run(params, self.inputs, model))
         except CANNOT_BE_RUN:
             return None
 

@@ -113,7 +113,7 @@ class Subject:
     def _compare(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         self.numbers = {ours: self.memo.number(array) for ours, array in traced.items()}
         """Of our traced points, in their order: the number that tells a run's array from another's"""
-        self.ours = self._named(traced, outputs)
+        self.ours = self.named(traced, outputs)
         """The reference's arrays, by the names of `expected`."""
 
     @cached_property
@@ -139,9 +139,10 @@ class Subject:
         params, inputs = self.params if params is None else params, self.inputs if inputs is None else inputs
         with trace(self.kept) as traced, np.errstate(all="ignore"):
             outputs = self.run(params, inputs, model)
-        return self._named(traced, outputs)
+        return self.named(traced, outputs)
 
-    def _named(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> Arrays:
+    def named(self, traced: Mapping[str, Any], outputs: Mapping[str, Any]) -> Arrays:
+        """Our points' values and outputs by the names of `expected`."""
         made: Arrays = {}
         for name, ours in self.points.items():
             if ours in traced:
@@ -185,7 +186,7 @@ class Subject:
             value, place = original(name, value), where()
             full = f"{place}.{name}" if place and name else place or name
             times = seen[full] = seen.get(full, -1) + 1
-            given = self._given.get(f"{full}@{times}" if times else full)
+            given = self.given.get(f"{full}@{times}" if times else full)
             if gate and full == own and not times:
                 error = self._error(gate[0], spread(to_host(array_of(value)), self.expected[gate[0]]))
                 if not error <= gate[1]:
@@ -202,7 +203,7 @@ class Subject:
             return None
 
     @cached_property
-    def _given(self) -> Arrays:
+    def given(self) -> dict[str, Any]:
         """The case's values, by our names of the points, where they are not the reference's own."""
         errors = self.errors(self.ours)
         found = {

@@ -11,8 +11,8 @@ is said to be unknown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from operator import is_
 from typing import Any
@@ -25,16 +25,18 @@ from ...autograd.core import Op, array_of
 from ...autograd.handlers import handle
 from ...autograd.observing import Event, observe
 from ...autograd.tree import Tree
-from ...models.tracing import trace
+from ...models.tracing import Trace, trace, tracing
 from ..deviations import Candidate, deviating
 from ..deviations.base import At, Change, Exchange, Paths
-from ..exchange import Replacement
+from ..exchange import Replacement, exchanged_steps
 from .subject import CANNOT_BE_RUN, Arrays, Subject, tamed
 
 COPIES = (61, 59, 53, 47, 43, 41, 37, 31, 29, 23, 19, 17)
 """Numbers of copies, of which the first that fits is taken"""
 NUMBERS = 1 << 22
 """So many numbers all ops of a run make at most"""
+_OTHER = 1.25
+"""The numbers of one copy are so many times those of the others, to see that it is by itself."""
 _SAME = 1e-9
 """Copies that nothing deviates in agree within this part of the values: float64's rounding, in another order."""
 
@@ -51,11 +53,17 @@ class Tiles:
         """Those of the model's parts"""
         self.usable = bool(self.copies) and self._agrees()
 
-    def run(self, first: Sequence[Candidate], others: Sequence[Candidate]) -> list[Arrays | None]:
-        """Of each other the outputs, by the names of `expected`; None where they cannot be told."""
+    def run(
+        self, first: Sequence[Candidate], others: Sequence[Candidate], given: Mapping[str, Any] | None = None
+    ) -> list[Arrays | None]:
+        """Of each other the outputs, by the names of `expected`; None where they cannot be told.
+
+        With `given`, values by our names of points, the traced points too, and the run goes on from these values
+        (`Subject.from_given`).
+        """
         made: list[Arrays | None] = []
         for start in range(0, len(others), self.most):
-            made += self._of_one_tile(first, others[start : start + self.most])
+            made += self._of_one_tile(first, others[start : start + self.most], given)
         return made
 
     @property
@@ -63,29 +71,35 @@ class Tiles:
         """So many others are run at once, beside a copy in which `first` is alone."""
         return self.copies - 1
 
-    def _of_one_tile(self, first: Sequence[Candidate], others: Sequence[Candidate]) -> list[Arrays | None]:
-        tile = _Tile(self.copies, others, self.methods)
+    def _of_one_tile(
+        self, first: Sequence[Candidate], others: Sequence[Candidate], given: Mapping[str, Any] | None
+    ) -> list[Arrays | None]:
+        points = _Points(frozenset() if given is None else self.subject.kept, given or {})
+        tile = _Tile(self.copies, others, self.methods, points)
+        tile.around = {
+            k for c in first if c.change.parts is not None for k in c.change.parts() if not isinstance(k, str)
+        }
+        points.tile = tile
         try:
-            outputs = self._outputs((*first, tile.candidate))
+            outputs = self._outputs((*first, tile.candidate), points)
         except CANNOT_BE_RUN:
             return [None] * len(others)
-        base = {name: self._block(array, len(others)) for name, array in outputs.items()}
-        found: list[Arrays | None] = []
-        for i in range(len(others)):
+        made: list[Arrays | None] = []
+        for i, other in enumerate(others):
             own = {name: self._block(array, i) for name, array in outputs.items()}
-            lost = i not in tile.reached and all(not _apart(array, base[name]) for name, array in own.items())
-            told = i not in tile.failed and not (lost and others[i].change.ops is None)
-            found.append({f"output/{name}": tamed(array) for name, array in own.items()} if told else None)
-        return found
+            told = i not in tile.failed and (i in tile.reached or other.change.ops is not None)
+            made.append(self.subject.named(points.of(i), own) if told else None)
+        return made
 
-    def _outputs(self, chosen: Sequence[Candidate]) -> Arrays:
+    def _outputs(self, chosen: Sequence[Candidate], points: _Points, inputs: Mapping[str, Any] | None = None) -> Arrays:
         subject = self.subject
         with (
             deviating(chosen, subject.rebuilt.model, subject.params) as (model, params),
-            trace(lambda name: False),
+            tracing(points),
+            exchanged_steps({"point": points.passed}) if points.given else nullcontext(),
             np.errstate(all="ignore"),
         ):
-            outputs = subject.run(params, self.inputs, model)
+            outputs = subject.run(params, inputs or self.inputs, model)
         return {name: array_of(outputs[name]) for name in subject.case.outputs}
 
     def _block(self, array: np.ndarray, i: int) -> np.ndarray:
@@ -121,12 +135,29 @@ class Tiles:
             for name, array in self.subject.inputs.items()
         }
 
+    def _another(self) -> dict[str, Any]:
+        """The inputs of one copy with other numbers."""
+        return {
+            name: array
+            if self.inputs[name] is array
+            else array * _OTHER
+            if array.dtype.kind == "f"
+            else np.roll(array, 1, -1)
+            for name, array in self.subject.inputs.items()
+        }
+
     def _agrees(self) -> bool:
-        """Whether every copy gives what the model gives, and every op of it does for the rows of one copy alone."""
+        """Whether each copy gives what the model gives, one of other inputs, too, and every op of it for that one's
+        rows alone."""
         ours = {n.removeprefix("output/"): a for n, a in self.subject.ours.items() if n.startswith("output/")}
         if not ours or any(not array.ndim or not array.size for array in ours.values()):
             return False
-        tile, right = _Tile(self.copies, (), ()), True
+        points = _Points(frozenset(), {})
+        tile, right, another = _Tile(self.copies, (), (), points), True, self._another()
+        inputs = {name: np.array(array) for name, array in self.inputs.items()}
+        for name, array in another.items():
+            if self.inputs[name] is not self.subject.inputs[name]:
+                self._block(inputs[name], 1)[...] = array
 
         def checked(op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
             nonlocal right
@@ -139,22 +170,77 @@ class Tiles:
 
         try:
             with handle(checked):
-                outputs = self._outputs(())
+                outputs = self._outputs((), points, inputs)
+            with np.errstate(all="ignore"):
+                other = self.subject.run(self.subject.params, another)
         except CANNOT_BE_RUN:
             return False
         return right and all(
             len(outputs[name]) == len(array) * self.copies
-            and all(not _apart(self._block(outputs[name], i), array) for i in (0, self.copies - 1))
+            and not _apart(self._block(outputs[name], 1), array_of(other[name]))
+            and all(not _apart(tamed(self._block(outputs[name], i)), array) for i in (0, self.copies - 1))
             for name, array in ours.items()
         )
+
+
+class _Points(Trace):
+    """The points of a run with copies, each with its own values; from `given` ones it goes on as from those."""
+
+    def __init__(self, only: Set[str], given: Mapping[str, Any]) -> None:
+        super().__init__(only, False, None)
+        self.given = given
+        self.tile: _Tile | None = None
+        self.own: dict[int, dict[str, Any]] = {}
+        """Of copies that were computed alone what they have"""
+        self.newest: list[str] = []
+        """Points that the copy which is computed alone has passed in the part of the model that it is in"""
+        self.counts: dict[str, int] = {}
+        """How often each point was passed"""
+
+    def record(self, point: str, value: Any) -> None:
+        """Keep a value of all copies, or of the one that is computed alone."""
+        name = self.name(point)
+        if self.only is None or not self.only(name):
+            return
+        alone = None if self.tile is None else self.tile.alone
+        kept = self if alone is None else self.own.setdefault(alone, {})
+        key = self._counted(f"trace {name}", name)
+        kept[key] = array_of(value)
+        if alone is not None:
+            self.newest.append(key)
+
+    def passed(self, original: Any, name: str, value: Any) -> Any:
+        """A point; the given value in its place, for every copy."""
+        value = original(name, value)
+        given = self.given.get(self._counted(self.name(name), self.name(name)))
+        if given is None or self.tile is None:
+            return value
+        if given.shape == value.shape:
+            return given
+        for axis, (length, own) in enumerate(zip(value.shape, given.shape)):
+            if length == own * self.tile.copies:
+                every = np.concatenate([given] * self.tile.copies, axis)
+                return every if every.shape == value.shape else value
+        return value
+
+    def _counted(self, key: str, name: str) -> str:
+        times = self.counts[key] = self.counts.get(key, -1) + 1
+        return f"{name}@{times}" if times else name
+
+    def of(self, i: int) -> dict[str, Any]:
+        """What one copy has at each point."""
+        assert self.tile is not None
+        return {name: self.tile.mine(i, value) for name, value in self.items()} | self.own.get(i, {})
 
 
 class _Tile:
     """The deviations of one run's copies, in their order; `failed` are those that do not fit."""
 
-    def __init__(self, copies: int, others: Sequence[Candidate], methods: Container[Any]) -> None:
-        self.copies, self.others, self.methods = copies, others, methods
+    def __init__(self, copies: int, others: Sequence[Candidate], methods: Container[Any], points: _Points) -> None:
+        self.copies, self.others, self.methods, self.points = copies, others, methods, points
         self.failed = {i for i, other in enumerate(others) if other.here is not None}
+        self.around: set[Any] = set()
+        """Methods that all copies exchange: they may make other parameters of those that they are given"""
         self.reached: set[int] = set()
         """Copies of which rows were computed"""
         self.alone: int | None = None
@@ -180,6 +266,7 @@ class _Tile:
         """The parameters; what copies have in their place is noted."""
         self.nodes = set(map(id, _levels(params)))
         leaves = list(tree.leaves(params))
+        known = {id(array) for _, array in leaves}
         for i, other in enumerate(self.others):
             if other.change.params is None or i in self.failed:
                 continue
@@ -191,8 +278,9 @@ class _Tile:
                 self.failed.add(i)
                 continue
             for (_, common), (_, array) in zip(leaves, own):
-                if array is not common:
-                    self.apart.setdefault(id(common), (common, {}))[1][i] = array
+                if array is not common:  # a copy of what is a parameter itself, and may have others in its place
+                    its = np.array(array) if id(array) in known else array
+                    self.apart.setdefault(id(common), (common, {}))[1][i] = its
         return params
 
     def ops(self, path: Paths) -> Mapping[str, Any]:
@@ -218,7 +306,9 @@ class _Tile:
                     owners.setdefault(key, {})[i] = made
                 if len(own) == 1 and other.change.ops is None and other.change.params is None:
                     self.simple.add(i)
-        return {key: partial(self._part, of) for key, of in owners.items()}
+        for key in self.around:
+            owners.setdefault(key, {})
+        return {key: partial(self._part, key in self.around, of) for key, of in owners.items()}
 
     def _op(self, op: Op, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
         if self.alone is not None:
@@ -236,24 +326,38 @@ class _Tile:
         made = self.tables[i][name]
         return not isinstance(made, At) or made.is_here()
 
-    def _part(self, owners: Mapping[int, Replacement], original: Any, *arguments: Any, **options: Any) -> Any:
+    def _part(
+        self, around: bool, owners: Mapping[int, Replacement], original: Any, *arguments: Any, **options: Any
+    ) -> Any:
         if self.alone is not None:
             made = owners.get(self.alone)
             return original(*arguments, **options) if made is None else made(original, *arguments, **options)
+        before, passed = dict(self.points.counts), len(self.points)
         out = original(*arguments, **options)
+        after, common = self.points.counts, list(self.points)[passed:]
+        touched = [*owners, *(self._carried(arguments, levels=True) - owners.keys() if around else ())]
 
         def own(i: int) -> Any:
-            given, chosen = self.mine(i, arguments), self.mine(i, options)
+            self.points.counts, self.points.newest = dict(before), []
+            given, chosen = self.mine(i, arguments, levels=around), self.mine(i, options)
+            if i not in owners:
+                return original(*given, **chosen)
 
             def known(*others: Any, **more: Any) -> Any:
                 same = len(others) == len(given) and all(map(is_, others, given)) and more.keys() == chosen.keys()
                 if same and all(more[name] is chosen[name] for name in more):
+                    self.points.newest += common
                     return self.mine(i, out)
                 return original(*others, **more)
 
-            return owners[i](known if i in self.simple else original, *given, **chosen)
+            made = owners[i](known if i in self.simple else original, *given, **chosen)
+            if self.points.newest != common:
+                raise ValueError("other points, or in another order: what comes of them is not told by their names")
+            return made
 
-        return self._with(out, list(owners), own)
+        out = self._with(out, touched, own)
+        self.points.counts = after
+        return out
 
     def _with(self, out: Any, touched: Sequence[int], own: Callable[[int], Any]) -> Any:
         """What all have, with that of copies which deviate in its place."""
@@ -317,29 +421,34 @@ class _Tile:
         self.reached.add(i)
         return True
 
-    def mine(self, i: int, value: Any) -> Any:
-        """Arguments as one copy has them: its rows, what it has in place of the common, and its share of lengths."""
+    def mine(self, i: int, value: Any, *, levels: bool = False) -> Any:
+        """Arguments as one copy has them: its rows, what it has in place of the common, and its share of lengths.
+
+        `levels`: those of the parameters' tree, too.
+        """
         kind = type(value)
         if kind is int:
             return value // self.copies if value > 0 and value % self.copies == 0 else value
         if kind is tuple or kind is list:
-            return value if id(value) in self.nodes else kind([self.mine(i, part) for part in value])
+            known = not levels and id(value) in self.nodes
+            return value if known else kind([self.mine(i, part, levels=levels) for part in value])
         if kind is dict:
-            return value if id(value) in self.nodes else {name: self.mine(i, part) for name, part in value.items()}
+            known = not levels and id(value) in self.nodes
+            return value if known else {name: self.mine(i, part, levels=levels) for name, part in value.items()}
         data = array_of(value)
         if not is_array(data):
             return value
-        known = self.apart.get(id(data))
-        if known is not None and known[0] is data and i in known[1]:
-            return known[1][i]
+        own = self.apart.get(id(data))
+        if own is not None and own[0] is data and i in own[1]:
+            return own[1][i]
         if (seen := self.seen.get((id(data), i))) is not None:
             return seen[1]
         block = self._rows(data, i)
         if block is None:
             return value
-        own = data[block]
-        self.seen[id(data), i] = (data, own)
-        return own
+        rows = data[block]
+        self.seen[id(data), i] = (data, rows)
+        return rows
 
     def _rows(self, array: np.ndarray, i: int) -> tuple[slice, ...] | None:
         """Where a copy's rows are; None for an array without rows."""
@@ -349,12 +458,14 @@ class _Tile:
                 return (*[slice(None)] * axis, slice(i * rows, (i + 1) * rows))
         return None
 
-    def _carried(self, values: Any) -> set[int]:
+    def _carried(self, values: Any, *, levels: bool = False) -> set[int]:
         """The copies that have something else in the place of one of these values; of a part of it, they do not fit."""
         if isinstance(values, (tuple, list)):
-            return set().union(*map(self._carried, values))
+            return set().union(*(self._carried(value, levels=levels) for value in values))
         if isinstance(values, dict):
-            return set() if id(values) in self.nodes else set().union(*map(self._carried, values.values()))
+            if not levels and id(values) in self.nodes:
+                return set()
+            return set().union(*(self._carried(value, levels=levels) for value in values.values()))
         data = array_of(values)
         known = self.apart.get(id(data))
         if known is not None and known[0] is data:
