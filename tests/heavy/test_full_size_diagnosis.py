@@ -95,6 +95,49 @@ def heads(model: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(modeling.PerceiverSelfAttention, "transpose_for_scores", split)
 
 
+def features_in_another_order(model: Any, patch: pytest.MonkeyPatch) -> None:
+    original = modeling.generate_fourier_features
+
+    def features(pos: Any, num_bands: int, max_resolution: Any, concat_pos: bool = True, sine_only: bool = False) -> Any:
+        made = original(pos, num_bands, max_resolution, concat_pos, sine_only)
+        axes, width = pos.shape[-1], pos.shape[-1] * num_bands
+        return torch.cat([made[..., :axes], made[..., axes + width :], made[..., axes : axes + width]], -1)
+
+    patch.setattr(modeling, "generate_fourier_features", features)
+
+
+def other_frequencies(model: Any, patch: pytest.MonkeyPatch) -> None:
+    original = modeling.generate_fourier_features
+
+    def features(pos: Any, num_bands: int, max_resolution: Any, concat_pos: bool = True, sine_only: bool = False) -> Any:
+        return original(pos, num_bands, [2 * size for size in max_resolution], concat_pos, sine_only)
+
+    patch.setattr(modeling, "generate_fourier_features", features)
+
+
+def encoder_without_residual(model: Any, patch: pytest.MonkeyPatch) -> None:
+    model.perceiver.encoder.cross_attention.attention.use_query_residual = False
+
+
+def decoder_without_residual(model: Any, patch: pytest.MonkeyPatch) -> None:
+    model.perceiver.decoder.decoder.decoding_cross_attention.attention.use_query_residual = False
+
+
+def encoder_without_bias(model: Any, patch: pytest.MonkeyPatch) -> None:
+    with torch.no_grad():
+        model.perceiver.encoder.cross_attention.attention.self.value.bias.zero_()
+
+
+def queries_unnormed(model: Any, patch: pytest.MonkeyPatch) -> None:
+    model.perceiver.encoder.cross_attention.attention.self.layernorm1 = torch.nn.Identity()
+
+
+def keys_as_values(model: Any, patch: pytest.MonkeyPatch) -> None:
+    for layer in model.perceiver.encoder.self_attends:
+        part = layer.attention.self
+        part.key, part.value = part.value, part.key
+
+
 PLANTED: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
     "activation": tanh_gelu,
     "layer-norm-eps": epsilon,
@@ -102,6 +145,17 @@ PLANTED: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
     "attention-scale": unscaled,
     "head-layout": heads,
 }
+
+WITHOUT: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
+    "fourier-order": features_in_another_order,
+    "fourier-frequencies": other_frequencies,
+    "encoder: query-residual": encoder_without_residual,
+    "decoder: query-residual": decoder_without_residual,
+    "encoder: bias-missing": encoder_without_bias,
+    "encoder: norm-missing": queries_unnormed,
+    "key-value-swapped": keys_as_values,
+}
+"""Of images without traces, besides those of all"""
 
 
 def softmax_without_sum(model: Any, patch: pytest.MonkeyPatch) -> None:
@@ -175,7 +229,7 @@ def recorded(
     randomise(model, seed=0)
     state = {name: value.clone().numpy() for name, value in model.state_dict().items()}
     given = {name: torch.from_numpy(array) for name, array in inputs.items() if not name.startswith("cotangent/")}
-    {**PLANTED, **BACKWARD}[plant](model, patch)
+    {**PLANTED, **WITHOUT, **BACKWARD}[plant](model, patch)
     with (
         pr.record(model, folder / "case.npz", points=None if traced else set()),
         torch.set_grad_enabled(plant in BACKWARD),
