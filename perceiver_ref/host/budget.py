@@ -48,10 +48,15 @@ def is_over() -> bool:
     return budget is not None and budget.over
 
 
+def is_spent(part: float) -> bool:
+    """Whether this part of the budget around, if there is one, is spent."""
+    budget = _budget.get()
+    return budget is not None and budget.clock() - budget.began >= part * budget.seconds
+
+
 def is_half_spent() -> bool:
     """Whether half of the budget around, if there is one, is spent: time to try what was found so far."""
-    budget = _budget.get()
-    return budget is not None and 2 * (budget.clock() - budget.began) >= budget.seconds
+    return is_spent(0.5)
 
 
 def in_time(items: Iterable[T]) -> Iterator[T]:

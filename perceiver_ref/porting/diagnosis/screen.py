@@ -36,7 +36,7 @@ _NEARLY_ALL = 0.99
 """One is not run at once where others that point the same way tell that it leaves more than this."""
 _ALIKE = 0.9
 """Effects that point the same way grow alike in the rest of the model."""
-_GROUP = re.compile(r",? (everywhere|in [a-z' .-]*|outside [a-z' ]*)$")
+GROUP = re.compile(r",? (everywhere|in [a-z' .-]*|outside [a-z' ]*)$")
 _PARTLY = 0.9
 """A deviation that leaves less than this everywhere is tried in parts of the model, too."""
 
@@ -53,14 +53,16 @@ class Effect(NamedTuple):
 class Screen:
     """Iterating gives all candidates in their order; `told` says what a run of the whole model made of the newest."""
 
-    def __init__(self, subject: LargeSubject, candidates: Sequence[Candidate]) -> None:
+    def __init__(self, subject: LargeSubject, candidates: Sequence[Candidate], most: int = LAYERS) -> None:
         self.subject, self.candidates = subject, candidates
         course = subject.course
         layers: list[str] = []
         for step in reversed(course.steps):
             if step.op == "attention" and step.place.rpartition(".")[0] not in layers:
                 layers.append(step.place.rpartition(".")[0])
-        last = tuple(layers[:LAYERS])
+        last = tuple(layers[:most])
+        self.last = layers[0] if layers else ""
+        """The last layer with attention"""
         begins = [i for i, s in enumerate(course.steps) if s.place.startswith(last)] if last else []
         self.begin = max(0, _first_of_the_end(begins))
         few, rows = course.sampled(len(course.steps) - 1, self.begin)
@@ -85,6 +87,8 @@ class Screen:
         self.known: dict[Candidate, Effect] = {}
         self.grown: list[tuple[Effect, float]] = []
         """Effects of those that were run, and how many times as large they are of the whole model"""
+        self.sure = True
+        """Whether the newest candidate points so far that it is run at once"""
         self._left = 1.0
         self._newest: Candidate | None = None
 
@@ -122,7 +126,7 @@ class Screen:
         return Effect(change, size, float(change @ self.wanted) / (size * max(self.length, 1e-300)))
 
     def __iter__(self) -> Iterator[Candidate]:
-        kinds = [c for c in self.candidates if _everywhere(c) or not _GROUP.search(c.variant)]
+        kinds = [c for c in self.candidates if _everywhere(c) or not GROUP.search(c.variant)]
         given: set[int] = set()
         deviation = 1 / max(float(np.sqrt(self.wanted.size)), 1.0)
         for candidate in steps(kinds, "looking at the last layers"):
@@ -135,6 +139,7 @@ class Screen:
                 given.add(id(candidate))
                 self._newest = candidate
                 yield candidate
+        self.sure = False
         likely = [
             c for c, effect in self.known.items() if effect.cosine > CHANCE * deviation and self._could_be(effect)
         ]
@@ -159,11 +164,11 @@ class Screen:
                 yield candidate
 
     def _parts(self, candidate: Candidate) -> list[Candidate]:
-        kind = _GROUP.sub("", candidate.variant)
+        kind = GROUP.sub("", candidate.variant)
         return [
             c
             for c in self.candidates
-            if c is not candidate and c.cause == candidate.cause and _GROUP.sub("", c.variant) == kind
+            if c is not candidate and c.cause == candidate.cause and GROUP.sub("", c.variant) == kind
         ]
 
     def _leaves(self, effect: Effect) -> float:

@@ -18,12 +18,13 @@ from ..rounding.grid import is_nearest, is_stored_in, on_grid
 from ..subject import CANNOT_BE_RUN, EXPLAINED, NOTHING, Arrays, Cause, Subject
 from ..subject.large import AGREES, LargeSubject
 from .envelope import Roundings
+from .few import Few, FewLatents
 from .fit import Fit
 from .formats import NARROW, Formats, is_autocast, name_of
 from .hidden import hidden
 from .nearby import causes_near
 from .parts import SMALL, NarrowPart, Parts
-from .screen import Screen
+from .screen import ROWS, Screen
 from .several import Several
 from .stretches import Stretches
 
@@ -100,6 +101,8 @@ class Search:
         """By the number of deviations: how many runs"""
         self.weights: Candidate | None = None
         """The form that weights are stored in, where that is the rounding"""
+        self.repeated: str | None = None
+        """Of a large case: the format that was found where no deviation alone was sure"""
 
     def tried_formats(self) -> list[tuple[str, float]]:
         """Forms of lower precision that were run, and what each leaves of the difference, the least first."""
@@ -126,9 +129,8 @@ class Search:
                 return self._rounding(dtype)
         if self.fit.noise and self.roundings.holds(self.given, self.errors):
             return self._hidden(self.given) or self._narrow(self.given)
-        whole = self._whole()
-        # all float32 numbers may be tf32's: errors of that size may be a deviation's, which `_hidden` looks for or not
-        if whole is not None and (whole != "tf32" or not self.subject.is_large or self.roundings.repeats(whole)):
+        whole = self._whole(later=("tf32",) if self.subject.is_large else ())
+        if whole is not None:
             return self._hidden(whole) or self._narrow(whole)
         if (best := self._near()) is not None:
             return self._with_second(best)
@@ -140,6 +142,8 @@ class Search:
                 return self._with_second(best)
             if best is not None:  # a rare one may leave less of what rounding makes
                 continue
+            if self.repeated is not None:
+                return self._narrow(self.repeated)
             if not rare and (stored := self._stored()) is not None:
                 return stored
             part = self.parts.best(rare=rare) if small else None
@@ -151,7 +155,7 @@ class Search:
             return self._with_second(best)
         if part is not None and self._is_likely(part):
             return self._deviation(part)
-        if whole is not None:
+        if (whole := whole or (self._whole() if self.subject.is_large else None)) is not None:
             return self._narrow(whole)
         if self.roundings.holds("float32", self.errors):
             return self._rounding("float32")
@@ -204,15 +208,15 @@ class Search:
         noise = self.fit.noise
         return bool(noise) and all(self.roundings.within(self.given, name) for name in self.errors)
 
-    def _whole(self) -> str | None:
+    def _whole(self, later: Sequence[str] = ()) -> str | None:
         """A format that all numbers have, with errors as it makes, unless a part of the model in it explains them, and
-        all of it does not."""
+        all of it does not; none of those that are for `later`."""
         names = [name for name in self.errors if self._computed(name)]
         for narrow, dtypes in _WHOLE.items():
             if not names or not all(on_grid(self.subject.expected[name], DIGITS[narrow]) for name in names):
                 continue
             for dtype in dtypes:
-                if self.roundings.holds(dtype, self.errors):
+                if dtype not in later and self.roundings.holds(dtype, self.errors):
                     traced = any(name.startswith("trace/") for name in names)
                     last = None if traced else self.parts.best((), narrow)
                     if last is None or not last.repeated:
@@ -314,7 +318,7 @@ class Search:
         if isinstance(self.subject, LargeSubject):
             chosen = _in_turn(chosen)
             if not rare:
-                return self._screened(Screen(self.subject, chosen))
+                return self._screened(self._order(self.subject, chosen))
         tried = in_time(steps(chosen, f"trying {'rare ' if rare else ''}deviation"))
         for cause, of_cause in groupby(tried, lambda c: c.cause):
             for candidate in of_cause:
@@ -331,9 +335,24 @@ class Search:
                 return best
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
-    def _screened(self, screen: Screen) -> _Score | None:
+    @staticmethod
+    def _order(subject: LargeSubject, chosen: Sequence[Candidate]) -> Screen | Few:
+        """The order in which these are run: many rows of outputs tell by the last layers what all of the model does."""
+        _, rows = subject.course.sampled(len(subject.course.steps) - 1)
+        few = FewLatents.of(subject) if rows <= ROWS else None
+        return Screen(subject, chosen) if few is None else Few(few, Screen(subject, chosen, 1), chosen)
+
+    def _screened(self, screen: Screen | Few) -> _Score | None:
         """As `_single`, of a large case: those first that do to the last layers what the difference looks like."""
+        looked = False
         for candidate in in_time(screen):
+            if not screen.sure and not looked:
+                looked = True
+                # all float32 numbers may be tf32's, and errors of that size a deviation's
+                whole = self._whole()
+                if whole is not None and self.roundings.repeats(whole):
+                    self.repeated = whole
+                    break
             if self._try((candidate,)):
                 best = self.scores[-1]
                 if best.remaining <= NOTHING or (best.remaining <= EXPLAINED and self._leaves_rounding(best)):

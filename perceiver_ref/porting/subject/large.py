@@ -289,13 +289,16 @@ class LargeSubject(Subject):
             return found.value, {}
         return None, {f"output/{n}": tamed(to_host(outputs[n])) for n in self.case.outputs if n in outputs}
 
-    def ending(self, part: Part, *chosen: Candidate) -> Arrays | None:
-        """The outputs, where deviations are made in a part at the end of the run alone; None where they do not fit."""
+    def ending(self, part: Part, *chosen: Candidate, model: Any = None, params: Any = None) -> Arrays | None:
+        """The outputs, where deviations are made in a part at the end of the run alone; None where they do not fit.
+
+        `model` and `params`: another model than the case's own, of which this is a part.
+        """
         here = [replace(c, here=partial(_both, part.begun, c.here)) for c in chosen]
         try:
             with (
                 part.running(),
-                deviating(here, self.rebuilt.model, self.params) as (model, params),
+                deviating(here, model or self.rebuilt.model, params or self.params) as (model, params),
                 trace(frozenset()),
                 np.errstate(all="ignore"),
             ):

@@ -1,0 +1,330 @@
+"""The order in which deviations of a large case with few outputs are run: by what they do to a few of the latents.
+
+Latents are many of one kind, and what comes out is a mean over them: a model with a few of them, taken from all over,
+and with fewer of the blocks that share their weights, changes with a deviation much as the whole one does, at a
+hundredth of the cost. What a deviation does is measured stretch by stretch, in the decoder, the self-attentions and the
+encoder's cross-attention, and what it does in several of them is taken for the sum. Those that point at the difference,
+and are of its size, are run in the whole model first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...autograd import tree
+from ...autograd.backend import to_host
+from ...autograd.handlers import handle
+from ...host.budget import is_spent
+from ...host.progress import steps
+from ...models.encoder import Encoder
+from ...models.tracing import trace
+from ..deviations import Candidate
+from ..deviations.base import edited, is_cross
+from ..subject import Arrays
+from ..subject.course import Course, Part
+from ..subject.large import ROOM, LargeSubject
+from ..subject.memo import Memo
+from .screen import GROUP, Screen
+
+LATENTS = 16
+"""So many latents are taken,"""
+MANY = 8
+"""of at least so many times as many"""
+BLOCKS = 3
+"""So many blocks are run of those that share their weights: what they change points much the same way after a few."""
+SURE = 0.6
+"""A deviation that points so far is run as soon as it is found, where its size may be that of the difference,"""
+SIZES = (1 / 3, 3.0)
+"""which is within these factors. Beside others that point nearly so far (within `NEARLY`) it is not sure."""
+WIDTH = 1.2
+"""Of what is e^WIDTH times as large or small as the difference the score is e^-1/2 times what it is at its size: with
+few latents what averages out over many is larger by up to four times."""
+MEASURE = 0.65
+"""This part of the time is for measuring; the rest is for runs of the whole model"""
+_SMALL = 1 << 22
+"""Bytes of results that are kept of the run with few latents, but for what goes into the first attention"""
+_IDLE = 1e-6
+"""A change of less than this part of the outputs is float32's rounding"""
+_MISSES = 2
+"""Of variants that differ in a number no further ones are measured when so many have pointed elsewhere."""
+_NUMBER = re.compile(r"\b\d[\d.e+-]*")
+_END, _MIDDLE, _FIRST = "end", "middle", "first"
+_STRETCHES = {
+    "everywhere": (_FIRST, _MIDDLE, _END),
+    "in the encoder": (_FIRST, _MIDDLE),
+    "in self-attention": (_MIDDLE,),
+    "in cross-attention": (_FIRST, _END),
+    "in the decoder": (_END,),
+    "in the encoder's cross-attention": (_FIRST,),
+}
+"""The label of a group of places -> where they are"""
+_STANDS_FOR = {
+    _END: ("in the decoder", "in cross-attention", "everywhere"),
+    _MIDDLE: ("in self-attention", "in the encoder", "everywhere"),
+    _FIRST: ("in the encoder's cross-attention",),
+}
+"""A stretch -> the labels of which the first that there is does there what the others do"""
+Kind = tuple[str, str]
+"""Of deviations that differ in their place alone: the cause, and the variant without the place"""
+
+
+class Ranked(NamedTuple):
+    """A deviation and how well what it does fits."""
+
+    score: float
+    cosine: float
+    size: float
+    candidate: Candidate
+
+
+class FewLatents:
+    """The model with a few latents. `middle` and `first` are runs from the first self-attention and cross-attention
+    on, None where the model has none; `whole` is all of it."""
+
+    def __init__(self, subject: LargeSubject, encoder: Encoder, path: str) -> None:
+        self.subject = subject
+        rows = np.linspace(0, encoder.latents - 1, LATENTS).astype(int)
+        blocks = encoder.blocks
+        if encoder.shared_blocks == "all":
+            blocks = min(blocks, max(BLOCKS, encoder.cross_attends))
+
+        def fewer(part: Any) -> Any:
+            return part.with_fields(latents=LATENTS, blocks=blocks) if isinstance(part, Encoder) else part
+
+        self.model = subject.rebuilt.model.map_parts(fewer)
+        self.params = edited(subject.params, lambda name, a: a[rows] if name == path else a)
+        self.course = Course()
+        known = self._recorded()
+        self.ours = self.made(self._part(0, {})) or {}
+        attentions = [(i, s.place) for i, s in enumerate(self.course.steps) if s.op == "attention"]
+        self.whole = self._part(0, {})
+        self.middle = self._from(next((p for _, p in attentions if not is_cross(p)), None), known)
+        self.first = self._from(next((p for _, p in attentions if is_cross(p)), None), known)
+        if self.first is not None:
+            self._keep_results(self.first)
+
+    @classmethod
+    def of(cls, subject: LargeSubject) -> FewLatents | None:
+        """The model of a subject with few latents; None where it is not made so, or has few."""
+        encoders = subject.survey.of_class(Encoder)
+        if len(encoders) != 1 or encoders[0].latents < MANY * LATENTS:
+            return None
+        shape = (encoders[0].latents, encoders[0].channels)
+        paths = [n for n, a in subject.survey.paths.items() if n.split("/")[-1] == "latents" and a.shape == shape]
+        made = cls(subject, encoders[0], paths[0]) if len(paths) == 1 else None
+        return made if made is not None and made.ours else None
+
+    def _recorded(self) -> dict[int, Any]:
+        """Run once; gives what steps made, by their number, where it is small or lies before the first attention."""
+        kept: dict[int, Any] = {}
+        began = False
+
+        def run(op: Any, arguments: tuple[Any, ...], static: dict[str, Any]) -> Any:
+            nonlocal began
+            out = op(*arguments, **static)
+            step = self.course.steps[-1]
+            began = began or is_cross(step.place)
+            size = sum(a.nbytes for a in (out if isinstance(out, tuple) else (out,)))
+            if size <= _SMALL or not began:
+                kept[len(self.course.steps) - 1] = out
+            return out
+
+        with self.course.recording(lambda: 0), handle(run), trace(frozenset()), np.errstate(all="ignore"):
+            self.subject.run(self.params, self.subject.inputs, self.model)
+        return kept
+
+    def _part(self, begin: int, known: Mapping[int, Any]) -> Part:
+        own = self.course.steps
+        needed = self.course.needed(range(begin, len(own)), known)
+        used = {source for i in needed for source in own[i].sources}
+        chosen = {i: made for i, made in known.items() if i in used}
+        return Part(own, needed, self.subject.dtype, begin, known=chosen)
+
+    def _from(self, place: str | None, known: Mapping[int, Any]) -> Part | None:
+        """The run from the layer of an attention on, from what is known before it."""
+        if place is None:
+            return None
+        layer = place.rpartition(".")[0]
+        begin = next(i for i, step in enumerate(self.course.steps) if step.place.startswith(layer))
+        return self._part(begin, {i: made for i, made in known.items() if i < begin})
+
+    def _keep_results(self, part: Part) -> None:
+        """Keep what a part makes: what leads to keys and values is not made again for other queries."""
+        memo = Memo(ROOM // 4)
+        for _, array in tree.leaves(self.params):
+            memo.distinct(array)
+        for made in part.known.values():
+            for array in made if isinstance(made, tuple) else (made,):
+                memo.distinct(array)
+        part.kept = memo.record
+        self.made(part)
+        part.kept = memo.replay
+
+    def made(self, part: Part, *chosen: Candidate) -> Arrays | None:
+        """The outputs that do not have latents as rows, with deviations; None where they do not fit."""
+        outputs = self.subject.ending(part, *chosen, model=self.model, params=self.params)
+        if outputs is None:
+            return None
+        expected = self.subject.expected
+        return {n: to_host(a) for n, a in outputs.items() if n in expected and a.shape == expected[n].shape}
+
+
+@dataclass
+class Few:
+    """Iterating gives all candidates in their order, as `Screen`; `measured` counts what was looked at."""
+
+    model: FewLatents
+    screen: Screen
+    candidates: Sequence[Candidate]
+    sure: bool = True
+    """As of `Screen`"""
+    measured: int = 0
+    changes: dict[str, dict[Kind, np.ndarray]] = field(default_factory=dict)
+    """By stretch what each kind of deviation does there"""
+    alone: dict[Candidate, np.ndarray] = field(default_factory=dict)
+    """What those do that are in no group of places"""
+
+    def __post_init__(self) -> None:
+        self.names = list(self.model.ours)
+        subject = self.model.subject
+        ours = self._row(subject.ours)
+        self.wanted = _apart(self._row(subject.expected) - ours, ours)
+        self.kinds: dict[Kind, dict[str, Candidate]] = {}
+        self.given: set[int] = set()
+        for candidate in self.candidates:
+            group = GROUP.search(candidate.variant)
+            label = group.group(1) if group else ""
+            kind = (candidate.cause, GROUP.sub("", candidate.variant) if label in _STRETCHES else candidate.variant)
+            self.kinds.setdefault(kind, {}).setdefault(label if label in _STRETCHES else "", candidate)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        few = self.model
+        own = self._row(few.ours)
+        end = self.screen.part if is_cross(self.screen.last) else None
+        for stretch, part in ((_END, end), (_MIDDLE, few.middle), (_FIRST, few.first)):
+            self.changes[stretch] = {}
+            if part is None:
+                continue
+            before = self._row(few.subject.ours) if stretch == _END else own
+            self._measure(stretch, part, before)
+            yield from self._sure()
+        for kind, labels in steps(list(self.kinds.items()), "looking at few latents"):
+            if "" in labels and not is_spent(MEASURE):
+                change = self._change(few.whole, labels[""], own)
+                if change is not None:
+                    self.alone[labels[""]] = change
+        self.sure = False
+        while best := self._ranked():
+            yield self._give(best[0].candidate)
+        for candidate in self.candidates:
+            if id(candidate) not in self.given:
+                yield self._give(candidate)
+
+    def _measure(self, stretch: str, part: Part, ours: np.ndarray) -> None:
+        """What each kind of deviation does in a stretch; of variants that differ in a number the largest first."""
+        misses: dict[Kind, int] = {}
+        for kind in steps(self._in_families(), f"looking at the {stretch} of few latents"):
+            if is_spent(MEASURE):
+                return
+            candidate, family = self._standing_for(stretch, kind, self.kinds[kind]), _family(kind)
+            if candidate is None or misses.get(family, 0) >= _MISSES:
+                continue
+            change = self._change(part, candidate, ours)
+            if change is not None:
+                self.changes[stretch][kind] = change
+                away = self._cosine(change) < 2 * self._chance
+                misses[family] = misses.get(family, 0) + 1 if away and family != kind else 0
+
+    def _in_families(self) -> list[Kind]:
+        """All kinds, those that differ in a number together and in reverse."""
+        families: dict[Kind, list[Kind]] = {}
+        for kind in self.kinds:
+            families.setdefault(_family(kind), []).insert(0, kind)
+        return [kind for family in families.values() for kind in family]
+
+    def _standing_for(self, stretch: str, kind: Kind, labels: Mapping[str, Candidate]) -> Candidate | None:
+        """The candidate of a kind that does in this stretch what all do that are there."""
+        chosen = list(_STANDS_FOR[stretch])
+        if stretch == _FIRST and kind not in self.changes[_MIDDLE]:
+            chosen.append("in the encoder")
+            if kind not in self.changes[_END]:
+                chosen.append("everywhere")
+        return next((labels[label] for label in chosen if label in labels), None)
+
+    def _change(self, part: Part, candidate: Candidate, ours: np.ndarray) -> np.ndarray | None:
+        """What a deviation does to the outputs, without what is along them; None where it does nothing or is none."""
+        self.measured += 1
+        if part is self.screen.part:
+            made = self.model.subject.ending(part, candidate)
+        else:
+            made = self.model.made(part, candidate)
+        if made is None or any(name not in made for name in self.names):
+            return None
+        row = self._row(made)
+        if row.shape != ours.shape or not np.isfinite(row).all():
+            return None
+        change = _apart(row - ours, ours)
+        return change if float(np.linalg.norm(change)) > _IDLE * float(np.linalg.norm(ours)) else None
+
+    def _row(self, made: Mapping[str, np.ndarray]) -> np.ndarray:
+        parts = []
+        for name in self.names:
+            scale = max(float(np.abs(self.model.subject.expected[name]).max(initial=0.0)), 1.0)
+            parts.append(made[name].astype(np.float64).reshape(-1) / scale)
+        return np.concatenate(parts)
+
+    @property
+    def _chance(self) -> float:
+        return 1 / max(float(np.sqrt(self.wanted.size)), 1.0)
+
+    def _cosine(self, change: np.ndarray) -> float:
+        size = float(np.linalg.norm(change) * np.linalg.norm(self.wanted))
+        return float(change @ self.wanted) / size if size else 0.0
+
+    def _rank(self, candidate: Candidate, change: np.ndarray) -> Ranked:
+        size = float(np.linalg.norm(change)) / max(float(np.linalg.norm(self.wanted)), 1e-300)
+        cosine = self._cosine(change)
+        apart = np.log(max(size, 1e-300)) / WIDTH
+        return Ranked(cosine * float(np.exp(-(apart**2) / 2)), cosine, size, candidate)
+
+    def _ranked(self) -> list[Ranked]:
+        """Those that are not given yet and point at the difference, the best first."""
+        made: list[Ranked] = []
+        for kind, labels in self.kinds.items():
+            for label, candidate in labels.items():
+                if id(candidate) in self.given:
+                    continue
+                parts = [self.changes.get(s, {}).get(kind) for s in _STRETCHES.get(label, ())]
+                known = [change for change in parts if change is not None]
+                change = sum(known[1:], known[0]) if known else self.alone.get(candidate)
+                if change is not None:
+                    made.append(self._rank(candidate, change))
+        return sorted((r for r in made if r.score > 0), key=lambda r: -r.score)
+
+    def _sure(self) -> Iterator[Candidate]:
+        """Those of which a run is worth its time at once."""
+        while (best := self._ranked()) and best[0].cosine > SURE and SIZES[0] < best[0].size < SIZES[1]:
+            yield self._give(best[0].candidate)
+
+    def told(self, made: Arrays | None, remaining: float) -> None:
+        """As of `Screen`: nothing is learned of it."""
+
+    def _give(self, candidate: Candidate) -> Candidate:
+        self.given.add(id(candidate))
+        return candidate
+
+
+def _family(kind: Kind) -> Kind:
+    """The same of all variants that differ in a number."""
+    return kind[0], _NUMBER.sub("", kind[1])
+
+
+def _apart(change: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """A change without its part along our outputs: whatever breaks the model takes that away."""
+    own = float(ours @ ours)
+    return change - ours * (float(ours @ change) / own) if own else change
