@@ -12,7 +12,7 @@ T = TypeVar("T")
 SECONDS = 25.0
 """By default, for a small case: with what is not search it ends within half a minute. Seconds of this thread: what else
 a machine does changes no verdict."""
-LARGE = 8.0
+LARGE = 9.0
 """For a large one at least so many times what the run of the reference took"""
 
 

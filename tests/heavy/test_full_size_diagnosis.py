@@ -116,11 +116,18 @@ def other_frequencies(model: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def encoder_without_residual(model: Any, patch: pytest.MonkeyPatch) -> None:
-    model.perceiver.encoder.cross_attention.attention.use_query_residual = False
+    layer = model.perceiver.encoder.cross_attention.attention
+    forward = layer.forward
+
+    def without(x: Any, *arguments: Any, **options: Any) -> Any:
+        made = forward(x, *arguments, **options)
+        return (made[0] - x, *made[1:])
+
+    patch.setattr(layer, "forward", without)
 
 
-def decoder_without_residual(model: Any, patch: pytest.MonkeyPatch) -> None:
-    model.perceiver.decoder.decoder.decoding_cross_attention.attention.use_query_residual = False
+def decoder_activation(model: Any, patch: pytest.MonkeyPatch) -> None:
+    model.perceiver.decoder.decoder.decoding_cross_attention.mlp.intermediate_act_fn = torch.nn.GELU(approximate="tanh")
 
 
 def encoder_without_bias(model: Any, patch: pytest.MonkeyPatch) -> None:
@@ -129,7 +136,7 @@ def encoder_without_bias(model: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def queries_unnormed(model: Any, patch: pytest.MonkeyPatch) -> None:
-    model.perceiver.encoder.cross_attention.attention.self.layernorm1 = torch.nn.Identity()
+    patch.setattr(model.perceiver.encoder.cross_attention.attention.self.layernorm1, "forward", lambda x: x)
 
 
 def keys_as_values(model: Any, patch: pytest.MonkeyPatch) -> None:
@@ -150,7 +157,7 @@ WITHOUT: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
     "fourier-order": features_in_another_order,
     "fourier-frequencies": other_frequencies,
     "encoder: query-residual": encoder_without_residual,
-    "decoder: query-residual": decoder_without_residual,
+    "decoder: activation": decoder_activation,
     "encoder: bias-missing": encoder_without_bias,
     "encoder: norm-missing": queries_unnormed,
     "key-value-swapped": keys_as_values,

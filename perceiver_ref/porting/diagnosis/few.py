@@ -25,7 +25,7 @@ from ...models.encoder import Encoder
 from ...models.tracing import trace
 from ..deviations import Candidate
 from ..deviations.base import edited, is_cross
-from ..subject import Arrays
+from ..subject import CANNOT_BE_RUN, Arrays
 from ..subject.course import Course, Part
 from ..subject.large import ROOM, LargeSubject
 from ..subject.memo import Memo
@@ -35,19 +35,23 @@ LATENTS = 16
 """So many latents are taken,"""
 MANY = 8
 """of at least so many times as many"""
-BLOCKS = 3
+BLOCKS = 2
 """So many blocks are run of those that share their weights: what they change points much the same way after a few."""
-SURE = 0.6
+SURE = 0.5
 """A deviation that points so far is run as soon as it is found, where its size may be that of the difference,"""
 SIZES = (1 / 3, 3.0)
 """which is within these factors. Beside others that point nearly so far (within `NEARLY`) it is not sure."""
 WIDTH = 1.2
 """Of what is e^WIDTH times as large or small as the difference the score is e^-1/2 times what it is at its size: with
 few latents what averages out over many is larger by up to four times."""
-MEASURE = 0.65
+PIXELS = 1 << 13
+"""Of more inputs than this every second, third and so on is taken where the first cross-attention is measured."""
+MEASURE = 0.8
 """This part of the time is for measuring; the rest is for runs of the whole model"""
 _SMALL = 1 << 22
 """Bytes of results that are kept of the run with few latents, but for what goes into the first attention"""
+_LOOKS = 24
+"""So many numbers along each axis tell a changed parameter from others"""
 _IDLE = 1e-6
 """A change of less than this part of the outputs is float32's rounding"""
 _MISSES = 2
@@ -69,6 +73,9 @@ _STANDS_FOR = {
     _FIRST: ("in the encoder's cross-attention",),
 }
 """A stretch -> the labels of which the first that there is does there what the others do"""
+_UNTOLD, _FEW_UNTOLD = "attention-scale", 2
+"""Where logits grow many times larger each latent attends to a single other one, which among few is not the same: of
+such a deviation few latents tell the size alone. So many of that size are run."""
 Kind = tuple[str, str]
 """Of deviations that differ in their place alone: the cause, and the variant without the place"""
 
@@ -80,6 +87,13 @@ class Ranked(NamedTuple):
     cosine: float
     size: float
     candidate: Candidate
+
+
+class Stretch(NamedTuple):
+    """A run of the model from some place on, and what it gives without deviations."""
+
+    part: Part
+    ours: Arrays
 
 
 class FewLatents:
@@ -99,14 +113,13 @@ class FewLatents:
         self.model = subject.rebuilt.model.map_parts(fewer)
         self.params = edited(subject.params, lambda name, a: a[rows] if name == path else a)
         self.course = Course()
-        known = self._recorded()
-        self.ours = self.made(self._part(0, {})) or {}
-        attentions = [(i, s.place) for i, s in enumerate(self.course.steps) if s.op == "attention"]
-        self.whole = self._part(0, {})
-        self.middle = self._from(next((p for _, p in attentions if not is_cross(p)), None), known)
-        self.first = self._from(next((p for _, p in attentions if is_cross(p)), None), known)
-        if self.first is not None:
-            self._keep_results(self.first)
+        ours, known = self._recorded()
+        self.whole = Stretch(self._part(0, {}), ours)
+        attentions = [step.place for step in self.course.steps if step.op == "attention"]
+        middle = self._from(next((place for place in attentions if not is_cross(place)), None), known)
+        first = self._from(next((place for place in attentions if is_cross(place)), None), known)
+        self.middle = None if middle is None else Stretch(middle, ours)
+        self.first = None if first is None else Stretch(first, self._begun(first))
 
     @classmethod
     def of(cls, subject: LargeSubject) -> FewLatents | None:
@@ -117,10 +130,10 @@ class FewLatents:
         shape = (encoders[0].latents, encoders[0].channels)
         paths = [n for n, a in subject.survey.paths.items() if n.split("/")[-1] == "latents" and a.shape == shape]
         made = cls(subject, encoders[0], paths[0]) if len(paths) == 1 else None
-        return made if made is not None and made.ours else None
+        return made if made is not None and made.whole.ours else None
 
-    def _recorded(self) -> dict[int, Any]:
-        """Run once; gives what steps made, by their number, where it is small or lies before the first attention."""
+    def _recorded(self) -> tuple[Arrays, dict[int, Any]]:
+        """Run once: the outputs, and what steps made, by their number, where it is small or before all attention."""
         kept: dict[int, Any] = {}
         began = False
 
@@ -135,8 +148,8 @@ class FewLatents:
             return out
 
         with self.course.recording(lambda: 0), handle(run), trace(frozenset()), np.errstate(all="ignore"):
-            self.subject.run(self.params, self.subject.inputs, self.model)
-        return kept
+            outputs = self.subject.run(self.params, self.subject.inputs, self.model)
+        return self._compared({f"output/{name}": to_host(array) for name, array in outputs.items()}), kept
 
     def _part(self, begin: int, known: Mapping[int, Any]) -> Part:
         own = self.course.steps
@@ -153,8 +166,10 @@ class FewLatents:
         begin = next(i for i, step in enumerate(self.course.steps) if step.place.startswith(layer))
         return self._part(begin, {i: made for i, made in known.items() if i < begin})
 
-    def _keep_results(self, part: Part) -> None:
-        """Keep what a part makes: what leads to keys and values is not made again for other queries."""
+    def _begun(self, part: Part) -> Arrays:
+        """What a part gives of fewer inputs. What leads to keys and values is kept, for other queries."""
+        if not self.subject.survey.masked and not self.subject.survey.biased:
+            part.known = {i: _fewer_rows(made) for i, made in part.known.items()}
         memo = Memo(ROOM // 4)
         for _, array in tree.leaves(self.params):
             memo.distinct(array)
@@ -162,21 +177,23 @@ class FewLatents:
             for array in made if isinstance(made, tuple) else (made,):
                 memo.distinct(array)
         part.kept = memo.record
-        self.made(part)
+        ours = self.made(part) or {}
         part.kept = memo.replay
+        return ours
 
     def made(self, part: Part, *chosen: Candidate) -> Arrays | None:
         """The outputs that do not have latents as rows, with deviations; None where they do not fit."""
         outputs = self.subject.ending(part, *chosen, model=self.model, params=self.params)
-        if outputs is None:
-            return None
+        return None if outputs is None else self._compared(outputs)
+
+    def _compared(self, outputs: Arrays) -> Arrays:
         expected = self.subject.expected
-        return {n: to_host(a) for n, a in outputs.items() if n in expected and a.shape == expected[n].shape}
+        return {name: a for name, a in outputs.items() if name in expected and a.shape == expected[name].shape}
 
 
 @dataclass
 class Few:
-    """Iterating gives all candidates in their order, as `Screen`; `measured` counts what was looked at."""
+    """Iterating gives all candidates in their order, as `Screen` does; `measured` counts what was looked at."""
 
     model: FewLatents
     screen: Screen
@@ -190,53 +207,56 @@ class Few:
     """What those do that are in no group of places"""
 
     def __post_init__(self) -> None:
-        self.names = list(self.model.ours)
+        self.names = list(self.model.whole.ours)
         subject = self.model.subject
         ours = self._row(subject.ours)
         self.wanted = _apart(self._row(subject.expected) - ours, ours)
         self.kinds: dict[Kind, dict[str, Candidate]] = {}
         self.given: set[int] = set()
+        self.run: list[np.ndarray] = []
+        """What those do, in few latents, that were given"""
         for candidate in self.candidates:
-            group = GROUP.search(candidate.variant)
-            label = group.group(1) if group else ""
-            kind = (candidate.cause, GROUP.sub("", candidate.variant) if label in _STRETCHES else candidate.variant)
-            self.kinds.setdefault(kind, {}).setdefault(label if label in _STRETCHES else "", candidate)
+            kind, label = self._kind_of(candidate)
+            self.kinds.setdefault(kind, {}).setdefault(label, candidate)
 
     def __iter__(self) -> Iterator[Candidate]:
         few = self.model
-        own = self._row(few.ours)
-        end = self.screen.part if is_cross(self.screen.last) else None
-        for stretch, part in ((_END, end), (_MIDDLE, few.middle), (_FIRST, few.first)):
-            self.changes[stretch] = {}
-            if part is None:
-                continue
-            before = self._row(few.subject.ours) if stretch == _END else own
-            self._measure(stretch, part, before)
-            yield from self._sure()
+        end = Stretch(self.screen.part, few.subject.ours) if is_cross(self.screen.last) else None
+        for name, stretch in ((_END, end), (_MIDDLE, few.middle), (_FIRST, few.first)):
+            self.changes[name] = {}
+            if stretch is not None:
+                self._measure(name, stretch)
+                yield from self._sure()
         for kind, labels in steps(list(self.kinds.items()), "looking at few latents"):
             if "" in labels and not is_spent(MEASURE):
-                change = self._change(few.whole, labels[""], own)
+                change = self._change(few.whole, labels[""])
                 if change is not None:
                     self.alone[labels[""]] = change
         self.sure = False
+        for ranked in self._untold():
+            yield self._give(ranked.candidate)
         while best := self._ranked():
             yield self._give(best[0].candidate)
         for candidate in self.candidates:
             if id(candidate) not in self.given:
                 yield self._give(candidate)
 
-    def _measure(self, stretch: str, part: Part, ours: np.ndarray) -> None:
+    def _measure(self, name: str, stretch: Stretch) -> None:
         """What each kind of deviation does in a stretch; of variants that differ in a number the largest first."""
         misses: dict[Kind, int] = {}
-        for kind in steps(self._in_families(), f"looking at the {stretch} of few latents"):
+        same: dict[Any, np.ndarray | None] = {}
+        for kind in steps(self._in_families(), f"looking at the {name} of few latents"):
             if is_spent(MEASURE):
                 return
-            candidate, family = self._standing_for(stretch, kind, self.kinds[kind]), _family(kind)
+            candidate, family = self._standing_for(name, kind, self.kinds[kind]), _family(kind)
             if candidate is None or misses.get(family, 0) >= _MISSES:
                 continue
-            change = self._change(part, candidate, ours)
+            key = _looks(candidate, self.model.params)
+            change = same[key] if key in same else self._change(stretch, candidate)
+            if key is not None:
+                same[key] = change
             if change is not None:
-                self.changes[stretch][kind] = change
+                self.changes[name][kind] = change
                 away = self._cosine(change) < 2 * self._chance
                 misses[family] = misses.get(family, 0) + 1 if away and family != kind else 0
 
@@ -256,13 +276,14 @@ class Few:
                 chosen.append("everywhere")
         return next((labels[label] for label in chosen if label in labels), None)
 
-    def _change(self, part: Part, candidate: Candidate, ours: np.ndarray) -> np.ndarray | None:
+    def _change(self, stretch: Stretch, candidate: Candidate) -> np.ndarray | None:
         """What a deviation does to the outputs, without what is along them; None where it does nothing or is none."""
         self.measured += 1
-        if part is self.screen.part:
-            made = self.model.subject.ending(part, candidate)
+        ours = self._row(stretch.ours)
+        if stretch.part is self.screen.part:
+            made = self.model.subject.ending(stretch.part, candidate)
         else:
-            made = self.model.made(part, candidate)
+            made = self.model.made(stretch.part, candidate)
         if made is None or any(name not in made for name in self.names):
             return None
         row = self._row(made)
@@ -293,18 +314,29 @@ class Few:
         return Ranked(cosine * float(np.exp(-(apart**2) / 2)), cosine, size, candidate)
 
     def _ranked(self) -> list[Ranked]:
-        """Those that are not given yet and point at the difference, the best first."""
-        made: list[Ranked] = []
+        """Those that are not given yet and point at the difference, the best first; none that does what one did."""
+        return sorted((r for r in self._known() if r.score > 0), key=lambda r: -r.score)
+
+    def _untold(self) -> list[Ranked]:
+        """Scales of logits that may be as large as it takes, those that are everywhere first."""
+        found = [r for r in self._known() if r.candidate.cause == _UNTOLD and SIZES[0] < r.size < SIZES[1]]
+        return sorted(found, key=lambda r: not r.candidate.variant.endswith("everywhere"))[:_FEW_UNTOLD]
+
+    def _known(self) -> Iterator[Ranked]:
+        """Those of which it is known what they do, but for what was given and those that do the same."""
         for kind, labels in self.kinds.items():
             for label, candidate in labels.items():
                 if id(candidate) in self.given:
                     continue
-                parts = [self.changes.get(s, {}).get(kind) for s in _STRETCHES.get(label, ())]
-                known = [change for change in parts if change is not None]
-                change = sum(known[1:], known[0]) if known else self.alone.get(candidate)
-                if change is not None:
-                    made.append(self._rank(candidate, change))
-        return sorted((r for r in made if r.score > 0), key=lambda r: -r.score)
+                change = self._change_of(kind, label)
+                if change is not None and not any(_is_same(change, other) for other in self.run):
+                    yield self._rank(candidate, change)
+
+    def _change_of(self, kind: Kind, label: str) -> np.ndarray | None:
+        """What a deviation does, as far as it is known."""
+        parts = [self.changes.get(stretch, {}).get(kind) for stretch in _STRETCHES.get(label, ())]
+        known = [change for change in parts if change is not None]
+        return sum(known[1:], known[0]) if known else self.alone.get(self.kinds[kind][label])
 
     def _sure(self) -> Iterator[Candidate]:
         """Those of which a run is worth its time at once."""
@@ -316,7 +348,46 @@ class Few:
 
     def _give(self, candidate: Candidate) -> Candidate:
         self.given.add(id(candidate))
+        kind, label = self._kind_of(candidate)
+        if self.kinds[kind][label] is candidate and (change := self._change_of(kind, label)) is not None:
+            self.run.append(change)
         return candidate
+
+    @staticmethod
+    def _kind_of(candidate: Candidate) -> tuple[Kind, str]:
+        """What it is, and the label of where: none where that is no group of places."""
+        group = GROUP.search(candidate.variant)
+        if group is None or group.group(1) not in _STRETCHES:
+            return (candidate.cause, candidate.variant), ""
+        return (candidate.cause, GROUP.sub("", candidate.variant)), group.group(1)
+
+
+def _is_same(change: np.ndarray, other: np.ndarray) -> bool:
+    return float(np.linalg.norm(change - other)) <= _IDLE * float(np.linalg.norm(other))
+
+
+def _fewer_rows(made: Any) -> Any:
+    """Of an array with very many rows every second, third and so on."""
+    if isinstance(made, tuple) or made.ndim < 2 or made.shape[-2] <= PIXELS:
+        return made
+    return made[..., :: -(-made.shape[-2] // PIXELS), :]
+
+
+def _looks(candidate: Candidate, params: Any) -> Any:
+    """What tells a change of parameters alone from others, by a few of their numbers; None for any other change."""
+    change = candidate.change
+    if change.params is None or change.parts is not None or change.ops is not None:
+        return None
+    try:
+        changed = dict(tree.leaves(change.params(params)))
+    except CANNOT_BE_RUN:
+        return None
+    looks = []
+    for path, array in tree.leaves(params):
+        if (made := changed.get(path)) is not array and made is not None:
+            few = made[tuple(slice(None, None, max(size // _LOOKS, 1)) for size in made.shape)]
+            looks.append((path, made.shape, to_host(few).tobytes()))
+    return tuple(looks)
 
 
 def _family(kind: Kind) -> Kind:

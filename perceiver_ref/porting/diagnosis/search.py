@@ -155,7 +155,8 @@ class Search:
             return self._with_second(best)
         if part is not None and self._is_likely(part):
             return self._deviation(part)
-        if (whole := whole or (self._whole() if self.subject.is_large else None)) is not None:
+        later = self.subject.is_large and self._could_be_tf32
+        if (whole := whole or (self._whole() if later else None)) is not None:
             return self._narrow(whole)
         if self.roundings.holds("float32", self.errors):
             return self._rounding("float32")
@@ -335,6 +336,12 @@ class Search:
                 return best
         return min(self.scores, key=lambda score: score.remaining, default=None)
 
+    @property
+    def _could_be_tf32(self) -> bool:
+        """Whether errors are no larger than those of float32 with so many bits fewer."""
+        limits, fewer = self.roundings.at("float32"), 2.0 ** (DIGITS["float32"] - DIGITS["tf32"])
+        return all(error <= fewer * limits.get(name, 0.0) for name, error in self.errors.items())
+
     @staticmethod
     def _order(subject: LargeSubject, chosen: Sequence[Candidate]) -> Screen | Few:
         """The order in which these are run: many rows of outputs tell by the last layers what all of the model does."""
@@ -348,8 +355,7 @@ class Search:
         for candidate in in_time(screen):
             if not screen.sure and not looked:
                 looked = True
-                # all float32 numbers may be tf32's, and errors of that size a deviation's
-                whole = self._whole()
+                whole = self._whole() if self._could_be_tf32 else None
                 if whole is not None and self.roundings.repeats(whole):
                     self.repeated = whole
                     break
