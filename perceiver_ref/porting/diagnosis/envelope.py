@@ -110,8 +110,10 @@ class Roundings:
             return lowered(value, dtype)
 
         params, inputs = tree.map(narrow, self.subject.params), tree.map(narrow, self.subject.inputs)
+        if seeds is None and self._is_few:  # a deviation may make much of what the order of sums changes
+            seeds = (2,) if self.chosen else (0,)
         if seeds is None:
-            seeds = range(1 if self._is_few else BESIDE if self.chosen else RUNS)
+            seeds = range(BESIDE if self.chosen else RUNS)
         for seed in stepping(seeds, f"running in {dtype}"):
             rng = np.random.default_rng(seed) if seed > 1 else None
             steps = seed % 2 == 1

@@ -9,6 +9,7 @@ and are of its size, are run in the whole model first.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,9 @@ BLOCKS = 2
 SURE = 0.5
 """A deviation that points so far is run as soon as it is found, where its size may be that of the difference,"""
 SIZES = (1 / 3, 3.0)
-"""which is within these factors. Beside others that point nearly so far (within `NEARLY`) it is not sure."""
+"""which is within these factors."""
+EXACT = 0.99
+"""The same for what is in the decoder alone, which is run as it is in the whole model"""
 WIDTH = 1.2
 """Of what is e^WIDTH times as large or small as the difference the score is e^-1/2 times what it is at its size: with
 few latents what averages out over many is larger by up to four times."""
@@ -213,8 +216,8 @@ class Few:
         self.wanted = _apart(self._row(subject.expected) - ours, ours)
         self.kinds: dict[Kind, dict[str, Candidate]] = {}
         self.given: set[int] = set()
-        self.run: list[np.ndarray] = []
-        """What those do, in few latents, that were given"""
+        self.run: list[tuple[Kind, str]] = []
+        """Those that were given"""
         for candidate in self.candidates:
             kind, label = self._kind_of(candidate)
             self.kinds.setdefault(kind, {}).setdefault(label, candidate)
@@ -323,13 +326,16 @@ class Few:
         return sorted(found, key=lambda r: not r.candidate.variant.endswith("everywhere"))[:_FEW_UNTOLD]
 
     def _known(self) -> Iterator[Ranked]:
-        """Those of which it is known what they do, but for what was given and those that do the same."""
+        """Those of which it is known what they do, but for what was given; and for what does the same, once all is
+        measured."""
+        run = [] if self.sure else [c for c in itertools.starmap(self._change_of, self.run) if c is not None]
         for kind, labels in self.kinds.items():
             for label, candidate in labels.items():
-                if id(candidate) in self.given:
+                early = _MIDDLE not in self.changes and _STRETCHES.get(label) != (_END,)
+                if early or id(candidate) in self.given:
                     continue
                 change = self._change_of(kind, label)
-                if change is not None and not any(_is_same(change, other) for other in self.run):
+                if change is not None and not any(_is_same(change, other) for other in run):
                     yield self._rank(candidate, change)
 
     def _change_of(self, kind: Kind, label: str) -> np.ndarray | None:
@@ -339,8 +345,12 @@ class Few:
         return sum(known[1:], known[0]) if known else self.alone.get(self.kinds[kind][label])
 
     def _sure(self) -> Iterator[Candidate]:
-        """Those of which a run is worth its time at once."""
-        while (best := self._ranked()) and best[0].cosine > SURE and SIZES[0] < best[0].size < SIZES[1]:
+        """Those of which a run is worth its time at once: of the end alone, where nothing is left to chance, what leaves
+        next to nothing."""
+        least = SURE if _MIDDLE in self.changes else EXACT
+        while best := self._ranked():
+            if best[0].cosine < least or not SIZES[0] < best[0].size < SIZES[1]:
+                return
             yield self._give(best[0].candidate)
 
     def told(self, made: Arrays | None, remaining: float) -> None:
@@ -349,8 +359,8 @@ class Few:
     def _give(self, candidate: Candidate) -> Candidate:
         self.given.add(id(candidate))
         kind, label = self._kind_of(candidate)
-        if self.kinds[kind][label] is candidate and (change := self._change_of(kind, label)) is not None:
-            self.run.append(change)
+        if self.kinds[kind][label] is candidate:
+            self.run.append((kind, label))
         return candidate
 
     @staticmethod

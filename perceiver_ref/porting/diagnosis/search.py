@@ -97,6 +97,8 @@ class Search:
         """Deviations with which outputs come right, and points do not"""
         self.beside: dict[tuple[Candidate, ...], Mapping[str, float]] = {}
         """Limits of rounding in a model with these deviations"""
+        self.noisy: dict[tuple[Candidate, ...], bool] = {}
+        """Whether what they leave is no more than that"""
         self.counts: dict[int, int] = {}
         """By the number of deviations: how many runs"""
         self.weights: Candidate | None = None
@@ -138,7 +140,8 @@ class Search:
         small = self.fit.size(self.ours) <= SMALL
         for rare in (False, True):
             best = self._single(rare)
-            if best is not None and (rare or not self.fit.noise or best.remaining <= CLOSE):
+            settled = rare or not self.fit.noise or (best is not None and best.remaining <= CLOSE)
+            if best is not None and (settled or (self.subject.is_large and self._is_settled(best))):
                 return self._with_second(best)
             if best is not None:  # a rare one may leave less of what rounding makes
                 continue
@@ -361,7 +364,7 @@ class Search:
                     break
             if self._try((candidate,)):
                 best = self.scores[-1]
-                if best.remaining <= NOTHING or (best.remaining <= EXPLAINED and self._leaves_rounding(best)):
+                if best.remaining <= NOTHING or self._is_settled(best):
                     return best
             made = self.subject.deviating((candidate,))
             screen.told(made, float("inf") if made is None else self.fit.remaining(made))
@@ -416,18 +419,28 @@ class Search:
 
     def _leaves_rounding(self, best: _Score) -> bool:
         """Whether what an explanation leaves is no more than rounding of the case's dtype: there is no second then."""
+        if self.subject.is_large and best.chosen in self.noisy:
+            return self.noisy[best.chosen]
         made = self.subject.deviating(best.chosen) if self.fit.noise else None
         return made is not None and self._is_noise(made, best.chosen, traced=best.chosen not in self.untraced)
+
+    def _is_settled(self, best: _Score) -> bool:
+        """Whether no other is looked for beside one of a large case: it leaves next to nothing, or most of what it
+        leaves is rounding that its own model makes many times as large as ours does."""
+        return (best.remaining <= EXPLAINED or best.chosen in self.beside) and self._leaves_rounding(best)
 
     def _is_noise(self, made: Arrays, chosen: tuple[Candidate, ...], *, traced: bool = True) -> bool:
         """Whether all errors that deviations leave are rounding's: of the right model, or else of one with them, whose
         numbers may be larger."""
         errors = {n: e for n, e in self.subject.errors(made).items() if traced or n.startswith("output/")}
         if all(e <= self.fit.noise.get(name, 0.0) for name, e in errors.items()):
+            self.noisy[chosen] = True
             return True
         if chosen not in self.beside:
             self.beside[chosen] = self._roundings_beside(made, chosen)
-        return all(e <= max(self.fit.noise.get(n, 0.0), self.beside[chosen].get(n, 0.0)) for n, e in errors.items())
+        limits = {name: max(self.fit.noise.get(name, 0.0), self.beside[chosen].get(name, 0.0)) for name in errors}
+        self.noisy[chosen] = all(error <= limits[name] for name, error in errors.items())
+        return self.noisy[chosen]
 
     def _roundings_beside(self, made: Arrays, chosen: tuple[Candidate, ...]) -> Mapping[str, float]:
         """The limits of rounding in a model with deviations, in the units of errors: the right model's numbers."""
