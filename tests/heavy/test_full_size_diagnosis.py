@@ -98,9 +98,9 @@ def heads(model: Any, patch: pytest.MonkeyPatch) -> None:
 def features_in_another_order(model: Any, patch: pytest.MonkeyPatch) -> None:
     original = modeling.generate_fourier_features
 
-    def features(pos: Any, num_bands: int, max_resolution: Any, concat_pos: bool = True, sine_only: bool = False) -> Any:
-        made = original(pos, num_bands, max_resolution, concat_pos, sine_only)
-        axes, width = pos.shape[-1], pos.shape[-1] * num_bands
+    def features(pos: Any, bands: int, size: Any, concat_pos: bool = True, sine_only: bool = False) -> Any:
+        made = original(pos, bands, size, concat_pos, sine_only)
+        axes, width = pos.shape[-1], pos.shape[-1] * bands
         return torch.cat([made[..., :axes], made[..., axes + width :], made[..., axes : axes + width]], -1)
 
     patch.setattr(modeling, "generate_fourier_features", features)
@@ -109,8 +109,8 @@ def features_in_another_order(model: Any, patch: pytest.MonkeyPatch) -> None:
 def other_frequencies(model: Any, patch: pytest.MonkeyPatch) -> None:
     original = modeling.generate_fourier_features
 
-    def features(pos: Any, num_bands: int, max_resolution: Any, concat_pos: bool = True, sine_only: bool = False) -> Any:
-        return original(pos, num_bands, [2 * size for size in max_resolution], concat_pos, sine_only)
+    def features(pos: Any, bands: int, size: Any, concat_pos: bool = True, sine_only: bool = False) -> Any:
+        return original(pos, bands, [2 * each for each in size], concat_pos, sine_only)
 
     patch.setattr(modeling, "generate_fourier_features", features)
 

@@ -49,7 +49,7 @@ WIDTH = 1.2
 few latents what averages out over many is larger by up to four times."""
 PIXELS = 1 << 13
 """Of more inputs than this every second, third and so on is taken where the first cross-attention is measured."""
-MEASURE = 0.8
+MEASURE = 0.65
 """This part of the time is for measuring; the rest is for runs of the whole model"""
 _SMALL = 1 << 22
 """Bytes of results that are kept of the run with few latents, but for what goes into the first attention"""
@@ -57,8 +57,8 @@ _LOOKS = 24
 """So many numbers along each axis tell a changed parameter from others"""
 _IDLE = 1e-6
 """A change of less than this part of the outputs is float32's rounding"""
-_MISSES = 2
-"""Of variants that differ in a number no further ones are measured when so many have pointed elsewhere."""
+_MISSES, _AWAY = 2, 0.15
+"""Of variants that differ in a number no further ones are measured when so many have a smaller cosine than that."""
 _NUMBER = re.compile(r"\b\d[\d.e+-]*")
 _END, _MIDDLE, _FIRST = "end", "middle", "first"
 _STRETCHES = {
@@ -230,7 +230,7 @@ class Few:
             if stretch is not None:
                 self._measure(name, stretch)
                 yield from self._sure()
-        for kind, labels in steps(list(self.kinds.items()), "looking at few latents"):
+        for labels in steps(list(self.kinds.values()), "looking at few latents"):
             if "" in labels and not is_spent(MEASURE):
                 change = self._change(few.whole, labels[""])
                 if change is not None:
@@ -260,7 +260,7 @@ class Few:
                 same[key] = change
             if change is not None:
                 self.changes[name][kind] = change
-                away = self._cosine(change) < 2 * self._chance
+                away = self._cosine(change) < _AWAY
                 misses[family] = misses.get(family, 0) + 1 if away and family != kind else 0
 
     def _in_families(self) -> list[Kind]:
@@ -302,10 +302,6 @@ class Few:
             parts.append(made[name].astype(np.float64).reshape(-1) / scale)
         return np.concatenate(parts)
 
-    @property
-    def _chance(self) -> float:
-        return 1 / max(float(np.sqrt(self.wanted.size)), 1.0)
-
     def _cosine(self, change: np.ndarray) -> float:
         size = float(np.linalg.norm(change) * np.linalg.norm(self.wanted))
         return float(change @ self.wanted) / size if size else 0.0
@@ -345,8 +341,8 @@ class Few:
         return sum(known[1:], known[0]) if known else self.alone.get(self.kinds[kind][label])
 
     def _sure(self) -> Iterator[Candidate]:
-        """Those of which a run is worth its time at once: of the end alone, where nothing is left to chance, what leaves
-        next to nothing."""
+        """Those of which a run is worth its time at once: of the end alone, which is run as it is, what is all of the
+        difference."""
         least = SURE if _MIDDLE in self.changes else EXACT
         while best := self._ranked():
             if best[0].cosine < least or not SIZES[0] < best[0].size < SIZES[1]:
