@@ -166,11 +166,16 @@ class FourierPositions(Module):
         return point("positions", self._table(index_dims, like))
 
     def _table(self, index_dims: tuple[int, ...], like: Array) -> Array:
-        if any(handler not in always for handler in handlers()):  # which may change what is made: not to be kept
+        if are_handled():
             return backends.xp(like).asarray(_grid_features.__wrapped__(self, index_dims, like.dtype))
         if backends.name(like) == "numpy":
             return _grid_features(self, index_dims, like.dtype)
         return _features_there(self, index_dims, like.dtype, like.device.id)
+
+
+def are_handled() -> bool:
+    """Whether handlers are asked here, which may change what is made: it is not to be kept for other runs."""
+    return any(handler not in always for handler in handlers())
 
 
 def _features(encoding: FourierPositions, positions: Any) -> Any:

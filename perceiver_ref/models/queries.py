@@ -27,6 +27,7 @@ from .positions import (
     Positions,
     ProjectedPositions,
     TrainablePositions,
+    are_handled,
     linear_positions,
     subsampled_positions,
 )
@@ -111,7 +112,8 @@ class PositionQueries(Module):
             table = table if points is None else ops.take(table, points)
             return table if rows is None else table[rows[0] : rows[1]]
         if points is None:
-            pos = _grid(self.index_dims, encoding, like.dtype)
+            grid = _grid.__wrapped__ if are_handled() else _grid
+            pos = grid(self.index_dims, encoding, like.dtype)
         else:
             pos = subsampled_positions(points, self.index_dims, self.conventions.subsampling, like.dtype)
         pos = pos if rows is None else pos[rows[0] : rows[1]]

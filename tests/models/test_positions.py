@@ -17,6 +17,7 @@ from perceiver_ref.autograd.core import Op
 from perceiver_ref.autograd.handlers import handle
 from perceiver_ref.autograd.testing import check_grads
 from perceiver_ref.models.conventions import DIALECTS
+from perceiver_ref.models.inputs import Preprocessed
 from perceiver_ref.models.positions import (
     FourierPositions,
     TrainablePositions,
@@ -24,6 +25,8 @@ from perceiver_ref.models.positions import (
     linear_positions,
     linspace,
 )
+from perceiver_ref.models.queries import PositionQueries
+from perceiver_ref.porting.exchange import exchanged_steps
 
 both_grids = pytest.mark.parametrize("grid", ["float32", "compute"])
 UNITS = 4
@@ -181,3 +184,18 @@ def test_what_is_done_to_ops_does_not_stay_in_tables_of_grids() -> None:
     assert not changed[:, 2:8].any()
     assert not again[:, 2:8].any()
     assert_close(right, direct_fourier_features(grid, 3, (13, 29)), 1e-12)
+
+
+@pytest.mark.parametrize("rows", [None, (1, 5)])
+def test_what_an_exchanged_step_makes_is_not_kept(rows: tuple[int, int] | None) -> None:
+    """Neither before nor after: the model's own positions, and then others, and its own again."""
+    queries = PositionQueries(FourierPositions(2, (3, 5)), (3, 5))
+    elements, like = Preprocessed(np.zeros((1, 15, 1)), np.zeros((1, 15, 1))), np.zeros(())
+
+    def made() -> np.ndarray:
+        return np.asarray(queries.apply({}, elements, like=like, rows=rows))
+
+    own = made()
+    with exchanged_steps({"linear_positions": lambda original, *a, **o: original(*a, **o) / 2}):
+        assert np.abs(made() - own).max() > 0.1
+    np.testing.assert_array_equal(made(), own)

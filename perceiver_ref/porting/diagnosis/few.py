@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.backend import to_host
+from ...autograd.backend import to_host, xp
 from ...autograd.handlers import handle
 from ...host.budget import is_spent
 from ...host.progress import steps
@@ -376,7 +376,7 @@ def _fewer_rows(made: Any) -> Any:
     """Of an array with very many rows every second, third and so on."""
     if isinstance(made, tuple) or made.ndim < 2 or made.shape[-2] <= PIXELS:
         return made
-    return made[..., :: -(-made.shape[-2] // PIXELS), :]
+    return xp(made).ascontiguousarray(made[..., :: -(-made.shape[-2] // PIXELS), :])
 
 
 def _looks(candidate: Candidate, params: Any) -> Any:

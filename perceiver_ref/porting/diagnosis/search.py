@@ -444,6 +444,8 @@ class Search:
 
     def _roundings_beside(self, made: Arrays, chosen: tuple[Candidate, ...]) -> Mapping[str, float]:
         """The limits of rounding in a model with deviations, in the units of errors: the right model's numbers."""
+        if self.subject.is_large:  # room for what the run takes; the search is near its end
+            self.subject.memo.kept.clear()
         try:
             limits = Roundings(self.subject, made, chosen).at(self.given)
         except CANNOT_BE_RUN:
