@@ -341,9 +341,11 @@ class Search:
 
     @property
     def _could_be_tf32(self) -> bool:
-        """Whether errors are no larger than those of float32 with so many bits fewer."""
+        """Whether errors are no larger than those of float32 with so many bits fewer. Where ours is computed as the run
+        in float32 is, that has none."""
         limits, fewer = self.roundings.at("float32"), 2.0 ** (DIGITS["float32"] - DIGITS["tf32"])
-        return all(error <= fewer * limits.get(name, 0.0) for name, error in self.errors.items())
+        least = AGREES["float32"]
+        return all(error <= fewer * max(limits.get(name, 0.0), least) for name, error in self.errors.items())
 
     @staticmethod
     def _order(subject: LargeSubject, chosen: Sequence[Candidate]) -> Screen | Few:
