@@ -98,9 +98,9 @@ def heads(model: Any, patch: pytest.MonkeyPatch) -> None:
 def features_in_another_order(model: Any, patch: pytest.MonkeyPatch) -> None:
     original = modeling.generate_fourier_features
 
-    def features(pos: Any, bands: int, size: Any, concat_pos: bool = True, sine_only: bool = False) -> Any:
-        made = original(pos, bands, size, concat_pos, sine_only)
-        axes, width = pos.shape[-1], pos.shape[-1] * bands
+    def features(pos: Any, num_bands: int, **options: Any) -> Any:
+        made = original(pos, num_bands, **options)
+        axes, width = pos.shape[-1], pos.shape[-1] * num_bands
         return torch.cat([made[..., :axes], made[..., axes + width :], made[..., axes : axes + width]], -1)
 
     patch.setattr(modeling, "generate_fourier_features", features)
