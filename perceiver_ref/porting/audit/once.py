@@ -14,12 +14,11 @@ from typing import Any
 from ...autograd.backend import is_array, to_host
 from ...autograd.core import array_of
 from ...autograd.handlers import handle
-from ..exchange import exchanged_steps
 
 
 @contextmanager
 def once() -> Iterator[None]:
-    """Within this context equal ops give one array. Tables of positions are made anew, as in runs with deviations."""
+    """Within this context equal ops give one array."""
     known: dict[Hashable, Any] = {}
 
     def run(op: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -28,7 +27,7 @@ def once() -> Iterator[None]:
             known[key] = op(*arguments, **options)
         return known[key]
 
-    with exchanged_steps({}), handle(run):
+    with handle(run):
         yield
 
 

@@ -246,14 +246,9 @@ class Subject:
         return difference(self.expected[name], made, self.ours.get(name))
 
     def run(self, params: Any, inputs: Any, model: Any = None) -> dict[str, Any]:
-        """Outputs by the peer's names, on arrays or `Tensor`s; of the class's own model, or of another.
-
-        Tables that models keep between runs are computed in each: runs deviate, or are of a part, and all of them are
-        to have the same operations.
-        """
+        """Outputs by the peer's names, on arrays or `Tensor`s; of the class's own model, or of another."""
         call = Call(training=bool(self.case.meta["call"].get("is_training", False)), state=self.state)
-        with exchanged_steps({}):
-            return self.rebuilt.run(model or self.rebuilt.model, params, dict(inputs), self.case.meta["call"], call)
+        return self.rebuilt.run(model or self.rebuilt.model, params, dict(inputs), self.case.meta["call"], call)
 
     def _gated(self, gate: Mapping[str, float], *, stop: bool = False) -> Any:
         """Give up at the first point whose error is above its limit; `stop` after all of them, if right."""
