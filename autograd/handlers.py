@@ -22,12 +22,12 @@ Function = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 class Handler:
     """An entry of the stack, asked about ops or, with `steps`, about the steps that are none; about nothing once its
-    context is left."""
+    context is left. One that `watches` changes nothing of what is made."""
 
-    __slots__ = ("ended", "function", "steps")
+    __slots__ = ("ended", "function", "steps", "watches")
 
-    def __init__(self, function: Function, steps: bool = False) -> None:
-        self.function, self.steps, self.ended = function, steps, False
+    def __init__(self, function: Function, steps: bool = False, watches: bool = False) -> None:
+        self.function, self.steps, self.watches, self.ended = function, steps, watches, False
 
     def asked(self, step: Step) -> bool:
         """Whether this handler is asked about a step."""
@@ -78,13 +78,14 @@ def handlers() -> tuple[Handler, ...]:
 
 
 @contextmanager
-def handle(function: Function, *, steps: bool = False) -> Iterator[None]:
+def handle(function: Function, *, steps: bool = False, watches: bool = False) -> Iterator[None]:
     """Within this context every op is `function(op, arguments, options)`, which may call the op, or others, itself.
 
     The innermost handler is asked first; what it calls goes to the next one out, and below the outermost the op runs.
-    With `steps` it is asked about the `Step`s that are no ops, in their place.
+    With `steps` it is asked about the `Step`s that are no ops, in their place. `watches`: it changes nothing of what is
+    made.
     """
-    entry = Handler(function, steps)
+    entry = Handler(function, steps, watches)
     entries = (*handlers(), entry)
     _stack.set((entries, len(entries)))
     try:

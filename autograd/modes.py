@@ -40,7 +40,7 @@ def kernels(mode: str) -> Iterator[None]:
     """Within this context use `"fast"` kernels where there are any, or only the `"plain"` definitions."""
     if mode not in MODES:
         raise ValueError(f"unknown kernels mode {mode!r}; known: {', '.join(MODES)}")
-    with handle(MODES[mode]):
+    with handle(MODES[mode], watches=True):
         yield
 
 

@@ -44,7 +44,7 @@ def observe(watch: Callable[[Event], None]) -> Iterator[None]:
         watch(Event(op, tuple(map(array_of, given)), chosen, tuple(map(array_of, outputs)), _node(outputs)))
         return out
 
-    with handle(run):
+    with handle(run, watches=True):
         yield
 
 
@@ -59,7 +59,7 @@ class NonFiniteError(FloatingPointError):
 @contextmanager
 def detect_nonfinite() -> Iterator[None]:
     """Within this context, raise `NonFiniteError` at the first op whose output or gradient is not finite."""
-    with handle(_finite):
+    with handle(_finite, watches=True):
         yield
 
 

@@ -175,7 +175,7 @@ class FourierPositions(Module):
 
 def are_handled() -> bool:
     """Whether handlers are asked here, which may change what is made: it is not to be kept for other runs."""
-    return any(handler not in always for handler in handlers())
+    return any(not handler.watches and handler not in always for handler in handlers())
 
 
 def _features(encoding: FourierPositions, positions: Any) -> Any:
