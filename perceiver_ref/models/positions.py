@@ -99,9 +99,8 @@ def fourier_features(
         raise InputError(f"positions have {axes} axes, but max_resolution {max_resolution} has {len(max_resolution)}")
     data = array_of(positions)
     bands = frequencies(num_bands, max_resolution, data.dtype)
-    angles = ops.reshape(positions, shape=(*positions.shape, 1))
-    angles = ops.multiply(angles, backends.xp(data).asarray(bands))  # (..., A, K)
-    angles = ops.multiply(ops.reshape(angles, shape=(*positions.shape[:-1], bands.size)), math.pi)
+    angles = ops.reshape(positions, shape=(*positions.shape, 1)) * backends.xp(data).asarray(bands)  # (..., A, K)
+    angles = ops.reshape(angles, shape=(*positions.shape[:-1], bands.size)) * math.pi
     parts = [positions] if concat_pos else []
     parts += [ops.sin(angles)] if sine_only else [ops.sin(angles), ops.cos(angles)]
     return ops.concatenate(parts, axis=-1)
@@ -191,8 +190,8 @@ def _features(encoding: FourierPositions, positions: Any) -> Any:
 @lru_cache(maxsize=2)  # a table of the papers' sizes takes up to 200 MB
 def _grid_features(encoding: FourierPositions, index_dims: tuple[int, ...], dtype: Any) -> Array:
     _require(index_dims, encoding.channels, dtype)
-    grid = linear_positions(index_dims, dtype, encoding.conventions.grid)
-    table = _features(encoding, ops.reshape(grid, shape=(math.prod(index_dims), len(index_dims))))
+    features = _features(encoding, linear_positions(index_dims, dtype, encoding.conventions.grid))
+    table = ops.reshape(features, shape=(math.prod(index_dims), encoding.channels))
     table.flags.writeable = False
     return table
 

@@ -338,7 +338,6 @@ def groups(places: Iterable[str]) -> list[Group]:
         ("in the decoder", lambda place: _part(place) == "decoder"),
         ("in the encoder's cross-attention", lambda place: _part(place) == "encoder" and is_cross(place)),
         ("outside the encoder and decoder", lambda place: _part(place) not in ("encoder", "decoder")),
-        ("in the encoder and decoder", lambda place: _part(place) in ("encoder", "decoder")),
     ]
     seen: list[tuple[bool, ...]] = [tuple(True for _ in places)]
     for label, match in kinds:

@@ -18,6 +18,7 @@ from .base import (
     Candidate,
     Change,
     Exchange,
+    Group,
     Match,
     OpReplacement,
     Survey,
@@ -145,9 +146,15 @@ def bias_missing(found: Survey) -> Iterator[Candidate]:
     for kind, ending in (("bias", "bias"), ("offset", "offset")):
         paths = [p for p in found.paths if p.split("/")[-1] == ending]
         for name, chosen in by_role(paths):
-            for label, match, rare in groups(chosen):
+            for label, match, rare in (*groups(chosen), *_after_inputs(chosen)):
                 meant = {path for path in chosen if match(path)}
                 yield Candidate("bias-missing", f"{kind} of {name}, {label}", edits(meant, _zeros), rare)
+
+
+def _after_inputs(paths: list[str]) -> list[Group]:
+    """All but what prepares inputs, which is often another's code, where there is such."""
+    inner = Group("in the encoder and decoder", lambda path: path.split("/")[0] in ("encoder", "decoder"))
+    return [inner] if len({inner.match(path) for path in paths}) == 2 else []
 
 
 def _zeros(array: Any) -> Any:

@@ -14,7 +14,7 @@ from ...autograd.core import Op, array_of
 from ...models.positions import TrainablePositions
 from ...models.tracing import where
 from ..exchange import Replacement
-from ..rounding.arithmetic import MOVING
+from ..rounding.arithmetic import MOVING, apart, is_exempt
 from ..rounding.grid import Cast, cast_to
 from .autocast import autocast
 from .base import (
@@ -225,8 +225,9 @@ def _at(
 def everything(found: Survey, name: str) -> Iterator[Candidate]:
     """All of the model in a format: no deviation, but what a part that holds all its arithmetic cannot be told from."""
     for manner in _manners(found):
-        table = dict.fromkeys(found.ops, narrowed(cast_to(name), manner))
-        yield Candidate("dtype", f"everything in {name}, everywhere{manner}", replaced(table))
+        table = dict.fromkeys(found.ops, _but_positions(narrowed(cast_to(name), manner)))
+        change = replace(replaced(table), parts=lambda: _POSITIONS_APART)
+        yield Candidate("dtype", f"everything in {name}, everywhere{manner}", change)
     if name == "float32":
         # PyTorch and JAX make angles of positions of the same format, step by step
         angles = replace(replaced(table), parts=lambda: {"fourier_features": _angles(cast_to(name))})
@@ -237,8 +238,20 @@ def _scopes(found: Survey, cast: Cast, manners: tuple[Manner, ...]) -> Iterator[
     """Everything in a part of the model; everything everywhere is rounding."""
     places = _places(found, *found.ops)
     for label, match, rare in groups(places)[1:]:
-        table = dict.fromkeys(found.ops, narrowed(cast, manners[0]))
-        yield _Made("everything", label, replaced(at(table, match)), rare, ("everything", label))
+        table = dict.fromkeys(found.ops, _but_positions(narrowed(cast, manners[0])))
+        change = replace(replaced(at(table, match)), parts=lambda: _POSITIONS_APART)
+        yield _Made("everything", label, change, rare, ("everything", label))
+
+
+_POSITIONS_APART: Exchange = {"fourier_features": apart}
+"""Libraries make features of positions in float32, in models of every dtype; that they do not is of `_positions`."""
+
+
+def _but_positions(replacement: OpReplacement) -> OpReplacement:
+    def run(op: Op, arguments: Any, static: Any) -> Any:
+        return op(*arguments, **static) if is_exempt() else replacement(op, arguments, static)
+
+    return run
 
 
 def _positions(cast: Cast) -> Iterator[_Made]:

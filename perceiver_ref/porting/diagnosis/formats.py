@@ -25,6 +25,9 @@ from .fit import Fit
 REPEATS = 0.1
 """Weights in a form are found where they leave at most this: next to nothing, but for a number here and there that lies
 in the middle of two of the form's, and of which one is off by a whole step."""
+SELDOM, MANY = 1e-3, 400
+"""Of so many forms, about as many as are tried, one may come so near by chance in so many of all cases: a random change
+of n numbers, about as large as the difference, leaves the part x of it with a probability of x^n."""
 CERTAIN = 1e-3
 """One that leaves so little is not compared with others."""
 FOUND = 0.9
@@ -68,7 +71,13 @@ class Formats:
                 found = candidate, left
             if left <= CERTAIN:
                 break
-        return found if found is not None and found[1] <= REPEATS else None
+        return found if found is not None and found[1] <= self._least else None
+
+    @property
+    def _least(self) -> float:
+        """`REPEATS`, or of few numbers what one of so many forms leaves by chance only so seldom."""
+        apart = self.fit.flat(self.fit.subject.expected) - self.fit.flat(self.fit.ours)
+        return min(REPEATS, (SELDOM / MANY) ** (1 / max(int((apart != 0).sum()), 1)))
 
     @staticmethod
     def _family(candidate: Candidate) -> str:

@@ -13,7 +13,8 @@ from ...host.budget import in_time, is_over
 from ...host.progress import steps
 from ..deviations import Candidate, candidates
 from ..deviations.precision import everything
-from ..rounding.arithmetic import DIGITS, arithmetic, rounded_tree
+from ..exchange import exchanged_steps
+from ..rounding.arithmetic import DIGITS, apart, arithmetic, rounded_tree
 from ..rounding.grid import is_nearest, is_stored_in, on_grid
 from ..subject import CANNOT_BE_RUN, EXPLAINED, NOTHING, Arrays, Cause, Subject
 from ..subject.large import AGREES, LargeSubject
@@ -150,6 +151,8 @@ class Search:
             if not rare and (stored := self._stored()) is not None:
                 return stored
             part = self.parts.best(rare=rare) if small else None
+            if part is not None and not self._begins(self.subject.deviating(part.chosen)):
+                part = None
             if part is not None and part.repeated:
                 return self._deviation(part)
         if (best := self._by_stretches()) is not None:
@@ -295,6 +298,8 @@ class Search:
         most = 2 if any(candidate.cause == "dtype" for candidate in chosen) else 1
         if len(chosen) > most and remaining > NOTHING and not self.fit.noise:
             explained = False  # so many come near to anything; what is right leaves nothing
+        if explained and most == 2 and not self._begins(made or self.subject.deviating(chosen)):
+            explained = False
         if explained:
             self.scores.append(_Score(remaining, chosen))
         return explained
@@ -496,11 +501,18 @@ class Search:
             return False
         for dtype in ("float32", "bfloat16", "float16"):
             params, inputs = (rounded_tree(t, DIGITS[dtype]) for t in (self.subject.params, self.subject.inputs))
-            with arithmetic(dtype):
+            with arithmetic(dtype), exchanged_steps({"fourier_features": apart}):
                 whole = self.subject.compute(params, inputs)
             if self.fit.remaining(whole) <= 3 * part.remaining:
                 return False
         return True
+
+    def _begins(self, made: Arrays | None) -> bool:
+        """Whether the first traced point that differs is nearer with a part in less precision: where it is not, what
+        comes right after it is by chance."""
+        if self.first_divergence() is None or self.first is None:
+            return True
+        return made is not None and self.subject.errors(made)[self.first] <= PARTLY * self.errors[self.first]
 
     def _begins_late(self) -> bool:
         """Whether traced points before the first that differs agree to the last digits."""

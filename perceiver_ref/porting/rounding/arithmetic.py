@@ -142,4 +142,27 @@ def exempt() -> Iterator[None]:
         yield
 
 
-__all__ = ["DIGITS", "MOVING", "PRODUCTS", "arithmetic", "exempt", "kept_digits", "lowered", "rounded", "rounded_tree"]
+def apart(original: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """In the place of a function: the same, `exempt`."""
+    with exempt():
+        return original(*arguments, **options)
+
+
+def is_exempt() -> bool:
+    """Whether ops compute in the dtype that their arguments have, whatever is around."""
+    return _exempt.get()
+
+
+__all__ = [
+    "DIGITS",
+    "MOVING",
+    "PRODUCTS",
+    "apart",
+    "arithmetic",
+    "exempt",
+    "is_exempt",
+    "kept_digits",
+    "lowered",
+    "rounded",
+    "rounded_tree",
+]

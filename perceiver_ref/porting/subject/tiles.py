@@ -84,6 +84,7 @@ class Tiles:
             outputs = self._outputs((*first, tile.candidate), points)
         except CANNOT_BE_RUN:
             return [None] * len(others)
+        tile.failed.update(*tile.waiting.values())
         made: list[Arrays | None] = []
         for i, other in enumerate(others):
             own = {name: self._block(array, i) for name, array in outputs.items()}
@@ -249,6 +250,11 @@ class _Tile:
         """Identity of an array without rows -> the array, and what copies have in its place"""
         self.seen: dict[tuple[int, int], tuple[Any, Any]] = {}
         """Identity of an array, and a copy -> the array, and its rows: the same object each time"""
+        self.inner: Mapping[int, Replacement] = {}
+        """What is only exchanged while a copy is computed alone: it is asked for within what they all exchange"""
+        self.waiting: dict[int, set[int]] = {}
+        """Identity of what a part or function made without rows -> copies that have something else, which no op or part
+        was given: then it is lost"""
         self.nodes: set[int] = set()
         """Identities of the levels of the parameters' tree, whose leaves are looked at where ops are given them"""
         self.simple: set[int] = set()
@@ -304,8 +310,12 @@ class _Tile:
                 own = {k: made for k, made in other.change.parts().items() if isinstance(k, str) or k in self.methods}
                 for key, made in own.items():
                     owners.setdefault(key, {})[i] = made
+                if _OF_FEATURES & own.keys():
+                    owners.setdefault("fourier_features", {}).setdefault(i, _the_same)
+                    own = {**own, "fourier_features": _the_same}
                 if len(own) == 1 and other.change.ops is None and other.change.params is None:
                     self.simple.add(i)
+        self.inner = owners.get("frequencies", {})
         for key in self.around:
             owners.setdefault(key, {})
         return {key: partial(self._part, key in self.around, of) for key, of in owners.items()}
@@ -332,6 +342,8 @@ class _Tile:
         if self.alone is not None:
             made = owners.get(self.alone)
             return original(*arguments, **options) if made is None else made(original, *arguments, **options)
+        if owners is self.inner:
+            return original(*arguments, **options)
         before, passed = dict(self.points.counts), len(self.points)
         out = original(*arguments, **options)
         after, common = self.points.counts, list(self.points)[passed:]
@@ -355,11 +367,11 @@ class _Tile:
                 raise ValueError("other points, or in another order: what comes of them is not told by their names")
             return made
 
-        out = self._with(out, touched, own)
+        out = self._with(out, touched, own, of_part=True)
         self.points.counts = after
         return out
 
-    def _with(self, out: Any, touched: Sequence[int], own: Callable[[int], Any]) -> Any:
+    def _with(self, out: Any, touched: Sequence[int], own: Callable[[int], Any], *, of_part: bool = False) -> Any:
         """What all have, with that of copies which deviate in its place."""
         touched = [i for i in touched if i not in self.failed]
         if not touched:
@@ -374,6 +386,8 @@ class _Tile:
                 continue
             if not self._put(out, i, made):
                 self.failed.add(i)
+        if of_part and id(out) in self.apart:
+            self.waiting[id(out)] = set(self.apart[id(out)][1])
         return out
 
     @contextmanager
@@ -397,6 +411,7 @@ class _Tile:
         made = np.array(array_of(out))
         if (known := self.apart.get(id(out))) is not None and known[0] is out:
             self.apart[id(made)] = (made, dict(known[1]))
+            self.waiting.pop(id(out), None)
         return made
 
     def _put(self, out: Any, i: int, made: Any) -> bool:
@@ -440,6 +455,7 @@ class _Tile:
             return value
         own = self.apart.get(id(data))
         if own is not None and own[0] is data and i in own[1]:
+            self.waiting.get(id(data), set()).discard(i)
             return own[1][i]
         if (seen := self.seen.get((id(data), i))) is not None:
             return seen[1]
@@ -474,6 +490,14 @@ class _Tile:
             if (known := self.apart.get(id(data))) is not None and known[0] is data:
                 self.failed.update(known[1])
         return set()
+
+
+_OF_FEATURES = {"frequencies", "linear_positions"}
+"""Functions whose results go into features of positions outside of ops"""
+
+
+def _the_same(original: Any, *arguments: Any, **options: Any) -> Any:
+    return original(*arguments, **options)
 
 
 class _Whatever(dict[str, Any]):
