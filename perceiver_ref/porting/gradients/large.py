@@ -18,6 +18,7 @@ from ...host.progress import steps
 from ..subject import EXPLAINED, NOTHING
 from .backward import Place, Wrong, factor_said, flows, scaled
 from .large_target import Apart, LargeTarget, apart
+from .repeated import Repeated
 from .search import GradientSearch, Guess
 
 _MISSED = 0.1
@@ -73,6 +74,8 @@ class LargeSearch(GradientSearch):
         """The best guess."""
         if (found := self._of_all()) is not None or not self.near:
             return found
+        if self.partly and (found := self._repeated()) is not None:
+            return found
         for strict in (True, False):
             best = list(self._tried(strict))
             floor = max(3 * min((tried.left for tried in best), default=1.0), self._nothing)
@@ -83,6 +86,20 @@ class LargeSearch(GradientSearch):
                 if (found := self._confirmed(tried)) is not None:
                     return found
         return None
+
+    def _repeated(self) -> Guess | None:
+        """A rule wrong in a layer that runs again and again."""
+        for stage in Repeated(self.large).likely(self._fitting(strict=True)):
+            for wrong in in_time(stage):
+                if (found := self._confirmed(Tried(0.0, [wrong]))) is not None:
+                    return found
+        return None
+
+    def _fitting(self, *, strict: bool) -> Iterator[tuple[bool, Wrong]]:
+        """Flows, of which this is true, and the rules of the tables that reach what is wrong."""
+        for is_flow, wrong in (*((True, w) for w in flows(self.graph)), *((False, w) for w in self.candidates())):
+            if self._fits(wrong.places, strict):
+                yield is_flow, wrong
 
     def _clipped(self, known: Mapping[tuple[str, str], Apart], what: str) -> Guess | None:
         """Values that are clipped: none is beyond a limit that many are at."""
@@ -135,8 +152,8 @@ class LargeSearch(GradientSearch):
     def _tried(self, strict: bool) -> Iterator[Tried]:
         """What rules do to the first wrong gradients behind them, those that do the same there together."""
         groups: dict[Any, list[Wrong]] = {}
-        for is_flow, wrong in (*((True, w) for w in flows(self.graph)), *((False, w) for w in self.candidates())):
-            if self._fits(wrong.places, strict) and (here := self._here(wrong.places)) is not None:
+        for is_flow, wrong in self._fitting(strict=strict):
+            if (here := self._here(wrong.places)) is not None:
                 what = "" if is_flow else (wrong.cause, wrong.variant.rpartition(", ")[0])
                 groups.setdefault((what, here), []).append(wrong)
         for (what, here), members in in_time(steps(list(groups.items()), "trying rules near the first wrong gradient")):

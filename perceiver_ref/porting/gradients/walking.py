@@ -50,18 +50,22 @@ class Walks:
         arrived: Arrived,
         changes: Mapping[int, Pull] | None = None,
         within: int = -1,
-        begin: int | None = None,
+        begin: int | Mapping[int, Gradients] | None = None,
         end: int = 0,
         *,
         noted: bool = False,
+        passed: dict[int, Gradients] | None = None,
     ) -> dict[str, Any]:
         """From the loss or the cut `begin` to the leaves `within`, as bits, and not beyond step `end`.
 
         Gives of the leaves that are not finished what has arrived, on the host, as `arrived` is given it. `noted`: cuts
-        are kept.
+        are kept. `begin` may also be gradients by node: what they alone come to. `passed` takes what arrives at steps.
         """
         graph, changes = self.graph, changes or {}
-        waiting: dict[int, Gradients] = dict(self.cuts[begin]) if begin is not None else self._starts()
+        if isinstance(begin, Mapping):
+            waiting = dict(begin)
+        else:
+            waiting = dict(self.cuts[begin]) if begin is not None else self._starts()
         rest: dict[str, Any] = {}
         partly: dict[int, Any] = {}
         since: dict[int, int] = {}
@@ -76,6 +80,8 @@ class Walks:
                 self.cuts[i] = {**waiting, i: gradients}
             shapes = graph.shapes[i]
             whole = [graph.library.zeros(s, _dtype(gradients)) if g is None else g for g, s in zip(gradients, shapes)]
+            if passed is not None:
+                passed[i] = whole
             for source, output, gradient in self._sent(i, step, whole, changes, within):
                 node = graph.nodes[source]
                 if isinstance(node, str):
