@@ -178,7 +178,11 @@ def constant_mean(model: Any, patch: pytest.MonkeyPatch) -> None:
 def gelu_slope(model: Any, patch: pytest.MonkeyPatch) -> None:
     for part in model.modules():
         if isinstance(part, modeling.PerceiverMLP):
-            part.intermediate_act_fn = lambda x: wrong.instead(wrong.gelu_erf(x), wrong.quick_gelu(x))
+            another_slope(part, patch)
+
+
+def another_slope(mlp: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mlp.intermediate_act_fn, "forward", lambda x: wrong.instead(wrong.gelu_erf(x), wrong.quick_gelu(x)))
 
 
 def middle(model: Any) -> Any:
@@ -196,6 +200,22 @@ def branch_halved(model: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(mlp, "forward", lambda x: wrong.times(type(mlp).forward(mlp, x), 0.5))
 
 
+def gelu_slope_in_one(model: Any, patch: pytest.MonkeyPatch) -> None:
+    another_slope(middle(model).mlp, patch)
+
+
+def softmax_in_one(model: Any, patch: pytest.MonkeyPatch) -> None:
+    attention = middle(model).attention.self
+    forward = attention.forward
+
+    def without_sum(*arguments: Any, **options: Any) -> Any:
+        with pytest.MonkeyPatch.context() as inner:
+            softmax_without_sum(model, inner)
+            return forward(*arguments, **options)
+
+    patch.setattr(attention, "forward", without_sum)
+
+
 BACKWARD: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
     "softmax-backward": softmax_without_sum,
     "norm-backward": constant_mean,
@@ -203,6 +223,12 @@ BACKWARD: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
     "gradient-stopped": keys_detached,
     "gradient-factor": branch_halved,
 }
+SHARED: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
+    "one layer: activation-backward": gelu_slope_in_one,
+    "one layer: softmax-backward": softmax_in_one,
+}
+"""In one layer, which all blocks run with the same weights"""
+BACKWARD |= SHARED
 
 
 def timed(arguments: list[object]) -> tuple[int, float, float]:
@@ -314,8 +340,15 @@ def test_what_is_not_found_is_not_taken_for_another(
     assert (found["verdict"], found["causes"]) in (("unexplained", []), ("deviation", [plant]))
 
 
+@pytest.mark.parametrize("plant", SHARED)
+def test_gradients_of_one_layer_in_all_blocks(plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(images, plant, tmp_path, monkeypatch, traced=False)
+    assert found["explanation"][0]["variant"].endswith("in encoder.blocks.*.3")
+    assert ".7.3." in found["first_divergence"]
+
+
 @pytest.mark.parametrize("made", [language, images])
-@pytest.mark.parametrize("plant", BACKWARD)
+@pytest.mark.parametrize("plant", [plant for plant in BACKWARD if plant not in SHARED])
 def test_gradients(made: Any, plant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong backward pass is told in the time of so many right ones, forward and backward."""
     if made is images and BACKWARD[plant] in (keys_detached, branch_halved):
