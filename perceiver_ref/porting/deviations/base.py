@@ -289,10 +289,19 @@ def _with_method(part: Module, owner: type, method: Method, replacements: Sequen
     def exchanged(self: Module, *arguments: Any, **options: Any) -> Any:
         return call(self, *arguments, **options)
 
-    own = type(owner.__name__, (owner,), {method.__name__: exchanged})
-    made: Module = object.__new__(own if type(part) is owner else type(type(part).__name__, (type(part), own), {}))
+    own = type(owner.__name__, (owner,), {method.__name__: exchanged, _MADE: True})
+    cls = own if type(part) is owner else type(type(part).__name__, (type(part), own), {_MADE: True})
+    made: Module = object.__new__(cls)
     made.__dict__.update(part.__dict__)
     return made
+
+
+_MADE = "_made_of_another"
+
+
+def class_of(part: Module) -> type:
+    """The class of a part, whatever methods of it are exchanged."""
+    return next(cls for cls in type(part).__mro__ if _MADE not in vars(cls))
 
 
 def only(replacement: Replacement, here: Callable[[], bool] | None) -> Replacement:

@@ -12,7 +12,7 @@ from ...models.flamingo.gated_xattn import GatedCrossAttention
 from ...models.tracing import where
 from ...peers.chatterbox import AttentionBlock, ChannelAttention
 from ...peers.transformers.edgetam import PlacedAttention
-from .base import Candidate, Change, Exchange, Match, Survey, exchanged, groups
+from .base import Candidate, Change, Exchange, Match, Survey, class_of, exchanged, groups
 
 _TRIPLE = ("query", "key", "value")
 _PAIR = ("key", "value")
@@ -160,7 +160,7 @@ def _out_of_turn(x: Any, parts: int, heads: int, width: int) -> Any:
 
 def _of_heads(heads: Callable[[Any], int]) -> Callable[..., Any]:
     def attend(original: Any, layer: Any, *arguments: Any, **options: Any) -> Any:
-        if type(layer).__mro__[1] is Attention and layer.shared == layer.heads:
+        if class_of(layer) is Attention and layer.shared == layer.heads:
             layer = layer.with_fields(heads=heads(layer))
         return original(layer, *arguments, **options)
 

@@ -3,6 +3,7 @@
 diagnose   the verdict on a case
 envelope   the errors that correct arithmetic of a dtype makes at each point
 search     single deviations, parts in less precision, pairs
+at_once    deviations beside the same others, many in one run
 nearby     the ops before the first point that differs
 parts      parts in less precision
 pairs      two deviations at once

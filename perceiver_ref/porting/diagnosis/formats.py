@@ -77,7 +77,7 @@ class Formats:
     def _least(self) -> float:
         """`REPEATS`, or of few numbers what one of so many forms leaves by chance only so seldom."""
         apart = self.fit.flat(self.fit.subject.expected) - self.fit.flat(self.fit.ours)
-        return min(REPEATS, (SELDOM / MANY) ** (1 / max(int((apart != 0).sum()), 1)))
+        return float(min(REPEATS, (SELDOM / MANY) ** (1 / max(int((apart != 0).sum()), 1))))
 
     @staticmethod
     def _family(candidate: Candidate) -> str:

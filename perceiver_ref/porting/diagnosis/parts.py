@@ -23,6 +23,8 @@ EXACT = 0.02
 a sum here and there that rounds the other way."""
 ALIKE = 0.2
 """Or where it repeats at least this part of the outputs' numbers exactly: the others may depend on such a sum."""
+SELDOM = 1e-3
+"""What happens by chance in no more of all cases is no chance."""
 SMALL = 0.05
 """Rounding of a part changes outputs by less than this part of their largest number."""
 
@@ -78,6 +80,22 @@ class Parts:
         """Whether one of these repeats the difference."""
         made = (self._run((candidate,), self.fit.ours) for candidate in candidates)
         return any(part is not None and part.repeated for part in made)
+
+    def by_chance(self, dtype: str) -> bool:
+        """Whether one of so many parts may well repeat all outputs by chance, these being so few numbers of the format:
+        rounding that is r steps of it wide gives a number again in one of 2 r + 1 cases."""
+        apart, expected = self.fit.ours, self.fit.subject.expected
+        widths = [
+            np.abs(apart[name] - theirs) / np.spacing(np.abs(theirs).astype(np.float64)) * 2.0 ** (DIGITS[dtype] - 53)
+            for name, theirs in expected.items()
+            if name.startswith("output/") and theirs.dtype.kind == "f"
+        ]
+        wide = np.concatenate([each.reshape(-1) for each in widths]) if widths else np.zeros(0)
+        wide = wide[np.isfinite(wide) & (wide > 0)]
+        if not wide.size:
+            return True
+        chance = len(self.candidates) * (1 + 2 * float(np.median(wide))) ** -float(wide.size)
+        return bool(chance > SELDOM)
 
     def alone(self) -> list[NarrowPart]:
         """Those that have been run beside no other deviation."""

@@ -226,7 +226,7 @@ class Search:
                 if dtype not in later and self.roundings.holds(dtype, self.errors):
                     traced = any(name.startswith("trace/") for name in names)
                     last = None if traced else self.parts.best((), narrow)
-                    if last is None or not last.repeated:
+                    if last is None or not last.repeated or self.parts.by_chance(narrow):
                         return dtype
                     return dtype if self.parts.repeat(everything(self.subject.survey, narrow)) else None
         return None

@@ -6,7 +6,7 @@ is float32's but for float16's smallest numbers: what would overflow in float16 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary

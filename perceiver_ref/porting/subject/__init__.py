@@ -3,6 +3,8 @@
 subject   what it is run on, and what its results are compared with
 close     how close large arrays are
 memo      results kept, so that a run computes only what a deviation changes
+tiles     many runs with deviations in one
+tile      such a run: what copies share, and what each has in its place
 cause     what explains a difference, and when it does
 """
 
