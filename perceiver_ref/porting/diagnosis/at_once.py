@@ -24,7 +24,9 @@ class AtOnce:
     def __init__(self, fit: Fit, candidates: Sequence[Candidate]) -> None:
         self.fit, self.candidates = fit, candidates
         self.counted: dict[int, int] = {}
-        self._alone: dict[Candidate, Arrays | None] = {}
+        self._told: dict[Candidate, bool] = {}
+        self._waiting: dict[Candidate, Arrays] = {}
+        """What candidates gave that were run with one that was asked for"""
 
     @cached_property
     def tiles(self) -> Tiles:
@@ -36,16 +38,22 @@ class AtOnce:
         """So many are run at once; 1 for a model that is too large or does not allow it."""
         return self.tiles.most if self.tiles.usable else 1
 
-    def alone(self, candidate: Candidate) -> Arrays | None:
-        """The traced points and outputs with this one; None where it has to be run by itself."""
-        if candidate not in self._alone:
-            waiting = [c for c in self.candidates if c not in self._alone and c is not candidate]
-            few = [candidate, *waiting[: self.number - 1]]
-            self._alone.update(dict.fromkeys(few))
+    def told(self, candidate: Candidate) -> bool:
+        """Whether this one can be run at once with others."""
+        if candidate not in self._told:
+            others = [c for c in self.candidates if c not in self._told and c is not candidate]
+            few = [candidate, *others[: self.number - 1]]
+            self._told.update(dict.fromkeys(few, False))
             if self.tiles.usable:
-                self._alone.update(zip(few, self.tiles.run((), few, {} if self.fit.subject.points else None)))
+                for one, made in zip(few, self.tiles.run((), few, {} if self.fit.subject.points else None)):
+                    if made is not None:
+                        self._told[one], self._waiting[one] = True, made
                 self._count((), few)
-        return self._alone[candidate]
+        return self._told[candidate]
+
+    def alone(self, candidate: Candidate) -> Arrays | None:
+        """The traced points and outputs with this one, told once; None where it has to be run by itself."""
+        return self._waiting.pop(candidate, None) if self.told(candidate) else None
 
     def beside(
         self, chosen: Chosen, others: Sequence[Candidate], *, given: bool = False

@@ -147,7 +147,7 @@ class Rounds:
         order = placed([candidate for candidate in others if candidate.cause not in causes])
         if self.at_once.number == 1:
             return order
-        apart = ((p * (_APART if self.at_once.alone(c) is None else 1), c) for p, c in order)
+        apart = ((p * (1 if self.at_once.told(c) else _APART), c) for p, c in order)
         return sorted(apart, key=lambda row: row[0])
 
     @cached_property
