@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import tracemalloc
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +16,7 @@ from porting.cases import case_of
 from porting.diagnosing import diagnose
 
 from perceiver_ref.autograd import ops
+from perceiver_ref.autograd.observing import observe
 from perceiver_ref.porting.deviations import Candidate, candidates
 from perceiver_ref.porting.diagnosis.envelope import Roundings
 from perceiver_ref.porting.diagnosis.fit import Fit
@@ -91,6 +94,28 @@ def test_so_do_runs_from_the_values_of_a_case(name: str, kind: str | None) -> No
         alone = subject.from_given((*first, candidate))
         assert alone is not None, candidate
         assert same(arrays, alone), (candidate.cause, candidate.variant)
+
+
+def test_a_run_leaves_no_arrays_behind() -> None:
+    """Without the collector, too: searches make thousands of runs, and it does not count what arrays take."""
+    subject = Subject(replace(case_of("hf/model_mask_holes"), trace={}))
+    tiles, chosen, sizes = Tiles(subject), chosen_of(subject, 7)[:20], []
+    with observe(lambda event: sizes.append(sum(a.nbytes for a in event.outputs))):
+        subject.run(subject.params, tiles.inputs)
+    tiles.run((), chosen)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        tiles.run((), chosen)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(4):
+            tiles.run((), chosen)
+        left = (tracemalloc.get_traced_memory()[0] - before) / 4
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert left < 0.2 * sum(sizes)  # classes with exchanged methods, each in a circle with itself
 
 
 @contextmanager

@@ -105,6 +105,12 @@ class Tile:
         self.of_op: dict[str, list[int]] = {}
         """Name of an op -> the copies that deviate there"""
 
+    def forget(self) -> None:
+        """Let go of all arrays: what runs this, and is run by it, goes round in a circle, which is collected late."""
+        for kept in (self.apart, self.seen, self.tables, self.waiting, self.points, self.points.own):
+            kept.clear()
+        self.points.tile = None
+
     @property
     def candidate(self) -> Candidate:
         """All of these as one deviation of the run."""

@@ -79,15 +79,19 @@ class Tiles:
         points.tile = tile
         try:
             outputs = self._outputs((*first, tile.candidate), points)
+            tile.failed.update(*tile.waiting.values())
+            return [self._of_copy(i, tile, points, outputs) for i in range(len(others))]
         except CANNOT_BE_RUN:
             return [None] * len(others)
-        tile.failed.update(*tile.waiting.values())
-        made: list[Arrays | None] = []
-        for i, other in enumerate(others):
-            own = {name: self._block(array, i) for name, array in outputs.items()}
-            told = i not in tile.failed and (i in tile.reached or other.change.ops is not None)
-            made.append(self.subject.named(points.of(i), own) if told else None)
-        return made
+        finally:
+            tile.forget()
+
+    def _of_copy(self, i: int, tile: Tile, points: Points, outputs: Arrays) -> Arrays | None:
+        """What one copy has, in arrays of its own."""
+        if i in tile.failed or (i not in tile.reached and tile.others[i].change.ops is None):
+            return None
+        own = {name: self._block(array, i) for name, array in outputs.items()}
+        return {name: np.array(array) for name, array in self.subject.named(points.of(i), own).items()}
 
     def _outputs(self, chosen: Sequence[Candidate], points: Points, inputs: Mapping[str, Any] | None = None) -> Arrays:
         subject = self.subject
