@@ -116,6 +116,10 @@ class Formats:
         left = [self._left(candidate) for candidate in everything(subject.survey, dtype)] if dtype in NARROW else []
         return min([*left, *self.roundings.left(dtype)], default=1.0)
 
+    def is_of_weights(self, dtype: str) -> bool:
+        """Whether a form of weights repeats the difference, and everything in this format does not as well."""
+        return self.stored is not None and self.stored[1] <= BETTER * self.whole(dtype)
+
     def better(self, dtype: str) -> str | None:
         """Autocast to a format, where that fits better than everything in this one."""
         best = min(NARROW, key=self.cast)

@@ -186,7 +186,8 @@ class Search:
         """Rounding in this format, or of what fits better than everything in it."""
         if dtype == "float32":
             return self._rounding(dtype)
-        return self._stored() or self._rounding(self.formats.better(dtype) or dtype)
+        stored = self._stored() if self.formats.is_of_weights(dtype) else None
+        return stored or self._rounding(self.formats.better(dtype) or dtype)
 
     def _hidden(self, dtype: str) -> tuple[str, list[Cause]] | None:
         """A deviation whose errors are no larger than those of rounding."""
