@@ -81,8 +81,7 @@ def trace(
     >>> {name: value.shape for name, value in traced.items()}["encoder.cross_attention.attention.weights"]
     (1, 1, 2, 5)
     """
-    made = Trace(only, tensors, kept)
-    with _active.entered(made):
+    with tracing(Trace(only, tensors, kept)) as made:
         yield made
 
 

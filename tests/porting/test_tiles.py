@@ -59,6 +59,16 @@ def same(one: Arrays, other: Arrays) -> bool:
     )
 
 
+def check_each(made: list[Arrays | None], chosen: list[Candidate], alone: Callable[[Candidate], Arrays | None]) -> None:
+    """What is told of most of these is what each gives alone."""
+    told = [(c, m) for c, m in zip(chosen, made) if m is not None]
+    assert len(told) > 0.75 * len(chosen)
+    for candidate, arrays in told:
+        own = alone(candidate)
+        assert own is not None, candidate
+        assert same(arrays, own), (candidate.cause, candidate.variant)
+
+
 def _largest(array: np.ndarray) -> float:
     return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
 
@@ -70,13 +80,7 @@ def test_many_at_once_give_what_each_gives(name: str, kind: str | None) -> None:
     tiles, chosen = Tiles(subject), chosen_of(subject, len(name))
     first = () if kind is None else tuple(c for c in candidates(subject.survey) if KINDS[kind](c))[3:4]
     assert tiles.usable
-    made = tiles.run(first, chosen)
-    told = [(c, m) for c, m in zip(chosen, made) if m is not None]
-    assert len(told) > 0.75 * len(chosen)
-    for candidate, arrays in told:
-        alone = subject.deviating((*first, candidate))
-        assert alone is not None, candidate
-        assert same(arrays, alone), (candidate.cause, candidate.variant)
+    check_each(tiles.run(first, chosen), chosen, lambda candidate: subject.deviating((*first, candidate)))
 
 
 @pytest.mark.parametrize("name", ["hf/model_mask_holes", "deepmind/mlm_fully_masked_row", "hf/image_fourier_small"])
@@ -88,12 +92,7 @@ def test_so_do_runs_from_the_values_of_a_case(name: str, kind: str | None) -> No
     first = () if kind is None else tuple(c for c in candidates(subject.survey) if KINDS[kind](c))[3:4]
     assert subject.given
     made = tiles.run(first, chosen, subject.given)
-    told = [(c, m) for c, m in zip(chosen, made) if m is not None]
-    assert len(told) > 0.75 * len(chosen)
-    for candidate, arrays in told:
-        alone = subject.from_given((*first, candidate))
-        assert alone is not None, candidate
-        assert same(arrays, alone), (candidate.cause, candidate.variant)
+    check_each(made, chosen, lambda candidate: subject.from_given((*first, candidate)))
 
 
 def test_a_run_leaves_no_arrays_behind() -> None:
