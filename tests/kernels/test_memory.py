@@ -19,7 +19,7 @@ from perceiver_ref.autograd import keep_memory
 def faults(count):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(count):
-        arrays = [np.ones(1 << 15) for _ in range(16)]  # of 256 KiB: 1,024 pages of 4 KiB
+        arrays = [np.ones({size} >> 3) for _ in range({number})]
         del arrays
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -31,8 +31,14 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith((
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 
-def run(limit: int, **environment: str) -> tuple[bool, int]:
-    program = PROGRAM.replace("{limit}", str(limit))
+KIB_256 = 16, 1 << 18  # 1,024 pages of 4 KiB
+MIB_40 = 3, 40 << 20  # above what glibc keeps whatever the threshold for mappings is; in pages of 2 MiB, 60
+
+
+def run(limit: int, arrays: tuple[int, int] = KIB_256, **environment: str) -> tuple[bool, int]:
+    program = PROGRAM
+    for name, value in zip(("limit", "number", "size"), (limit, *arrays)):
+        program = program.replace(f"{{{name}}}", str(value))
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**CLEAN, **environment}
     )
@@ -49,6 +55,15 @@ def test_arrays_made_again_need_no_new_pages() -> None:
     kept, faults = run(0)
     assert kept
     assert faults > 10 * 1024
+
+
+@glibc
+def test_large_arrays_made_again_need_no_new_pages() -> None:
+    """20 rounds of 60 to 30,720 pages, as large as the system gives them."""
+    kept, faults = run(1 << 30, MIB_40)
+    assert kept
+    assert faults < 60
+    assert run(0, MIB_40)[1] >= 20 * 60
 
 
 @glibc

@@ -94,7 +94,7 @@ def _cut(x: Array, y: Array, parts: int, bias: Array | None = None) -> tuple[Arr
 def _spans(length: int, parts: int, early: int) -> list[slice]:
     """So many parts at most of about equal length, the first of them longer by `early`; in grains."""
     step = max(1, -(-(length - early) // parts))
-    ends = [0, *(-(-(early + i * step) // GRAIN) * GRAIN for i in range(1, parts)), length]
+    ends = [0, *(round((early + i * step) / GRAIN) * GRAIN for i in range(1, parts)), length]
     return [slice(a, min(b, length)) for a, b in pairwise(ends) if a < min(b, length)]
 
 
