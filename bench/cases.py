@@ -57,7 +57,7 @@ CASES: dict[str, BenchCase] = {
             "flow",
             FLOW,
             {"size": (4, 5), "latents": 4, "channels": 16, "layers": 1, "heads": 2},
-            ("ours", "transformers", "transformers compiled"),
+            ("ours", "recorded", "transformers", "transformers compiled"),
             gib={("ours", BOTH): 12, ("transformers", FORWARD): 8, ("transformers", BOTH): 24},
         ),
         BenchCase(
@@ -66,7 +66,7 @@ CASES: dict[str, BenchCase] = {
             "multimodal",
             {**VIDEO, "parts": 128},
             {**VIDEO_QUICK, "parts": 4},
-            ("ours", "transformers", "transformers compiled"),
+            ("ours", "recorded", "transformers", "transformers compiled"),
         ),
         BenchCase(
             "perceiver",
@@ -74,7 +74,7 @@ CASES: dict[str, BenchCase] = {
             "perceiver",
             PERCEIVER,
             {**PERCEIVER, "height": 4, "latents": 4, "channels": 16, "depth": 2, "classes": 5, "heads": 2},
-            _ours_and("perceiver-pytorch"),
+            _ours_and("perceiver-pytorch", "recorded"),
         ),
         BenchCase(
             "resampler",
@@ -82,7 +82,7 @@ CASES: dict[str, BenchCase] = {
             "resampler",
             {"batch": 8, "features": 256, "channels": 1024, "depth": 6, "heads": 16, "latents": 64},
             {"batch": 2, "features": 5, "channels": 16, "depth": 2, "heads": 2, "latents": 3},
-            _ours_and("flamingo-pytorch"),
+            _ours_and("flamingo-pytorch", "recorded"),
         ),
         BenchCase(
             "gated",
@@ -90,7 +90,7 @@ CASES: dict[str, BenchCase] = {
             "gated",
             {"batch": 8, "length": 256, "media": 3, "tokens": 64, "channels": 1024, "heads": 16},
             {"batch": 2, "length": 7, "media": 2, "tokens": 3, "channels": 16, "heads": 2},
-            _ours_and("flamingo-pytorch"),
+            _ours_and("flamingo-pytorch", "recorded"),
         ),
         BenchCase(
             "training-step",

@@ -54,44 +54,44 @@ EXPONENT = 0.05
 
 
 def _cpu() -> Iterable[Goal]:
-    for case, forward, both in (("imagenet-1", 0.9, 0.85), ("language-1", 0.85, 0.8), ("resampler", 0.9, 0.8)):
-        yield Goal(case, "numpy", FORWARD, "time", forward, TORCH)
-        yield Goal(case, "numpy", BOTH, "time", both, TORCH)
-    yield Goal("training-step", "numpy", STEP, "time", 0.6, TORCH)
-    yield Goal("training-step", "numpy", STEP, "time", 0.9, TORCH, beside=4)
+    for case in ("imagenet-1", "language-1", "resampler"):
+        for name, limit, beside, memory in ((FORWARD, 0.9, 0.9, 0.5), (BOTH, 0.95, 0.9, 0.6)):
+            yield Goal(case, "numpy", name, "time", limit, TORCH)
+            yield Goal(case, "numpy", name, "time", beside, TORCH, beside=2)
+            yield Goal(case, "numpy", name, "memory", memory, TORCH)
+    yield Goal("training-step", "numpy", STEP, "time", 0.8, TORCH)
+    yield Goal("training-step", "numpy", STEP, "time", 0.9, TORCH, beside=2)
     yield Goal("digits", "numpy", STEP, "time", 1.0, "torch")
     yield Goal("imagenet-1", "numpy", FORWARD, "share", 0.8)
-    for case in ("imagenet-1", "language-1", "resampler"):
-        yield Goal(case, "numpy", FORWARD, "memory", 0.5, TORCH)
-        yield Goal(case, "numpy", BOTH, "memory", 0.5, TORCH)
     for case in ("imagenet-1", "language-1"):
         yield Goal(case, "numpy", BOTH, "memory", 0.3, TORCH, "checkpointed")
     for case, limit in (("check", 1.0), ("check-500", 30.0)):
         yield Goal(case, "numpy", COMMAND, "seconds", limit)
-    yield Goal("flow", "numpy", FORWARD, "time", 0.5, TORCH)
+    yield Goal("flow", "numpy", FORWARD, "time", 0.45, TORCH)
     yield Goal("flow", "numpy", FORWARD, "bytes", 2.5 * GIB)
     for other in ("autograd", "mygrad"):
         yield Goal("engine", "numpy", BOTH, "time", 0.33, other)
 
 
 def _gpu() -> Iterable[Goal]:
-    for tf32, forward, both in ((False, 0.082, 0.230), (True, 0.040, 0.110)):
-        for which in ("ours", "recorded"):
-            yield Goal("imagenet-8", "cupy", FORWARD, "seconds", forward, implementation=which, tf32=tf32)
-            yield Goal("imagenet-8", "cupy", BOTH, "seconds", both, implementation=which, tf32=tf32)
-    for which in ("ours", "recorded"):
-        yield Goal("imagenet-1", "cupy", FORWARD, "seconds", 0.017, implementation=which)
+    for case in ("imagenet-8", "language-8"):
+        for name in (FORWARD, BOTH):
+            for which in ("ours", "recorded"):
+                yield Goal(case, "cupy", name, "time", 0.97, "jax", which)
+            yield Goal(case, "cupy", name, "time", 0.7, "jax", "recorded 3xtf32")
     for name in (FORWARD, BOTH):
-        yield Goal("imagenet-8", "cupy", name, "time", 0.7, "jax", "recorded 3xtf32")
+        yield Goal("imagenet-1", "cupy", name, "time", 0.95, "jax", "recorded")
     yield Goal("imagenet-8", "cupy", BOTH, "bytes", 8 * GB)
     yield Goal("imagenet-8", "cupy", BOTH, "bytes", 4.5 * GB, implementation="checkpointed")
-    for case, limit in (("language-8", 0.6), ("imagenet-1", 0.5), ("language-1", 0.5)):
-        for which in ("ours", "recorded"):
-            yield Goal(case, "cupy", FORWARD, "time", limit, "transformers", which)
-            yield Goal(case, "cupy", BOTH, "time", limit, "transformers", which)
+    for which in ("ours", "recorded"):
+        yield Goal("flow", "cupy", FORWARD, "time", 0.45, "transformers", which)
+        yield Goal("flow", "cupy", BOTH, "time", 0.6, "transformers", which)
     for case in ("imagenet-1", "imagenet-8", "language-1", "language-8"):
-        for which in ("ours", "recorded"):
-            yield Goal(case, "cupy", FORWARD, "time", 1.0, "transformers compiled", which)
+        for name in (FORWARD, BOTH):
+            yield Goal(case, "cupy", name, "time", 0.6, TORCH, "recorded")
+    for case in ("multimodal", "resampler", "gated"):
+        for name in (FORWARD, BOTH):
+            yield Goal(case, "cupy", name, "time", 1.0, TORCH, "recorded")
 
 
 def _both() -> Iterable[Goal]:
