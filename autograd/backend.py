@@ -7,6 +7,7 @@ its own turns up, or when it is asked for by name.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -124,6 +125,21 @@ def to_backend(array: Array, backend: str) -> Array:
 def recording(array: Array) -> bool:
     """Whether launches on an array's device are being recorded as a graph: nothing can be read back meanwhile."""
     return _is_cupy(array) and bool(xp(array).cuda.get_current_stream().is_capturing())
+
+
+def joined(arrays: Sequence[Array], axis: int) -> Array:
+    """`concatenate`. CuPy's takes a table of addresses from the host, which no recording may: there, array by array."""
+    library = xp(arrays[0])
+    if not recording(arrays[0]):
+        return library.concatenate(arrays, axis=axis)
+    shape = list(arrays[0].shape)
+    shape[axis] = sum(x.shape[axis] for x in arrays)
+    out, start = library.empty(shape, library.result_type(*arrays)), 0
+    for x in arrays:
+        index = [slice(None)] * out.ndim
+        index[axis] = slice(start, start := start + x.shape[axis])
+        out[tuple(index)] = x
+    return out
 
 
 def special(function: str, array: Array) -> Array:

@@ -66,7 +66,7 @@ CASES: dict[str, BenchCase] = {
             "multimodal",
             {**VIDEO, "parts": 128},
             {**VIDEO_QUICK, "parts": 4},
-            ("ours", "recorded", "transformers", "transformers compiled"),
+            ("ours", "transformers", "transformers compiled"),
         ),
         BenchCase(
             "perceiver",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, xp
+from ..backend import Array, joined, xp
 from ..core import op
 
 Shape = tuple[int, ...]
@@ -53,7 +53,7 @@ def _(g: Array) -> Any:
 @op(variadic=True, numbers="moved")
 def concatenate(*arrays: Array, axis: int = 0) -> Any:
     """Join a sequence of arrays along an existing axis; their shapes differ there alone."""
-    return xp(arrays[0]).concatenate(arrays, axis=axis), tuple(a.shape[axis] for a in arrays)
+    return joined(arrays, axis), tuple(a.shape[axis] for a in arrays)
 
 
 @concatenate.backward
@@ -64,7 +64,7 @@ def _(g: Array, *sizes: int, axis: int) -> Any:
 @op(variadic=True, numbers="moved")
 def stack(*arrays: Array, axis: int = 0) -> Any:
     """Join a sequence of arrays of one shape along a new axis."""
-    return xp(arrays[0]).stack(arrays, axis=axis), ()
+    return joined([xp(a).expand_dims(a, axis) for a in arrays], axis), ()
 
 
 @stack.backward
@@ -83,7 +83,7 @@ def split(x: Array, *, sizes: tuple[int, ...], axis: int = 0) -> Any:
 @split.backward
 def _(g: Any, axis: int) -> Any:
     pieces = g if isinstance(g, tuple) else (g,)
-    return xp(pieces[0]).concatenate(pieces, axis=axis)
+    return joined(pieces, axis)
 
 
 @op(numbers="moved")

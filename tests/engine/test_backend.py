@@ -132,3 +132,19 @@ def test_peak(xp: ModuleType) -> None:
     x = xp.asarray([[1.0, 5.0], [7.0, -1.0]], np.float32)
     np.testing.assert_array_equal(to_host(backends.peak(x, 0)), np.array([[7, 5]], np.float32), strict=True)
     np.testing.assert_array_equal(to_host(backends.peak(xp.ones((2, 0)), -1)), np.zeros((2, 1)), strict=True)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, -3])
+def test_joining_array_by_array_gives_what_the_library_does(
+    xp: Any, axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several lengths, an empty one and several dtypes, as within a recording."""
+    shapes = [[2, 3, 5] for _ in range(4)]
+    for shape, n in zip(shapes, (1, 4, 0, 7)):
+        shape[axis] = n
+    arrays = [xp.asarray(np.full(s, i, t)) for i, (s, t) in enumerate(zip(shapes, "fdfl"))]
+    want = xp.concatenate(arrays, axis=axis)
+    monkeypatch.setattr(backends, "recording", lambda _: True)
+    made = backends.joined(arrays, axis)
+    assert made.dtype == want.dtype
+    np.testing.assert_array_equal(to_host(made), to_host(want))

@@ -149,6 +149,24 @@ def test_embeddings(xp: Any) -> None:
         np.testing.assert_array_equal(to_host(run(xp.asarray(ids))), to_host(table)[ids])
 
 
+@pytest.mark.parametrize("count", [2, 12])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_joins(xp: Any, axis: int, count: int) -> None:
+    """As many as the chunks of a decoder, there and back; CuPy gets the addresses of many from the host."""
+
+    def function(x: Any) -> Any:
+        pieces = ops.split(x, sizes=(3, x.shape[axis] - 3), axis=axis)
+        many = ops.concatenate([*pieces * count, x], axis=axis)
+        return ops.concatenate([ops.reshape(y, shape=(-1,)) for y in (ops.stack([many] * count, axis=axis), x)])
+
+    gradients = recorded(value_and_grad(lambda x: ops.sum(function(x) * function(x))))
+    run = recorded(function)
+    for seed in range(2):
+        x = xp.asarray(np.random.default_rng(seed).standard_normal((5, 4, 6)))
+        same(run(x), function(x))
+        same(gradients(x), value_and_grad(lambda x: ops.sum(function(x) * function(x)))(x))
+
+
 def test_arrays_of_the_host_cannot_be_recorded(xp: Any) -> None:
     constant = np.arange(5.0)
     with pytest.raises(
