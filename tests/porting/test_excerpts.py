@@ -143,6 +143,21 @@ def test_a_float32_case_has_an_excerpt_in_float32() -> None:
     assert failed(found.excerpt_case) == ["output/out"]
 
 
+def test_numbers_that_float16_lacks_have_no_excerpt_in_it() -> None:
+    """As an array of our own computation that is beyond what the implementation's can hold."""
+    case = case_of("open-flamingo/gated_immediate")
+    name = next(n for n, a in case.inputs.items() if a.dtype.kind == "f")
+    case.inputs[name] = case.inputs[name] * 1e6
+    for arrays in (case.params, case.outputs):
+        arrays.update({n: a.astype(np.float32) for n, a in arrays.items() if a.dtype.kind == "f"})
+    held = Case({**case.meta, "dtype": "float32"}, case.params, inputs=case.inputs, outputs=case.outputs)
+    subject = subject_of(held)
+    made = forward_excerpt(subject, "output/out")
+    assert made is not None
+    held.meta["dtype"] = "float16"
+    assert forward_excerpt(subject, "output/out") is None
+
+
 _FIRST_TWO = {"index": [{"ellipsis": True}, {"slice": [None, 2, None]}]}
 STEPS: dict[str, Any] = {
     "steps": [

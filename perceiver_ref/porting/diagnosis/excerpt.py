@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import tree
-from ...autograd.backend import is_array, to_host
+from ...autograd.backend import is_array, rounded_to, to_host
 from ...autograd.core import Op, Tape, array_of, leaf, registry
 from ...autograd.observing import Event, observe
 from ...errors import InputError
@@ -64,11 +64,11 @@ def forward_excerpt(subject: Subject, name: str) -> Case | None:
         made.outputs["out"] = theirs
         return _answered(made)
     except (UnwrittenError, *CANNOT_BE_RUN):
-        if name not in subject.ours:
+        itself = _itself(subject, name, subject.ours[name]) if name in subject.ours else None
+        if itself is None:
             return None
-        made = _itself(subject, name, subject.ours[name])
-        made.outputs["out"] = theirs
-        return _answered(made)
+        itself.outputs["out"] = theirs
+        return _answered(itself)
 
 
 def backward_excerpt(subject: Subject, target: Target, affected: Sequence[str], step: int | None) -> Case | None:
@@ -87,10 +87,13 @@ def backward_excerpt(subject: Subject, target: Target, affected: Sequence[str], 
         return _gradient_itself(subject, target, affected)
 
 
-def _itself(subject: Subject, place: str, value: np.ndarray) -> Case:
-    """An array that comes from no operation: as input and output of one that does nothing."""
+def _itself(subject: Subject, place: str, value: np.ndarray) -> Case | None:
+    """An array that comes from no operation: as input and output of one that does nothing; None where it cannot be."""
     out = value[()] if value.ndim else value.reshape(())
-    return _Writing(subject, [_Ran(registry["getitem"], [value], {"index": ()}, [out])]).case(place, {"out": out})
+    try:
+        return _Writing(subject, [_Ran(registry["getitem"], [value], {"index": ()}, [out])]).case(place, {"out": out})
+    except UnwrittenError:
+        return None
 
 
 def _gradient_itself(subject: Subject, target: Target, affected: Sequence[str]) -> Case | None:
@@ -100,6 +103,8 @@ def _gradient_itself(subject: Subject, target: Target, affected: Sequence[str]) 
         return None
     group, _, name = key.partition("/")
     made = _itself(subject, key, subject.arrays[name] if group == "grad_param" else to_host(subject.inputs[name]))
+    if made is None:
+        return None
     made.outputs["out"] = made.inputs["x"]
     made.cotangents["out"] = target.named[key].astype(made.dtype)
     made.grad_inputs["x"] = np.array(target.expected[key])
@@ -187,7 +192,7 @@ class _Writing:
             "excerpt": {"case": self.subject.case.name, "class": given["class"], "peer": given["peer"], "point": place},
         }
         cast = {
-            group: {n: np.array(a.astype(wide) if a.dtype.kind == "f" else a, order="C") for n, a in arrays.items()}
+            group: {name: _in_format(array, wide) for name, array in arrays.items()}
             for group, arrays in (("params", self.params), ("inputs", self.inputs))
         }
         return Case({"tied": {}, "compare_gradients": True, **meta}, **cast)
@@ -260,6 +265,14 @@ def _default(op: Op, key: str) -> Any:
         return encoded(op.defaults[key], str)
     except UnwrittenError:
         return UnwrittenError
+
+
+def _in_format(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """An array in the format of a case; `UnwrittenError` where that has no number for one of its numbers."""
+    made = rounded_to(dtype, array) if array.dtype.kind == "f" else array
+    if not np.array_equal(np.isfinite(made), np.isfinite(array)):
+        raise UnwrittenError
+    return np.array(made, order="C")
 
 
 def _is_operation(row: _Ran) -> bool:
