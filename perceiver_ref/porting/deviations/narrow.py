@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ...autograd.backend import is_array, xp
 from ...autograd.core import Op, array_of
 from ..rounding.arithmetic import MOVING
 from ..rounding.attention import attention, logits, mixture, weights
 from ..rounding.grid import Cast
-from ..rounding.steps import EXACT, IN_STEPS, Rounding
+from ..rounding.steps import EXACT, IN_STEPS, LOWEST, Rounding
 from .base import OpReplacement
 
 
@@ -99,7 +101,12 @@ def logits_and_softmax(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
 
 def _attention(cast: Cast, arguments: Any, static: Any, manner: Manner, mixed: Rounding | None = None) -> Any:
     first, lowered = manner.scaled_first, manner.lowered
-    return attention(Rounding(cast), arguments, static, mixed=mixed, scaled_first=first, lowered=lowered)
+    return attention(_rounding(cast), arguments, static, mixed=mixed, scaled_first=first, lowered=lowered)
+
+
+def _rounding(cast: Cast) -> Rounding:
+    lowest = LOWEST["float16"]
+    return Rounding(cast, lowest=lowest if cast(np.array([4 * lowest]))[0] == -np.inf else None)
 
 
 def softmax_alone(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
@@ -108,7 +115,7 @@ def softmax_alone(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     def run(op: Op, arguments: Any, static: Any) -> Any:
         q, k, v, *bias = map(array_of, arguments)
         s = logits(EXACT, q, k, *bias, scale=static.get("scale"), scaled_first=manner.scaled_first)
-        p = weights(Rounding(cast), s if manner.lowered else cast(s), static, lowered=manner.lowered)
+        p = weights(_rounding(cast), s if manner.lowered else cast(s), static, lowered=manner.lowered)
         return mixture(EXACT, p, v, static)
 
     return run

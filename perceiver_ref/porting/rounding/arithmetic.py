@@ -20,7 +20,7 @@ from ...autograd.handlers import handle
 from ...autograd.scoped import Setting
 from ...autograd.tree import Tree
 from .attention import attention
-from .steps import IN_ONE, IN_STEPS, Rounding
+from .steps import IN_ONE, IN_STEPS, LOWEST, Rounding
 
 DIGITS = {"float32": 24, "tf32": 11, "float16": 11, "bfloat16": 8}
 """Binary digits of the significand, the leading one included. tf32 rounds only what goes into products."""
@@ -130,7 +130,7 @@ def arithmetic(dtype: str, rng: np.random.Generator | None = None, *, steps: boo
                 return result(IN_ONE[op.name](rng, op, arguments, static))
             return result(op(*arguments, **static))
 
-    to = Rounding(result, factor, rng, steps, -65504.0 if dtype == "float16" else None)
+    to = Rounding(result, factor, rng, steps, LOWEST.get(dtype))
     with handle(run):
         yield
 

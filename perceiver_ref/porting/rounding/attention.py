@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import array_of
@@ -26,7 +28,8 @@ def attention(
     scaled_first, lowered: as `logits` and `weights` have them.
     """
     q, k, v, *rest = map(array_of, arguments)
-    s = logits(to, q, k, *rest, scale=options.get("scale"), scaled_first=scaled_first)
+    bias = _but_lowest(rest[0], options) if rest and rest[0] is not None else None
+    s = logits(to, q, k, bias, scale=options.get("scale"), scaled_first=scaled_first)
     return mixture(mixed or to, weights(to, s, options, lowered=lowered), v, options)
 
 
@@ -54,6 +57,15 @@ def weights(to: Rounding, s: Any, options: Mapping[str, Any], *, lowered: bool =
     else:
         p = to.round(array_of(ops.softmax(to.round(s - s.max(-1, keepdims=True)) if lowered else s)))
     return library.where(some, p, p.dtype.type(0)) if mask is not None and _rows(options) == "zero" else p
+
+
+def _but_lowest(bias: Any, options: Mapping[str, Any]) -> Any:
+    """A bias without a dtype's lowest number in rows without any key, where `weights` adds the format's own."""
+    mask, library = options.get("mask"), xp(bias)
+    if mask is None or _rows(options) != "added":
+        return bias
+    lowest = bias <= np.finfo(np.float16).min
+    return library.where(lowest & ~mask.any(-1, keepdims=True), bias.dtype.type(0), bias)
 
 
 def _added(to: Rounding, s: Any, lowest: float) -> Any:

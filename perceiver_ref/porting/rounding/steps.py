@@ -37,6 +37,8 @@ class Rounding(NamedTuple):
         return self.round(self.factor(x)[..., order] @ self.factor(y)[..., order, :])
 
 
+LOWEST = {"float16": -65504.0}
+"""By format: see `Rounding.lowest`."""
 EXACT = Rounding()
 """Nothing is rounded."""
 
