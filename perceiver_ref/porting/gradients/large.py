@@ -89,10 +89,11 @@ class LargeSearch(GradientSearch):
 
     def _repeated(self) -> Guess | None:
         """A rule wrong in a layer that runs again and again."""
-        for stage in Repeated(self.large).likely(self._fitting(strict=True)):
-            for wrong in in_time(stage):
-                if (found := self._confirmed(Tried(0.0, [wrong]))) is not None:
-                    return found
+        for strict in (True, False):
+            for stage in Repeated(self.large).likely(self._fitting(strict=strict)):
+                for wrong in in_time(stage):
+                    if (found := self._confirmed(Tried(0.0, [wrong]))) is not None:
+                        return found
         return None
 
     def _fitting(self, *, strict: bool) -> Iterator[tuple[bool, Wrong]]:
