@@ -48,7 +48,7 @@ AFTER, BEFORE, STABLE = Manner(), Manner(True), Manner(True, True)
 
 def narrowed(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     """Any op on narrowed arguments, with a narrowed result; attention in its steps."""
-    steps = in_steps(cast, manner)
+    to, steps = _rounding(cast), in_steps(cast, manner)
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
         if op.name in MOVING:
@@ -57,7 +57,7 @@ def narrowed(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
             return steps(op, arguments, static)
         down = tuple(narrow(cast, a) for a in arguments)
         if op.name == "linear" and manner.apart:
-            return IN_STEPS[op.name](Rounding(cast), *down, **static)
+            return IN_STEPS[op.name](to, *down, **static)
         if op.name == "rms_norm":  # what is normed is rounded before it is scaled
             normed = cast(array_of(op(down[0], xp(down[1]).ones_like(down[1]), **static)))
             return cast(normed * down[1])
@@ -78,44 +78,49 @@ def _result(cast: Cast, out: Any) -> Any:
 
 def in_steps(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     """Attention with each step rounded: logits, their sum with a bias, weights, mixture."""
+    to = _rounding(cast)
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
         down = tuple(narrow(cast, a) for a in arguments)
         if manner.fused:
             return cast(array_of(op(*down, **static)))
-        return _attention(cast, down, static, manner)
+        return _attention(to, down, static, manner)
 
     return run
 
 
 def logits_and_softmax(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     """Queries and keys cast down, and what comes of them up to the weights."""
+    to = _rounding(cast)
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
         q, k, v, *bias = arguments
         q, k, *bias = (narrow(cast, a) for a in (q, k, *bias))
-        return _attention(cast, (q, k, v, *bias), static, manner, mixed=EXACT)
+        return _attention(to, (q, k, v, *bias), static, manner, mixed=EXACT)
 
     return run
 
 
-def _attention(cast: Cast, arguments: Any, static: Any, manner: Manner, mixed: Rounding | None = None) -> Any:
+def _attention(to: Rounding, arguments: Any, static: Any, manner: Manner, mixed: Rounding | None = None) -> Any:
     first, lowered = manner.scaled_first, manner.lowered
-    return attention(_rounding(cast), arguments, static, mixed=mixed, scaled_first=first, lowered=lowered)
+    return attention(to, arguments, static, mixed=mixed, scaled_first=first, lowered=lowered)
 
 
 def _rounding(cast: Cast) -> Rounding:
+    """By this cast; float16's is known by what it cannot hold."""
     lowest = LOWEST["float16"]
-    return Rounding(cast, lowest=lowest if cast(np.array([4 * lowest]))[0] == -np.inf else None)
+    with np.errstate(over="ignore"):
+        return Rounding(cast, lowest=lowest if cast(np.array([4 * lowest]))[0] == -np.inf else None)
 
 
 def softmax_alone(cast: Cast, manner: Manner = AFTER) -> OpReplacement:
     """Logits cast down for the softmax; with `manner.lowered` after the largest is subtracted."""
+    to = _rounding(cast)
 
     def run(op: Op, arguments: Any, static: Any) -> Any:
         q, k, v, *bias = map(array_of, arguments)
-        s = logits(EXACT, q, k, *bias, scale=static.get("scale"), scaled_first=manner.scaled_first)
-        p = weights(_rounding(cast), s if manner.lowered else cast(s), static, lowered=manner.lowered)
+        s = logits(EXACT, q, k, *bias, options=static, scaled_first=manner.scaled_first)
+        p = weights(to, s if manner.lowered else cast(s), static, lowered=manner.lowered)
         return mixture(EXACT, p, v, static)
 
     return run

@@ -89,8 +89,9 @@ class LargeSearch(GradientSearch):
 
     def _repeated(self) -> Guess | None:
         """A rule wrong in a layer that runs again and again."""
+        repeated = Repeated(self.large)
         for strict in (True, False):
-            for stage in Repeated(self.large).likely(self._fitting(strict=strict)):
+            for stage in repeated.likely(self._fitting(strict=strict)):
                 for wrong in in_time(stage):
                     if (found := self._confirmed(Tried(0.0, [wrong]))) is not None:
                         return found

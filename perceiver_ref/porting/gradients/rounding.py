@@ -127,7 +127,7 @@ def _pulls(near: _Round, products: int | None) -> dict[str, Pull]:
         q, k, v, *bias = step.arguments
         options = step.options
         mask, rows = options["mask"], options["masked_rows"]
-        s = near(logits(to, q, keep_used(k, mask, "zero"), *bias, scale=options["scale"]))
+        s = near(logits(to, q, keep_used(k, mask, "zero"), *bias, options=options))
         p = near(weights(to, s, options))
         p_g = near(short(g) @ keep_used(short(v), mask, rows).swapaxes(-1, -2))
         ds = near(p * near(p_g - near((p * p_g).sum(-1, keepdims=True))))

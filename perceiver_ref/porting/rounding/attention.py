@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ...autograd import ops
 from ...autograd.backend import xp
 from ...autograd.core import array_of
 from ...autograd.ops.attention import keep_used, scale_factor
-from .steps import Rounding, softmax_in_steps
+from .steps import LOWEST, Rounding, softmax_in_steps
 
 
 def attention(
@@ -28,18 +26,17 @@ def attention(
     scaled_first, lowered: as `logits` and `weights` have them.
     """
     q, k, v, *rest = map(array_of, arguments)
-    bias = _but_lowest(rest[0], options) if rest and rest[0] is not None else None
-    s = logits(to, q, k, bias, scale=options.get("scale"), scaled_first=scaled_first)
+    s = logits(to, q, k, *rest, options=options, scaled_first=scaled_first)
     return mixture(mixed or to, weights(to, s, options, lowered=lowered), v, options)
 
 
 def logits(
-    to: Rounding, q: Any, k: Any, bias: Any = None, *, scale: float | None = None, scaled_first: bool = False
+    to: Rounding, q: Any, k: Any, bias: Any = None, *, options: Mapping[str, Any], scaled_first: bool = False
 ) -> Any:
     """Scores, with a bias added: the queries scaled before their product with keys, or the scores after it."""
-    factor, keys = q.dtype.type(scale_factor(q, scale)), k.swapaxes(-1, -2)
+    factor, keys = q.dtype.type(scale_factor(q, options.get("scale"))), k.swapaxes(-1, -2)
     s = to.product(to.round(q * factor), keys) if scaled_first else to.round(to.product(q, keys) * factor)
-    return s if bias is None else to.round(s + bias)
+    return s if bias is None else to.round(s + _but_lowest(bias, options))
 
 
 def weights(to: Rounding, s: Any, options: Mapping[str, Any], *, lowered: bool = False) -> Any:
@@ -64,7 +61,7 @@ def _but_lowest(bias: Any, options: Mapping[str, Any]) -> Any:
     mask, library = options.get("mask"), xp(bias)
     if mask is None or _rows(options) != "added":
         return bias
-    lowest = bias <= np.finfo(np.float16).min
+    lowest = bias <= LOWEST["float16"]  # or that of a wider format
     return library.where(lowest & ~mask.any(-1, keepdims=True), bias.dtype.type(0), bias)
 
 
